@@ -1,0 +1,1 @@
+"""QuPath's file formats: no stage logic, no torch."""

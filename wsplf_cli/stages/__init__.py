@@ -1,0 +1,1 @@
+"""One file is one command: a function of the options and a Tracker that returns a StageReport."""

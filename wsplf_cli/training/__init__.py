@@ -1,0 +1,1 @@
+"""The training loops, each readable aloud, and the checkpoint that rebuilds itself."""
