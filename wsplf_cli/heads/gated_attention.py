@@ -1,0 +1,39 @@
+"""Gated attention (Ilse, Tomczak and Welling, ICML 2018) over affine instance logits."""
+
+import torch
+from torch import Tensor, nn
+
+from wsplf_cli.models.bag import BagOutput
+
+
+class GatedAttention(nn.Module):
+    """The bag logit is the attention-weighted mean of the instance logits, so that a CAM explains it."""
+
+    def __init__(self, in_features: int, classes: int, *, hidden: int = 64) -> None:
+        super().__init__()
+        self.instance = nn.Linear(in_features, classes)
+        self.value = nn.Linear(in_features, hidden)
+        self.gate = nn.Linear(in_features, hidden)
+        self.score = nn.Linear(hidden, 1)
+
+    @property
+    def weight(self) -> Tensor:
+        """Float [C, D] of the instance classifier."""
+        return self.instance.weight
+
+    @property
+    def bias(self) -> Tensor:
+        """Float [C] of the instance classifier."""
+        return self.instance.bias
+
+    def forward(self, features: Tensor) -> BagOutput:
+        """Features float [N, D] of one bag to its output."""
+        gated = torch.tanh(self.value(features)) * torch.sigmoid(self.gate(features))
+        attention = torch.softmax(self.score(gated)[:, 0], dim=0)
+        logits = self.instance(features)
+        return BagOutput(attention @ logits, logits, attention)
+
+
+def build(in_features: int, classes: int) -> nn.Module:
+    """The head for features of ``in_features`` and ``classes`` classes."""
+    return GatedAttention(in_features, classes)

@@ -1,0 +1,151 @@
+"""The CNN that turns tiles into feature maps: any timm CNN by name, or ``small``, whose weights ship with wsplf."""
+
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.layers import GroupNorm
+from torch import Tensor, nn
+from torch.nn import functional
+
+from wsplf_cli.errors import ConfigError
+from wsplf_cli.models.adl import AttentionDropout
+
+SMALL = "small"
+_SMALL_ASSET = "backbone_small.safetensors"
+_FINEST_STRIDE = 8
+
+
+class Backbone(nn.Module):
+    """RGB tiles to one feature map of stride 8: the trunk's stages from stride 8 on, each normalised, side by side.
+
+    Fine stages give the outline and deep ones the meaning. There are no weights between the trunk and the map, so
+    every timm CNN serves as it is.
+
+    Args:
+        trunk: A timm model made with ``features_only=True``.
+        mean: Per-channel mean of the normalisation that the trunk's weights expect.
+        std: Per-channel standard deviation, likewise.
+        adl: Put an attention-based dropout layer behind each of the last two stages.
+    """
+
+    def __init__(
+        self, trunk: nn.Module, *, mean: tuple[float, ...], std: tuple[float, ...], adl: bool = False
+    ) -> None:
+        super().__init__()
+        self.trunk = trunk
+        info = trunk.feature_info
+        self.strides: list[int] = [int(value) for value in info.reduction()]
+        self.pyramid_channels: list[int] = [int(value) for value in info.channels()]
+        self.used = [index for index, stride in enumerate(self.strides) if stride >= _FINEST_STRIDE]
+        self.stride = self.strides[self.used[0]]
+        self.channels = sum(self.pyramid_channels[index] for index in self.used)
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.adl = AttentionDropout()
+        self.adl.requires_grad_(False)
+        if adl:
+            for name in list(info.module_name())[-2:]:
+                trunk.get_submodule(name).register_forward_hook(lambda _module, _args, output: self.adl(output))
+
+    def pyramid(self, tiles: Tensor) -> list[Tensor]:
+        """Tiles float [B, 3, H, W] RGB in 0..1 to the trunk's maps, finest first (strides in ``strides``)."""
+        maps: list[Tensor] = self.trunk((tiles - self.mean) / self.std)
+        return maps
+
+    def forward(self, tiles: Tensor) -> Tensor:
+        """Tiles float [B, 3, H, W] RGB in 0..1 to features float [B, D, H / stride, W / stride]."""
+        maps = self.pyramid(tiles)
+        size = maps[self.used[0]].shape[-2:]
+        fused = []
+        for index in self.used:
+            scale = maps[index].pow(2).mean(dim=1, keepdim=True).add(1e-6).rsqrt()
+            level = maps[index] * scale
+            if level.shape[-2:] != size:
+                level = functional.interpolate(level, size=size, mode="bilinear", align_corners=False)
+            fused.append(level)
+        return torch.cat(fused, dim=1)
+
+
+def small_trunk() -> nn.Module:
+    """The trunk of ``small``: timm's resnet10t at half width, group norm, stride 16; 1.26 million weights.
+
+    Group norm, since a step sees few slides: batch statistics would tell the network which slide it looks at.
+    """
+    trunk: nn.Module = timm.create_model(
+        "resnet10t",
+        pretrained=False,
+        features_only=True,
+        norm_layer=partial(GroupNorm, num_groups=8),
+        channels=(32, 64, 128, 256),
+        output_stride=16,
+    )
+    return trunk
+
+
+def build_backbone(name: str = SMALL, *, weights: Path | None = None, adl: bool = False) -> Backbone:
+    """The backbone of that name.
+
+    Args:
+        name: ``small``, or any timm CNN such as ``resnet50``.
+        weights: Weights for it: a safetensors file, or a PyTorch state dict (read with ``weights_only``). Without,
+            ``small`` takes the weights that ship with wsplf and a timm CNN starts from random ones: nothing is
+            ever downloaded.
+        adl: Put an attention-based dropout layer behind the last two stages.
+
+    Raises:
+        ConfigError: no such CNN, or weights that do not fit it.
+    """
+    if name == SMALL:
+        trunk = small_trunk()
+        _load(trunk, weights or Path(str(files("wsplf_cli") / "assets" / _SMALL_ASSET)))
+        return Backbone(trunk, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), adl=adl)
+    if name not in timm.list_models():
+        close = ", ".join(timm.list_models(f"*{name[:6]}*")[:5]) or "small, resnet18, resnet50"
+        raise ConfigError(f"unknown backbone {name!r}", hint=f"choose small or a timm CNN, such as: {close}")
+    try:
+        trunk = timm.create_model(name, pretrained=False, features_only=True, output_stride=16)
+    except (RuntimeError, TypeError, NotImplementedError, ValueError, AttributeError, AssertionError) as error:
+        raise ConfigError(
+            f"backbone {name!r} is no CNN with feature maps ({error})", hint="choose small, resnet18 or resnet50"
+        ) from error
+    if weights is not None:
+        _load(trunk, weights)
+    mean, std = _normalisation(name)
+    return Backbone(trunk, mean=mean, std=std, adl=adl)
+
+
+def _normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    config = timm.get_pretrained_cfg(name)
+    if config is None:
+        return (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+    return tuple(config.mean), tuple(config.std)
+
+
+def _load(trunk: nn.Module, path: Path) -> None:
+    """Load weights into the trunk; a classifier's last layer in the file is left aside."""
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise ConfigError(f"no backbone weights at {path}", hint="give the file with --backbone-weights") from error
+    except (SafetensorError, RuntimeError, EOFError, ValueError, OSError) as error:
+        raise ConfigError(f"{path} holds no weights that can be read ({error})") from error
+    own = trunk.state_dict()
+    state = {key: value for key, value in state.items() if key in own}
+    missing = sorted(set(own) - set(state))
+    wrong = sorted(key for key, value in state.items() if value.shape != own[key].shape)
+    if missing or wrong:
+        first = (missing + wrong)[0]
+        raise ConfigError(
+            f"{path} does not fit this backbone: {len(missing)} weights missing, {len(wrong)} of another shape"
+            f" (first: {first})",
+            hint="name the backbone that the weights were made for with --backbone",
+        )
+    trunk.load_state_dict({key: value.to(own[key].dtype) for key, value in state.items()})
