@@ -1,1 +1,185 @@
-"""One file is one command: a function of the options and a Tracker that returns a StageReport."""
+"""One file here is one command. This file has what they share: the loop over entries and the record of a run."""
+
+import logging
+import secrets
+import shlex
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from wsplf_cli import __version__, files
+from wsplf_cli.backends import Project
+from wsplf_cli.errors import ProjectError, SlideError
+from wsplf_cli.schema import Entry, EntryResult, StageReport, Tracker
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """What a piece of work returns when there is nothing to do for an entry, with the reason for the user."""
+
+    reason: str
+
+
+def each(
+    entries: Sequence[Entry],
+    work: Callable[[Entry], Mapping[str, float] | Skipped],
+    *,
+    tracker: Tracker,
+    name: str,
+) -> list[EntryResult]:
+    """Do ``work`` for each entry and go on when one fails; one result per entry, in order.
+
+    ``work`` returns the counts to show for the entry, or ``Skipped``. Only SlideError means that the entry failed:
+    anything else is a bug, or concerns all entries, and goes up.
+
+    Raises:
+        KeyboardInterrupt: with how many entries were finished as its text.
+    """
+    results: list[EntryResult] = []
+    tracker.start(name, len(entries))
+    try:
+        for entry in entries:
+            results.append(_one(entry, work))
+            if results[-1].status == "failed":
+                log.info("%s: %s: %s", name, entry.name, results[-1].reason)
+                tracker.say(f"{entry.name}: {results[-1].reason}")
+            tracker.advance(1, message=entry.name)
+    except KeyboardInterrupt as stop:
+        finished = sum(result.status == "done" for result in results)
+        raise KeyboardInterrupt(f"{finished} of {len(entries)} entries were finished ({name})") from stop
+    return results
+
+
+def _one(entry: Entry, work: Callable[[Entry], Mapping[str, float] | Skipped]) -> EntryResult:
+    start = time.monotonic()
+    try:
+        outcome = work(entry)
+    except SlideError as error:
+        reason = error.message if not error.hint else f"{error.message} ({error.hint})"
+        return EntryResult(entry.id, entry.name, "failed", reason=reason, seconds=time.monotonic() - start)
+    seconds = time.monotonic() - start
+    if isinstance(outcome, Skipped):
+        return EntryResult(entry.id, entry.name, "skipped", reason=outcome.reason, seconds=seconds)
+    return EntryResult(entry.id, entry.name, "done", seconds=seconds, counts=dict(outcome))
+
+
+def done(entries: Sequence[Entry], results: Sequence[EntryResult]) -> list[Entry]:
+    """The entries whose result is "done": those that the next step of a stage goes on with."""
+    ids = {result.id for result in results if result.status == "done"}
+    return [entry for entry in entries if entry.id in ids]
+
+
+def merge(*passes: Sequence[EntryResult]) -> list[EntryResult]:
+    """One result per entry from several loops over them: the last status and reason, the seconds added, all counts."""
+    merged: dict[str, EntryResult] = {}
+    for result in (result for results in passes for result in results):
+        before = merged.get(result.id)
+        merged[result.id] = (
+            result
+            if before is None
+            else replace(result, seconds=before.seconds + result.seconds, counts={**before.counts, **result.counts})
+        )
+    return list(merged.values())
+
+
+@dataclass
+class Run:
+    """The record of one run of a stage, a folder ``PROJECT-FOLDER/wsplf/runs/ID/``.
+
+    Use it with ``with``: run.json is there from the first moment (status "running") and says in the end "done", or
+    why the run ended early. ``folder`` is None in a dry run: nothing is written.
+    """
+
+    id: str
+    stage: str
+    folder: Path | None
+    record: dict[str, Any]
+    curves: dict[str, dict[str, Any]] = field(default_factory=dict)
+    began: float = field(default_factory=time.monotonic)
+    handler: logging.Handler | None = None
+
+    def __enter__(self) -> Self:
+        """Make the folder, write run.json and begin the log."""
+        if self.folder is not None:
+            try:
+                self.folder.mkdir(parents=True)
+                self._write()
+                self.handler = logging.FileHandler(self.folder / "log.txt", encoding="utf-8")
+            except OSError as error:
+                raise ProjectError(f"cannot write the run folder {self.folder}: {error.strerror}") from error
+            self.handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+            package_log = logging.getLogger("wsplf_cli")
+            package_log.setLevel(logging.INFO)
+            package_log.addHandler(self.handler)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close the log; when the run ended early, write why."""
+        if error is not None:
+            self.record["status"] = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
+            self.record["error"] = f"{type(error).__name__}: {error}"
+            log.error("%s: %s", self.record["status"], self.record["error"])
+            self.record["seconds"] = time.monotonic() - self.began
+            try:
+                self._write()
+            except OSError as second:
+                log.error("run.json could not be updated: %s", second)
+        if self.handler is not None:
+            logging.getLogger("wsplf_cli").removeHandler(self.handler)
+            self.handler.close()
+
+    def curve(self, name: str, *, x: Sequence[float], y: Mapping[str, Sequence[float]]) -> None:
+        """Keep a curve for the report: series over x, such as losses over epochs. Written at once."""
+        self.curves[name] = {"x": list(x), "y": {series: list(values) for series, values in y.items()}}
+        if self.folder is not None:
+            files.write_json(self.folder / "curves.json", self.curves)
+
+    def finish(self, entries: Sequence[EntryResult], *, details: Mapping[str, Any] | None = None) -> StageReport:
+        """Write the results into run.json and return them as the stage's report."""
+        report = StageReport(self.stage, self.id, tuple(entries), time.monotonic() - self.began, dict(details or {}))
+        self.record |= {"status": "done", "seconds": report.seconds, "entries": entries, "details": report.details}
+        if self.folder is not None:
+            self._write()
+        return report
+
+    def _write(self) -> None:
+        if self.folder is not None:
+            files.write_json(self.folder / "run.json", self.record)
+
+
+def start_run(
+    project: Project, stage: str, *, options: object, seed: int, device: str = "cpu", dry_run: bool = False
+) -> Run:
+    """A new run of ``stage``, to be used with ``with``; its id sorts by time and is unique.
+
+    ``options`` is the options record of the command, ``device`` the one that was picked.
+    """
+    now = datetime.now(UTC)
+    run_id = f"{now:%Y%m%dT%H%M%SZ}-{stage}-{secrets.token_hex(3)}"
+    record = {
+        "run_id": run_id,
+        "stage": stage,
+        "status": "running",
+        "version": __version__,
+        "started": now.isoformat(timespec="seconds"),
+        "seconds": 0.0,
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "project": project.path,
+        "folder": Path.cwd(),
+        "options": options,
+        "seed": seed,
+        "device": device,
+        "entries": [],
+        "details": {},
+    }
+    folder = None if dry_run else project.folder / "wsplf" / "runs" / run_id
+    return Run(run_id, stage, folder, record)
