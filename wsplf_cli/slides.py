@@ -1,0 +1,357 @@
+"""Open a slide, learn its micrometres per pixel and where they came from, read any region at any exact scale.
+
+Coordinates are QuPath's: level-0 pixels, (x, y), with the origin at the corner of OpenSlide's *bounds* unless the image
+was added without cropping. Every exception of OpenSlide leaves this module as a SlideError.
+"""
+
+import math
+import os
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import openslide
+from numpy.typing import NDArray
+from PIL import Image
+
+from wsplf_cli.errors import SlideError
+from wsplf_cli.schema import Entry
+
+#: Calibrations outside this range (um per pixel) are screen resolutions such as 72 dpi, not microscopes.
+PLAUSIBLE_MPP = (0.02, 30.0)
+#: Largest area read from one level at once; larger requests are split, so that memory stays bounded.
+MAX_READ_PX = 1 << 24
+CACHE_BYTES = 64 << 20
+OPEN_SLIDES = 4
+DISAGREE = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One level of the pyramid. ``downsample`` (x, y) is the exact ratio of its size to level 0, per axis."""
+
+    width_px: int
+    height_px: int
+    downsample: tuple[float, float]
+
+
+class Slide:
+    """An open slide. Use ``open_slide(...)`` in a ``with`` statement, or ``slide_for(...)`` for a shared handle."""
+
+    def __init__(self, path: Path, *, crop_to_bounds: bool = True) -> None:
+        self.path = path
+        self._handle = _open_handle(path)
+        properties = self._handle.properties
+        full_width, full_height = self._handle.dimensions
+        bounds = _bounds(properties, full_width, full_height) if crop_to_bounds else (0, 0, full_width, full_height)
+        self._left, self._top, self.width_px0, self.height_px0 = bounds
+        self.levels = tuple(
+            Level(width, height, (full_width / width, full_height / height))
+            for width, height in self._handle.level_dimensions
+        )
+        self.mpp, self.mpp_source = _mpp(properties)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the file; the slide cannot be read afterwards."""
+        self._handle.close()
+
+    def read(self, x_px0: float, y_px0: float, *, size_px: tuple[int, int], downsample: float) -> NDArray[np.uint8]:
+        """The region whose top-left corner lies at (x, y), ``downsample`` level-0 pixels per pixel of the result.
+
+        The scale and the place are exact: the best level is read and resampled from its sub-pixel location, so
+        neighbouring regions fit without drift. Any positive ``downsample`` will do; below 1 enlarges.
+
+        Args:
+            x_px0: left edge; may lie outside the slide.
+            y_px0: top edge; may lie outside the slide.
+            size_px: (width, height) of the result.
+            downsample: level-0 pixels per result pixel.
+
+        Returns:
+            uint8 [height, width, 3], RGB; white outside the slide and where the slide has no pixels.
+
+        Raises:
+            SlideError: the slide's data is damaged there. Other regions may still be read.
+        """
+        level = self._level_for(downsample)
+        scale_x, scale_y = (downsample / ratio for ratio in self.levels[level].downsample)
+        width, height = size_px
+        if width * scale_x * height * scale_y > MAX_READ_PX and max(size_px) > 1:
+            axis = 1 if width * scale_x >= height * scale_y and width > 1 else 0
+            return self._read_halves(x_px0, y_px0, size_px=size_px, downsample=downsample, axis=axis)
+        return self._read_at(level, (x_px0, y_px0), size_px=size_px, scale=(scale_x, scale_y))
+
+    def thumbnail(self, max_px: int) -> tuple[NDArray[np.uint8], float]:
+        """The whole slide as uint8 [h, w, 3] with its longer side at most ``max_px``, and the downsample of it."""
+        downsample = max(self.width_px0, self.height_px0) / max_px
+        size_px = (max(1, round(self.width_px0 / downsample)), max(1, round(self.height_px0 / downsample)))
+        return self.read(0, 0, size_px=size_px, downsample=downsample), downsample
+
+    def _read_halves(
+        self, x_px0: float, y_px0: float, *, size_px: tuple[int, int], downsample: float, axis: int
+    ) -> NDArray[np.uint8]:
+        """``read`` in two parts, side by side (axis 1) or one above the other (axis 0)."""
+        width, height = size_px
+        half = (width if axis == 1 else height) // 2
+        first_px, second_px = (
+            ((half, height), (width - half, height)) if axis else ((width, half), (width, height - half))
+        )
+        second_x, second_y = (x_px0 + half * downsample, y_px0) if axis else (x_px0, y_px0 + half * downsample)
+        first = self.read(x_px0, y_px0, size_px=first_px, downsample=downsample)
+        second = self.read(second_x, second_y, size_px=second_px, downsample=downsample)
+        return np.concatenate([first, second], axis=axis)
+
+    def _level_for(self, downsample: float) -> int:
+        """The coarsest level that is still at least as fine as asked for (0.1 % of slack for odd level sizes)."""
+        fine = [index for index, level in enumerate(self.levels) if max(level.downsample) <= downsample * 1.001]
+        return max(fine, key=lambda index: max(self.levels[index].downsample), default=0)
+
+    def _read_at(
+        self, level: int, corner_px0: tuple[float, float], *, size_px: tuple[int, int], scale: tuple[float, float]
+    ) -> NDArray[np.uint8]:
+        """Read ``size_px`` result pixels of ``scale`` level pixels each from one level."""
+        ratio_x, ratio_y = self.levels[level].downsample
+        placed = self._handle.level_downsamples[level]
+        x_px0, y_px0 = corner_px0
+        across = _Span.plan(
+            x_px0, size_px[0], scale[0], ratio=ratio_x, offset=self._left, length=self.width_px0, placed=placed
+        )
+        down = _Span.plan(
+            y_px0, size_px[1], scale[1], ratio=ratio_y, offset=self._top, length=self.height_px0, placed=placed
+        )
+        canvas = Image.new("RGB", (across.canvas_px, down.canvas_px), (255, 255, 255))
+        if across.read_px > 0 and down.read_px > 0:
+            location = (across.location_px0, down.location_px0)
+            pixels = self._read_level(location, level, (across.read_px, down.read_px))
+            canvas.paste(pixels.convert("RGB"), (across.paste_px, down.paste_px), mask=pixels.getchannel("A"))
+        box = (across.box[0], down.box[0], across.box[1], down.box[1])
+        if scale == (1.0, 1.0) and box[0].is_integer() and box[1].is_integer():
+            return np.array(canvas.crop(box))
+        return np.array(canvas.resize(size_px, Image.Resampling.BILINEAR, box=box))
+
+    def _read_level(self, location: tuple[int, int], level: int, size_px: tuple[int, int]) -> Image.Image:
+        """RGBA pixels of one level. OpenSlide refuses everything after an error, so the slide is opened anew."""
+        try:
+            return self._handle.read_region(location, level, size_px)
+        except openslide.OpenSlideError as error:
+            self._handle.close()
+            self._handle = _open_handle(self.path)
+            raise SlideError(
+                f"{self.path.name}: damaged image data near x {location[0]}, y {location[1]}, level {level} ({error})",
+                hint="copy the slide again from its source",
+            ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """One axis of a read: which level pixels to fetch, where to paste them, which part of the canvas to resample."""
+
+    location_px0: int
+    read_px: int
+    paste_px: int
+    canvas_px: int
+    box: tuple[float, float]
+
+    @classmethod
+    def plan(
+        cls,
+        start_px0: float,
+        count: int,
+        step: float,
+        *,
+        ratio: float,
+        offset: int,
+        length: int,
+        placed: float,
+    ) -> Self:
+        """Plan ``count`` result pixels of ``step`` level pixels from ``start_px0`` on an axis of ``length`` px0.
+
+        OpenSlide places a region at ``location / placed``, with one ratio for both axes and whole-number
+        locations; what that rounding moves is taken back in ``box``.
+        """
+        first = (start_px0 + offset) / ratio
+        edge_start, edge_end = math.floor(offset / ratio), math.ceil((offset + length) / ratio)
+        # the resampling filter looks a margin beyond the box, but not beyond the slide: its edge would turn pale
+        margin = math.ceil(step) + 1
+        box_start, box_end = math.floor(first), math.ceil(first + count * step - 1e-6)
+        canvas_start = min(box_start, max(box_start - margin, edge_start))
+        canvas_end = max(box_end, min(box_end + margin, edge_end))
+        read_start, read_end = max(canvas_start, edge_start), min(canvas_end, edge_end)
+        location = round(read_start * placed)
+        drift = location / placed - read_start
+        if abs(drift) < 1e-6:
+            drift = 0.0
+        begin = max(first - canvas_start - drift, 0.0)
+        return cls(
+            location_px0=location,
+            read_px=read_end - read_start,
+            paste_px=read_start - canvas_start,
+            canvas_px=canvas_end - canvas_start,
+            box=(begin, min(begin + count * step, float(canvas_end - canvas_start))),
+        )
+
+
+def open_slide(path: Path, *, crop_to_bounds: bool = True) -> Slide:
+    """Open a slide for use in a ``with`` statement.
+
+    Args:
+        path: any file that OpenSlide reads.
+        crop_to_bounds: put the origin at the corner of the scanned bounds, as QuPath does by default.
+
+    Raises:
+        SlideError: the file is missing, is no slide, or is damaged.
+    """
+    return Slide(path, crop_to_bounds=crop_to_bounds)
+
+
+_shared: OrderedDict[tuple[Path, bool], Slide] = OrderedDict()
+_caches: dict[int, openslide.OpenSlideCache] = {}
+_inherited: list[Slide] = []
+_owner = [os.getpid()]
+
+
+def slide_for(path: Path, *, crop_to_bounds: bool = True) -> Slide:
+    """A shared open slide of this process; do not close it. The few used last stay open, with one bounded tile cache.
+
+    Safe after a fork: a child never touches the handles of its parent, it opens its own.
+
+    Raises:
+        SlideError: as ``open_slide``.
+    """
+    if _owner[0] != os.getpid():
+        _inherited.extend(_shared.values())  # kept, so that the child does not close what the parent is reading
+        _shared.clear()
+        _owner[0] = os.getpid()
+    key = (path, crop_to_bounds)
+    slide = _shared.pop(key, None) or Slide(path, crop_to_bounds=crop_to_bounds)
+    _shared[key] = slide
+    while len(_shared) > OPEN_SLIDES:
+        _shared.popitem(last=False)  # closed when its last user lets go of it
+    return slide
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Micrometres per pixel at level 0, where they came from, and a warning where two sources disagree."""
+
+    mpp: float
+    source: str
+    warning: str = ""
+
+
+def entry_slide(entry: Entry, *, mpp_override: float | None = None) -> tuple[Slide, Calibration]:
+    """The shared open slide of an entry and its calibration; do not close the slide.
+
+    QuPath's pixel calibration comes first (a person may have put it right there), then the slide's own, then
+    ``mpp_override``, which is for slides that do not say.
+
+    Raises:
+        SlideError: the entry has no usable slide, the slide's size is not the entry's, or nothing says its mpp.
+    """
+    if entry.problem or entry.slide_path is None:
+        raise SlideError(entry.problem or f"{entry.name}: slide not found", hint="name its folder with --slides DIR")
+    slide = slide_for(entry.slide_path, crop_to_bounds=entry.crop_to_bounds)
+    size, expected = (slide.width_px0, slide.height_px0), (entry.width_px0, entry.height_px0)
+    if min(expected) > 0 and size != expected:
+        raise SlideError(
+            f"{entry.name}: the slide is {size[0]} x {size[1]} pixels, the project says {expected[0]} x {expected[1]}",
+            hint=f"check that {entry.slide_path} is the image that was added to the project",
+        )
+    return slide, calibrate(entry, slide, mpp_override=mpp_override)
+
+
+def calibrate(entry: Entry, slide: Slide, *, mpp_override: float | None = None) -> Calibration:
+    """Choose the mpp of an entry: the project's, else the slide's, else ``mpp_override``.
+
+    Raises:
+        SlideError: none of them says; the message asks for --mpp-override.
+    """
+    if entry.mpp is None and slide.mpp is None:
+        if mpp_override is None:
+            raise SlideError(
+                f"{entry.name}: neither the project nor the slide says its micrometres per pixel",
+                hint="give it with --mpp-override MPP, or set the pixel size in QuPath (Image tab, double-click)",
+            )
+        return Calibration(mpp_override, "--mpp-override")
+    if entry.mpp is None:
+        assert slide.mpp is not None
+        return Calibration(slide.mpp, slide.mpp_source)
+    warning = ""
+    if slide.mpp is not None and abs(entry.mpp / slide.mpp - 1) > DISAGREE:
+        warning = (
+            f"{entry.name}: the project says {entry.mpp:.4g} um per pixel, the {slide.mpp_source} {slide.mpp:.4g}; "
+            "using the project's"
+        )
+    return Calibration(entry.mpp, entry.mpp_source or "QuPath", warning)
+
+
+def _open_handle(path: Path) -> openslide.OpenSlide:
+    if not path.is_file():
+        raise SlideError(f"slide not found: {path}", hint="name its folder with --slides DIR")
+    try:
+        handle = openslide.OpenSlide(path)
+    except openslide.OpenSlideUnsupportedFormatError as error:
+        raise SlideError(
+            f"{path.name}: not a slide that OpenSlide can read, or damaged",
+            hint="check the file, or convert it into a tiled pyramidal TIFF",
+        ) from error
+    except openslide.OpenSlideError as error:
+        raise SlideError(f"{path.name}: cannot be opened ({error})", hint="check the file") from error
+    if os.getpid() not in _caches:
+        _caches[os.getpid()] = openslide.OpenSlideCache(CACHE_BYTES)
+    handle.set_cache(_caches[os.getpid()])
+    return handle
+
+
+def _bounds(properties: Mapping[str, str], width: int, height: int) -> tuple[int, int, int, int]:
+    """(left, top, width, height) of the scanned part, clipped to the slide; all of it where the slide does not say."""
+    names = ("BOUNDS_X", "BOUNDS_Y", "BOUNDS_WIDTH", "BOUNDS_HEIGHT")
+    values = [_number(properties.get(getattr(openslide, f"PROPERTY_NAME_{name}"))) for name in names]
+    left, top, bounds_width, bounds_height = (None if value is None else round(value) for value in values)
+    if left is None or top is None or bounds_width is None or bounds_height is None:
+        return 0, 0, width, height
+    if left < 0 or top < 0 or bounds_width < 1 or bounds_height < 1 or left >= width or top >= height:
+        return 0, 0, width, height
+    return left, top, min(bounds_width, width - left), min(bounds_height, height - top)
+
+
+def _mpp(properties: Mapping[str, str]) -> tuple[float | None, str]:
+    """Geometric mean of the mpp in x and y with its source, or None and why not."""
+    across = _number(properties.get(openslide.PROPERTY_NAME_MPP_X))
+    down = _number(properties.get(openslide.PROPERTY_NAME_MPP_Y))
+    source = "TIFF resolution" if properties.get(openslide.PROPERTY_NAME_VENDOR) == "generic-tiff" else "slide"
+    if across is None or down is None:
+        um_per_unit = {"centimeter": 1e4, "inch": 25400.0}.get(properties.get("tiff.ResolutionUnit", ""))
+        per_x, per_y = (_number(properties.get(f"tiff.{axis}Resolution")) for axis in "XY")
+        source = "TIFF resolution"
+        if um_per_unit and per_x and per_y:
+            across, down = um_per_unit / per_x, um_per_unit / per_y
+    if across is None or down is None:
+        return None, "not in the slide"
+    mpp = math.sqrt(across * down)
+    if not PLAUSIBLE_MPP[0] <= mpp <= PLAUSIBLE_MPP[1]:
+        return None, f"{source} says {mpp:.4g}, which is no microscope's"
+    return mpp, source
+
+
+def _number(text: str | None) -> float | None:
+    """A positive or zero number, None for anything else."""
+    if text is None:
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) and number >= 0 else None
