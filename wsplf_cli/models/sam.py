@@ -1,0 +1,280 @@
+"""Segment Anything: embed a window once, prompt it many times.
+
+Points and boxes are continuous pixel coordinates of the window: the centre of the pixel in row r and column c is
+(c + 0.5, r + 0.5), and a window of S pixels reaches from 0 to S. So they scale with the window by one factor.
+"""
+
+import logging
+import pickle
+from collections.abc import Sequence
+from functools import partial
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from segment_anything import sam_model_registry
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
+from segment_anything.modeling import Sam as SamNetwork
+from torch import Tensor, nn
+from torch.nn import functional
+
+from wsplf_cli.errors import ConfigError
+from wsplf_cli.schema import Prompt, TileMask
+
+log = logging.getLogger(__name__)
+
+REGISTRY = ("vit_b", "vit_l", "vit_h")
+NAMES = ("tiny", *REGISTRY)
+TINY_ASSET = "sam_tiny.safetensors"
+
+#: Bounds the memory of the upscaled masks (a 1024-pixel window: 3 float masks of 4 MB for each prompt).
+PROMPTS_AT_ONCE = 32
+
+
+class Sam:
+    """A SAM network on a device. ``side_px`` is the window side that it wants; other windows are resized to it.
+
+    ``network`` is the ``segment_anything`` module (``image_encoder``, ``prompt_encoder``, ``mask_decoder``), for
+    those who train it. ``mask_px`` is the side of its mask logits.
+    """
+
+    def __init__(self, network: nn.Module, *, name: str, device: torch.device) -> None:
+        self.network = network.to(device).eval()
+        self.name = name
+        self.device = device
+        self.side_px = int(self.network.image_encoder.img_size)
+        self.mask_px = 4 * int(self.network.prompt_encoder.image_embedding_size[0])
+
+    def encode(self, batch: Tensor) -> Tensor:
+        """Embedding float32 [B, C, g, g] of RGB windows float32 [B, 3, S, S] in 0..1; keeps gradients."""
+        if batch.shape[-1] != self.side_px:
+            batch = functional.interpolate(batch, (self.side_px, self.side_px), mode="bilinear", antialias=True)
+        mean, std = self.network.pixel_mean, self.network.pixel_std
+        embedding: Tensor = self.network.image_encoder((batch * 255 - mean) / std)
+        return embedding.float()
+
+    @torch.no_grad()
+    def embed(self, rgb: NDArray[np.uint8]) -> Tensor:
+        """Embedding float32 [B, C, g, g] of square RGB windows uint8 [B, S, S, 3], or of one window [S, S, 3]."""
+        windows = rgb[None] if rgb.ndim == 3 else rgb
+        assert windows.shape[1] == windows.shape[2] and windows.shape[3] == 3, f"not square RGB: {windows.shape}"
+        batch = torch.from_numpy(np.ascontiguousarray(windows)).to(self.device)
+        return self.encode(batch.permute(0, 3, 1, 2).float() / 255)
+
+    def logits(
+        self,
+        embedding: Tensor,
+        prompts: Sequence[Prompt],
+        *,
+        window_px: int | None = None,
+        multimask: bool = True,
+        mask_input: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Mask logits float32 [P, M, mask_px, mask_px] and IoU estimates float32 [P, M] of P prompts on one window.
+
+        M is 3 with ``multimask``, else 1. ``embedding`` is [C, g, g] or [1, C, g, g]; ``window_px`` the side of the
+        window in whose pixels the prompts are (default ``side_px``). ``mask_input``: logits [P, mask_px, mask_px] of
+        an earlier pass. Keeps gradients.
+        """
+        assert prompts, "no prompts"
+        image = (embedding[None] if embedding.ndim == 3 else embedding).to(self.device)
+        scale = self.side_px / (window_px or self.side_px)
+        order: list[int] = []
+        masks, scores = [], []
+        for members in _alike(prompts):
+            chosen = [prompts[index] for index in members]
+            sparse, dense = self.network.prompt_encoder(
+                points=self._points(chosen, scale=scale),
+                boxes=self._boxes(chosen, scale=scale),
+                masks=None if mask_input is None else mask_input[members][:, None].to(self.device),
+            )
+            low, score = self.network.mask_decoder(
+                image_embeddings=image,
+                image_pe=self.network.prompt_encoder.get_dense_pe(),
+                sparse_prompt_embeddings=sparse,
+                dense_prompt_embeddings=dense,
+                multimask_output=multimask,
+            )
+            order += members
+            masks.append(low.float())
+            scores.append(score.float())
+        back = torch.from_numpy(np.argsort(order)).to(self.device)
+        return torch.cat(masks)[back], torch.cat(scores)[back]
+
+    @torch.no_grad()
+    def prompt(
+        self,
+        embedding: Tensor,
+        prompts: Sequence[Prompt],
+        *,
+        window_px: int | None = None,
+        multimask: bool = True,
+        mask_input: Tensor | None = None,
+    ) -> list[list[TileMask]]:
+        """The masks of every prompt, bool [window_px, window_px], best estimated IoU first; arguments as ``logits``."""
+        side = window_px or self.side_px
+        found: list[list[TileMask]] = []
+        for first in range(0, len(prompts), PROMPTS_AT_ONCE):
+            some = slice(first, first + PROMPTS_AT_ONCE)
+            low, score = self.logits(
+                embedding,
+                prompts[some],
+                window_px=side,
+                multimask=multimask,
+                mask_input=None if mask_input is None else mask_input[some],
+            )
+            masks = (functional.interpolate(low, (side, side), mode="bilinear") > 0).cpu().numpy()
+            scores = score.clamp(0, 1).cpu().numpy()
+            for mask, value in zip(masks, scores, strict=True):
+                best = np.argsort(-value, kind="stable")
+                found.append([TileMask(mask=mask[index], score=float(value[index])) for index in best])
+        return found
+
+    def _points(self, prompts: Sequence[Prompt], *, scale: float) -> tuple[Tensor, Tensor] | None:
+        # the package adds half a pixel to what it is given, as if it were the index of a pixel
+        if len(prompts[0].points_px) == 0:
+            return None
+        points = np.stack([prompt.points_px for prompt in prompts]).astype(np.float32) * scale - 0.5
+        labels = np.stack([prompt.point_labels for prompt in prompts]).astype(np.float32)
+        return torch.from_numpy(points).float().to(self.device), torch.from_numpy(labels).to(self.device)
+
+    def _boxes(self, prompts: Sequence[Prompt], *, scale: float) -> Tensor | None:
+        boxes = [prompt.box_px for prompt in prompts if prompt.box_px is not None]
+        if not boxes:
+            return None
+        return torch.from_numpy(np.stack(boxes).astype(np.float32) * scale - 0.5).float().to(self.device)
+
+
+def _alike(prompts: Sequence[Prompt]) -> list[list[int]]:
+    """Indices of the prompts in groups of one shape: padding a prompt would change its mask."""
+    groups: dict[tuple[int, bool], list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        assert len(prompt.points_px) or prompt.box_px is not None, "a prompt needs a point or a box"
+        groups.setdefault((len(prompt.points_px), prompt.box_px is not None), []).append(index)
+    return list(groups.values())
+
+
+def build_tiny() -> SamNetwork:
+    """A SAM of the package's own modules for windows of 256 pixels, with random weights (2 million)."""
+    side_px, cell_px, width = 256, 8, 128
+    cells = side_px // cell_px
+    encoder = ImageEncoderViT(
+        img_size=side_px,
+        patch_size=cell_px,
+        embed_dim=width,
+        depth=4,
+        num_heads=4,
+        mlp_ratio=4,
+        out_chans=width,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        use_rel_pos=True,
+        window_size=8,
+        global_attn_indexes=(2,),
+    )
+    prompt_encoder = PromptEncoder(
+        embed_dim=width,
+        image_embedding_size=(cells, cells),
+        input_image_size=(side_px, side_px),
+        mask_in_chans=16,
+    )
+    decoder = MaskDecoder(
+        transformer_dim=width,
+        transformer=TwoWayTransformer(depth=2, embedding_dim=width, num_heads=4, mlp_dim=256),
+        iou_head_hidden_dim=64,
+    )
+    return SamNetwork(encoder, prompt_encoder, decoder)
+
+
+def load_sam(name: str, *, checkpoint: Path | None, device: torch.device) -> Sam:
+    """The SAM called ``name``, with the shipped weights (``tiny``) or those of ``checkpoint``.
+
+    Raises:
+        ConfigError: unknown name; no checkpoint for a model that needs one; a file that is missing, cannot be read,
+            or holds another model.
+    """
+    if name not in NAMES:
+        raise ConfigError(f"unknown SAM {name!r}", hint=f"choose one of: {', '.join(NAMES)}")
+    if checkpoint is not None:
+        state = _read(checkpoint)
+    elif name == "tiny":
+        with as_file(files("wsplf_cli") / "assets" / TINY_ASSET) as path:
+            state = _read(path)
+    else:
+        raise ConfigError(
+            f"SAM {name} needs its checkpoint, which wsplf never downloads by itself",
+            hint="pass --sam-checkpoint FILE, or use --sam tiny",
+        )
+    with torch.device("meta"):  # no memory and no time for weights that are replaced at once
+        network = build_tiny() if name == "tiny" else sam_model_registry[name]()
+    _check(state, network.state_dict(), name=name, source=str(checkpoint or TINY_ASSET))
+    network.load_state_dict({key: value.float() for key, value in state.items()}, assign=True)
+    if device.type == "mps" and not _agrees(network, device=device):
+        log.warning("SAM gives other masks on %s than on the CPU with this version of torch: using the CPU", device)
+        device = torch.device("cpu")
+    return Sam(network, name=name, device=device)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """The tensors of a ``.safetensors`` or PyTorch checkpoint, on the CPU."""
+    if not path.is_file():
+        raise ConfigError(f"SAM checkpoint {path} does not exist", hint="pass --sam-checkpoint FILE")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
+        raise ConfigError(
+            f"SAM checkpoint {path} ({path.stat().st_size} bytes) cannot be read: not a checkpoint, or incomplete",
+            hint="download it again and compare its size with that at its source",
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ConfigError(
+            f"SAM checkpoint {path} does not hold named tensors", hint="pass the file that SAM's authors published"
+        )
+    return state
+
+
+def _check(state: dict[str, Tensor], expected: dict[str, Tensor], *, name: str, source: str) -> None:
+    """Refuse weights whose names or shapes are not those of the network, and say which model they are of."""
+    missing = sorted(expected.keys() - state.keys())
+    unknown = sorted(state.keys() - expected.keys())
+    shapes = [
+        f"{key} is {list(state[key].shape)}, not {list(value.shape)}"
+        for key, value in expected.items()
+        if key in state and state[key].shape != value.shape
+    ]
+    if not missing and not unknown and not shapes:
+        return
+    wrong = []
+    if missing:
+        wrong.append(f"{len(missing)} of {len(expected)} tensors are missing (first: {missing[0]})")
+    if unknown:
+        wrong.append(f"{len(unknown)} are unknown (first: {unknown[0]})")
+    if shapes:
+        wrong.append(f"{len(shapes)} have another shape (first: {shapes[0]})")
+    found = _model_of(state)
+    hint = f"it looks like {found}: pass --sam {found}" if found else f"pass a checkpoint of {name}"
+    raise ConfigError(f"SAM checkpoint {source} is not one of {name}: {'; '.join(wrong)}", hint=hint)
+
+
+def _model_of(state: dict[str, Tensor]) -> str | None:
+    """Name of the model that the weights are of, told by the width of the image encoder."""
+    first = state.get("image_encoder.patch_embed.proj.bias")
+    widths = {128: "tiny", 768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
+    return None if first is None else widths.get(first.numel())
+
+
+def _agrees(network: SamNetwork, *, device: torch.device) -> bool:
+    """Whether the network gives the CPU's masks on the device: Apple's MPS has given wrong ones without an error."""
+    side = network.image_encoder.img_size
+    rgb = np.random.default_rng(0).integers(0, 256, size=(side, side, 3), dtype=np.uint8)
+    point = Prompt(points_px=np.full((1, 2), side / 2, np.float32), point_labels=np.ones(1, np.int8))
+    masks = []
+    for place in (torch.device("cpu"), device):
+        sam = Sam(network, name="", device=place)
+        masks.append(np.stack([mask.mask for mask in sam.prompt(sam.embed(rgb), [point])[0]]))
+    return bool((masks[0] == masks[1]).mean() > 0.99)
