@@ -1,0 +1,42 @@
+"""The device, the random numbers and mixed precision: made once per command and passed down."""
+
+import random
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+import torch
+
+from wsplf_cli.errors import ConfigError
+
+
+def pick_device(name: str) -> torch.device:
+    """The torch device for ``auto``, ``cpu``, ``cuda`` or ``mps``; auto takes CUDA where there is one, else the CPU.
+
+    Apple's MPS is used only when asked for: it gave wrong SAM masks without an error in some versions.
+
+    Raises:
+        ConfigError: the device asked for is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name not in there:
+        raise ConfigError(f"unknown device {name!r}", hint="--device auto, cpu, cuda or mps")
+    if not there[name]:
+        raise ConfigError(f"--device {name}: torch {torch.__version__} finds none here", hint="--device auto")
+    return torch.device(name)
+
+
+def seed_everything(seed: int) -> np.random.Generator:
+    """Seed Python, NumPy and torch (all devices); returns the generator that the command passes down."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002  libraries that we call use the old global generator
+    torch.manual_seed(seed)
+    return np.random.default_rng(seed)
+
+
+def autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Mixed precision (bfloat16, which needs no loss scaling) on CUDA devices that have it; else nothing changes."""
+    if device.type == "cuda" and torch.cuda.is_bf16_supported():
+        return torch.autocast("cuda", dtype=torch.bfloat16)
+    return nullcontext()

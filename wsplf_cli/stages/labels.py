@@ -1,0 +1,291 @@
+"""``wsplf labels``: which slide label each entry has and where it came from, and labels from a table."""
+
+import csv
+import io
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from wsplf_cli.backends import Project
+from wsplf_cli.config import LabelsOptions, ProjectOptions
+from wsplf_cli.errors import ConfigError, ProjectError
+from wsplf_cli.schema import Entry, SlideLabel, Tracker
+
+NAME_COLUMNS = ("slide", "image", "name")
+LABEL_COLUMN = "label"
+OTHER_COLUMNS = ("patient", "split")
+
+
+@dataclass(frozen=True, slots=True)
+class LabelRow:
+    """The resolved label of one entry: ``entry`` has it; ``word`` is as written, ``source`` says where.
+
+    ``unknown`` is true when the word is neither positive nor negative, or the tags say both.
+    """
+
+    entry: Entry
+    word: str = ""
+    source: str = ""
+    unknown: bool = False
+
+    @property
+    def meaning(self) -> str:
+        """positive, negative, unlabelled or unknown."""
+        if self.unknown:
+            return "unknown"
+        if self.entry.label is None:
+            return "unlabelled"
+        return "positive" if self.entry.label.classes else "negative"
+
+
+@dataclass(frozen=True, slots=True)
+class LabelReport:
+    """What ``wsplf labels`` found: the rows, what prevents MIL, and what a CSV did."""
+
+    rows: tuple[LabelRow, ...]
+    problems: tuple[str, ...] = ()
+    hint: str = ""
+    written: int = 0
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Entries by meaning."""
+        found = Counter(row.meaning for row in self.rows)
+        return {meaning: found[meaning] for meaning in ("positive", "negative", "unlabelled", "unknown")}
+
+
+def select(entries: Sequence[Entry], options: ProjectOptions) -> list[Entry]:
+    """The entries whose name ``--images`` finds.
+
+    Raises:
+        ConfigError: there are entries, but the expression finds none.
+    """
+    if options.images is None:
+        return list(entries)
+    chosen = [entry for entry in entries if re.search(options.images, entry.name)]
+    if entries and not chosen:
+        names = ", ".join(entry.name for entry in entries[:3])
+        raise ConfigError(f"--images {options.images!r} finds none of {len(entries)} entries", hint=f"such as: {names}")
+    return chosen
+
+
+def label_rows(entries: Sequence[Entry], options: ProjectOptions) -> list[LabelRow]:
+    """One row per entry: entry metadata first, then tags that equal a positive or negative word."""
+    _check_words(options)
+    return [_row(entry, options) for entry in entries]
+
+
+def resolve_labels(project: Project, entries: Sequence[Entry], options: ProjectOptions) -> list[Entry]:
+    """The entries with ``label`` (and ``split``, from the metadata) filled in; unlabelled ones keep None.
+
+    Raises:
+        ProjectError: a label is neither positive nor negative; lists such words and the options to use.
+    """
+    rows = label_rows(entries, options)
+    problem, hint = unknown_words(rows)
+    if problem:
+        raise ProjectError(f"{project.path.name}: {problem}", hint=hint)
+    return [row.entry for row in rows]
+
+
+def unknown_words(rows: Sequence[LabelRow]) -> tuple[str, str]:
+    """What to say about words that are neither positive nor negative, and the hint; both empty if there are none."""
+    words = Counter(row.word for row in rows if row.unknown)
+    if not words:
+        return "", ""
+    shown = ", ".join(f"{word!r} ({count})" for word, count in words.most_common(8))
+    first = words.most_common(1)[0][0]
+    return (
+        f"unknown slide label: {shown}",
+        f"--positive {first!r} or --negative {first!r} (each may be repeated), or correct the entry's metadata",
+    )
+
+
+def require_both(entries: Sequence[Entry]) -> None:
+    """Check that there is a positive and a negative slide to learn from.
+
+    Raises:
+        ProjectError: no labels, or one class only; the hint is what to type next.
+    """
+    positive = sum(entry.label is not None and bool(entry.label.classes) for entry in entries)
+    negative = sum(entry.label is not None and not entry.label.classes for entry in entries)
+    if positive and negative:
+        return
+    if not entries:
+        raise ProjectError("the project has no entries", hint="add images to it in QuPath")
+    if not positive and not negative:
+        keys = sorted({key for entry in entries for key in entry.metadata})
+        tags = sorted({tag for entry in entries for tag in entry.tags})
+        seen = (f"; metadata keys there are: {', '.join(keys)}" if keys else "") + (
+            f"; tags there are: {', '.join(tags)}" if tags else ""
+        )
+        raise ProjectError(
+            f"none of {len(entries)} entries has a slide label{seen}",
+            hint="wsplf labels PROJECT --csv labels.csv, or --label-key KEY, --positive WORD, --negative WORD",
+        )
+    has, lacks = ("positive", "negative") if positive else ("negative", "positive")
+    raise ProjectError(
+        f"only {has} slides: {max(positive, negative)} {has}, 0 {lacks}; learning from slide labels needs both",
+        hint=f"label {lacks} slides, or name their label with --{lacks} WORD",
+    )
+
+
+def labels(project: Project, entries: Sequence[Entry], options: LabelsOptions, tracker: Tracker) -> LabelReport:
+    """Resolve the labels; with ``options.csv``, write that table into the entries' metadata first.
+
+    Raises:
+        ConfigError: the table cannot be read or has no usable columns.
+        ProjectError: the metadata cannot be written.
+    """
+    warnings: list[str] = []
+    written = 0
+    if options.csv is not None:
+        values, warnings = match_table(read_table(options.csv), entries, label_key=options.project.label_key)
+        entries = [replace(entry, metadata={**entry.metadata, **values.get(entry.id, {})}) for entry in entries]
+        if not values:
+            raise ConfigError(f"{options.csv}: no row belongs to an entry", hint=warnings[0] if warnings else "")
+        if not options.dry_run:
+            project.set_metadata(values)
+            written = len(values)
+        tracker.say(f"{options.csv}: {len(values)} of {len(entries)} entries matched, {written} written")
+    rows = label_rows(entries, options.project)
+    problems, hints = [], []
+    problem, hint = unknown_words(rows)
+    if problem:
+        problems.append(problem)
+        hints.append(hint)
+    try:
+        require_both([row.entry for row in rows])
+    except ProjectError as error:
+        problems.append(error.message)
+        hints.append(error.hint)
+    return LabelReport(
+        tuple(rows), tuple(problems), hint=hints[0] if hints else "", written=written, warnings=tuple(warnings)
+    )
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file, keys in lower case: UTF-8 with or without a BOM, separated by ``,`` ``;`` or tabs.
+
+    Raises:
+        ConfigError: unreadable, or without a column for the slide or for the label.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8", hint='save it as "CSV UTF-8"') from error
+    header = text.partition("\n")[0]
+    separator = max(",;\t", key=header.count)
+    try:
+        table = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True))
+    except csv.Error as error:
+        raise ConfigError(f"{path} is not a CSV table: {error}") from error
+    keys = [key.strip().lower() for key in table[0]] if table else []
+    if not any(key in keys for key in NAME_COLUMNS) or LABEL_COLUMN not in keys:
+        raise ConfigError(
+            f"{path}: needs a column slide (or image, name) and a column label",
+            hint="columns found: " + (", ".join(keys) or "none"),
+        )
+    rows = []
+    for number, cells in enumerate(table[1:], start=2):
+        if not any(cell.strip() for cell in cells):
+            continue
+        if len(cells) > len(keys):
+            raise ConfigError(f"{path}: row {number} has {len(cells)} cells, the header has {len(keys)}")
+        rows.append(dict(zip(keys, (cell.strip() for cell in cells), strict=False)))
+    return rows
+
+
+def match_table(
+    rows: Sequence[Mapping[str, str]], entries: Sequence[Entry], *, label_key: str
+) -> tuple[dict[str, dict[str, str]], list[str]]:
+    """Entry metadata from table rows: entry id -> {key: value}, and a warning for all that did not match.
+
+    A row belongs to the entries whose name, or slide file name, or either without suffix, is the row's; the exact
+    name wins. Matching ignores case.
+
+    Raises:
+        ConfigError: two rows give one entry different labels.
+    """
+    values: dict[str, dict[str, str]] = {}
+    warnings: list[str] = []
+    column = next((key for key in NAME_COLUMNS if any(key in row for row in rows)), NAME_COLUMNS[0])
+    for row in rows:
+        name = row.get(column, "")
+        found = _entries_named(name, entries)
+        if not found:
+            warnings.append(f"no entry is called {name!r}")
+        elif len(found) > 1:
+            warnings.append(f"{len(found)} entries are called {name!r}; all get its label")
+        if not row.get(LABEL_COLUMN):
+            warnings.append(f"{name!r} has no label in the table")
+            continue
+        new = {label_key: row[LABEL_COLUMN], **{key: row[key] for key in OTHER_COLUMNS if row.get(key)}}
+        for entry in found:
+            before = values.get(entry.id, new)
+            if before != new:
+                raise ConfigError(f"{entry.name} has two rows that differ: {before} and {new}")
+            if entry.id in values:
+                warnings.append(f"{name!r} stands twice in the table")
+            values[entry.id] = new
+    missing = [entry.name for entry in entries if entry.id not in values]
+    if missing:
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        warnings.append(f"not in the table: {', '.join(missing[:5])}{more}")
+    return values, warnings
+
+
+def _entries_named(name: str, entries: Sequence[Entry]) -> list[Entry]:
+    wanted = _plain(name)
+    for names_of in (_full_names, _stems):
+        found = [entry for entry in entries if wanted and wanted in names_of(entry)]
+        if found:
+            return found
+    stem = _plain(Path(name).stem)
+    return [entry for entry in entries if stem and stem in _stems(entry)]
+
+
+def _full_names(entry: Entry) -> set[str]:
+    return {_plain(entry.name)} | ({_plain(entry.slide_path.name)} if entry.slide_path else set())
+
+
+def _stems(entry: Entry) -> set[str]:
+    return {_plain(Path(name).stem) for name in _full_names(entry)}
+
+
+def _plain(word: str) -> str:
+    return word.strip().casefold()
+
+
+def _check_words(options: ProjectOptions) -> None:
+    both = {_plain(word) for word in options.positive} & {_plain(word) for word in options.negative}
+    if both:
+        raise ConfigError(f"{sorted(both)[0]!r} cannot be both a positive and a negative label")
+
+
+def _row(entry: Entry, options: ProjectOptions) -> LabelRow:
+    entry = replace(entry, split=entry.split or entry.metadata.get("split") or None)
+    positive = {_plain(word) for word in options.positive}
+    negative = {_plain(word) for word in options.negative}
+    word = entry.metadata.get(options.label_key, "").strip()
+    if word:
+        source = f"metadata {options.label_key}"
+        if _plain(word) not in positive | negative:
+            return LabelRow(entry, word, source, unknown=True)
+        is_positive = _plain(word) in positive
+    else:
+        tags = [tag for tag in entry.tags if _plain(tag) in positive | negative]
+        if not tags:
+            return LabelRow(entry)
+        word, source = ", ".join(tags), "tag"
+        meanings = {_plain(tag) in positive for tag in tags}
+        if len(meanings) > 1:
+            return LabelRow(entry, word, source, unknown=True)
+        is_positive = meanings.pop()
+    classes = frozenset({options.path_class}) if is_positive else frozenset[str]()
+    return LabelRow(replace(entry, label=SlideLabel(classes)), word, source)
