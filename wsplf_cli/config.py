@@ -115,6 +115,14 @@ class TrainOptions:
     tiles: TileOptions = field(default_factory=TileOptions)
     run: RunOptions = field(default_factory=RunOptions)
     segmenter: str = _option("unet", "Segmentation model.", plugins="segmenters")
+    backbone: str = _option("small", "Encoder of the U-Net: small (shipped), or a name timm knows.")
+    backbone_weights: Path | None = _option(None, "Weights file of the backbone (safetensors or PyTorch).")
+    sam: str = _option(
+        "tiny",
+        "SAM model of the sam segmenter; all but tiny need --sam-checkpoint.",
+        choices=("tiny", "vit_b", "vit_l", "vit_h"),
+    )
+    sam_checkpoint: Path | None = _option(None, "Checkpoint file of the SAM model.")
     name: str = _option("default", "Name of the model, a folder under wsplf/models/ of the project.")
     epochs: int = _option(20, "Epochs of the training.", least=1)
 
@@ -126,7 +134,9 @@ class SegmentOptions:
     project: ProjectOptions = field(default_factory=ProjectOptions)
     run: RunOptions = field(default_factory=RunOptions)
     model: str = _option("default", "Name of a model of this project, or a model folder.")
-    threshold: float = _option(0.5, "Probability from which a pixel belongs to the class.", least=0, most=1)
+    threshold: float | None = _option(
+        None, "Probability from which a pixel belongs to the class; the model's own by default.", least=0, most=1
+    )
     min_area_um2: float = _option(
         2000.0, "Smaller pieces are dropped (the default: about twenty tumour nuclei).", least=0
     )
