@@ -53,7 +53,9 @@ def test_points_are_inside_the_tile_and_positives_on_the_cam(strategy, shape):
         assert prompt.points_px.shape == (len(prompt.point_labels), 2)
         assert set(prompt.point_labels.tolist()) <= {0, 1}
         columns, rows = np.floor(prompt.points_px).astype(int).T
-        assert (columns >= 0).all() and (columns < shape[1]).all() and (rows >= 0).all() and (rows < shape[0]).all()
+        assert (np.stack([columns, rows]) >= 0).all()
+        assert (columns < shape[1]).all()
+        assert (rows < shape[0]).all()
         positive = prompt.point_labels == 1
         assert positive.any()
         assert (cam[rows[positive], columns[positive]] >= FOREGROUND).all()

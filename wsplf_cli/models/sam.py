@@ -6,8 +6,7 @@ Points and boxes are continuous pixel coordinates of the window: the centre of t
 
 import logging
 import pickle
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -16,10 +15,13 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from segment_anything import sam_model_registry
-from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
-from segment_anything.modeling import Sam as SamNetwork
-from torch import Tensor, nn
+from segment_anything.build_sam import sam_model_registry
+from segment_anything.modeling.image_encoder import ImageEncoderViT
+from segment_anything.modeling.mask_decoder import MaskDecoder
+from segment_anything.modeling.prompt_encoder import PromptEncoder
+from segment_anything.modeling.sam import Sam as SamNetwork
+from segment_anything.modeling.transformer import TwoWayTransformer
+from torch import Tensor
 from torch.nn import functional
 
 from wsplf_cli.errors import ConfigError
@@ -42,7 +44,7 @@ class Sam:
     those who train it. ``mask_px`` is the side of its mask logits.
     """
 
-    def __init__(self, network: nn.Module, *, name: str, device: torch.device) -> None:
+    def __init__(self, network: SamNetwork, *, name: str, device: torch.device) -> None:
         self.network = network.to(device).eval()
         self.name = name
         self.device = device
@@ -53,15 +55,14 @@ class Sam:
         """Embedding float32 [B, C, g, g] of RGB windows float32 [B, 3, S, S] in 0..1; keeps gradients."""
         if batch.shape[-1] != self.side_px:
             batch = functional.interpolate(batch, (self.side_px, self.side_px), mode="bilinear", antialias=True)
-        mean, std = self.network.pixel_mean, self.network.pixel_std
-        embedding: Tensor = self.network.image_encoder((batch * 255 - mean) / std)
+        embedding: Tensor = self.network.image_encoder(self.network.preprocess(batch * 255))
         return embedding.float()
 
     @torch.no_grad()
     def embed(self, rgb: NDArray[np.uint8]) -> Tensor:
         """Embedding float32 [B, C, g, g] of square RGB windows uint8 [B, S, S, 3], or of one window [S, S, 3]."""
         windows = rgb[None] if rgb.ndim == 3 else rgb
-        assert windows.shape[1] == windows.shape[2] and windows.shape[3] == 3, f"not square RGB: {windows.shape}"
+        assert windows.shape[1:] == (windows.shape[1], windows.shape[1], 3), f"not square RGB: {windows.shape}"
         batch = torch.from_numpy(np.ascontiguousarray(windows)).to(self.device)
         return self.encode(batch.permute(0, 3, 1, 2).float() / 255)
 
@@ -170,7 +171,6 @@ def build_tiny() -> SamNetwork:
         num_heads=4,
         mlp_ratio=4,
         out_chans=width,
-        norm_layer=partial(nn.LayerNorm, eps=1e-6),
         use_rel_pos=True,
         window_size=8,
         global_attn_indexes=(2,),
@@ -208,8 +208,9 @@ def load_sam(name: str, *, checkpoint: Path | None, device: torch.device) -> Sam
             f"SAM {name} needs its checkpoint, which wsplf never downloads by itself",
             hint="pass --sam-checkpoint FILE, or use --sam tiny",
         )
+    build: Callable[[], SamNetwork] = build_tiny if name == "tiny" else sam_model_registry[name]
     with torch.device("meta"):  # no memory and no time for weights that are replaced at once
-        network = build_tiny() if name == "tiny" else sam_model_registry[name]()
+        network = build()
     _check(state, network.state_dict(), name=name, source=str(checkpoint or TINY_ASSET))
     network.load_state_dict({key: value.float() for key, value in state.items()}, assign=True)
     if device.type == "mps" and not _agrees(network, device=device):

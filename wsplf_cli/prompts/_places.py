@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy.ndimage import distance_transform_edt, label  # type: ignore[attr-defined]  # scipy fills it at import
 
 from wsplf_cli.prompts import FOREGROUND
 
@@ -27,17 +27,19 @@ class Piece:
 
 def pieces(cam: NDArray[np.float32]) -> list[Piece]:
     """The connected pieces of ``cam >= FOREGROUND`` that are large enough, largest first."""
-    labels, count = ndimage.label(cam >= FOREGROUND, structure=np.ones((3, 3)))
-    areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    labels, _ = label(cam >= FOREGROUND, structure=np.ones((3, 3)))
+    areas = np.bincount(labels.ravel())[1:]
     least = max(4.0, MIN_SHARE * cam.size)
     chosen = [int(index) + 1 for index in np.argsort(-areas, kind="stable") if areas[index] >= least]
-    found = []
-    for number in chosen:
-        mask = labels == number
-        # a piece that fills the tile has no border in it: the transform needs one
-        depth = np.full(cam.shape, float(max(cam.shape))) if mask.all() else ndimage.distance_transform_edt(mask)
-        found.append(Piece(mask=mask, depth=depth))
-    return found
+    return [Piece(mask=labels == number, depth=distance(labels == number)) for number in chosen]
+
+
+def distance(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Distance in pixels from each pixel of ``mask`` to the nearest one that is not; 0 outside; huge if all are."""
+    if mask.all():
+        return np.full(mask.shape, 1e6)
+    depth: NDArray[np.float64] = distance_transform_edt(mask)
+    return depth
 
 
 def spread(

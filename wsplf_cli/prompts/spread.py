@@ -2,10 +2,9 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from wsplf_cli.prompts import BACKGROUND, Strategy
-from wsplf_cli.prompts._places import Piece, pieces, spread
+from wsplf_cli.prompts._places import Piece, distance, pieces, spread
 from wsplf_cli.schema import Prompt
 
 POSITIVES = 6
@@ -33,8 +32,7 @@ def _prompt(piece: Piece, cam: NDArray[np.float32], rng: np.random.Generator) ->
     sure = piece.mask & (cam >= np.median(high))
     count = int(np.clip(round(float(piece.mask.mean()) / SHARE_PER_POINT), 1, POSITIVES))
     inside = spread(sure, cam * np.sqrt(piece.depth), rng, count=count, apart_px=APART * side)
-    beyond = np.zeros(cam.shape) if piece.mask.all() else ndimage.distance_transform_edt(~piece.mask)
-    low = (cam <= BACKGROUND) & (beyond <= NEAR * side)
+    low = (cam <= BACKGROUND) & (distance(~piece.mask) <= NEAR * side)
     outside = spread(low, 1.0 - cam, rng, count=NEGATIVES, apart_px=APART * side)
     labels = np.repeat(np.array([1, 0], np.int8), [len(inside), len(outside)])
     return Prompt(points_px=np.concatenate([inside, outside]), point_labels=labels)
