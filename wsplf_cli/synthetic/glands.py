@@ -1,0 +1,153 @@
+"""Where things are on a canvas: zones of ground tissue, and glands grown into them one by one."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsplf_cli.synthetic.kinds import LUMEN, Glands, Kind, Zone
+from wsplf_cli.synthetic.noise import Field, scatter, smooth
+
+FAR_UM = 1e3
+
+
+@dataclass(slots=True)
+class Plan:
+    """The layout of a canvas, all arrays [rows, columns].
+
+    ``kind`` uint8 index into ``kinds``; ``instance`` int32, 0 outside glands; ``depth`` float32 um under the surface
+    of the gland, 0 outside; ``cleft`` bool, white shrinkage around glands; ``surface`` float32, the signed distance
+    (um, positive inside) to the nearest gland grown so far.
+    """
+
+    mpp: float
+    kind: NDArray[np.uint8]
+    instance: NDArray[np.int32]
+    depth: Field
+    cleft: NDArray[np.bool_]
+    surface: Field
+    kinds: list[Kind] = field(default_factory=list)
+    glands: int = 0
+
+    def index(self, kind: Kind) -> int:
+        """The number of a kind, added when it is new."""
+        if kind not in self.kinds:
+            self.kinds.append(kind)
+        return self.kinds.index(kind)
+
+
+def empty_plan(shape: tuple[int, int], mpp: float) -> Plan:
+    """A plan with nothing on it."""
+    return Plan(
+        mpp=mpp,
+        kind=np.zeros(shape, np.uint8),
+        instance=np.zeros(shape, np.int32),
+        depth=np.zeros(shape, np.float32),
+        cleft=np.zeros(shape, bool),
+        surface=np.full(shape, -FAR_UM, np.float32),
+    )
+
+
+def fill_zone(rng: np.random.Generator, plan: Plan, *, zone: Zone, where: NDArray[np.bool_]) -> None:
+    """Lay the ground of a zone on the pixels ``where`` (bool [H, W]) and grow its glands there."""
+    plan.kind[where] = plan.index(zone.ground)
+    for glands in zone.glands:
+        _grow_glands(rng, plan, glands=glands, where=where)
+
+
+def _grow_glands(rng: np.random.Generator, plan: Plan, *, glands: Glands, where: NDArray[np.bool_]) -> None:
+    low, high = np.log(glands.radius_um[0]), np.log(glands.radius_um[1])
+    middle = float(np.exp((low + high) / 2))
+    links = (glands.links[0] + glands.links[1]) / 2
+    side_um = (2 * middle + glands.gap_um) * np.sqrt(1 + 0.4 * (links - 1)) / glands.packing
+    centres = scatter(rng, where, spacing_px=float(side_um / plan.mpp), crowding=4)
+    direction = rng.uniform(0, np.pi)
+    shape = plan.kind.shape
+    warp_um = glands.warp * middle
+    warp_x, warp_y = (
+        np.float32(warp_um) * np.clip(smooth(rng, shape, 1.4 * middle / plan.mpp), -2.5, 2.5) for _ in range(2)
+    )
+    rough = smooth(rng, shape, 7 / plan.mpp)
+    for x, y in centres:
+        if plan.surface[min(int(y), shape[0] - 1), min(int(x), shape[1] - 1)] > -glands.gap_um:
+            continue
+        radius = float(np.exp(rng.uniform(low, high)))
+        angle = direction + rng.normal(0, 0.15) if glands.aligned else rng.uniform(0, 2 * np.pi)
+        spine = _spine(rng, radius, count=int(rng.integers(glands.links[0], glands.links[1] + 1)), angle=float(angle))
+        reach = np.abs(spine[:, :2]).max() + spine[:, 2].max() + 2.5 * warp_um + glands.cleft_um + 4
+        half = int(reach / plan.mpp) + 1
+        rows = slice(max(int(y) - half, 0), min(int(y) + half, shape[0]))
+        columns = slice(max(int(x) - half, 0), min(int(x) + half, shape[1]))
+        box = (rows, columns)
+        across = (np.arange(rows.start, rows.stop, dtype=np.float32)[:, None] - y) * plan.mpp + warp_y[box]
+        along = (np.arange(columns.start, columns.stop, dtype=np.float32)[None, :] - x) * plan.mpp + warp_x[box]
+        signed = np.full(across.shape, -FAR_UM, np.float32)
+        for sx, sy, sr in spine:
+            np.maximum(signed, np.float32(sr) - np.hypot(along - np.float32(sx), across - np.float32(sy)), out=signed)
+        signed += 0.5 * rough[box]
+        _settle(rng, plan, glands=glands, box=box, signed=signed, allowed=where[box], rough=rough[box])
+
+
+def _spine(rng: np.random.Generator, radius: float, *, count: int, angle: float) -> Field:
+    """Circles (x, y, radius) in um along a bent line about the origin, float32 [count, 3]."""
+    turns = angle + np.cumsum(rng.normal(0, 0.3, count))
+    steps = radius * rng.uniform(0.6, 0.9, count)
+    xy = np.cumsum(np.stack([np.cos(turns) * steps, np.sin(turns) * steps], axis=1), axis=0)
+    radii = radius * rng.uniform(0.8, 1.15, count)
+    return np.concatenate([xy - xy.mean(axis=0), radii[:, None]], axis=1).astype(np.float32)
+
+
+def _settle(
+    rng: np.random.Generator,
+    plan: Plan,
+    *,
+    glands: Glands,
+    box: tuple[slice, slice],
+    signed: Field,
+    allowed: NDArray[np.bool_],
+    rough: Field,
+) -> None:
+    """Write one gland into the plan where there is room for it."""
+    room = -np.float32(glands.gap_um) - plan.surface[box]
+    inside = (signed > 0) & (room > 0) & allowed
+    if inside.sum() * plan.mpp**2 < 150:
+        return
+    plan.glands += 1
+    depth = np.minimum(signed, room)
+    plan.kind[box][inside] = plan.index(glands.kind)
+    plan.instance[box][inside] = plan.glands
+    plan.depth[box][inside] = depth[inside]
+    if glands.cleft_um > 0:
+        width = glands.cleft_um * (0.4 + 0.6 * rough)
+        plan.cleft[box] |= (signed > -width) & ~inside & (plan.instance[box] == 0) & allowed
+    np.maximum(plan.surface[box], signed, out=plan.surface[box])
+    if glands.lumens == "one":
+        hollow = inside & (depth > glands.wall_um * (1 + 0.12 * rough))
+    else:
+        hollow = inside & _sieve(rng, depth, wall_um=glands.wall_um, mpp=plan.mpp) & (depth > 0.5 * glands.wall_um)
+    if glands.content and hollow.any():
+        content = glands.content[int(rng.integers(len(glands.content)))]
+        plan.kind[box][hollow] = plan.index(content)
+
+
+def _sieve(rng: np.random.Generator, depth: Field, *, wall_um: float, mpp: float) -> NDArray[np.bool_]:
+    """Several round holes, as in a cribriform gland; bool, as ``depth``."""
+    spacing = wall_um * rng.uniform(1.6, 2.4)
+    holes = np.zeros(depth.shape, bool)
+    y, x = np.ogrid[: depth.shape[0], : depth.shape[1]]
+    for column, row in scatter(rng, depth > 0.8 * wall_um, spacing_px=spacing / mpp, crowding=4):
+        radius = wall_um * rng.uniform(0.3, 0.8) / mpp
+        stretch = rng.uniform(0.6, 1.6)
+        holes |= ((x - column) * stretch) ** 2 + ((y - row) / stretch) ** 2 < radius**2
+    return holes
+
+
+def structure_map(plan: Plan) -> NDArray[np.uint8]:
+    """The structure code (``kinds.STRUCTURES``) of every pixel, uint8 [H, W]."""
+    codes = np.array([kind.structure for kind in plan.kinds], np.uint8)
+    return codes[plan.kind]
+
+
+def is_lumen(plan: Plan) -> NDArray[np.bool_]:
+    """Pixels in the lumen of a gland, bool [H, W]."""
+    return (structure_map(plan) == LUMEN) & (plan.instance > 0)

@@ -1,0 +1,100 @@
+"""Random fields from which synthetic tissue is made: smooth noise, fibres, and well-spaced random points."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.spatial import cKDTree
+
+Field = NDArray[np.float32]
+
+
+def smooth(rng: np.random.Generator, shape: tuple[int, int], period_px: float) -> Field:
+    """Smooth noise, float32 [rows, columns], mean about 0 and standard deviation about 1; bumps of ``period_px``."""
+    period = max(period_px, 1.0)
+    grid = rng.standard_normal((int(shape[0] / period) + 4, int(shape[1] / period) + 4), dtype=np.float32)
+    box = (1.5, 1.5, 1.5 + shape[1] / period, 1.5 + shape[0] / period)
+    image = Image.fromarray(grid).resize((shape[1], shape[0]), Image.Resampling.BICUBIC, box=box)
+    return np.asarray(image, dtype=np.float32) * np.float32(1.25)
+
+
+def octaves(rng: np.random.Generator, shape: tuple[int, int], *, period_px: float, count: int) -> Field:
+    """Sum of ``count`` smooth fields, each of half the period and 0.6 of the amplitude of the one before."""
+    total = smooth(rng, shape, period_px)
+    weight = norm = 1.0
+    for octave in range(1, count):
+        weight *= 0.6
+        norm += weight**2
+        total = total + np.float32(weight) * smooth(rng, shape, period_px / 2**octave)
+    return total / np.float32(np.sqrt(norm))
+
+
+@dataclass(frozen=True, slots=True)
+class Fibres:
+    """A flow of fibres. ``across`` float32 [H, W] is the distance (um) across the flow, ``texture`` is -1..1 or so."""
+
+    across: Field
+    texture: Field
+
+    def angle(self, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> Field:
+        """Direction of the flow (radians, from x towards y) at pixels; float32 [N]."""
+        height, width = self.across.shape
+        row, column = np.clip(rows, 0, height - 2), np.clip(columns, 0, width - 2)
+        here = self.across[row, column]
+        along_y = self.across[row + 1, column] - here
+        along_x = self.across[row, column + 1] - here
+        return np.arctan2(along_x, -along_y).astype(np.float32)
+
+
+def fibres(rng: np.random.Generator, shape: tuple[int, int], *, mpp: float, width_um: float, wave_um: float) -> Fibres:
+    """Fibres of about ``width_um``, bending over about ``wave_um``."""
+    angle = rng.uniform(0, np.pi)
+    y = np.arange(shape[0], dtype=np.float32)[:, None] * np.float32(mpp)
+    x = np.arange(shape[1], dtype=np.float32)[None, :] * np.float32(mpp)
+    across = x * np.float32(np.sin(angle)) - y * np.float32(np.cos(angle))
+    across = across + np.float32(wave_um * rng.uniform(0.1, 0.3)) * smooth(rng, shape, wave_um / mpp)
+    across = across + np.float32(wave_um * 0.03) * smooth(rng, shape, 0.25 * wave_um / mpp)
+    along = x * np.float32(np.cos(angle)) + y * np.float32(np.sin(angle))
+    table = octaves(rng, (256, 1024), period_px=8, count=3)
+    fine = (across * np.float32(5.0 / width_um)).astype(np.int32) & 1023
+    coarse = (along * np.float32(0.5 / width_um)).astype(np.int32) & 255
+    return Fibres(across=across, texture=table[coarse, fine])
+
+
+def scatter(
+    rng: np.random.Generator,
+    allowed: NDArray[np.bool_],
+    *,
+    spacing_px: float,
+    crowding: float = 2.5,
+) -> Field:
+    """Random points (x, y) in pixels, float32 [N, 2], on ``allowed`` and at least ``spacing_px`` apart.
+
+    ``crowding`` is the number of candidates per spacing squared: 2.5 gives nearly as many points as fit.
+    """
+    pixels = np.flatnonzero(allowed)
+    wanted = int(pixels.size * crowding / spacing_px**2 + rng.uniform())
+    if wanted == 0:
+        return np.zeros((0, 2), np.float32)
+    chosen = pixels[rng.integers(0, pixels.size, wanted)]
+    rows, columns = np.divmod(chosen, allowed.shape[1])
+    points = np.stack([columns, rows], axis=1).astype(np.float32)
+    points += rng.random((wanted, 2), dtype=np.float32) - np.float32(0.5)
+    return points[_well_spaced(points, spacing_px)]
+
+
+def _well_spaced(points: Field, spacing: float) -> NDArray[np.bool_]:
+    """Which points to keep so that no two are nearer than ``spacing``; earlier points win. bool [N]."""
+    kept = np.zeros(len(points), bool)
+    waiting = np.ones(len(points), bool)
+    pairs = cKDTree(points).query_pairs(spacing, output_type="ndarray")
+    while waiting.any():
+        blocked = np.zeros(len(points), bool)
+        blocked[pairs[:, 1]] = True
+        accepted = waiting & ~blocked
+        kept |= accepted
+        waiting &= ~accepted
+        waiting[pairs[accepted[pairs[:, 0]], 1]] = False
+        pairs = pairs[waiting[pairs[:, 0]] & waiting[pairs[:, 1]]]
+    return kept
