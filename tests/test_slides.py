@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from wsplf_cli.errors import SlideError
 from wsplf_cli.schema import Entry
@@ -206,8 +207,6 @@ class Tall:
     level_downsamples = (1.0, 4.0)
 
     def __init__(self, properties):
-        from PIL import Image
-
         self.properties = properties
         y, x = np.mgrid[:800, :1000]
         whole = np.stack([x // 4, y // 4, x * 0, x * 0 + 255], axis=2).astype(np.uint8)

@@ -184,7 +184,7 @@ class _Span:
         first = (start_px0 + offset) / ratio
         edge_start, edge_end = math.floor(offset / ratio), math.ceil((offset + length) / ratio)
         # the resampling filter looks a margin beyond the box, but not beyond the slide: its edge would turn pale
-        margin = math.ceil(step) + 1
+        margin = 0 if step == 1 and first.is_integer() else math.ceil(step) + 1
         box_start, box_end = math.floor(first), math.ceil(first + count * step - 1e-6)
         canvas_start = min(box_start, max(box_start - margin, edge_start))
         canvas_end = max(box_end, min(box_end + margin, edge_end))

@@ -1,0 +1,227 @@
+"""Where the tissue of a slide is, the grid of tiles over it, and reading those tiles. No torch here."""
+
+import logging
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from skimage.filters import threshold_otsu
+from skimage.morphology import disk
+
+from wsplf_cli.errors import SlideError
+from wsplf_cli.schema import Entry, TileGrid, TissueMask
+from wsplf_cli.slides import Slide, slide_for
+
+log = logging.getLogger(__name__)
+
+#: Otsu's threshold on the colour strength is kept within these: a white slide has no tissue, a full slide only tissue.
+COLOUR_LIMITS = (0.03, 0.07)
+CLOSE_UM = 24.0
+SMALL_TISSUE_UM2 = 10_000.0
+SMALL_HOLE_UM2 = 20_000.0
+SMALL_INK_UM2 = 20_000.0
+STRIP_ROWS = 256
+#: Small slides get a finer mask than asked for, so that their longer side has at least this many pixels.
+LEAST_SIDE_PX = 256
+
+
+def tissue_mask(slide: Slide, *, mpp_slide: float, mpp: float = 8.0) -> TissueMask:
+    """Find the tissue: pixels with colour (in optical density, against the slide's own background), without pen.
+
+    Otsu's threshold within sane limits, closing, then small pieces and small holes are removed. Grey and black (dust,
+    folds of the cover glass, black pen) has no colour; blue and green pen absorbs red more than green, which stained
+    tissue does not. A part of the slide that cannot be read counts as background and is logged.
+
+    Args:
+        slide: an open slide.
+        mpp_slide: micrometres per pixel at level 0.
+        mpp: micrometres per pixel of the mask; finer on very small slides.
+
+    Returns:
+        The mask over the whole entry; all False where there is no tissue.
+
+    Raises:
+        SlideError: nothing of the slide can be read.
+    """
+    longer = max(slide.width_px0, slide.height_px0)
+    downsample = max(1.0, min(mpp / mpp_slide, longer / LEAST_SIDE_PX))
+    mpp_mask = downsample * mpp_slide
+    colour, ink = _colour_and_ink(_overview(slide, downsample))
+    threshold = float(np.clip(threshold_otsu(colour) if np.ptp(colour) > 0 else 0.0, *COLOUR_LIMITS))
+    size = colour.size
+
+    def pixels(area_um2: float) -> int:
+        return min(round(area_um2 / mpp_mask**2), size // 20)
+
+    tissue = _close(colour > threshold, radius_px=round(CLOSE_UM / 2 / mpp_mask))
+    tissue = _drop_small(tissue, least_px=pixels(SMALL_TISSUE_UM2))
+    tissue = ~_drop_small(~tissue, least_px=pixels(SMALL_HOLE_UM2))
+    ink = _drop_small(_close(ink, radius_px=1), least_px=pixels(SMALL_INK_UM2))
+    if ink.any():
+        ink = ndimage.binary_dilation(ink, iterations=max(1, round(CLOSE_UM / mpp_mask)))
+        tissue = _drop_small(tissue & ~ink, least_px=pixels(SMALL_TISSUE_UM2))
+    return TissueMask(mask=tissue, downsample=downsample)
+
+
+def tissue_um2(mask: TissueMask, *, mpp_slide: float) -> float:
+    """Area of the tissue in square micrometres."""
+    return float(mask.mask.sum()) * (mask.downsample * mpp_slide) ** 2
+
+
+def make_grid(
+    entry_id: str,
+    mask: TissueMask,
+    *,
+    tile_px: int,
+    mpp: float,
+    mpp_slide: float,
+    min_tissue: float,
+    overlap: float = 0.0,
+) -> TileGrid:
+    """Square tiles that cover the tissue, row by row from the top left.
+
+    Args:
+        entry_id: the entry whose tiles these are.
+        mask: its tissue.
+        tile_px: side of a tile as read.
+        mpp: micrometres per pixel of a tile as read.
+        mpp_slide: micrometres per pixel at level 0.
+        min_tissue: least share of tissue in a tile, 0..1; a tile always needs some tissue.
+        overlap: share of a tile's side that it has in common with the next one, 0 <= overlap < 1.
+
+    Raises:
+        SlideError: there is no tissue, or no tile has enough of it.
+    """
+    if not mask.mask.any():
+        raise SlideError("no tissue found on the slide", hint="look at it in QuPath; exclude it with --images REGEX")
+    side_px0 = tile_px * mpp / mpp_slide
+    height_px0, width_px0 = (length * mask.downsample for length in mask.mask.shape)
+    x, y = np.meshgrid(_starts(width_px0, side_px0, overlap=overlap), _starts(height_px0, side_px0, overlap=overlap))
+    xy_px0 = np.stack([x.ravel(), y.ravel()], axis=1)
+    tissue = _tissue_share(mask, xy_px0, side_px0=side_px0)
+    kept = (tissue >= min_tissue) & (tissue > 0)
+    if not kept.any():
+        raise SlideError(
+            f"no tile has {min_tissue:.0%} tissue; the best has {tissue.max():.1%}",
+            hint="lower --min-tissue, or make the tiles smaller with --tile-px",
+        )
+    return TileGrid(
+        entry_id=entry_id,
+        tile_px=tile_px,
+        mpp=mpp,
+        side_px0=side_px0,
+        xy_px0=xy_px0[kept].astype(np.int32),
+        tissue=tissue[kept].astype(np.float32),
+    )
+
+
+def read_tile(slide: Slide, grid: TileGrid, index: int) -> NDArray[np.uint8]:
+    """One tile of the grid, uint8 [tile_px, tile_px, 3], RGB; white outside the slide.
+
+    Raises:
+        SlideError: the slide's data is damaged there.
+    """
+    x_px0, y_px0 = grid.xy_px0[index]
+    downsample = grid.side_px0 / grid.tile_px
+    return slide.read(int(x_px0), int(y_px0), size_px=(grid.tile_px, grid.tile_px), downsample=downsample)
+
+
+def read_tiles(entry: Entry, grid: TileGrid, indices: Sequence[int] | NDArray[np.integer]) -> NDArray[np.uint8]:
+    """Tiles of an entry, uint8 [len(indices), tile_px, tile_px, 3], RGB, through this process's shared handle.
+
+    A tile whose data is damaged is white, as if there were no tissue, and is logged.
+
+    Raises:
+        SlideError: the slide cannot be opened, or none of the tiles asked for can be read.
+    """
+    if entry.slide_path is None:
+        raise SlideError(entry.problem or f"{entry.name}: slide not found")
+    slide = slide_for(entry.slide_path, crop_to_bounds=entry.crop_to_bounds)
+    tiles = np.full((len(indices), grid.tile_px, grid.tile_px, 3), 255, np.uint8)
+    damaged = 0
+    for place, index in enumerate(indices):
+        try:
+            tiles[place] = read_tile(slide, grid, int(index))
+        except SlideError as error:
+            damaged += 1
+            log.warning("%s: a tile was left white: %s", entry.name, error.message)
+            if damaged == len(indices):
+                raise
+    return tiles
+
+
+def _overview(slide: Slide, downsample: float) -> NDArray[np.uint8]:
+    """The whole slide as uint8 [h, w, 3], read in strips; what cannot be read is white."""
+    width = math.ceil(slide.width_px0 / downsample - 1e-6)
+    height = math.ceil(slide.height_px0 / downsample - 1e-6)
+    overview = np.full((height, width, 3), 255, np.uint8)
+    unread = 0
+    starts = range(0, height, STRIP_ROWS)
+    for top in starts:
+        rows = min(STRIP_ROWS, height - top)
+        try:
+            overview[top : top + rows] = slide.read(0, top * downsample, size_px=(width, rows), downsample=downsample)
+        except SlideError as error:
+            unread += 1
+            log.warning("counted as background: %s", error.message)
+            if unread == len(starts):
+                raise
+    return overview
+
+
+def _colour_and_ink(rgb: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """How coloured each pixel is (float32 [h, w], range of the optical density over R, G, B), and what is pen."""
+    density = -np.log10((rgb.astype(np.float32) + 1) / 256)
+    spread = np.ptp(density, axis=2)
+    glass = (density.max(axis=2) < 0.1) & (spread < 0.04)
+    if glass.mean() > 0.005:
+        density = np.maximum(density - np.median(density[glass], axis=0), 0)
+        spread = np.ptp(density, axis=2)
+    mean = density.mean(axis=2)
+    red_over_green = density[..., 0] - density[..., 1]
+    black = (mean > 0.5) & (spread < 0.2 * mean)
+    blue_or_green = (spread > COLOUR_LIMITS[1]) & (red_over_green > 0.35 * mean)
+    return np.where(black, np.float32(0), spread), black | blue_or_green
+
+
+def _close(mask: NDArray[np.bool_], *, radius_px: int) -> NDArray[np.bool_]:
+    """Closing with a disk that leaves the border as it is."""
+    if radius_px < 1:
+        return mask
+    padded = np.pad(mask, radius_px + 1)
+    closed: NDArray[np.bool_] = ndimage.binary_closing(padded, structure=disk(radius_px))
+    return closed[radius_px + 1 : -radius_px - 1, radius_px + 1 : -radius_px - 1]
+
+
+def _drop_small(mask: NDArray[np.bool_], *, least_px: int) -> NDArray[np.bool_]:
+    """The mask without its connected pieces of fewer than ``least_px`` pixels."""
+    labels, _ = ndimage.label(mask)
+    keep = np.bincount(labels.ravel()) >= least_px
+    keep[0] = False
+    kept: NDArray[np.bool_] = keep[labels]
+    return kept
+
+
+def _starts(length_px0: float, side_px0: float, *, overlap: float) -> NDArray[np.float64]:
+    """Whole-number starts of the tiles along one axis; the last one reaches the end or beyond it."""
+    stride = side_px0 * (1 - overlap)
+    count = max(1, math.ceil((length_px0 - side_px0) / stride - 1e-6) + 1)
+    return np.round(np.arange(count) * stride)
+
+
+def _tissue_share(mask: TissueMask, xy_px0: NDArray[np.float64], *, side_px0: float) -> NDArray[np.float64]:
+    """Share of tissue of each tile, float64 [N] in 0..1, exact to parts of mask pixels, by an integral image."""
+    integral = np.pad(mask.mask.cumsum(axis=0, dtype=np.float64).cumsum(axis=1), ((1, 0), (1, 0)))
+    left, top = (xy_px0 / mask.downsample).T
+    side = side_px0 / mask.downsample
+
+    def total(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+        sums: NDArray[np.float64] = ndimage.map_coordinates(integral, [y, x], order=1, mode="nearest")
+        return sums
+
+    right, bottom = left + side, top + side
+    area = total(right, bottom) - total(left, bottom) - total(right, top) + total(left, top)
+    share: NDArray[np.float64] = np.clip(area / side**2, 0, 1)
+    return share
