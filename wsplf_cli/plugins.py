@@ -1,6 +1,7 @@
 """A file name is an option value: what is in a plug-in folder, and how to load one of it."""
 
 import importlib
+import importlib.util
 import pkgutil
 from types import ModuleType
 
@@ -9,7 +10,9 @@ from wsplf_cli.errors import ConfigError
 
 def names(package: str) -> list[str]:
     """Sorted names of the plug-ins in a package such as ``"heads"``, without importing any of them."""
-    folder = importlib.import_module(f"wsplf_cli.{package}").__path__
+    spec = importlib.util.find_spec(f"wsplf_cli.{package}")
+    assert spec is not None
+    folder = spec.submodule_search_locations
     return sorted(info.name for info in pkgutil.iter_modules(folder) if not info.name.startswith("_"))
 
 

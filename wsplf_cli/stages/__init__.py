@@ -49,7 +49,7 @@ def each(
             results.append(_one(entry, work))
             if results[-1].status == "failed":
                 log.info("%s: %s: %s", name, entry.name, results[-1].reason)
-                tracker.say(f"{entry.name}: {results[-1].reason}")
+                tracker.say(results[-1].reason)
             tracker.advance(1, message=entry.name)
     except KeyboardInterrupt as stop:
         finished = sum(result.status == "done" for result in results)
@@ -63,6 +63,7 @@ def _one(entry: Entry, work: Callable[[Entry], Mapping[str, float] | Skipped]) -
         outcome = work(entry)
     except SlideError as error:
         reason = error.message if not error.hint else f"{error.message} ({error.hint})"
+        reason = reason if entry.name in reason else f"{entry.name}: {reason}"
         return EntryResult(entry.id, entry.name, "failed", reason=reason, seconds=time.monotonic() - start)
     seconds = time.monotonic() - start
     if isinstance(outcome, Skipped):

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from wsplf_cli.backends import Project
 from wsplf_cli.config import LabelsOptions, ProjectOptions
@@ -16,6 +17,7 @@ from wsplf_cli.schema import Entry, SlideLabel, Tracker
 NAME_COLUMNS = ("slide", "image", "name")
 LABEL_COLUMN = "label"
 OTHER_COLUMNS = ("patient", "split")
+IMAGE_SUFFIX = re.compile(r"\.(svs|ndpi|mrxs|scn|vms|vmu|bif|czi|dcm|(ome\.)?tiff?|png|jpe?g)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +47,7 @@ class LabelReport:
     """What ``wsplf labels`` found: the rows, what prevents MIL, and what a CSV did."""
 
     rows: tuple[LabelRow, ...]
-    problems: tuple[str, ...] = ()
-    hint: str = ""
+    problems: tuple[ProjectError, ...] = ()
     written: int = 0
     warnings: tuple[str, ...] = ()
 
@@ -55,6 +56,29 @@ class LabelReport:
         """Entries by meaning."""
         found = Counter(row.meaning for row in self.rows)
         return {meaning: found[meaning] for meaning in ("positive", "negative", "unlabelled", "unknown")}
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """What ``wsplf labels --json`` prints."""
+        entries = [
+            {
+                "name": row.entry.name,
+                "label": row.meaning,
+                "word": row.word,
+                "source": row.source,
+                "patient": row.entry.metadata.get("patient", ""),
+                "split": row.entry.split or "",
+            }
+            for row in self.rows
+        ]
+        problems = [{"error": problem.message, "hint": problem.hint} for problem in self.problems]
+        return {
+            "entries": entries,
+            "counts": self.counts,
+            "written": self.written,
+            "problems": problems,
+            "warnings": self.warnings,
+        }
 
 
 def select(entries: Sequence[Entry], options: ProjectOptions) -> list[Entry]:
@@ -85,23 +109,24 @@ def resolve_labels(project: Project, entries: Sequence[Entry], options: ProjectO
         ProjectError: a label is neither positive nor negative; lists such words and the options to use.
     """
     rows = label_rows(entries, options)
-    problem, hint = unknown_words(rows)
-    if problem:
-        raise ProjectError(f"{project.path.name}: {problem}", hint=hint)
+    _check_known(rows)
     return [row.entry for row in rows]
 
 
-def unknown_words(rows: Sequence[LabelRow]) -> tuple[str, str]:
-    """What to say about words that are neither positive nor negative, and the hint; both empty if there are none."""
+def unknown_words(rows: Sequence[LabelRow]) -> str:
+    """The words that are neither positive nor negative, with their counts; empty when there are none."""
     words = Counter(row.word for row in rows if row.unknown)
-    if not words:
-        return "", ""
-    shown = ", ".join(f"{word!r} ({count})" for word, count in words.most_common(8))
-    first = words.most_common(1)[0][0]
-    return (
-        f"unknown slide label: {shown}",
-        f"--positive {first!r} or --negative {first!r} (each may be repeated), or correct the entry's metadata",
-    )
+    return ", ".join(f"{word!r} ({count})" for word, count in words.most_common(8))
+
+
+def _check_known(rows: Sequence[LabelRow]) -> None:
+    unknown = unknown_words(rows)
+    if unknown:
+        first = next(row.word for row in rows if row.unknown)
+        raise ProjectError(
+            f"slide label neither positive nor negative: {unknown}",
+            hint=f"--positive {first!r} or --negative {first!r} (each may be repeated), or correct it in QuPath",
+        )
 
 
 def require_both(entries: Sequence[Entry]) -> None:
@@ -152,19 +177,13 @@ def labels(project: Project, entries: Sequence[Entry], options: LabelsOptions, t
             written = len(values)
         tracker.say(f"{options.csv}: {len(values)} of {len(entries)} entries matched, {written} written")
     rows = label_rows(entries, options.project)
-    problems, hints = [], []
-    problem, hint = unknown_words(rows)
-    if problem:
-        problems.append(problem)
-        hints.append(hint)
-    try:
-        require_both([row.entry for row in rows])
-    except ProjectError as error:
-        problems.append(error.message)
-        hints.append(error.hint)
-    return LabelReport(
-        tuple(rows), tuple(problems), hint=hints[0] if hints else "", written=written, warnings=tuple(warnings)
-    )
+    problems = []
+    for check in (_check_known, lambda rows: require_both([row.entry for row in rows])):
+        try:
+            check(rows)
+        except ProjectError as error:
+            problems.append(error)
+    return LabelReport(tuple(rows), tuple(problems), written=written, warnings=tuple(warnings))
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
@@ -206,8 +225,8 @@ def match_table(
 ) -> tuple[dict[str, dict[str, str]], list[str]]:
     """Entry metadata from table rows: entry id -> {key: value}, and a warning for all that did not match.
 
-    A row belongs to the entries whose name, or slide file name, or either without suffix, is the row's; the exact
-    name wins. Matching ignores case.
+    A row belongs to the entries whose name or slide file name is the row's, else to those for which that is so
+    without the suffixes of image files. Matching ignores case.
 
     Raises:
         ConfigError: two rows give one entry different labels.
@@ -241,21 +260,20 @@ def match_table(
 
 
 def _entries_named(name: str, entries: Sequence[Entry]) -> list[Entry]:
-    wanted = _plain(name)
-    for names_of in (_full_names, _stems):
-        found = [entry for entry in entries if wanted and wanted in names_of(entry)]
-        if found:
-            return found
-    stem = _plain(Path(name).stem)
-    return [entry for entry in entries if stem and stem in _stems(entry)]
+    exact = [entry for entry in entries if name and _plain(name) in _names(entry)]
+    if exact or not name:
+        return exact
+    stem = _without_suffix(_plain(name))
+    return [entry for entry in entries if stem in {_without_suffix(known) for known in _names(entry)}]
 
 
-def _full_names(entry: Entry) -> set[str]:
+def _names(entry: Entry) -> set[str]:
     return {_plain(entry.name)} | ({_plain(entry.slide_path.name)} if entry.slide_path else set())
 
 
-def _stems(entry: Entry) -> set[str]:
-    return {_plain(Path(name).stem) for name in _full_names(entry)}
+def _without_suffix(name: str) -> str:
+    """``a.b`` of ``a.b.svs``: only what is known to be a suffix of images is one."""
+    return IMAGE_SUFFIX.sub("", name)
 
 
 def _plain(word: str) -> str:

@@ -1,0 +1,259 @@
+"""What the user sees. Results go to stdout, all else to stderr; text that is not ours is escaped.
+
+On a terminal long work is a bar with the time left, elsewhere a plain line now and then.
+"""
+
+import logging
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from wsplf_cli import files
+
+if TYPE_CHECKING:
+    from wsplf_cli.schema import Check, StageReport
+
+#: Where there is no terminal, a line comes at most this often, in seconds, and at the end of a piece of work.
+LINE_SECONDS = 10.0
+
+STATUS_STYLES = {
+    "PASS": "green",
+    "WARN": "yellow",
+    "FAIL": "bold red",
+    "done": "green",
+    "skipped": "yellow",
+    "failed": "bold red",
+}
+
+
+class Screen:
+    """A Tracker that shows progress on stderr, and the results on stdout: as tables, or as one JSON document.
+
+    Use it with ``with``, so that a bar is taken away and a half-drawn line ended whatever happens.
+    """
+
+    def __init__(self, *, json: bool = False) -> None:
+        self.json = json
+        self.out = Console(highlight=False, soft_wrap=True)
+        self.err = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._bars: Progress | None = None
+        self._task: TaskID | None = None
+        self._name = self._message = ""
+        self._total = self._steps = 0
+        self._began = self._shown = 0.0
+        self._log = _WarningLines(self)
+
+    def __enter__(self) -> Self:
+        """Show the warnings of our modules from now on."""
+        logging.getLogger("wsplf_cli").addHandler(self._log)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Take the bar away."""
+        self._stop()
+        logging.getLogger("wsplf_cli").removeHandler(self._log)
+
+    def start(self, name: str, total: int) -> None:
+        """Begin a piece of work of ``total`` steps; it takes the place of the one before."""
+        self._stop()
+        self._name, self._message, self._total, self._steps = name, "", total, 0
+        self._began = self._shown = time.monotonic()
+        if self.err.is_terminal:
+            self._bars = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[message]}", style="dim"),
+                console=self.err,
+                transient=True,
+            )
+            self._bars.start()
+            self._task = self._bars.add_task(escape(name), total=total, message="")
+        else:
+            self.say(f"{name}: 0/{total}")
+
+    def advance(self, steps: int = 1, message: str = "") -> None:
+        """Go on by ``steps``; ``message`` replaces the short text beside the bar."""
+        self._steps += steps
+        if self._bars is not None and self._task is not None:
+            self._message = escape(message[:40]) or self._message
+            self._bars.update(self._task, advance=steps, message=self._message)
+            if self._steps >= self._total:
+                self._stop()
+            return
+        now = time.monotonic()
+        if self._steps >= self._total or now - self._shown >= LINE_SECONDS:
+            self._shown = now
+            self.say(f"{self._name}: {self._steps}/{self._total} {self._times(now)}{message}".rstrip())
+
+    def say(self, message: str) -> None:
+        """Tell the user one line, on stderr."""
+        self.err.print(escape(message))
+
+    def _times(self, now: float) -> str:
+        """``(12 s, 30 s left) ``."""
+        seconds = now - self._began
+        if self._steps >= self._total:
+            return f"({seconds:.0f} s) "
+        left = seconds / max(self._steps, 1) * (self._total - self._steps)
+        return f"({seconds:.0f} s, {left:.0f} s left) "
+
+    def _stop(self) -> None:
+        """End the piece of work; on a terminal one line remains of it."""
+        if self._bars is None:
+            return
+        self._bars.stop()
+        self._bars = None
+        self.say(f"{self._name}: {self._steps}/{self._total} {self._times(time.monotonic())}".rstrip())
+
+    def document(self, value: object) -> None:
+        """Print the one JSON document."""
+        sys.stdout.write(files.json_text(value) + "\n")
+
+    def line(self, message: str) -> None:
+        """Print one line of the result."""
+        self.out.print(escape(message))
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]], *, right: Sequence[int] = ()) -> None:
+        """Print a table; the columns numbered in ``right`` hold numbers."""
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for number, column in enumerate(columns):
+            table.add_column(escape(column), justify="right" if number in right else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*(_cell(value) for value in row))
+        self.out.print(table, soft_wrap=False)
+
+    def report(self, report: "StageReport") -> None:
+        """Show what a stage did: a row per entry, then the totals."""
+        if self.json:
+            self.document(report)
+            return
+        keys = list(dict.fromkeys(key for entry in report.entries for key in entry.counts))
+        rows = [
+            [entry.name, entry.status, *(entry.counts.get(key) for key in keys), f"{entry.seconds:.1f}", entry.reason]
+            for entry in report.entries
+        ]
+        self.table(["entry", "status", *keys, "s", ""], rows, right=range(2, len(keys) + 3))
+        self.line(f"{report.stage}: {_counted(report)} in {report.seconds:.0f} s; run {report.run_id}")
+
+    def checks(self, checks: "Sequence[Check]") -> None:
+        """Show the checks of ``doctor``, and what to do where one did not pass."""
+        if self.json:
+            self.document({"checks": checks, "failed": sum(check.status == "FAIL" for check in checks)})
+            return
+        for check in checks:
+            style = STATUS_STYLES[check.status]
+            self.out.print(f"[{style}]{check.status}[/]  {escape(check.name)}: {escape(check.message)}")
+            if check.fix and check.status != "PASS":
+                self.out.print(f"      {escape(check.fix)}")
+
+    def scores(self, scores: Mapping[str, Any]) -> None:
+        """Show the scores of ``evaluate``: a row per entry, then the figures over all."""
+        if self.json:
+            self.document(scores)
+            return
+        columns = ["name", "label", "dice", "iou", "boundary_f1", "fp_share", "truth_um2", "predicted_um2"]
+        self.table(columns, [[entry.get(key) for key in columns] for entry in scores["entries"]], right=range(2, 8))
+        for key in ("mean_dice", "pooled_dice", "pooled_iou", "negative_fp_share"):
+            self.line(f"{key}: {_figure(scores.get(key))}")
+
+    def demo(self, results: Mapping[str, Any]) -> None:
+        """Show what the demo measured: a row per stage."""
+        if self.json:
+            self.document(results)
+            return
+        keys = ("mean_dice", "pooled_dice", "pooled_iou", "negative_fp_share")
+        stages = ("pseudolabel", "prediction", "threshold")
+        self.table(
+            ["", *keys], [[stage, *(results[stage].get(key) for key in keys)] for stage in stages], right=range(1, 5)
+        )
+        self.line(f"{results['seconds']:.0f} s in all")
+        for name in ("project", "report"):
+            if name in results:
+                self.line(f"{name}: {results[name]}")
+
+    def labels(self, found: Mapping[str, Any]) -> None:
+        """Show what ``labels`` found: the label of every entry, the counts, and what prevents learning from them."""
+        rows = found["entries"]
+        if self.json:
+            self.document(found)
+        else:
+            columns = [key for key in rows[0] if any(row[key] for row in rows)] if rows else ["name", "label"]
+            self.table(columns, [[row[key] for key in columns] for row in rows])
+            self.line(", ".join(f"{count} {meaning}" for meaning, count in found["counts"].items()))
+        for warning in found["warnings"]:
+            self.say(f"warning: {warning}")
+        for problem in found["problems"]:
+            show_error(problem["error"], hint=problem["hint"])
+
+    def path(self, name: str, path: Path) -> None:
+        """Show where a file was written."""
+        if self.json:
+            self.document({name: path})
+        else:
+            self.line(f"{name}: {path}")
+
+
+class _WarningLines(logging.Handler):
+    """Shows our modules' warnings as lines on stderr."""
+
+    def __init__(self, screen: Screen) -> None:
+        super().__init__(logging.WARNING)
+        self.screen = screen
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show one."""
+        self.screen.say(f"{record.levelname.lower()}: {record.getMessage()}")
+
+
+def show_error(message: str, *, hint: str = "", json: bool = False) -> None:
+    """Show what went wrong and the next thing to type on stderr; with ``json``, also the document on stdout."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print(f"[bold red]error:[/] {escape(message)}")
+    if hint:
+        console.print(f"  try: {escape(hint)}")
+    if json:
+        sys.stdout.write(files.json_text({"error": message, "hint": hint}) + "\n")
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, str) and value in STATUS_STYLES:
+        return f"[{STATUS_STYLES[value]}]{value}[/]"
+    return escape(_figure(value))
+
+
+def _figure(value: object) -> str:
+    """A value as a table shows it: nothing for None, areas and counts whole, shares with four digits."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.0f}" if value == int(value) or abs(value) >= 1000 else f"{value:.4f}"
+    return str(value)
+
+
+def _counted(report: "StageReport") -> str:
+    """``10 done, 1 skipped, 1 failed``."""
+    counts = {status: sum(e.status == status for e in report.entries) for status in ("done", "skipped", "failed")}
+    return ", ".join(f"{count} {status}" for status, count in counts.items() if count or status == "done")
