@@ -37,7 +37,7 @@ class Backbone(nn.Module):
         self, trunk: nn.Module, *, mean: tuple[float, ...], std: tuple[float, ...], adl: bool = False
     ) -> None:
         super().__init__()
-        self.trunk = trunk
+        self.trunk = trunk.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         info = trunk.feature_info
         self.strides: list[int] = [int(value) for value in info.reduction()]
         self.pyramid_channels: list[int] = [int(value) for value in info.channels()]
@@ -54,7 +54,8 @@ class Backbone(nn.Module):
 
     def pyramid(self, tiles: Tensor) -> list[Tensor]:
         """Tiles float [B, 3, H, W] RGB in 0..1 to the trunk's maps, finest first (strides in ``strides``)."""
-        maps: list[Tensor] = self.trunk((tiles - self.mean) / self.std)
+        normalised = (tiles - self.mean) / self.std
+        maps: list[Tensor] = self.trunk(normalised.contiguous(memory_format=torch.channels_last))
         return maps
 
     def forward(self, tiles: Tensor) -> Tensor:
@@ -72,7 +73,7 @@ class Backbone(nn.Module):
 
 
 def small_trunk() -> nn.Module:
-    """The trunk of ``small``: timm's resnet10t at half width, group norm, stride 16; 1.26 million weights.
+    """The trunk of ``small``: timm's resnet10t at half width, group norm, stride 16; 1.23 million weights.
 
     Group norm, since a step sees few slides: batch statistics would tell the network which slide it looks at.
     """
@@ -80,7 +81,8 @@ def small_trunk() -> nn.Module:
         "resnet10t",
         pretrained=False,
         features_only=True,
-        norm_layer=partial(GroupNorm, num_groups=8),
+        norm_layer=partial(GroupNorm, num_groups=4),
+        stem_width=16,
         channels=(32, 64, 128, 256),
         output_stride=16,
     )

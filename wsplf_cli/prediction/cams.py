@@ -1,0 +1,130 @@
+"""The class activation map of a whole slide, computed in blocks over its tissue."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from wsplf_cli.runtime import autocast
+from wsplf_cli.schema import TissueMask, Tracker
+from wsplf_cli.slides import Slide
+from wsplf_cli.training.mil import MilNetwork, as_batch
+
+HALO_CELLS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class HeatMap:
+    """CAM logits of one slide. ``logits`` float32 [C, rows, columns], NaN where there is no tissue.
+
+    One cell is ``downsample`` level-0 pixels wide and high; cell [0, 0] begins at (0, 0).
+    """
+
+    logits: NDArray[np.float32]
+    downsample: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Where a block's own cells lie in the map: rows ``top`` to ``bottom``, columns ``left`` to ``right``."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+
+def heat_map(
+    slide: Slide,
+    tissue: TissueMask,
+    networks: Sequence[MilNetwork],
+    *,
+    mpp: float,
+    mpp_slide: float,
+    block_px: int,
+    device: torch.device,
+    track: Tracker,
+    batch: int = 4,
+) -> HeatMap:
+    """The mean CAM of ``networks`` over the tissue of a slide.
+
+    The slide is read in blocks of ``block_px`` with a border that is read but not kept, so that no cell is at the
+    edge of what the network saw. Two mirror images are averaged.
+
+    Args:
+        slide: An open slide.
+        tissue: Its tissue; cells outside are NaN.
+        networks: Trained on tiles of the same mpp, in eval mode.
+        mpp: Micrometres per pixel of the tiles.
+        mpp_slide: Micrometres per pixel at level 0.
+        block_px: Side of a block with its border, a multiple of the stride; the side of a training tile or more.
+        device: Where the networks are.
+        track: Advanced once a block.
+        batch: Blocks in one pass.
+    """
+    stride = networks[0].backbone.stride
+    downsample = stride * mpp / mpp_slide
+    rows, columns = (max(1, round(side / downsample)) for side in (slide.height_px0, slide.width_px0))
+    inside = cells_of(tissue, shape=(rows, columns), downsample=downsample)
+    side = block_px // stride - 2 * HALO_CELLS
+    blocks = list(_blocks(inside, side))
+    classes = len(networks[0].head.bias)
+    logits = np.full((classes, rows, columns), np.nan, np.float32)
+    track.start("CAM", len(blocks))
+    for start in range(0, len(blocks), batch):
+        some = blocks[start : start + batch]
+        tiles = np.stack(
+            [
+                slide.read(
+                    (block.left - HALO_CELLS) * downsample,
+                    (block.top - HALO_CELLS) * downsample,
+                    size_px=(block_px, block_px),
+                    downsample=mpp / mpp_slide,
+                )
+                for block in some
+            ]
+        )
+        values = _mean_cam(networks, tiles, device=device)
+        for block, cam in zip(some, values, strict=True):
+            height, width = block.bottom - block.top, block.right - block.left
+            logits[:, block.top : block.bottom, block.left : block.right] = cam[
+                :, HALO_CELLS : HALO_CELLS + height, HALO_CELLS : HALO_CELLS + width
+            ]
+        track.advance(len(some))
+    logits[:, ~inside] = np.nan
+    return HeatMap(logits, downsample)
+
+
+def cells_of(tissue: TissueMask, *, shape: tuple[int, int], downsample: float) -> NDArray[np.bool_]:
+    """The tissue at the centres of cells: bool [rows, columns] of a map with the given cell size."""
+    row = ((np.arange(shape[0]) + 0.5) * downsample / tissue.downsample).astype(np.intp)
+    column = ((np.arange(shape[1]) + 0.5) * downsample / tissue.downsample).astype(np.intp)
+    height, width = tissue.mask.shape
+    cells: NDArray[np.bool_] = tissue.mask[np.minimum(row, height - 1)[:, None], np.minimum(column, width - 1)[None]]
+    return cells
+
+
+def _blocks(inside: NDArray[np.bool_], side: int) -> Iterator[_Block]:
+    rows, columns = inside.shape
+    for top in range(0, rows, side):
+        for left in range(0, columns, side):
+            block = _Block(top, min(rows, top + side), left, min(columns, left + side))
+            if inside[block.top : block.bottom, block.left : block.right].any():
+                yield block
+
+
+@torch.no_grad()
+def _mean_cam(
+    networks: Sequence[MilNetwork], tiles: NDArray[np.uint8], *, device: torch.device
+) -> NDArray[np.float32]:
+    """CAM logits float32 [B, C, h, w] of tiles uint8 [B, H, W, 3], mean of all networks and two mirror images."""
+    images = as_batch(tiles).to(device)
+    total = torch.zeros(())
+    with autocast(device):
+        for network in networks:
+            for axes in ((), (3,)):
+                total = total + torch.flip(network.cam(torch.flip(images, axes)), axes).float().cpu()
+    mean: NDArray[np.float32] = (total / (2 * len(networks))).numpy()
+    return mean

@@ -1,0 +1,193 @@
+"""The MIL training loop: bags of tiles with slide labels in, a classifier of every place of every tile out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from wsplf_cli.models.backbone import Backbone
+from wsplf_cli.models.bag import BagOutput
+from wsplf_cli.models.cam import activation_map
+from wsplf_cli.runtime import autocast
+from wsplf_cli.schema import Tracker
+from wsplf_cli.training.augment import augment
+
+
+class TileSource(Protocol):
+    """The tiles of one slide, however they are kept."""
+
+    def __len__(self) -> int:
+        """Number of tiles."""
+
+    def read(self, indices: NDArray[np.integer]) -> NDArray[np.uint8]:
+        """Tiles uint8 [len(indices), H, W, 3], RGB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bag:
+    """The tiles of one slide and its label, ``target`` float32 [C] of 0 and 1."""
+
+    entry_id: str
+    tiles: TileSource
+    target: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class MilSettings:
+    """How ``fit`` trains. ``tiles_per_bag`` are read per step; half of them where the classifier last saw most."""
+
+    epochs: int
+    tiles_per_bag: int = 24
+    head_rate: float = 2e-3
+    backbone_rate: float = 2e-4
+    weight_decay: float = 1e-2
+    instance_weight: float = 1.0
+    least_steps: int = 12
+
+
+class MilNetwork(nn.Module):
+    """A backbone and a MIL head; the head sees the mean of each tile's feature map."""
+
+    def __init__(self, backbone: Backbone, head: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+
+    def bags(self, tiles: Tensor, sizes: Sequence[int]) -> list[BagOutput]:
+        """Tiles float [N, 3, H, W] of several bags, one after another, ``sizes`` of each, to their outputs."""
+        pooled = self.backbone(tiles).mean(dim=(2, 3))
+        return [self.head(part) for part in pooled.float().split(list(sizes))]
+
+    def cam(self, tiles: Tensor) -> Tensor:
+        """Tiles float [B, 3, H, W] to logits float [B, C, h, w] whose mean is the instance logit."""
+        features = self.backbone(tiles).float()
+        return activation_map(features, weight=self.head.weight, bias=self.head.bias)
+
+
+@dataclass(slots=True)
+class Curve:
+    """Mean loss of each epoch, and the share of bags on the right side of 0 in it."""
+
+    loss: list[float] = field(default_factory=list)
+    accuracy: list[float] = field(default_factory=list)
+
+
+def fit(
+    network: MilNetwork,
+    bags: Sequence[Bag],
+    *,
+    settings: MilSettings,
+    rng: np.random.Generator,
+    device: torch.device,
+    track: Tracker,
+) -> Curve:
+    """Train the network on slide labels; it ends in eval mode with the running mean of its weights.
+
+    Each step takes one positive and one negative bag, so that classes weigh the same. A bag's loss is that of its
+    label; besides, no tile of a negative bag may be positive, which is the one thing that is known of single tiles.
+
+    Args:
+        network: Backbone and head, changed in place.
+        bags: At least one bag with a target of 1 and one without.
+        settings: Epochs, rates and sizes.
+        rng: Chooses bags, tiles and augmentation.
+        device: Where the network is.
+        track: Told each step.
+
+    Returns:
+        The curve of the training loss.
+    """
+    positive = [bag for bag in bags if bag.target.any()]
+    negative = [bag for bag in bags if not bag.target.any()]
+    steps = max(len(positive), len(negative), settings.least_steps)
+    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    seen = {bag.entry_id: np.full(len(bag.tiles), np.inf, np.float32) for bag in bags}
+    optimiser = torch.optim.AdamW(
+        [
+            {"params": network.backbone.parameters(), "lr": settings.backbone_rate},
+            {"params": network.head.parameters(), "lr": settings.head_rate},
+        ],
+        weight_decay=settings.weight_decay,
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser,
+        max_lr=[settings.backbone_rate, settings.head_rate],
+        total_steps=settings.epochs * steps,
+        pct_start=0.1,
+    )
+    mean = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.98))
+    curve = Curve()
+    network.train()
+    for epoch in range(settings.epochs):
+        losses, right = [], []
+        for pair in zip(_deal(positive, steps, rng), _deal(negative, steps, rng), strict=True):
+            chosen = [choose(seen[bag.entry_id], settings.tiles_per_bag, rng=rng) for bag in pair]
+            tiles = np.concatenate([bag.tiles.read(index) for bag, index in zip(pair, chosen, strict=True)])
+            batch, _ = augment(as_batch(tiles), None, generator)
+            with autocast(device):
+                outputs = network.bags(batch.to(device), [len(index) for index in chosen])
+            loss = torch.stack(
+                [bag_loss(out, bag, weight=settings.instance_weight) for out, bag in zip(outputs, pair, strict=True)]
+            ).sum()
+            optimiser.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimiser.step()
+            schedule.step()
+            mean.update_parameters(network)
+            losses.append(loss.item())
+            for output, bag, index in zip(outputs, pair, chosen, strict=True):
+                seen[bag.entry_id][index] = output.instance_logits.detach().amax(dim=1).cpu().numpy()
+                sides = (output.bag_logits.detach().cpu().numpy() > 0) == (bag.target > 0)
+                right.append(float(sides.mean()))
+            track.advance(1, message=f"epoch {epoch + 1}/{settings.epochs}, loss {np.mean(losses):.3f}")
+        curve.loss.append(float(np.mean(losses)))
+        curve.accuracy.append(float(np.mean(right)))
+    network.load_state_dict(mean.module.state_dict())
+    network.eval()
+    return curve
+
+
+def steps_of(bags: Sequence[Bag], settings: MilSettings) -> int:
+    """How often ``fit`` will advance its tracker."""
+    positive = sum(bool(bag.target.any()) for bag in bags)
+    return settings.epochs * max(positive, len(bags) - positive, settings.least_steps)
+
+
+def bag_loss(output: BagOutput, bag: Bag, *, weight: float) -> Tensor:
+    """Cross-entropy of the bag's label, and ``weight`` times that of its tiles for the classes that it lacks."""
+    target = torch.from_numpy(bag.target).to(output.bag_logits)
+    absent = 1.0 - target
+    tiles = (functional.softplus(output.instance_logits).mean(dim=0) * absent).sum()
+    return functional.binary_cross_entropy_with_logits(output.bag_logits, target, reduction="sum") + weight * tiles
+
+
+def choose(seen: NDArray[np.float32], count: int, *, rng: np.random.Generator) -> NDArray[np.intp]:
+    """Indices of ``count`` tiles, all if there are fewer: half the highest last seen logits, half at random.
+
+    Tiles never looked at count as highest (infinity), so that every tile has its turn.
+    """
+    if len(seen) <= count:
+        return np.arange(len(seen))
+    order = rng.permutation(len(seen))
+    ranked = order[np.argsort(-seen[order], kind="stable")]
+    top = ranked[: count // 2]
+    rest = rng.choice(ranked[count // 2 :], size=count - len(top), replace=False)
+    return np.sort(np.concatenate([top, rest]))
+
+
+def as_batch(tiles: NDArray[np.uint8]) -> Tensor:
+    """Tiles uint8 [N, H, W, 3] to float [N, 3, H, W] in 0..1."""
+    return torch.from_numpy(np.ascontiguousarray(tiles.transpose(0, 3, 1, 2))).float().div_(255.0)
+
+
+def _deal(bags: Sequence[Bag], count: int, rng: np.random.Generator) -> list[Bag]:
+    """``count`` bags in random order, each as often as the others, give or take one."""
+    rounds = [rng.permutation(len(bags)) for _ in range(-(-count // len(bags)))]
+    return [bags[index] for index in np.concatenate(rounds)[:count]]
