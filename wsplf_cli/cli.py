@@ -251,7 +251,9 @@ def pseudolabel(project: ProjectPath, *, options: config.PseudolabelOptions, scr
     replaces only its own that nobody has touched.
     """
     from wsplf_cli.stages.pseudolabel import pseudolabel as run_stage
+    from wsplf_cli.weights import check_sam
 
+    check_sam(options.sam, checkpoint=options.sam_checkpoint)
     return _shown(run_stage(*_open_labelled(project, options.project), options, screen), screen)
 
 
@@ -262,7 +264,9 @@ def train(project: ProjectPath, *, options: config.TrainOptions, screen: "Screen
     Learns from the project's annotations: pseudo-labels, what people drew or corrected, and negative slides.
     """
     from wsplf_cli.stages.train import train as run_stage
+    from wsplf_cli.weights import check_sam
 
+    check_sam(options.sam, checkpoint=options.sam_checkpoint)
     return _shown(run_stage(*_open_labelled(project, options.project), options, screen), screen)
 
 
