@@ -210,7 +210,7 @@ def get(instance: Instance, name: str) -> Any:
         raise JavaStreamError(f"class {instance.desc.name} has no field {name!r}") from error
 
 
-def build(desc: ClassDesc, **values: Any) -> Instance:
+def build(desc: ClassDesc, /, **values: Any) -> Instance:
     """A new object of a class without own writing code, from the values of all its fields."""
     parts: list[Any] = []
     for one in (one for parent in desc.lineage for one in parent.fields):

@@ -1,0 +1,229 @@
+"""Reads and writes QuPath's files directly: no QuPath, no Java."""
+
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+from wsplf_cli.config import ProjectOptions
+from wsplf_cli.errors import ProjectError, SlideError
+from wsplf_cli.qupath import gson, project_file, qpdata
+from wsplf_cli.qupath.atomic import write_files
+from wsplf_cli.qupath.images import uri_path
+from wsplf_cli.qupath.javagraph import JavaStreamError
+from wsplf_cli.qupath.qpdata import QpData
+from wsplf_cli.schema import CLASS_KEY, SHAPE_KEY, Annotation, Entry, Origin, PathClass, Replaced
+from wsplf_cli.slides import open_slide
+
+DATA = "data.qpdata"
+FALLBACK = "data.qpdata.bkp"
+"""What QuPath leaves when it was stopped while saving, and reads when there is no data.qpdata."""
+
+
+def open_project(path: Path, options: ProjectOptions) -> "EmbeddedProject":
+    """The project at ``path``, a project.qpproj or a folder that holds one.
+
+    Raises:
+        ProjectError: there is none, or it cannot be read.
+    """
+    return EmbeddedProject(project_file.read(path), options)
+
+
+@dataclass(slots=True)
+class _Seen:
+    """A data file as this project last saw it; ``digest`` is None until its content was read."""
+
+    stat: tuple[int, int] | None
+    digest: bytes | None = None
+
+
+class EmbeddedProject:
+    """A QuPath project on disk. See ``backends.Project`` for what the methods promise."""
+
+    def __init__(self, project: project_file.ProjectFile, options: ProjectOptions) -> None:
+        self._project = project
+        self._options = options
+        self._entries: list[Entry] | None = None
+        self.path = project.path.absolute()
+        self.folder = self.path.parent
+        self.version = project.version
+        self._seen = {one: _Seen(_stat(self._data_path(one))) for one in map(project_file.entry_id, project.images)}
+
+    def entries(self) -> list[Entry]:
+        """The entries in project order, slides looked up."""
+        if self._entries is None:
+            slides = self._options.slides
+            self._entries = project_file.entries(self._project, slides=slides, measure=_measure)
+        return list(self._entries)
+
+    def path_classes(self) -> list[PathClass]:
+        """The classes of the project, in order."""
+        return project_file.read_classes(self.folder)
+
+    def annotations(self, entry_id: str) -> list[Annotation]:
+        """All annotations of an entry, in file order, at any depth; an entry without data has none."""
+        contents = self._read(entry_id)
+        return [] if contents is None else [one.annotation for one in contents[1]]
+
+    def replace(self, entry_id: str, *, origin: Origin, annotations: Sequence[Annotation]) -> Replaced:
+        """Replace wsplf's own pending, unedited annotations of ``origin`` by ``annotations``.
+
+        A shape that a person has decided on already (accepted, rejected or edited as wsplf wrote it) is not written
+        a second time.
+        """
+        contents = self._read(entry_id)
+        data, found = contents if contents is not None else (self._fresh(entry_id), [])
+        mine = [one for one in found if one.annotation.origin == origin != "human"]
+        old = [one for one in mine if qpdata.undecided(one.annotation)]
+        decided = {_written_as(one.annotation) for one in mine if not qpdata.undecided(one.annotation)}
+        new = [part for one in annotations for part in qpdata.mark(one, origin=origin)]
+        new = [part for part in new if origin == "human" or _written_as(part) not in decided]
+        kept = len(mine) - len(old)
+        if [_content(one.annotation) for one in old] == [_content(one) for one in new]:
+            return Replaced(added=0, removed=0, kept=kept)
+        self._edit(entry_id, data, remove=old, add=new)
+        return Replaced(added=len(new), removed=len(old), kept=kept)
+
+    def remove(self, entry_id: str, ids: Collection[UUID]) -> int:
+        """Remove annotations by id, their children move up; returns how many were found."""
+        contents = self._read(entry_id)
+        found = [] if contents is None else [one for one in contents[1] if one.annotation.id in set(ids)]
+        if contents is not None and found:
+            self._edit(entry_id, contents[0], remove=found, add=[])
+        return len(found)
+
+    def set_metadata(self, values: Mapping[str, Mapping[str, str]]) -> None:
+        """Set entry metadata: entry id -> {key: value}. Other keys are kept."""
+        project_file.set_metadata(self._project, values)
+        self._entries = None
+
+    def _data_path(self, entry_id: str) -> Path:
+        return self.folder / "data" / entry_id / DATA
+
+    def _image(self, entry_id: str) -> Mapping[str, object]:
+        for image in self._project.images:
+            if project_file.entry_id(image) == entry_id:
+                return image
+        raise ProjectError(f"{self.path}: no entry has the id {entry_id}")
+
+    def _read(self, entry_id: str) -> tuple[QpData, list[qpdata.Found]] | None:
+        """The entry's data and its annotations; None without data."""
+        self._image(entry_id)
+        path = self._data_path(entry_id)
+        source = path if path.is_file() else path.with_name(FALLBACK)
+        if not source.is_file():
+            return None
+        seen = self._seen[entry_id]
+        try:
+            stat = _stat(path)
+            raw = source.read_bytes()
+            data = qpdata.loads(raw)
+            found = data.found()
+        except OSError as error:
+            raise SlideError(f"{source}: cannot be read: {error.strerror}", hint="check the permissions") from error
+        except JavaStreamError as error:
+            spare = path.with_name(FALLBACK)
+            hint = f"QuPath left its previous state in {spare}" if spare.is_file() else "open it in QuPath to check it"
+            raise SlideError(f"{source}: cannot be read: {error.message}", hint=hint) from error
+        if seen.digest is None and stat == seen.stat:
+            seen.digest = _digest(raw)
+        return data, found
+
+    def _fresh(self, entry_id: str) -> QpData:
+        image = self._image(entry_id)
+        chain = project_file.builders(image)
+        uri = str(chain[-1].get("uri") or "") if chain else ""
+        return qpdata.create(
+            version=self.version,
+            server=gson.dumps(image["serverBuilder"], indent=False) if chain else None,
+            path=uri_path(uri) or uri,
+            properties={"PROJECT_ENTRY_ID": f"{self.path}::{entry_id}"},
+        )
+
+    def _edit(self, entry_id: str, data: QpData, *, remove: Sequence[qpdata.Found], add: Sequence[Annotation]) -> None:
+        """Change the hierarchy of an entry and write its files: classes first, the data itself last."""
+        self._check_unchanged(entry_id)
+        path = self._data_path(entry_id)
+        known = {one.name: one.rgb for one in self.path_classes()}
+        used = [PathClass(name) for name in sorted({one.path_class for one in add if one.path_class})]
+        records = [project_file.class_record(PathClass(one.name, known.get(one.name))) for one in used]
+        colours = {record["name"]: record["color"] for record in records if "color" in record}
+        try:
+            data.remove([one.node for one in remove])
+            data.add(add, colours=colours)
+            content = data.dumps()
+            summary = self._summary(entry_id, data)
+        except JavaStreamError as error:
+            raise SlideError(
+                f"{path}: cannot be changed: {error.message}", hint="open it in QuPath to check it"
+            ) from error
+        files: dict[Path, bytes] = {}
+        classes = project_file.add_classes(self.folder, used)
+        if classes is not None:
+            files[project_file.classes_path(self.folder)] = classes
+        files[path.with_name("summary.json")] = summary
+        files[path] = content
+        write_files(files)
+        self._seen[entry_id] = _Seen(_stat(path), _digest(content))
+
+    def _check_unchanged(self, entry_id: str) -> None:
+        """Refuse to write over what another program saved since this project was opened."""
+        path, seen = self._data_path(entry_id), self._seen[entry_id]
+        now = _stat(path)
+        if now == seen.stat:
+            return
+        if now is not None and seen.digest is not None and _digest(path.read_bytes()) == seen.digest:
+            return
+        raise SlideError(
+            f"{path} was changed by another program since wsplf opened the project; nothing was written",
+            hint="close the image in QuPath (saving it), then run the command again",
+        )
+
+    def _summary(self, entry_id: str, data: QpData) -> bytes:
+        """summary.json of an entry."""
+        chain = project_file.builders(self._image(entry_id))
+        server = next((one["metadata"] for one in chain if isinstance(one.get("metadata"), dict)), None)
+        document: dict[str, object] = {"timestamp": project_file.now_ms(), "imageType": data.image_type}
+        if server is not None:
+            document["server"] = {
+                "width": server.get("width"),
+                "height": server.get("height"),
+                "sizeC": len(server.get("channels") or []),
+                "sizeZ": server.get("sizeZ", 1),
+                "sizeT": server.get("sizeT", 1),
+            }
+        document["hierarchy"] = data.counts()
+        return gson.dumps(document, indent=False).encode("utf-8")
+
+
+def _measure(path: Path) -> tuple[int, int] | None:
+    """Width and height of a slide, or None when it is not one."""
+    try:
+        with open_slide(path) as slide:
+            return slide.width_px0, slide.height_px0
+    except SlideError:
+        return None
+
+
+def _stat(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
+
+
+def _digest(raw: bytes) -> bytes:
+    return hashlib.sha256(raw).digest()
+
+
+def _written_as(annotation: Annotation) -> tuple[str, str]:
+    """The shape and class that wsplf wrote, whatever they are by now."""
+    return annotation.metadata.get(SHAPE_KEY, ""), annotation.metadata.get(CLASS_KEY, "")
+
+
+def _content(annotation: Annotation) -> tuple[object, ...]:
+    """All that is written of one of wsplf's own annotations, but for its id."""
+    marks = sorted(annotation.metadata.items())
+    return marks, sorted(annotation.measurements.items()), annotation.path_class, annotation.name, annotation.locked

@@ -1,0 +1,125 @@
+"""Where the image of an entry is now: its recorded address, the same place beside the moved project, or its name."""
+
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+#: How deep the folders of the project and around it are searched; the folder that the user names is searched whole.
+NEAR_DEPTH = 3
+MAX_FILES = 200_000
+
+Measure = Callable[[Path], tuple[int, int] | None]
+"""Width and height of an image file in pixels, or None when it cannot be opened."""
+
+
+def uri_path(uri: str) -> str | None:
+    """The path of a file address with forward slashes ("/a b", "D:/a", "//server/share/a"); None if it is no file.
+
+    Addresses of Java ("file:/a"), of Python ("file:///a") and plain paths of Linux, macOS and Windows are understood.
+    """
+    if re.match(r"[A-Za-z]:[\\/]", uri) or uri.startswith(("/", "\\\\")):
+        return uri.replace("\\", "/")
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        return None
+    if parts.scheme.lower() != "file":
+        return None
+    path = unquote(parts.path)
+    if parts.netloc and parts.netloc.lower() != "localhost":
+        path = f"//{unquote(parts.netloc)}{path}"
+    elif path.startswith("//"):
+        path = "//" + path.lstrip("/")
+    return path[1:] if re.match(r"/[A-Za-z]:/", path) else path
+
+
+class Finder:
+    """Finds the images of one project. The folders are searched once, and only when an image has moved."""
+
+    def __init__(self, project: Path, *, recorded_uri: str, slides: Path | None, measure: Measure) -> None:
+        self._project = project
+        recorded = uri_path(recorded_uri)
+        self._recorded_folder = None if recorded is None else PurePosixPath(recorded).parent
+        self._slides = slides
+        self._measure = measure
+        self._by_name: dict[str, list[Path]] | None = None
+
+    def find(self, uri: str, *, size_px0: tuple[int, int]) -> Path | None:
+        """The image's file, or None.
+
+        A file that is found by its name alone must have the size that the project records (0 for unknown); if no size
+        can be told, it must be the only one of its name.
+        """
+        recorded = uri_path(uri)
+        if recorded is None:
+            return None
+        for path in (Path(recorded), self._beside(recorded)):
+            if path is not None and path.is_file():
+                return path
+        same_name = self._named(PurePosixPath(recorded).name)
+        sizes = [(path, self._measure(path)) for path in same_name]
+        fitting = [path for path, size in sizes if size is not None and size == size_px0]
+        if fitting:
+            return fitting[0]
+        unknown = [path for path, size in sizes if size is None or min(size_px0) <= 0]
+        return unknown[0] if len(unknown) == 1 and len(same_name) == 1 else None
+
+    def _beside(self, recorded: str) -> Path | None:
+        """The path that lies to the project as the recorded one lay to where the project was."""
+        if self._recorded_folder is None:
+            return None
+        there, here = PurePosixPath(recorded).parts, self._recorded_folder.parts
+        common = 0
+        while common < min(len(there), len(here)) and there[common] == here[common]:
+            common += 1
+        if common == 0 or there[:common] == ("/",):
+            return None
+        steps = [".."] * (len(here) - common) + list(there[common:])
+        return Path(os.path.normpath(self._project.parent.joinpath(*steps)))
+
+    def _named(self, name: str) -> list[Path]:
+        if self._by_name is None:
+            self._by_name = {}
+            for path in _unique(self._candidates()):
+                self._by_name.setdefault(path.name.casefold(), []).append(path)
+        found = self._by_name.get(name.casefold(), [])
+        return [path for path in found if path.name == name] or found
+
+    def _candidates(self) -> Iterator[Path]:
+        folder = self._project.parent
+        if self._slides is not None:
+            yield from _files(self._slides, depth=None)
+        yield from _files(folder, depth=NEAR_DEPTH)
+        yield from _files(folder.parent, depth=NEAR_DEPTH)
+
+
+def _files(folder: Path, *, depth: int | None) -> Iterator[Path]:
+    """Files in a folder, nearest first, without hidden folders and QuPath's own; at most MAX_FILES."""
+    level: Sequence[Path] = [folder]
+    count, deep = 0, 0
+    while level and (depth is None or deep <= depth):
+        below: list[Path] = []
+        for one in level:
+            try:
+                inside = sorted(os.scandir(one), key=lambda item: item.name)
+            except OSError:  # a folder that may not be read holds nothing for us
+                continue
+            for item in inside:
+                if item.is_file():
+                    count += 1
+                    yield Path(item.path)
+                elif item.is_dir(follow_symlinks=False) and not _skipped(one, item.name):
+                    below.append(Path(item.path))
+            if count > MAX_FILES:
+                return
+        level, deep = below, deep + 1
+
+
+def _skipped(parent: Path, name: str) -> bool:
+    return name.startswith(".") or (name in {"data", "classifiers", "wsplf"} and any(parent.glob("*.qpproj")))
+
+
+def _unique(paths: Iterator[Path]) -> list[Path]:
+    return list({path.resolve(): path for path in paths}.values())

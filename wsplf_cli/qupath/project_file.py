@@ -1,0 +1,312 @@
+"""project.qpproj and what lies beside it: entries, classes, and where QuPath keeps the data of an entry."""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wsplf_cli.errors import ProjectError
+from wsplf_cli.qupath import gson
+from wsplf_cli.qupath.atomic import write_files
+from wsplf_cli.qupath.images import Finder, Measure, uri_path
+from wsplf_cli.schema import Entry, PathClass
+
+SUFFIX = ".qpproj"
+_MICROMETRE = {"µm", "μm", "um"}  # QuPath writes the first (U+00B5)
+#: QuPath's own colours of the classes that it starts with; it chooses for the others.
+DEFAULT_RGB = {"Tumor": (200, 0, 0), "Stroma": (150, 200, 150), "Immune cells": (160, 90, 160)}
+
+
+@dataclass(slots=True)
+class ProjectFile:
+    """A project.qpproj as it was read: ``document`` is its JSON, ``stored`` its bytes."""
+
+    path: Path
+    document: dict[str, Any]
+    stored: bytes
+
+    @property
+    def version(self) -> str:
+        """QuPath's version as recorded; empty when it is not."""
+        return str(self.document.get("version") or "")
+
+    @property
+    def images(self) -> list[dict[str, Any]]:
+        """The entries' records, in order."""
+        images: list[dict[str, Any]] = self.document["images"]
+        return images
+
+
+def locate(path: Path) -> Path:
+    """The project file of a path that a user gave: the file, or a folder with one project file in it.
+
+    Raises:
+        ProjectError: there is none, or the folder holds several.
+    """
+    if path.is_dir():
+        inside = sorted(one for one in path.iterdir() if one.suffix == SUFFIX and one.is_file())
+        if len(inside) == 1:
+            return inside[0]
+        found = "no" if not inside else f"{len(inside)}"
+        names = ", ".join(one.name for one in inside)
+        raise ProjectError(
+            f"{path}: the folder holds {found} QuPath projects{f' ({names})' if names else ''}",
+            hint="give the path of one project.qpproj",
+        )
+    if not path.is_file():
+        raise ProjectError(f"{path}: no such project", hint="give the path of a project.qpproj or of its folder")
+    return path
+
+
+def read(path: Path) -> ProjectFile:
+    """Read a project file, or the one in a folder.
+
+    Raises:
+        ProjectError: there is none, or it is not a QuPath project.
+    """
+    path = locate(path)
+    try:
+        stored = path.read_bytes()
+    except OSError as error:
+        raise ProjectError(f"{path}: cannot be read: {error.strerror}", hint="check the permissions") from error
+    hint = "give the path of a project.qpproj that QuPath wrote"
+    backup = path.with_name(path.name + ".backup")
+    if backup.is_file():
+        hint += f"; QuPath's previous copy is {backup.name}"
+    try:
+        document = gson.loads(stored.decode("utf-8"))
+    except ValueError as error:
+        raise ProjectError(f"{path}: not a QuPath project (not JSON: {_short(error)})", hint=hint) from error
+    if not isinstance(document, dict):
+        raise ProjectError(f"{path}: not a QuPath project (JSON, but not an object)", hint=hint)
+    if "images" not in document and "version" not in document:
+        raise ProjectError(f"{path}: not a QuPath project (it has neither 'version' nor 'images')", hint=hint)
+    if document.get("images") is None:
+        document["images"] = []
+    images = document["images"]
+    if not isinstance(images, list) or not all(isinstance(one, dict) for one in images):
+        raise ProjectError(f"{path}: its 'images' are not a list of entries", hint=hint)
+    for image in images:
+        if not isinstance(image.get("entryID", 0), int):
+            raise ProjectError(f"{path}: an entry has the id {image['entryID']!r}, which is no number", hint=hint)
+    return ProjectFile(path, document, stored)
+
+
+def entry_id(image: Mapping[str, Any]) -> str:
+    """The id of an entry's record, by which its data folder is called."""
+    return str(image.get("entryID", 0))
+
+
+def entries(project: ProjectFile, *, slides: Path | None, measure: Measure) -> list[Entry]:
+    """The entries of a project, slides looked up; ``label`` and ``split`` are left out.
+
+    Args:
+        project: the project.
+        slides: a folder to search for slides that moved.
+        measure: width and height of an image file, to tell slides of one name apart.
+    """
+    recorded = str(project.document.get("uri") or "")
+    finder = Finder(project.path, recorded_uri=recorded, slides=slides, measure=measure)
+    return [_entry(image, finder) for image in project.images]
+
+
+def _entry(image: Mapping[str, Any], finder: Finder) -> Entry:
+    chain = builders(image)
+    source = chain[-1] if chain else {}
+    server = next((_object(one.get("metadata")) for one in chain if one.get("metadata")), {})
+    uri = str(source.get("uri") or "")
+    path_text = uri_path(uri)
+    name = str(image.get("imageName") or server.get("name") or (path_text or uri).rpartition("/")[2] or "unnamed")
+    size = (_integer(server.get("width")), _integer(server.get("height")))
+    problem = _unsupported(name, chain)
+    slide_path = None
+    if not problem:
+        slide_path = finder.find(uri, size_px0=size)
+        if slide_path is None:
+            problem = f"{name}: the slide is not at {path_text or uri}, nor near the project"
+            problem += "; give its folder with --slides DIR"
+    mpp = _mpp(server)
+    args = _list(source.get("args"))
+    return Entry(
+        id=entry_id(image),
+        name=name,
+        slide_path=slide_path,
+        width_px0=size[0],
+        height_px0=size[1],
+        mpp=mpp,
+        mpp_source="" if mpp is None else "QuPath calibration",
+        metadata=_strings(image.get("metadata")),
+        tags=tuple(str(tag) for tag in _list(image.get("tags"))),
+        crop_to_bounds="--no-crop" not in args and "bioformats" not in str(source.get("providerClassName")),
+        problem=problem,
+    )
+
+
+def builders(image: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The chain of an entry's server builders, from the outermost to the one that names the file."""
+    chain: list[dict[str, Any]] = []
+    builder = image.get("serverBuilder")
+    while isinstance(builder, dict) and len(chain) < 100:
+        chain.append(builder)
+        builder = builder.get("builder")
+    return chain
+
+
+def _unsupported(name: str, chain: Sequence[Mapping[str, Any]]) -> str:
+    """Why the pixels of an entry cannot be read, in one line; empty when they can."""
+    if not chain:
+        return f"{name}: the project does not say where its image is"
+    derived = [str(one.get("builderType")) for one in chain if one.get("builderType") != "uri"]
+    if derived:
+        return f"{name}: reading the pixels of a {' and '.join(derived)} image is not supported yet"
+    uri, args = str(chain[-1].get("uri") or ""), _list(chain[-1].get("args"))
+    if not uri:
+        return f"{name}: the project does not say where its image is"
+    if uri_path(uri) is None:
+        return f"{name}: its image is not a file but {uri}"
+    series = args[args.index("--series") + 1 :][:1] if "--series" in args else []
+    if series not in ([], ["0"]):
+        return f"{name}: it is image {series[0]} of its file; only the first one of a file is supported yet"
+    return ""
+
+
+def _mpp(server: Mapping[str, Any]) -> float | None:
+    """Micrometres per pixel: the mean of width and height of QuPath's calibration, or None when it has none."""
+    calibration = _object(server.get("pixelCalibration"))
+    sides = [_object(calibration.get(key)) for key in ("pixelWidth", "pixelHeight")]
+    if any(side.get("unit") not in _MICROMETRE for side in sides):
+        return None
+    values = [side.get("value") for side in sides]
+    lengths = [float(value) for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+    if len(lengths) < 2 or not all(math.isfinite(length) and length > 0 for length in lengths):
+        return None
+    return sum(lengths) / 2
+
+
+def set_metadata(project: ProjectFile, values: Mapping[str, Mapping[str, str]]) -> None:
+    """Set keys of the entries' metadata and write the project file, the previous one kept as ``.backup``.
+
+    Raises:
+        ProjectError: an entry is not there; the file changed since it was read, or cannot be written.
+    """
+    unknown = set(values) - {entry_id(image) for image in project.images}
+    if unknown:
+        raise ProjectError(f"{project.path}: no entry has the id {', '.join(sorted(unknown))}")
+    changed = False
+    for image in project.images:
+        wanted = values.get(entry_id(image), {})
+        stored = image.get("metadata")
+        if any(_strings(stored).get(key) != value for key, value in wanted.items()):
+            image["metadata"] = {**(stored if isinstance(stored, dict) else {}), **wanted}
+            changed = True
+    if changed:
+        write(project)
+
+
+def write(project: ProjectFile) -> None:
+    """Write the project file, the previous one kept as ``.backup``.
+
+    Raises:
+        ProjectError: the file changed since it was read, or cannot be written; the old one is in place.
+    """
+    try:
+        current = project.path.read_bytes()
+    except OSError as error:
+        raise ProjectError(f"{project.path}: cannot be read: {error.strerror}") from error
+    if hashlib.sha256(current).digest() != hashlib.sha256(project.stored).digest():
+        raise ProjectError(
+            f"{project.path} was changed by another program since it was read; nothing was written",
+            hint="close the project in QuPath and run the command again",
+        )
+    project.document["modifyTimestamp"] = now_ms()
+    content = gson.dumps(project.document, indent=True).encode("utf-8")
+    write_files({project.path.with_name(project.path.name + ".backup"): current, project.path: content})
+    project.stored = content
+
+
+def now_ms() -> int:
+    """Now, in milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+def classes_path(folder: Path) -> Path:
+    """Where the classes of a project are."""
+    return folder / "classifiers" / "classes.json"
+
+
+def read_classes(folder: Path) -> list[PathClass]:
+    """The classes of a project, in order; none when it has no file of them.
+
+    Raises:
+        ProjectError: the file is not as QuPath writes it.
+    """
+    return [PathClass(str(one["name"]), unpack_rgb(one.get("color"))) for one in _class_records(folder)[1]]
+
+
+def add_classes(folder: Path, wanted: Collection[PathClass]) -> bytes | None:
+    """The bytes of classes.json with the missing ones of ``wanted`` added; None when all are there."""
+    document, records = _class_records(folder)
+    known = {str(one["name"]) for one in records}
+    missing = [one for one in wanted if one.name not in known]
+    if not missing:
+        return None
+    document["pathClasses"] = [*(document.get("pathClasses") or []), *map(class_record, missing)]
+    return gson.dumps(document, indent=True).encode("utf-8")
+
+
+def class_record(path_class: PathClass) -> dict[str, Any]:
+    """A class as classes.json has it; QuPath chooses a colour where there is none."""
+    packed = pack_rgb(path_class.rgb or DEFAULT_RGB.get(path_class.name))
+    return {"name": path_class.name} if packed is None else {"name": path_class.name, "color": packed}
+
+
+def _class_records(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    path = classes_path(folder)
+    if not path.is_file():
+        return {"pathClasses": []}, []
+    try:
+        document = gson.loads(path.read_text(encoding="utf-8"))
+        found = document.get("pathClasses") or []
+        return document, [one for one in found if str(one.get("name") or "").strip()]
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise ProjectError(f"{path}: not a QuPath class list ({_short(error)})") from error
+
+
+def pack_rgb(rgb: tuple[int, int, int] | None) -> int | None:
+    """QuPath's signed 32-bit colour of (r, g, b)."""
+    return None if rgb is None else ((rgb[0] << 16) | (rgb[1] << 8) | rgb[2]) - (1 << 24)
+
+
+def unpack_rgb(packed: Any) -> tuple[int, int, int] | None:
+    """(r, g, b) of QuPath's signed 32-bit colour; None for no colour."""
+    if isinstance(packed, bool) or not isinstance(packed, int | float) or not math.isfinite(packed):
+        return None
+    number = int(packed)
+    return (number >> 16) & 255, (number >> 8) & 255, number & 255
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _strings(value: Any) -> dict[str, str]:
+    """Entry metadata as strings, as QuPath takes it; null values are left out."""
+    pairs = _object(value).items()
+    return {key: one if isinstance(one, str) else json.dumps(one) for key, one in pairs if one is not None}
+
+
+def _integer(value: Any) -> int:
+    finite = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return int(value) if finite else 0
+
+
+def _short(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
