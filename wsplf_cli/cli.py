@@ -160,7 +160,6 @@ def _open(path: Path, options: config.ProjectOptions) -> "tuple[Project, list[En
     """The project and the entries that --images chooses."""
     from wsplf_cli.stages.labels import select
 
-    path = path / "project.qpproj" if path.is_dir() else path
     project: Project = plugins.load("backends", options.backend).open_project(path, options)
     return project, select(project.entries(), options)
 
