@@ -1,0 +1,196 @@
+"""What a segmentation model learns from: blocks of the training slides with a target and a weight for each pixel.
+
+A block is a square of several tiles. Random crops are taken from it, so that a tile is never seen twice alike.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal, Protocol
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from shapely.geometry.base import BaseGeometry
+
+from wsplf_cli.geometry import rasterise
+from wsplf_cli.schema import TileGrid
+
+Kind = Literal["tumour", "refused", "positive", "negative"]
+
+IGNORE = 255
+"""Target of pixels that teach nothing."""
+FULL = 100
+"""Weight of an ordinary pixel: weights are uint8, in percent."""
+DECIDED = 200
+"""Weight inside polygons that a person drew, accepted, edited or rejected."""
+BAND_UM = 4.0
+"""Half the width of the strip along a pseudo-label's outline that teaches nothing: it is seldom right to a nucleus."""
+KEPT_BYTES = 1 << 30
+"""Blocks are kept in memory up to this; what is beyond is read from the slide again each time."""
+
+#: How often a crop of each kind is drawn; kinds that a cohort lacks leave their share to the others.
+SHARES: dict[Kind, float] = {"tumour": 0.45, "refused": 0.10, "positive": 0.20, "negative": 0.25}
+
+
+class BlockReader(Protocol):
+    """Where the blocks' pixels come from."""
+
+    def __call__(self, indices: NDArray[np.integer]) -> NDArray[np.uint8]:
+        """Blocks uint8 [len(indices), S, S, 3], RGB, by their place in the grid."""
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """What is known about a slide beside its label; shapes are in level-0 pixels.
+
+    ``decided`` are tumour for sure (a person drew, accepted or edited them), ``pending`` are pseudo-labels with their
+    confidence 0..1, ``refused`` are what a person rejected.
+    """
+
+    decided: tuple[BaseGeometry, ...] = ()
+    pending: tuple[tuple[BaseGeometry, float], ...] = ()
+    refused: tuple[BaseGeometry, ...] = ()
+
+
+@dataclass(frozen=True)
+class TrainingSlide:
+    """One slide to learn from. Slides of one ``group`` (a patient) never stand on both sides of a split."""
+
+    name: str
+    group: str
+    positive: bool
+    grid: TileGrid
+    read: BlockReader
+    marks: Marks = field(default_factory=Marks)
+
+    @cached_property
+    def kinds(self) -> list[frozenset[Kind]]:
+        """What each block is good for, from where its square meets the polygons."""
+        corners = self.grid.xy_px0.astype(float)
+        squares = shapely.box(*corners.T, *(corners + self.grid.side_px0).T)
+        tumour = shapely.union_all([*self.marks.decided, *(shape for shape, _ in self.marks.pending)])
+        refused = shapely.union_all(list(self.marks.refused))
+        least = (0.02 * self.grid.side_px0) ** 2
+        in_tumour = shapely.area(shapely.intersection(squares, tumour)) > least
+        in_refused = shapely.area(shapely.intersection(squares, refused)) > least
+        anywhere: Kind = "positive" if self.positive else "negative"
+        flags: list[tuple[Kind, NDArray[np.bool_]]] = [("tumour", in_tumour), ("refused", in_refused)]
+        return [frozenset({anywhere} | {kind for kind, flag in flags if flag[index]}) for index in range(len(squares))]
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """``rgb`` uint8 [S, S, 3], ``target`` uint8 [S, S] (0, 1 or IGNORE), ``weight`` uint8 [S, S] in percent."""
+
+    rgb: NDArray[np.uint8]
+    target: NDArray[np.uint8]
+    weight: NDArray[np.uint8]
+
+    def crop(self, x_px: int, y_px: int, side_px: int) -> "Block":
+        """The square part of the block with that top-left corner."""
+        rows, columns = slice(y_px, y_px + side_px), slice(x_px, x_px + side_px)
+        return Block(self.rgb[rows, columns], self.target[rows, columns], self.weight[rows, columns])
+
+
+class Blocks:
+    """The blocks of all slides, each read on first use and kept while the memory bound allows."""
+
+    def __init__(self, slides: Sequence[TrainingSlide], *, kept_bytes: int = KEPT_BYTES) -> None:
+        self.slides = slides
+        self._room = kept_bytes
+        self._kept: dict[tuple[int, int], Block] = {}
+
+    def __call__(self, slide: int, index: int) -> Block:
+        """Block ``index`` of slide ``slide``."""
+        block = self._kept.get((slide, index))
+        if block is None:
+            source = self.slides[slide]
+            rgb = source.read(np.array([index]))[0]
+            block = Block(rgb, *paint(source.marks, source.grid, index))
+            size = rgb.nbytes * 5 // 3
+            if size <= self._room:
+                self._room -= size
+                self._kept[slide, index] = block
+        return block
+
+
+def paint(marks: Marks, grid: TileGrid, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Target and weight of a block, both uint8 [S, S]; what a person decided overrules the pseudo-labels."""
+    x_px0, y_px0 = (float(value) for value in grid.xy_px0[index])
+    side = grid.tile_px
+    square = shapely.box(x_px0, y_px0, x_px0 + grid.side_px0, y_px0 + grid.side_px0)
+    target = np.zeros((side, side), np.uint8)
+    weight = np.full((side, side), FULL, np.uint8)
+
+    def inside(shapes: Sequence[BaseGeometry]) -> NDArray[np.bool_]:
+        near = [shape for shape in shapes if shape.intersects(square)]
+        return rasterise(near, origin_px0=(x_px0, y_px0), downsample=grid.side_px0 / side, size_px=(side, side))
+
+    for shape, confidence in marks.pending:
+        mask = inside([shape])
+        target[mask] = 1
+        weight[mask] = round(FULL * min(max(confidence, 0.1), 1.0))
+    band_px0 = BAND_UM * grid.side_px0 / (side * grid.mpp)
+    near_square = square.buffer(band_px0)
+    outlines = [shape.boundary for shape, _ in marks.pending if shape.intersects(near_square)]
+    target[inside([outline.intersection(near_square).buffer(band_px0) for outline in outlines])] = IGNORE
+    for shapes, value in ((marks.decided, 1), (marks.refused, 0)):
+        mask = inside(shapes)
+        target[mask] = value
+        weight[mask] = DECIDED
+    return target, weight
+
+
+class Draw:
+    """Random crops, balanced among the kinds and, within a kind, among the slides."""
+
+    def __init__(self, blocks: Blocks, *, side_px: int, rng: np.random.Generator) -> None:
+        self.blocks = blocks
+        self.side_px = side_px
+        self.rng = rng
+        self._places: dict[Kind, list[tuple[int, NDArray[np.intp]]]] = {}
+        for kind in SHARES:
+            found = [
+                (number, np.flatnonzero([kind in kinds for kinds in slide.kinds]))
+                for number, slide in enumerate(blocks.slides)
+            ]
+            if any(len(indices) for _, indices in found):
+                self._places[kind] = [(number, indices) for number, indices in found if len(indices)]
+        shares = np.array([SHARES[kind] for kind in self._places])
+        self._shares = shares / shares.sum()
+
+    def __call__(self, count: int) -> list[Block]:
+        """``count`` random crops."""
+        names = list(self._places)
+        return [self._crop(names[choice]) for choice in self.rng.choice(len(names), size=count, p=self._shares)]
+
+    def _crop(self, kind: Kind) -> Block:
+        slide, indices = self._places[kind][self.rng.integers(len(self._places[kind]))]
+        block = self.blocks(slide, int(self.rng.choice(indices)))
+        x_px, y_px = self.rng.integers(block.target.shape[0] - self.side_px + 1, size=2).tolist()
+        wanted = None
+        if kind == "tumour":
+            wanted = np.flatnonzero(block.target == 1)
+        elif kind == "refused":
+            wanted = np.flatnonzero((block.target == 0) & (block.weight == DECIDED))
+        if wanted is not None and len(wanted):
+            row, column = divmod(int(self.rng.choice(wanted)), block.target.shape[1])
+            offset = self.rng.integers(self.side_px, size=2)
+            limit = block.target.shape[0] - self.side_px
+            x_px = int(np.clip(column - offset[0], 0, limit))
+            y_px = int(np.clip(row - offset[1], 0, limit))
+        return block.crop(x_px, y_px, self.side_px)
+
+
+def tiles_of(blocks: Blocks, *, side_px: int, most: int, rng: np.random.Generator) -> list[Block]:
+    """Up to ``most`` tiles that cover the blocks evenly: each kind of tissue as often as it is there."""
+    places = [
+        (slide, index, x_px, y_px)
+        for slide, source in enumerate(blocks.slides)
+        for index in range(len(source.grid.xy_px0))
+        for x_px in range(0, source.grid.tile_px - side_px + 1, side_px)
+        for y_px in range(0, source.grid.tile_px - side_px + 1, side_px)
+    ]
+    chosen = np.sort(rng.permutation(len(places))[:most])
+    return [blocks(places[n][0], places[n][1]).crop(places[n][2], places[n][3], side_px) for n in chosen]
