@@ -26,6 +26,9 @@ REVIEW_KEY = "wsplf.review"
 SHAPE_KEY = "wsplf.shape"
 CLASS_KEY = "wsplf.class"
 
+#: Values of an entry's split that keep it back: no stage learns anything from it.
+HELD_OUT = frozenset({"test", "held-out", "held out", "holdout", "hold-out"})
+
 
 @dataclass(frozen=True, slots=True)
 class SlideLabel:
@@ -51,6 +54,11 @@ class Entry:
     tags: tuple[str, ...] = ()
     crop_to_bounds: bool = True
     problem: str = ""
+
+    @property
+    def held_out(self) -> bool:
+        """True for a slide kept back to test on: nothing is learned from it, its label is not used."""
+        return (self.split or "").strip().casefold() in HELD_OUT
 
 
 @dataclass(frozen=True, slots=True)
