@@ -295,7 +295,7 @@ def fat(rng: Rng) -> Kind:
     """Fat: large clear cells between thin walls."""
     radius = rng.uniform(14, 35)
     drops = Cells(
-        spacing_um=radius * 1.75,
+        spacing_um=radius * 1.8,
         radius_um=radius,
         spread=0.12,
         elongation=1.15,

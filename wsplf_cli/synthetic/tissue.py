@@ -139,7 +139,7 @@ def _add_cells(
         allowed = allowed & (plan.depth >= cells.band_um[0]) & (plan.depth <= cells.band_um[1])
     if cells.cluster > 0:
         allowed = allowed & (smooth(rng, shape, cells.cluster_um / plan.mpp) > cells.cluster)
-    xy = scatter(rng, allowed, spacing_px=cells.spacing_um / plan.mpp, crowding=2.5)
+    xy = scatter(rng, allowed, spacing_px=cells.spacing_um / plan.mpp, crowding=2.5 if cells.spacing_um < 20 else 10)
     xy = xy[rng.random(len(xy)) < cells.keep]
     if not len(xy):
         return
