@@ -1,6 +1,5 @@
 """Annotations <-> GeoJSON as QuPath exports and imports it."""
 
-import ast
 import gzip
 import json
 import math
@@ -12,6 +11,7 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 import geojson
 import shapely
+from shapely import MultiPolygon
 from shapely.errors import GEOSException
 from shapely.geometry import shape as to_shape
 from shapely.geometry.base import BaseGeometry
@@ -36,6 +36,7 @@ def read(path: Path) -> list[Annotation]:
         ProjectError: not GeoJSON, or a feature is malformed; the message names the feature by its index from 0.
     """
     document = _load(path)
+    features: Any = None
     if isinstance(document, list):
         features = document
     elif isinstance(document, dict) and document.get("type") == "FeatureCollection":
@@ -44,8 +45,6 @@ def read(path: Path) -> list[Annotation]:
         features = [document]
     elif isinstance(document, dict) and document.get("type") in _GEOMETRIES:
         features = [{"type": "Feature", "geometry": document, "properties": {}}]
-    else:
-        features = None
     if not isinstance(features, list):
         raise ProjectError(
             f"{path}: not GeoJSON of features", hint="export the annotations in QuPath as a FeatureCollection"
@@ -147,29 +146,27 @@ def _shape(geometry: Any) -> BaseGeometry:
     problems = getattr(geojson, geometry["type"])(
         **{key: value for key, value in geometry.items() if key in {"coordinates", "geometries"}}
     ).errors()
+    if problems:
+        raise ValueError(f"its geometry is wrong: {problems}")
     shape = shapely.force_2d(to_shape(geometry))
     if shape.is_empty:
         raise ValueError("its geometry is empty")
     if not all(math.isfinite(bound) for bound in shape.bounds):
         raise ValueError("a coordinate is not a number")
-    if problems and not shape.is_valid and shape.area == 0 and "Polygon" in shape.geom_type:
-        raise ValueError(f"its geometry is not a polygon: {problems}")
     return shape if shape.is_valid else shapely.make_valid(shape)
 
 
 def _class(value: Any) -> str | None:
-    """The class of a feature: an object with a name (0.2+) or a list of names, or only the name.
-
-    Some exporters of tables write the object as the text of a Python dictionary.
-    """
-    if isinstance(value, str) and value.strip().startswith("{"):
-        value = ast.literal_eval(value)
-    if isinstance(value, dict):
-        names = value.get("names")
-        value = ": ".join(map(str, names)) if isinstance(names, list) else value.get("name")
-    if value is not None and not isinstance(value, str):
-        raise ValueError(f"its classification is {type(value).__name__}, not a name")
-    return class_name(value)
+    """The class of a feature: an object with a name, or with the list of its components' names."""
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise ValueError(f"its classification is {value!r}, not an object with a name")
+    names = value.get("names")
+    name = ": ".join(map(str, names)) if isinstance(names, list) else value.get("name")
+    if name is not None and not isinstance(name, str):
+        raise ValueError(f"the name of its class is {name!r}, not a text")
+    return class_name(name)
 
 
 def _texts(value: Any) -> dict[str, str]:
@@ -197,7 +194,10 @@ def _feature(annotation: Annotation) -> Any:
         properties["measurements"] = finite
     if annotation.metadata:
         properties["metadata"] = dict(annotation.metadata)
-    geometry = json.loads(shapely.to_geojson(annotation.shape))
+    shape = annotation.shape
+    if isinstance(shape, MultiPolygon) and len(shape.geoms) == 1:  # QuPath before 0.6 cannot import these
+        shape = shape.geoms[0]
+    geometry = json.loads(shapely.to_geojson(shape))
     return geojson.Feature(id=str(annotation.id), geometry=geometry, properties=properties)
 
 
