@@ -17,6 +17,7 @@ import typer
 
 from wsplf_cli import __version__, config, plugins
 from wsplf_cli.errors import ConfigError, ProjectError, WsplfError
+from wsplf_cli.weights import check_sam
 
 if TYPE_CHECKING:
     from wsplf_cli.backends import Project
@@ -249,10 +250,9 @@ def pseudolabel(project: ProjectPath, *, options: config.PseudolabelOptions, scr
     Learns from the slide labels alone, and writes pseudo-label annotations into the positive slides. Run again, it
     replaces only its own that nobody has touched.
     """
-    from wsplf_cli.stages.pseudolabel import pseudolabel as run_stage
-    from wsplf_cli.weights import check_sam
-
     check_sam(options.sam, checkpoint=options.sam_checkpoint)
+    from wsplf_cli.stages.pseudolabel import pseudolabel as run_stage
+
     return _shown(run_stage(*_open_labelled(project, options.project), options, screen), screen)
 
 
@@ -262,10 +262,9 @@ def train(project: ProjectPath, *, options: config.TrainOptions, screen: "Screen
 
     Learns from the project's annotations: pseudo-labels, what people drew or corrected, and negative slides.
     """
-    from wsplf_cli.stages.train import train as run_stage
-    from wsplf_cli.weights import check_sam
-
     check_sam(options.sam, checkpoint=options.sam_checkpoint)
+    from wsplf_cli.stages.train import train as run_stage
+
     return _shown(run_stage(*_open_labelled(project, options.project), options, screen), screen)
 
 

@@ -178,11 +178,11 @@ def labels(project: Project, entries: Sequence[Entry], options: LabelsOptions, t
         tracker.say(f"{options.csv}: {len(values)} of {len(entries)} entries matched, {written} written")
     rows = label_rows(entries, options.project)
     problems = []
-    for check in (_check_known, lambda rows: require_both([row.entry for row in rows])):
-        try:
-            check(rows)
-        except ProjectError as error:
-            problems.append(error)
+    try:
+        _check_known(rows)
+        require_both([row.entry for row in rows])
+    except ProjectError as error:
+        problems.append(error)
     return LabelReport(tuple(rows), tuple(problems), written=written, warnings=tuple(warnings))
 
 
