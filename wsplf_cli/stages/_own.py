@@ -1,26 +1,35 @@
 """wsplf's own annotations that a person has decided on: they stay, and what is new keeps clear of them."""
 
 from collections.abc import Iterable, Sequence
-
-from shapely import Polygon
-from shapely.geometry.base import BaseGeometry
+from dataclasses import replace
+from uuid import uuid4
 
 from wsplf_cli.geometry import polygonal, union
 from wsplf_cli.qupath.qpdata import undecided
 from wsplf_cli.schema import Annotation, Origin
 
 
-def decided(annotations: Iterable[Annotation], *, origin: Origin) -> list[BaseGeometry]:
-    """Shapes of wsplf's annotations of that origin that a person accepted, rejected, edited, locked or named.
+def decided(annotations: Iterable[Annotation], *, origin: Origin) -> list[Annotation]:
+    """The annotations of that origin by wsplf that a person accepted, rejected, edited, locked or named.
 
     ``Project.replace`` keeps them; a new polygon in the same place would show the same thing twice.
     """
-    return [one.shape for one in annotations if one.origin == origin != "human" and not undecided(one)]
+    return [one for one in annotations if one.origin == origin != "human" and not undecided(one)]
 
 
-def without(shapes: Iterable[BaseGeometry], kept: Sequence[BaseGeometry]) -> list[Polygon]:
-    """The parts of shapes that lie outside all kept ones, in order; small remainders are the caller's to drop."""
-    taken = union(kept)
-    if taken.is_empty:
-        return [part for shape in shapes for part in polygonal(shape)]
-    return [part for shape in shapes for piece in polygonal(shape) for part in polygonal(piece.difference(taken))]
+def without(
+    annotations: Sequence[Annotation], kept: Sequence[Annotation], *, min_area_px0: float = 0.0
+) -> list[Annotation]:
+    """What of the annotations lies outside all kept ones, in order; those that touch none are returned as they are.
+
+    An annotation that is cut gives one for each part that is left and has at least ``min_area_px0``.
+    """
+    taken = union(one.shape for one in kept)
+    left = []
+    for annotation in annotations:
+        if not annotation.shape.intersects(taken):
+            left.append(annotation)
+            continue
+        parts = polygonal(annotation.shape.difference(taken))
+        left += [replace(annotation, id=uuid4(), shape=part) for part in parts if part.area >= min_area_px0]
+    return left

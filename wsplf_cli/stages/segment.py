@@ -1,0 +1,199 @@
+"""``wsplf segment``: apply a segmentation model to the entries and write what it finds as annotations."""
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsplf_cli.backends import Project
+from wsplf_cli.config import SegmentOptions
+from wsplf_cli.errors import SlideError
+from wsplf_cli.prediction.windows import Outlined, Predict, Sweep, Wanted, outline, predictor, sweep
+from wsplf_cli.runtime import pick_device, seed_everything
+from wsplf_cli.schema import Annotation, Entry, StageReport, TissueMask, Tracker
+from wsplf_cli.slides import Slide, entry_slide
+from wsplf_cli.stages import each, start_run
+from wsplf_cli.stages._own import decided, without
+from wsplf_cli.stages.train import HELD_BACK
+from wsplf_cli.tiles import tissue_mask
+from wsplf_cli.training import checkpoint
+from wsplf_cli.training.checkpoint import Checkpoint
+
+log = logging.getLogger(__name__)
+
+MIN_HOLE_UM2 = 500.0
+"""Smaller holes are filled: a gap of a few nuclei is not a finding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What is the same for all entries: the network as a function, what it is, and the threshold in use."""
+
+    predict: Predict
+    checkpoint: Checkpoint
+    threshold: float
+
+
+def segment(project: Project, entries: Sequence[Entry], options: SegmentOptions, tracker: Tracker) -> StageReport:
+    """Predict every entry with a model and write the polygons as pending predictions, in place of earlier ones.
+
+    A slide whose label says that it lacks the class gets no polygon, unless it is held back for testing: there, what
+    the model would draw is the false positives to be measured. The area held back so is reported per entry.
+
+    Args:
+        project: The project to write to.
+        entries: The entries to predict, labels resolved where they are known.
+        options: The options of the command.
+        tracker: Where progress is shown.
+
+    Returns:
+        One result per entry with its polygons and areas.
+
+    Raises:
+        ConfigError: no such model, or one that cannot be used.
+        ProjectError: a file of the project cannot be written.
+    """
+    device = pick_device(options.run.device)
+    described, network = checkpoint.load(model_folder(project, options.model), device=device)
+    threshold = described.threshold if options.threshold is None else options.threshold
+    model = Model(predictor(network, device=device), described, threshold)
+    run = start_run(
+        project, "segment", options=options, seed=options.run.seed, device=str(device), dry_run=options.run.dry_run
+    )
+    with run:
+        seed_everything(options.run.seed)
+        tracker.say(f"model of run {described.run_id}: {described.plugin}, {described.mpp:g} um/px, from {threshold:g}")
+
+        def work(entry: Entry) -> Mapping[str, float]:
+            return _predict_entry(project, entry, model, options, run_id=run.id, tracker=tracker)
+
+        results = each(entries, work, tracker=tracker, name="segment")
+        details = {
+            "model": options.model,
+            "model_run": described.run_id,
+            "threshold": threshold,
+            "polygons": sum(result.counts.get("polygons", 0) for result in results),
+            "suppressed_um2": sum(result.counts.get("suppressed_um2", 0) for result in results),
+        }
+        return run.finish(results, details=details)
+
+
+def model_folder(project: Project, name: str) -> Path:
+    """The folder of a model: that of the project by this name, else the folder at this path."""
+    own = project.folder / "wsplf" / "models" / name
+    return own if own.is_dir() or not Path(name).is_dir() else Path(name)
+
+
+def is_known_negative(entry: Entry, path_class: str) -> bool:
+    """Whether the slide label rules the class out, on a slide that is not held back for testing."""
+    held_back = (entry.split or "").lower() in HELD_BACK
+    return entry.label is not None and path_class not in entry.label.classes and not held_back
+
+
+def predict_polygons(
+    slide: Slide, model: Model, *, mpp_slide: float, min_area_um2: float, tracker: Tracker
+) -> tuple[list[Outlined], int]:
+    """The polygons that the model draws on a slide, largest first, and how many windows could not be read.
+
+    Raises:
+        SlideError: the slide cannot be read at all.
+    """
+    downsample = model.checkpoint.mpp / mpp_slide
+    side = model.checkpoint.tile_px
+    plan = Sweep(
+        width_px=math.ceil(slide.width_px0 / downsample - 1e-6),
+        height_px=math.ceil(slide.height_px0 / downsample - 1e-6),
+        window_px=side,
+    )
+    wanted = _on_tissue(tissue_mask(slide, mpp_slide=mpp_slide), side_px0=side * downsample, downsample=downsample)
+    damaged = done = 0
+
+    def read(x_px: int, y_px: int) -> NDArray[np.uint8]:
+        nonlocal damaged
+        try:
+            return slide.read(x_px * downsample, y_px * downsample, size_px=(side, side), downsample=downsample)
+        except SlideError as error:
+            damaged += 1
+            log.warning("a window was left white: %s", error.message)
+            return np.full((side, side, 3), 255, np.uint8)
+
+    def advance(windows: int) -> None:
+        nonlocal done
+        done += windows
+        tracker.advance(0, message=f"{slide.path.name}, {done} windows")
+
+    found = outline(
+        sweep(plan, read=read, predict=model.predict, wanted=wanted, advance=advance),
+        threshold=model.threshold,
+        downsample=downsample,
+        tolerance_px0=0.5 * downsample,
+        min_area_px0=min_area_um2 / mpp_slide**2,
+        min_hole_px0=MIN_HOLE_UM2 / mpp_slide**2,
+    )
+    return found, damaged
+
+
+def _predict_entry(
+    project: Project, entry: Entry, model: Model, options: SegmentOptions, *, run_id: str, tracker: Tracker
+) -> Mapping[str, float]:
+    """Predict one entry and write its polygons; returns the counts for the report."""
+    slide, calibration = entry_slide(entry, mpp_override=options.project.mpp_override)
+    mpp = calibration.mpp
+    found, damaged = predict_polygons(slide, model, mpp_slide=mpp, min_area_um2=options.min_area_um2, tracker=tracker)
+    suppressed = 0.0
+    if is_known_negative(entry, model.checkpoint.classes[0]):
+        suppressed = sum(one.shape.area for one in found) * mpp**2
+        found = []
+    annotations = without(
+        [_annotation(one, model, run_id=run_id) for one in found],
+        decided(project.annotations(entry.id), origin="prediction"),
+        min_area_px0=options.min_area_um2 / mpp**2,
+    )
+    annotations = [_with_area(annotation, mpp=mpp) for annotation in annotations]
+    counts = {
+        "polygons": len(annotations),
+        "area_um2": sum(annotation.shape.area for annotation in annotations) * mpp**2,
+        "suppressed_um2": suppressed,
+        "damaged_windows": damaged,
+    }
+    if options.run.dry_run:
+        return counts
+    replaced = project.replace(entry.id, origin="prediction", annotations=annotations)
+    return counts | {"removed": replaced.removed, "kept": replaced.kept}
+
+
+def _annotation(found: Outlined, model: Model, *, run_id: str) -> Annotation:
+    return Annotation(
+        id=uuid4(),
+        shape=found.shape,
+        path_class=model.checkpoint.classes[0],
+        origin="prediction",
+        run_id=run_id,
+        measurements={"wsplf: confidence": round(found.confidence, 4)},
+        metadata={"wsplf.model": model.checkpoint.run_id},
+    )
+
+
+def _with_area(annotation: Annotation, *, mpp: float) -> Annotation:
+    area = round(annotation.shape.area * mpp**2, 1)
+    return replace(annotation, measurements={**annotation.measurements, "wsplf: area um^2": area})
+
+
+def _on_tissue(tissue: TissueMask, *, side_px0: float, downsample: float) -> Wanted:
+    """Whether a window of the canvas has any tissue, from an integral image of the mask."""
+    height, width = tissue.mask.shape
+    integral = np.pad(tissue.mask.cumsum(axis=0, dtype=np.int64).cumsum(axis=1), ((1, 0), (1, 0)))
+
+    def wanted(x_px: int, y_px: int) -> bool:
+        left, top = (int(value * downsample / tissue.downsample) for value in (x_px, y_px))
+        right, bottom = (math.ceil((value * downsample + side_px0) / tissue.downsample) for value in (x_px, y_px))
+        left, right = min(left, width), min(right, width)
+        top, bottom = min(top, height), min(bottom, height)
+        return bool(integral[bottom, right] - integral[top, right] - integral[bottom, left] + integral[top, left])
+
+    return wanted

@@ -1,0 +1,219 @@
+"""``wsplf train``: a segmentation model from the project's annotations, each in the role that review gave it."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from wsplf_cli import plugins
+from wsplf_cli.backends import Project
+from wsplf_cli.config import TrainOptions
+from wsplf_cli.errors import ProjectError
+from wsplf_cli.qupath.qpdata import undecided
+from wsplf_cli.runtime import pick_device, seed_everything
+from wsplf_cli.schema import Annotation, Entry, StageReport, Tracker
+from wsplf_cli.slides import entry_slide
+from wsplf_cli.stages import Run, Skipped, each, start_run
+from wsplf_cli.tiles import make_grid, read_tiles, tissue_mask
+from wsplf_cli.training import checkpoint
+from wsplf_cli.training.checkpoint import Checkpoint
+from wsplf_cli.training.segmentation import Fit, FitSettings, fit
+from wsplf_cli.training.targets import Marks, TrainingSlide
+
+HELD_BACK = frozenset({"test", "held-out", "holdout"})
+"""Values of an entry's ``split`` that keep it out of training."""
+BLOCK_TILES = 2
+"""Side of a block in tiles: crops at random places in it, and still read from the slide in one go."""
+BLOCK_TISSUE = 0.05
+"""A block needs less tissue than a tile: the glass at the tissue's edge must be learned as well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """What an annotation is to the training: ``decided``, ``pending`` or ``refused``, or nothing ("")."""
+
+    name: str
+    confidence: float = 1.0
+
+
+def train(project: Project, entries: Sequence[Entry], options: TrainOptions, tracker: Tracker) -> StageReport:
+    """Train a segmentation model and write it to ``wsplf/models/NAME/``.
+
+    Args:
+        project: The project; its annotations are read, none is written.
+        entries: The entries to use, labels resolved.
+        options: The options of the command.
+        tracker: Where progress is shown.
+
+    Returns:
+        One result per entry (counts of tiles and polygons by role) and, in ``details``, the model's scores.
+
+    Raises:
+        ProjectError: there is no polygon to learn from, or the model cannot be written.
+        ConfigError: a segmenter, backbone or SAM that does not exist or does not fit its weights.
+    """
+    device = pick_device(options.run.device)
+    run = start_run(
+        project,
+        "train",
+        options=options,
+        seed=options.run.seed,
+        device=str(device),
+        dry_run=options.run.dry_run,
+    )
+    with run:
+        rng = seed_everything(options.run.seed)
+        slides: dict[str, TrainingSlide] = {}
+
+        def prepare(entry: Entry) -> Mapping[str, float] | Skipped:
+            return _prepare(project, entry, options, slides)
+
+        results = each(entries, prepare, tracker=tracker, name="read annotations")
+        chosen = list(slides.values())
+        _require_polygons(chosen, options)
+        _say(chosen, tracker)
+        if options.run.dry_run:
+            tracker.say("dry run: nothing was trained or written")
+            return run.finish(results, details={"slides": len(chosen)})
+        plugin = plugins.load("segmenters", options.segmenter)
+        settings = plugin.settings(options)
+        model = plugin.build(1, weights=plugin.weights(options), **settings).to(device)
+        tile_px = options.tiles.tile_px
+        found = fit(
+            model,
+            chosen,
+            settings=FitSettings(epochs=options.epochs, tile_px=tile_px),
+            rng=rng,
+            device=device,
+            track=tracker,
+        )
+        _keep_curves(run, found)
+        scores = {} if found.dice is None else {"validation_dice": found.dice}
+        described = Checkpoint(
+            plugin=options.segmenter,
+            settings=settings,
+            classes=(options.project.path_class,),
+            tile_px=tile_px,
+            mpp=options.tiles.mpp,
+            run_id=run.id,
+            threshold=found.threshold,
+            scores=scores,
+        )
+        folder = project.folder / "wsplf" / "models" / options.name
+        checkpoint.save(folder, described, best=found.best, last=found.last)
+        details = _details(found) | {"model": str(folder), "slides": len(chosen)}
+        _say_result(details, found, tracker)
+        return run.finish(results, details=details)
+
+
+def role_of(annotation: Annotation, path_class: str) -> Role:
+    """What an annotation teaches about a class.
+
+    What a person drew, accepted, edited, locked or named is truth; a rejected polygon is background; a pending
+    pseudo-label counts by its confidence; a pending prediction teaches nothing, or a model would learn from itself.
+    """
+    if annotation.path_class != path_class or annotation.shape.area == 0:
+        return Role("")
+    if annotation.review == "rejected":
+        return Role("refused")
+    if annotation.origin == "human" or not undecided(annotation):
+        return Role("decided")
+    if annotation.origin == "pseudolabel":
+        return Role("pending", annotation.measurements.get("wsplf: confidence", 1.0))
+    return Role("")
+
+
+def marks_of(annotations: Sequence[Annotation], path_class: str) -> Marks:
+    """The annotations of one entry by role."""
+    roles = [(role_of(annotation, path_class), annotation.shape) for annotation in annotations]
+    return Marks(
+        decided=tuple(shape for role, shape in roles if role.name == "decided"),
+        pending=tuple((shape, role.confidence) for role, shape in roles if role.name == "pending"),
+        refused=tuple(shape for role, shape in roles if role.name == "refused"),
+    )
+
+
+def _prepare(
+    project: Project, entry: Entry, options: TrainOptions, slides: dict[str, TrainingSlide]
+) -> Mapping[str, float] | Skipped:
+    """Put the slide of an entry among ``slides``, or say why it is left out."""
+    if (entry.split or "").lower() in HELD_BACK:
+        return Skipped(f"held back (split: {entry.split})")
+    path_class = options.project.path_class
+    marks = marks_of(project.annotations(entry.id), path_class)
+    marked = bool(marks.decided or marks.pending)
+    negative = entry.label is not None and path_class not in entry.label.classes
+    if negative:
+        marks = replace(marks, pending=())
+    elif not marked:
+        return Skipped("no polygon to learn from: without one, nothing says where its background is")
+    slide, calibration = entry_slide(entry, mpp_override=options.project.mpp_override)
+    grid = make_grid(
+        entry.id,
+        tissue_mask(slide, mpp_slide=calibration.mpp),
+        tile_px=BLOCK_TILES * options.tiles.tile_px,
+        mpp=options.tiles.mpp,
+        mpp_slide=calibration.mpp,
+        min_tissue=BLOCK_TISSUE,
+    )
+    slides[entry.id] = TrainingSlide(
+        name=entry.name,
+        group=entry.metadata.get("patient", "") or entry.id,
+        positive=not negative,
+        grid=grid,
+        read=lambda indices: read_tiles(entry, grid, indices),
+        marks=marks,
+    )
+    return {
+        "blocks": len(grid.xy_px0),
+        "decided": len(marks.decided),
+        "pending": len(marks.pending),
+        "refused": len(marks.refused),
+    }
+
+
+def _require_polygons(slides: Sequence[TrainingSlide], options: TrainOptions) -> None:
+    if not any(slide.marks.decided or slide.marks.pending for slide in slides):
+        raise ProjectError(
+            f"no polygon of class {options.project.path_class!r} to learn from",
+            hint="make some with: wsplf pseudolabel PROJECT (or draw them in QuPath, or name another --path-class)",
+        )
+
+
+def _say(slides: Sequence[TrainingSlide], tracker: Tracker) -> None:
+    counts = Counter[str]()
+    for slide in slides:
+        counts["slides with polygons" if slide.positive else "negative slides"] += 1
+        counts["polygons a person decided on"] += len(slide.marks.decided)
+        counts["pending pseudo-labels"] += len(slide.marks.pending)
+        counts["rejected polygons"] += len(slide.marks.refused)
+    tracker.say("learning from: " + ", ".join(f"{count} {what}" for what, count in counts.items() if count))
+
+
+def _keep_curves(run: Run, found: Fit) -> None:
+    epochs = range(1, len(found.curve.loss) + 1)
+    losses = {"train": found.curve.loss}
+    if found.curve.validation_loss:
+        losses["validation"] = found.curve.validation_loss
+        run.curve("validation Dice", x=epochs, y={"validation": found.curve.validation_dice})
+    run.curve("loss", x=epochs, y=losses)
+
+
+def _details(found: Fit) -> dict[str, Any]:
+    return {
+        "best_epoch": found.best_epoch,
+        "threshold": found.threshold,
+        "validation_dice": found.dice,
+        "validation_slides": list(found.validation),
+    }
+
+
+def _say_result(details: Mapping[str, Any], found: Fit, tracker: Tracker) -> None:
+    if found.dice is None:
+        tracker.say("no validation: polygons of two patients or more are needed; the last epoch is kept")
+    else:
+        tracker.say(
+            f"best epoch {found.best_epoch} of {len(found.curve.loss)}: Dice {found.dice:.3f} at threshold"
+            f" {found.threshold:g}, against the polygons of {len(found.validation)} slides not learned from"
+        )
+    tracker.say(f"model: {details['model']}")
