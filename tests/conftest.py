@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wsplf_cli.schema import Entry, SlideLabel
+from wsplf_cli.qupath.create import Image, create_project
+from wsplf_cli.schema import Entry, PathClass, SlideLabel
 from wsplf_cli.synthetic.pyramid import write_pyramid
 
 SHARED = Path(os.environ.get("WSPLF_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -33,6 +34,15 @@ def tiny_slide(tmp_path_factory):
     path = tmp_path_factory.mktemp("slides") / "tiny slide ü.tif"
     write_pyramid(path, rgb, mpp=0.5)
     return path
+
+
+@pytest.fixture
+def tiny_project(tmp_path, tiny_slide):
+    """A QuPath project with three entries on the tiny slide: positive.tif, negative.tif and unlabelled.tif."""
+    labels = {"positive.tif": {"label": "tumor"}, "negative.tif": {"label": "normal"}, "unlabelled.tif": {}}
+    levels = [(1.0, 1024, 768), (4.0, 256, 192), (16.0, 64, 48)]
+    images = [Image(tiny_slide, name, 1024, 768, 0.5, levels, metadata) for name, metadata in labels.items()]
+    return create_project(tmp_path / "project", images, classes=[PathClass("Tumor", (200, 0, 0))])
 
 
 @pytest.fixture

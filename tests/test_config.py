@@ -47,7 +47,15 @@ def test_every_default_plug_in_exists(record):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("mpp", 0.0), ("tile_px", 8), ("min_tissue", 1.5), ("epochs", 0), ("seed", -1), ("device", "tpu"), ("images", "(")],
+    [
+        ("mpp", 0.0),
+        ("tile_px", 8),
+        ("min_tissue", 1.5),
+        ("epochs", 0),
+        ("seed", -1),
+        ("device", "tpu"),
+        ("images", "("),
+    ],
 )
 def test_value_outside_its_limits_names_the_option(name, value):
     with pytest.raises(ConfigError, match=f"--{name.replace('_', '-')} "):
@@ -60,8 +68,8 @@ def test_records_are_frozen():
 
 
 def test_settings_take_common_keys_at_the_top_and_the_rest_from_the_table(settings):
-    text = 'label-key = "grade"\nmpp = 2\nslides = "scans"\npositive = ["a"]\n[pseudolabel]\nepochs = 5\n[train]\nepochs = 9\n'
-    found = settings(text)
+    common = 'label-key = "grade"\nmpp = 2\nslides = "scans"\npositive = ["a"]\n'
+    found = settings(common + "[pseudolabel]\nepochs = 5\n[train]\nepochs = 9\n")
     assert found["label_key"] == "grade"
     assert found["mpp"] == 2.0
     assert type(found["mpp"]) is float

@@ -14,9 +14,8 @@ from wsplf_cli.schema import EntryResult, SlideLabel
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "a.json"
     write_bytes(path, b"old")
-    with pytest.raises(ZeroDivisionError), replacing(path) as part:
-        part.write_bytes(b"half")
-        raise ZeroDivisionError
+    with pytest.raises(TypeError), replacing(path) as part, part.open("wb") as stream:
+        stream.writelines([b"half", "not bytes"])
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 

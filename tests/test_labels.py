@@ -102,7 +102,12 @@ def test_images_that_find_nothing_are_an_error(make_entry):
 
 @pytest.mark.parametrize(
     "text",
-    ["slide,label\na,tumor\n", "\ufeffslide;label\r\na;tumor\r\n", "Image\tLabel\na\ttumor\n\n", 'name,label\n"a",tumor'],
+    [
+        "slide,label\na,tumor\n",
+        "\ufeffslide;label\r\na;tumor\r\n",
+        "Image\tLabel\na\ttumor\n\n",
+        'name,label\n"a",tumor',
+    ],
 )
 def test_table_is_read_whatever_its_separator_bom_and_line_ends(tmp_path, text):
     path = tmp_path / "labels.csv"

@@ -41,7 +41,7 @@ def test_ctrl_c_tells_how_many_entries_were_finished(make_entry, recorder):
             raise KeyboardInterrupt
         return {}
 
-    with pytest.raises(KeyboardInterrupt, match="^1 of 2 entries were finished \\(tiles\\)$"):
+    with pytest.raises(KeyboardInterrupt, match=r"^1 of 2 entries were finished \(tiles\)$"):
         each([make_entry("a"), make_entry("b")], work, tracker=recorder, name="tiles")
 
 

@@ -29,7 +29,7 @@ def test_unknown_device_is_a_clear_error():
 def test_the_same_seed_gives_the_same_numbers_everywhere():
     def draw():
         rng = seed_everything(7)
-        return rng.random(), torch.rand(1).item(), np.random.random()
+        return rng.random(), torch.rand(1).item(), np.random.random()  # noqa: NPY002
 
     assert draw() == draw()
     assert seed_everything(8).random() != draw()[0]

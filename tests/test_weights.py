@@ -16,7 +16,7 @@ def test_tiny_needs_no_checkpoint_and_the_others_do():
 def test_incomplete_checkpoint_names_both_sizes(tmp_path):
     path = tmp_path / "sam_vit_b_01ec64.pth"
     path.write_bytes(b"x" * 10)
-    with pytest.raises(ConfigError, match="10 bytes, .* has 375042383"):
+    with pytest.raises(ConfigError, match=r"10 bytes, .* has 375042383"):
         weights.check_sam("vit_b", checkpoint=path)
 
 
@@ -45,7 +45,8 @@ def test_a_changed_or_missing_file_is_noticed(tmp_path, monkeypatch):
     monkeypatch.setattr(weights, "ASSETS", tmp_path)
     assert weights.damaged() == ["SHA256SUMS is missing"]
     (tmp_path / "a.safetensors").write_bytes(b"abc")
-    (tmp_path / weights.SUMS).write_text(f"{weights.sha256(tmp_path / 'a.safetensors')}  a.safetensors\n{'0' * 64}  b\n")
+    digest = weights.sha256(tmp_path / "a.safetensors")
+    (tmp_path / weights.SUMS).write_text(f"{digest}  a.safetensors\n{'0' * 64}  b\n")
     assert weights.damaged() == ["b is missing"]
     (tmp_path / "a.safetensors").write_bytes(b"abd")
     assert weights.damaged() == ["a.safetensors is not the file that was shipped", "b is missing"]

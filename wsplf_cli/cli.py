@@ -76,7 +76,7 @@ def command(record: type) -> Callable[[Callable[..., int]], Callable[..., int]]:
                     options: Any = config.build(record, _merged(ctx, record, values))
                     return function(**{p.name: values[p.name] for p in own}, options=options, screen=screen)
                 except KeyboardInterrupt as stop:
-                    raise Stopped(str(stop) or "nothing was finished") from stop
+                    raise Stopped(str(stop) or f"0 entries were finished{screen.where}") from stop
 
         generated = [_parameter(option) for option in config.options(record).values()]
         extra = [_JSON, _CONFIG] if name in config.COMMANDS else [_JSON]

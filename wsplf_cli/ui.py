@@ -112,6 +112,11 @@ class Screen:
         """Tell the user one line, on stderr."""
         self.err.print(escape(message))
 
+    @property
+    def where(self) -> str:
+        """`` (MIL: 12/40)``, or nothing before any work has begun."""
+        return f" ({self._name}: {self._steps}/{self._total})" if self._name else ""
+
     def _times(self, now: float) -> str:
         """``(12 s, 30 s left) ``."""
         seconds = now - self._began
