@@ -64,10 +64,6 @@ def _grow_glands(rng: np.random.Generator, plan: Plan, *, glands: Glands, where:
     direction = rng.uniform(0, np.pi)
     shape = plan.kind.shape
     warp_um = glands.warp * middle
-    warp_x, warp_y = (
-        np.float32(warp_um) * np.clip(smooth(rng, shape, 1.4 * middle / plan.mpp), -2.5, 2.5) for _ in range(2)
-    )
-    rough = smooth(rng, shape, 7 / plan.mpp)
     for x, y in centres:
         if plan.surface[min(int(y), shape[0] - 1), min(int(x), shape[1] - 1)] > -glands.gap_um:
             continue
@@ -79,13 +75,33 @@ def _grow_glands(rng: np.random.Generator, plan: Plan, *, glands: Glands, where:
         rows = slice(max(int(y) - half, 0), min(int(y) + half, shape[0]))
         columns = slice(max(int(x) - half, 0), min(int(x) + half, shape[1]))
         box = (rows, columns)
-        across = (np.arange(rows.start, rows.stop, dtype=np.float32)[:, None] - y) * plan.mpp + warp_y[box]
-        along = (np.arange(columns.start, columns.stop, dtype=np.float32)[None, :] - x) * plan.mpp + warp_x[box]
+        across, along = _bent_axes(
+            rng, box, centre=(float(x), float(y)), warp_um=warp_um, bump_um=1.4 * middle, mpp=plan.mpp
+        )
+        rough = smooth(rng, across.shape, 7 / plan.mpp)
         signed = np.full(across.shape, -FAR_UM, np.float32)
         for sx, sy, sr in spine:
             np.maximum(signed, np.float32(sr) - np.hypot(along - np.float32(sx), across - np.float32(sy)), out=signed)
-        signed += 0.5 * rough[box]
-        _settle(rng, plan, glands=glands, box=box, signed=signed, allowed=where[box], rough=rough[box])
+        signed += 0.5 * rough
+        _settle(rng, plan, glands=glands, box=box, signed=signed, allowed=where[box], rough=rough)
+
+
+def _bent_axes(
+    rng: np.random.Generator,
+    box: tuple[slice, slice],
+    *,
+    centre: tuple[float, float],
+    warp_um: float,
+    bump_um: float,
+    mpp: float,
+) -> tuple[Field, Field]:
+    """How far (um) the pixels of a box lie below and right of a centre (x, y), on randomly bent axes."""
+    rows, columns = box
+    shape = (rows.stop - rows.start, columns.stop - columns.start)
+    bent_y, bent_x = (np.float32(warp_um) * np.clip(smooth(rng, shape, bump_um / mpp), -2.5, 2.5) for _ in range(2))
+    bent_y += (np.arange(rows.start, rows.stop, dtype=np.float32)[:, None] - np.float32(centre[1])) * np.float32(mpp)
+    bent_x += (np.arange(columns.start, columns.stop, dtype=np.float32) - np.float32(centre[0])) * np.float32(mpp)
+    return bent_y, bent_x
 
 
 def _spine(rng: np.random.Generator, radius: float, *, count: int, angle: float) -> Field:
@@ -133,12 +149,12 @@ def _settle(
 def _sieve(rng: np.random.Generator, depth: Field, *, wall_um: float, mpp: float) -> NDArray[np.bool_]:
     """Several round holes, as in a cribriform gland; bool, as ``depth``."""
     spacing = wall_um * rng.uniform(1.6, 2.4)
-    holes = np.zeros(depth.shape, bool)
+    holes: NDArray[np.bool_] = np.zeros(depth.shape, bool)
     y, x = np.ogrid[: depth.shape[0], : depth.shape[1]]
     for column, row in scatter(rng, depth > 0.8 * wall_um, spacing_px=spacing / mpp, crowding=4):
         radius = wall_um * rng.uniform(0.3, 0.8) / mpp
         stretch = rng.uniform(0.6, 1.6)
-        holes |= ((x - column) * stretch) ** 2 + ((y - row) / stretch) ** 2 < radius**2
+        holes = np.asarray(holes | (((x - column) * stretch) ** 2 + ((y - row) / stretch) ** 2 < radius**2))
     return holes
 
 

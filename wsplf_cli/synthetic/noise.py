@@ -16,7 +16,8 @@ def smooth(rng: np.random.Generator, shape: tuple[int, int], period_px: float) -
     grid = rng.standard_normal((int(shape[0] / period) + 4, int(shape[1] / period) + 4), dtype=np.float32)
     box = (1.5, 1.5, 1.5 + shape[1] / period, 1.5 + shape[0] / period)
     image = Image.fromarray(grid).resize((shape[1], shape[0]), Image.Resampling.BICUBIC, box=box)
-    return np.asarray(image, dtype=np.float32) * np.float32(1.25)
+    field = np.frombuffer(image.tobytes("raw", "F"), np.float32).reshape(shape)
+    return np.multiply(field, np.float32(1.25), dtype=np.float32)
 
 
 def octaves(rng: np.random.Generator, shape: tuple[int, int], *, period_px: float, count: int) -> Field:
@@ -44,7 +45,7 @@ class Fibres:
         here = self.across[row, column]
         along_y = self.across[row + 1, column] - here
         along_x = self.across[row, column + 1] - here
-        return np.arctan2(along_x, -along_y).astype(np.float32)
+        return np.asarray(np.arctan2(along_x, -along_y), np.float32)
 
 
 def fibres(rng: np.random.Generator, shape: tuple[int, int], *, mpp: float, width_um: float, wave_um: float) -> Fibres:

@@ -149,7 +149,7 @@ def tumour(rng: Rng) -> Zone:
         radius_um=size,
         spread=0.2,
         elongation=rng.uniform(1.3, 1.7),
-        dark=rng.uniform(1.25, 1.4),
+        dark=rng.uniform(1.1, 1.3),
         dark_spread=0.22,
         vesicle=rng.uniform(0.35, 0.5),
         nucleolus=0.5,
@@ -157,20 +157,20 @@ def tumour(rng: Rng) -> Zone:
         orient="random" if pattern else "normal",
         wobble=0.2,
     )
-    kind = Kind(EPITHELIUM, h=0.3, e=0.6, texture=0.12, grain_um=4, cells=(nuclei,))
-    radius = rng.uniform(40, 70)
+    kind = Kind(EPITHELIUM, h=0.26, e=0.58, texture=0.12, grain_um=4, cells=(nuclei,))
+    radius = rng.uniform(28, 42) if pattern == 0 else rng.uniform(40, 70)
     glands = Glands(
         kind,
-        radius_um=(radius * 0.6, radius * 1.5),
+        radius_um=(radius * 0.7, radius * 1.5),
         content=(EMPTY, prior.necrosis(rng)) if pattern == 0 else (EMPTY,),
         links=(1, 4),
-        wall_um=(26.0, 22.0, 1e3)[pattern],
+        wall_um=(25.0, 22.0, 1e3)[pattern],
         lumens="many" if pattern == 1 else "one",
         gap_um=rng.uniform(3, 6),
         packing=1.7,
         warp=0.3,
     )
-    between = Cells(spacing_um=size * 2.1, radius_um=size * 0.95, spread=0.2, elongation=1.6, dark=1.3, vesicle=0.35)
+    between = Cells(spacing_um=size * 2.1, radius_um=size * 0.95, spread=0.2, elongation=1.6, dark=1.2, vesicle=0.35)
     ground = Kind(STROMA, h=0.16, e=0.6, texture=0.15, grain_um=5, fibre=0.2, gap=0.05, cells=(between,))
     return Zone(ground, (glands,))
 

@@ -2,12 +2,13 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image
 from scipy import ndimage
 from shapely import MultiPolygon, Polygon
 from shapely.geometry.polygon import orient
 from skimage.measure import find_contours
 
+from wsplf_cli.geometry import rasterise
 from wsplf_cli.synthetic.noise import Field, octaves, smooth
 
 #: Shapes are laid out on a grid of this many level-0 pixels and drawn smoothly at level 0.
@@ -54,17 +55,16 @@ def tumour_level(
         level = np.maximum(level, -np.hypot(along, across) * np.exp(rng.uniform(-0.2, 0.2)))
     level = np.asarray(level + 0.22 * radius * wave, np.float32)
     level = np.minimum(level, deep * 6 - 1.5 * radius)
-    cut = _threshold_for(level, inside, area, um=um)
-    level = _largest(level - cut, keep=pieces)
-    for _ in range(holes):
-        level = _pierce(rng, level, um=um)
-    return level
-
-
-def _threshold_for(level: Field, inside: NDArray[np.bool_], area: float, *, um: float) -> float:
-    """The value above which the ``pieces`` kept cover ``area`` grid cells."""
     ordered = np.sort(level[inside])
-    return float(ordered[max(len(ordered) - round(area) - 1, 0)])
+    level = level - ordered[max(len(ordered) - round(area) - 1, 0)]
+    pierced = [_hole(rng, _largest(level, keep=pieces), um=um) for _ in range(holes)]
+    walls = np.min([np.full(level.shape, np.float32(1e6)), *pierced], axis=0)
+    low, high = -2 * radius, 2 * radius
+    for _ in range(14):
+        cut = (low + high) / 2
+        wide = (np.minimum(_largest(level - cut, keep=pieces), walls) > 0).sum() > area
+        low, high = (cut, high) if wide else (low, cut)
+    return np.asarray(np.minimum(_largest(level - np.float32(high), keep=pieces), walls), np.float32)
 
 
 def _largest(level: Field, *, keep: int) -> Field:
@@ -77,17 +77,17 @@ def _largest(level: Field, *, keep: int) -> Field:
     return np.where((labels > 0) & ~np.isin(labels, kept), np.float32(-1), level)
 
 
-def _pierce(rng: np.random.Generator, level: Field, *, um: float) -> Field:
-    """The level with one hole of 60 to 120 um radius, where there is room for one."""
-    deep = ndimage.distance_transform_edt(level > 0).astype(np.float32) * um
+def _hole(rng: np.random.Generator, level: Field, *, um: float) -> Field:
+    """A field that is negative in a hole of 60 to 120 um radius well inside the level, positive where there is none."""
+    deep = ndimage.distance_transform_edt(level > 0).astype(np.float32) * np.float32(um)
     radius = rng.uniform(60, 120)
     places = np.argwhere(deep > radius + 90)
     if not len(places):
-        return level
+        return np.full(level.shape, np.float32(1e6))
     row, column = places[rng.integers(len(places))]
     y, x = np.mgrid[: level.shape[0], : level.shape[1]].astype(np.float32)
     away = np.hypot(x - column, y - row) * um + 0.2 * radius * smooth(rng, level.shape, 100 / um)
-    return np.minimum(level, np.asarray(away - radius, np.float32))
+    return np.asarray(away - radius, np.float32)
 
 
 def outline(level: Field, *, least_px0: float = 400.0) -> MultiPolygon:
@@ -108,13 +108,7 @@ def outline(level: Field, *, least_px0: float = 400.0) -> MultiPolygon:
 
 def draw(shape: tuple[int, int], polygons: MultiPolygon) -> NDArray[np.bool_]:
     """The pixels whose centre lies in the polygons, bool [rows, columns]."""
-    image = Image.new("1", (shape[1], shape[0]))
-    pen = ImageDraw.Draw(image)
-    for polygon in polygons.geoms:
-        pen.polygon([(x - 0.5, y - 0.5) for x, y in polygon.exterior.coords], fill=1)
-        for hole in polygon.interiors:
-            pen.polygon([(x - 0.5, y - 0.5) for x, y in hole.coords], fill=0)
-    return np.array(image, dtype=bool)
+    return rasterise([polygons], origin_px0=(0.0, 0.0), downsample=1.0, size_px=(shape[1], shape[0]))
 
 
 def enlarge(level: Field, shape: tuple[int, int]) -> Field:

@@ -11,7 +11,7 @@ from wsplf_cli.synthetic import recipes
 from wsplf_cli.synthetic.glands import Plan, empty_plan, fill_zone
 from wsplf_cli.synthetic.kinds import BACKGROUND, Kind
 from wsplf_cli.synthetic.noise import Field, octaves, smooth
-from wsplf_cli.synthetic.regions import draw, enlarge, outline, tissue_level, tumour_level
+from wsplf_cli.synthetic.regions import GRID_PX, draw, enlarge, outline, tissue_level, tumour_level
 from wsplf_cli.synthetic.stain import random_look, render
 from wsplf_cli.synthetic.tissue import paint
 
@@ -50,7 +50,7 @@ def paint_slide(rng: np.random.Generator, *, size_px: int, mpp: float, share: fl
     for _ in range(int(rng.integers(0, 3))):
         _defocus(rng, rgb, mpp=mpp)
     if rng.random() < 0.4:
-        _pen(rng, rgb, mpp=mpp)
+        _pen(rng, rgb, mpp=mpp, keep_off=tumour)
     covered = float(tissue.sum())
     return SlidePicture(rgb, polygons, float((tumour & tissue).sum()) / max(covered, 1.0), look.jpeg_quality)
 
@@ -77,9 +77,16 @@ def _plan(
             fill_zone(rng, plan, zone=zone, where=spot)
             normal &= ~spot
     zones = recipes.normal_zones(rng)
-    period = 700 / mpp
-    bias = [float(rng.normal(0.2 if number < 3 else -0.35, 0.25)) for number in range(len(zones))]
-    part = np.argmax([octaves(rng, shape, period_px=period, count=5) + value for value in bias], axis=0)
+    coarse = (-(-shape[0] // GRID_PX), -(-shape[1] // GRID_PX))
+    period = 700 / mpp / GRID_PX
+    likely = (0.2, 0.2, 0.2, -0.3, -0.3, -0.8)
+    bias = [float(rng.normal(middle, 0.25)) for middle in likely]
+    fields = [octaves(rng, coarse, period_px=period, count=5) + np.float32(value) for value in bias]
+    best, part = np.full(shape, -np.inf, np.float32), np.zeros(shape, np.uint8)
+    for number, field in enumerate(fields):
+        fine = enlarge(field, shape)
+        part[fine > best] = number
+        np.maximum(best, fine, out=best)
     for number, zone in enumerate(zones):
         where = normal & (part == number)
         if where.any():
@@ -132,8 +139,8 @@ def _defocus(rng: np.random.Generator, rgb: NDArray[np.uint8], *, mpp: float) ->
     rgb[box] = np.clip(part * (1 - weight) + soft * weight + 0.5, 0, 255).astype(np.uint8)
 
 
-def _pen(rng: np.random.Generator, rgb: NDArray[np.uint8], *, mpp: float) -> None:
-    """A stroke of a marker pen over the picture, in place."""
+def _pen(rng: np.random.Generator, rgb: NDArray[np.uint8], *, mpp: float, keep_off: NDArray[np.bool_]) -> None:
+    """A stroke of a marker pen over the picture, in place; beside ``keep_off``, as pathologists draw around tumour."""
     height, width = rgb.shape[:2]
     y, x = np.mgrid[:height, :width].astype(np.float32)
     angle = rng.uniform(0, np.pi)
@@ -143,6 +150,8 @@ def _pen(rng: np.random.Generator, rgb: NDArray[np.uint8], *, mpp: float) -> Non
     across = across * np.float32(mpp) + 60 * smooth(rng, (height, width), 500 / mpp)
     reach = np.abs(along) * np.float32(mpp) < rng.uniform(150, 500)
     cover = np.clip((rng.uniform(25, 45) - np.abs(across)) / 6, 0, 1) * reach
+    if keep_off[cover > 0].any():
+        return
     dyes = ((40, 60, 140), (30, 110, 70), (40, 40, 45))
     ink = np.array(dyes[int(rng.integers(len(dyes)))], np.float32) / 255
     through = 1 - (cover * np.float32(rng.uniform(0.7, 0.95)))[..., None] * (1 - ink)

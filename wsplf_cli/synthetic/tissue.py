@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsplf_cli.synthetic.glands import Plan, empty_plan, fill_zone, structure_map
-from wsplf_cli.synthetic.kinds import Cells, Zone
+from wsplf_cli.synthetic.kinds import Cells
 from wsplf_cli.synthetic.noise import Fibres, Field, fibres, octaves, scatter, smooth
 from wsplf_cli.synthetic.prior import random_zones
 from wsplf_cli.synthetic.stain import jpeg, random_look, render
@@ -75,11 +75,6 @@ def random_plan(rng: np.random.Generator, shape: tuple[int, int], mpp: float) ->
     return plan
 
 
-def fill(rng: np.random.Generator, plan: Plan, *, zone: Zone, where: NDArray[np.bool_]) -> None:
-    """Lay one more zone into a plan."""
-    fill_zone(rng, plan, zone=zone, where=where)
-
-
 def paint(rng: np.random.Generator, plan: Plan) -> Inks:
     """The dyes of a planned canvas."""
     shape = plan.kind.shape
@@ -95,10 +90,15 @@ def paint(rng: np.random.Generator, plan: Plan) -> Inks:
             continue
         for cells in kind.cells:
             if cells.orient == "normal" and slope is None:
-                slope_y, slope_x = np.gradient(plan.depth)
-                slope = (slope_y, slope_x)
+                slope = _slope(plan.depth)
             _add_cells(rng, plan, cells=cells, here=here, flow=flow, slope=slope, layers=layers)
     return _compose(rng, plan, ground=(haematoxylin, eosin, red), layers=layers)
+
+
+def _slope(depth: Field) -> tuple[Field, Field]:
+    """The gradient of the depth, down and right."""
+    down, right = np.gradient(depth)
+    return np.asarray(down, np.float32), np.asarray(right, np.float32)
 
 
 def _ground(rng: np.random.Generator, plan: Plan, flow: Fibres) -> tuple[Field, Field, Field]:
