@@ -1,0 +1,55 @@
+"""The examples work as they stand."""
+
+import csv
+import importlib.util
+import io
+import uuid
+from pathlib import Path
+
+import pytest
+from shapely import box
+
+from wsplf_cli import config
+from wsplf_cli.backends.embedded import open_project
+from wsplf_cli.config import ProjectOptions
+from wsplf_cli.schema import Annotation
+from wsplf_cli.stages.labels import match_table, read_table
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def test_example_labels_can_be_read_and_matched(make_entry):
+    rows = read_table(EXAMPLES / "labels.csv")
+    entries = [make_entry(row["slide"]) for row in rows]
+    values, warnings = match_table(rows, entries, label_key="label")
+    assert len(values) == len(rows)
+    assert warnings == []
+
+
+@pytest.mark.parametrize("command", config.COMMANDS)
+def test_example_settings_are_valid_for_every_command(command):
+    values = config.read_settings(EXAMPLES / "wsplf.toml", command)
+    assert config.build(config.COMMANDS[command], values) != config.COMMANDS[command]()
+
+
+def test_example_settings_keep_working_when_what_is_commented_out_is_used(tmp_path):
+    text = (EXAMPLES / "wsplf.toml").read_text(encoding="utf-8")
+    path = tmp_path / "wsplf.toml"
+    path.write_text(text.replace("\n# sam", "\nsam").replace("\n# slides", "\nslides"), encoding="utf-8")
+    values = config.read_settings(path, "pseudolabel")
+    assert (values["sam"], values["slides"]) == ("vit_b", tmp_path / "scans")
+
+
+def test_read_results_prints_the_area_of_every_slide(tiny_project, capsys):
+    project = open_project(tiny_project, ProjectOptions())
+    square = Annotation(uuid.uuid4(), box(100, 100, 300, 300), "Tumor")
+    project.replace("1", origin="pseudolabel", annotations=[square])
+    spec = importlib.util.spec_from_file_location("read_results", EXAMPLES / "read_results.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    script.main(tiny_project)
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert len(rows) == 1
+    assert rows[0]["slide"] == "positive.tif"
+    assert (rows[0]["class"], rows[0]["origin"], rows[0]["review"]) == ("Tumor", "pseudolabel", "pending")
+    assert float(rows[0]["area_mm2"]) == pytest.approx(200 * 200 * 0.25 / 1e6)
