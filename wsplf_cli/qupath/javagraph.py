@@ -130,6 +130,21 @@ class ClassDesc:
             at, offset = at + (offset > 0) + (desc.flags & WRITE_METHOD), 0
         return found
 
+    @cached_property
+    def packing(self) -> tuple[tuple[struct.Struct | None, tuple[str, ...]], ...]:
+        """For each of an object's values the fields in it, and how primitives are packed."""
+        kinds: dict[int, list[tuple[str, str]]] = {}
+        for desc in self.lineage:
+            for one in desc.fields:
+                kinds.setdefault(self.slots[one.name][0], []).append((one.kind, one.name))
+        return tuple(
+            (
+                struct.Struct(">" + "".join(PRIMITIVES[kind][1] for kind, _ in run)) if run[0][0] in SIZES else None,
+                tuple(name for _, name in run),
+            )
+            for run in kinds.values()
+        )
+
 
 @dataclass(slots=True, eq=False)
 class Instance:
@@ -210,15 +225,35 @@ def get(instance: Instance, name: str) -> Any:
         raise JavaStreamError(f"class {instance.desc.name} has no field {name!r}") from error
 
 
+def content(node: Any) -> list[Any]:
+    """What the code of an object's own class wrote: objects and blocks, in order.
+
+    Raises:
+        JavaStreamError: the object's class writes nothing of its own.
+    """
+    if isinstance(node, Instance) and node.values and isinstance(node.values[-1], list):
+        found: list[Any] = node.values[-1]
+        return found
+    raise JavaStreamError("an object is not laid out as QuPath and Java do")
+
+
+def text_of(node: Any) -> str:
+    """The string of a node.
+
+    Raises:
+        JavaStreamError: it is no string.
+    """
+    if isinstance(node, Text):
+        return node.value
+    raise JavaStreamError("something else stands where a string should be")
+
+
 def build(desc: ClassDesc, /, **values: Any) -> Instance:
     """A new object of a class without own writing code, from the values of all its fields."""
-    parts: list[Any] = []
-    for one in (one for parent in desc.lineage for one in parent.fields):
-        at, offset, kind = desc.slots[one.name]
-        if kind not in PRIMITIVES:
-            parts.append(values[one.name])
-        elif offset == 0:
-            parts.append(struct.pack(PRIMITIVES[kind], values[one.name]))
-        else:
-            parts[at] += struct.pack(PRIMITIVES[kind], values[one.name])
-    return Instance(desc, parts)
+    return Instance(
+        desc,
+        [
+            values[names[0]] if packing is None else packing.pack(*[values[name] for name in names])
+            for packing, names in desc.packing
+        ],
+    )

@@ -61,8 +61,13 @@ class _Reader:
         self.at = end
         return part
 
-    def number(self, size: int, *, signed: bool = False) -> int:
-        return int.from_bytes(self.take(size), "big", signed=signed)
+    def number(self, size: int) -> int:
+        end = self.at + size
+        if end > len(self.data):
+            self.take(size)
+        number = int.from_bytes(self.data[self.at : end], "big")
+        self.at = end
+        return number
 
     def name(self) -> str:
         return decode_text(self.take(self.number(2)))
@@ -120,7 +125,7 @@ class _Reader:
         raise JavaStreamError(f"a class has over {MAX_SUPERCLASSES} superclasses")
 
     def new_desc(self) -> ClassDesc:
-        desc: ClassDesc = ClassDesc(self.name(), self.number(8, signed=True), 0)
+        desc: ClassDesc = ClassDesc(self.name(), int.from_bytes(self.take(8), "big", signed=True), 0)
         self.add(desc)
         self.descs.setdefault(desc.name, desc)
         desc.flags = self.number(1)

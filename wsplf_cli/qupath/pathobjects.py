@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from wsplf_cli.qupath.javagraph import Array, Block, Instance, JavaStreamError, Text, get
+from wsplf_cli.qupath.javagraph import Array, Block, Instance, JavaStreamError, Text, content, get, text_of
 
 _PACKAGE = "qupath.lib.objects."
 ANNOTATION = _PACKAGE + "PathAnnotationObject"
@@ -81,7 +81,8 @@ def body(node: Instance) -> Body:
     """
     if not is_path_object(node):
         raise JavaStreamError(f"a {node.desc.name} stands where an object of the hierarchy should be")
-    cursor = _Cursor(node.values[0])
+    written = content(node)
+    cursor = _Cursor(written)
     name, _colour, third = cursor.object(), cursor.object(), cursor.object()
     metadata, measurements, own_id = None, third, None
     if isinstance(third, Instance) and third.desc.name == METADATA_MAP:
@@ -93,12 +94,20 @@ def body(node: Instance) -> Body:
         measurements = next((one for one in parts if one is not None and not _is_metadata(one)), None)
     count = cursor.integer()
     count_at = (cursor.index, cursor.offset - 4)
-    children = node.values[0][cursor.index + 1 : cursor.index + 1 + count] if count > 0 else []
+    children = written[cursor.index + 1 : cursor.index + 1 + count] if count > 0 else []
     if len(children) < count or not all(isinstance(child, Instance) for child in children):
         raise JavaStreamError("an object of the hierarchy lacks some of its children")
-    if count > 0 and cursor.offset != len(node.values[0][cursor.index].raw):
+    if count > 0 and cursor.offset != len(written[cursor.index].raw):
         raise JavaStreamError("an object of the hierarchy is not laid out as QuPath does")
-    return Body(node.values[0], name, metadata, measurements, own_id, count_at, children)
+    return Body(written, name, metadata, measurements, own_id, count_at, children)
+
+
+def tail(parts: Body) -> tuple[Any, Any, Any]:
+    """Locked, class and ROI of an object that has a place in the image."""
+    found = parts.content[parts.after : parts.after + 3]
+    if len(found) < 3:
+        raise JavaStreamError("an object of the hierarchy is not laid out as QuPath does")
+    return found[0], found[1], found[2]
 
 
 def _is_metadata(node: Any) -> bool:
@@ -148,7 +157,7 @@ def read_metadata(node: Instance | None) -> dict[str, str]:
     """The strings of a MetadataMap, in order."""
     if node is None:
         return {}
-    arrays = [item for item in node.values[0] if isinstance(item, Array)]
+    arrays = [item for item in content(node) if isinstance(item, Array)]
     if len(arrays) != 2:
         raise JavaStreamError("the metadata of an object is not laid out as QuPath does")
     keys, values = (array.values or [] for array in arrays)
@@ -173,15 +182,14 @@ def read_measurements(node: Any) -> dict[str, float]:
         return {}
     if node.desc.name.endswith("DefaultMeasurementList"):
         items = read_list(get(node, "list"))
-        return {get(item, "name").value: float(get(item, "value")) for item in items if isinstance(item, Instance)}
+        return {text_of(get(item, "name")): float(get(item, "value")) for item in items if isinstance(item, Instance)}
     names, values = read_list(get(node, "names")), get(node, "values")
     if not isinstance(values, Array):
         return {}
     code = {"[F": "f", "[D": "d"}.get(values.desc.name)
     if code is None:
         raise JavaStreamError(f"measurements of the class {values.desc.name}")
-    count = len(values.raw) // struct.calcsize(code)
-    numbers = struct.unpack(f">{count}{code}", values.raw)
+    numbers = [number for (number,) in struct.iter_unpack(f">{code}", values.raw)]
     return {name.value: number for name, number in zip(names, numbers, strict=False) if isinstance(name, Text)}
 
 
@@ -192,8 +200,9 @@ def read_list(node: Any) -> list[Any]:
             return []
         kind = node.desc.name
         if kind in {"java.util.ArrayList", "java.util.CollSer"}:
-            return [item for item in node.values[-1] if not isinstance(item, Block)]
+            return [item for item in content(node) if not isinstance(item, Block)]
         if kind == "java.util.Arrays$ArrayList":
-            return get(node, "a").values or []
+            array = get(node, "a")
+            return (array.values or []) if isinstance(array, Array) else []
         node = get(node, "list")
     raise JavaStreamError("a list of lists of lists")

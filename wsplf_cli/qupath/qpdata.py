@@ -7,6 +7,7 @@ import struct
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, get_args
 from uuid import NAMESPACE_URL, UUID, uuid5
 
@@ -25,6 +26,7 @@ from wsplf_cli.qupath.pathobjects import (
     read_measurements,
     read_metadata,
     set_children,
+    tail,
     walk,
 )
 from wsplf_cli.qupath.rois import read_roi, write_roi
@@ -71,7 +73,7 @@ class QpData:
         enums = (item for item in self._stream.contents if isinstance(item, Enum))
         return next((one.constant.value for one in enums if one.desc.name.endswith("ImageType")), "UNSET")
 
-    @property
+    @cached_property
     def has_ids(self) -> bool:
         """Whether the version of QuPath that wrote the file gives its objects ids."""
         return version_number(self._version()) >= _NO_IDS_BEFORE
@@ -121,7 +123,7 @@ class QpData:
             if kind in {"Root objects", "TMA cores"}:
                 continue
             group = "annotation" if kind == "Annotations" else "detection"
-            classes[group][read_class(parts.content[parts.after + 1]) or "Unclassified"] += 1
+            classes[group][read_class(tail(parts)[1]) or "Unclassified"] += 1
         return {
             "nObjects": kinds.total(),
             "objectTypeCounts": dict(kinds),
@@ -303,9 +305,7 @@ def _new_root(maker: Maker) -> Instance:
 
 def _read(parts: Body, times: Counter[str]) -> Annotation:
     """The annotation of an object; ``times`` counts equal ones without ids, which are told apart by their order."""
-    if len(parts.content) < parts.after + 3:
-        raise JavaStreamError("an annotation is not laid out as QuPath does")
-    locked, path_class, roi = parts.content[parts.after : parts.after + 3]
+    locked, path_class, roi = tail(parts)
     metadata = read_metadata(parts.metadata)
     stored = read_roi(roi)
     name = parts.name.value if isinstance(parts.name, Text) else ""

@@ -67,17 +67,21 @@ def _canonical(part: BaseGeometry) -> bytes:
 def _hundredths(coords: NDArray[np.float64]) -> NDArray[np.int64]:
     """``coords`` [N, 2] or more columns -> big-endian int64 [N, 2]; NaN counts as 0."""
     single = coords[:, :2].astype(np.float32).astype(np.float64)
-    return np.rint(np.nan_to_num(single) * 100).astype(">i8")
+    if not np.isfinite(single).all():
+        single = np.nan_to_num(single)
+    return np.rint(single * 100).astype(">i8")
 
 
 def _ring(coords: NDArray[np.float64]) -> bytes:
     """A ring [N, 2] from its smallest vertex on, counter-clockwise in x right, y up."""
     points = _hundredths(coords)
-    moved = np.any(points != np.roll(points, 1, axis=0), axis=1)
+    before = np.concatenate([points[-1:], points[:-1]])
+    moved = (points != before).any(axis=1)
     points = points[moved] if moved.any() else points[:1]
     first = int(np.lexsort((points[:, 1], points[:, 0]))[0])
-    points = np.roll(points, -first, axis=0)
+    points = np.concatenate([points[first:], points[:first]])
     x, y = points[:, 0].astype(np.float64), points[:, 1].astype(np.float64)
-    if np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y) < 0:
-        points = np.roll(points[::-1], 1, axis=0)
+    twice_area = (x[:-1] * y[1:]).sum() - (x[1:] * y[:-1]).sum() + x[-1] * y[0] - x[0] * y[-1]
+    if twice_area < 0:
+        points = np.concatenate([points[:1], points[:0:-1]])
     return points.tobytes()
