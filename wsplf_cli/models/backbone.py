@@ -1,5 +1,6 @@
 """The CNN that turns tiles into feature maps: any timm CNN by name, or ``small``, whose weights ship with wsplf."""
 
+import pickle
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -33,9 +34,7 @@ class Backbone(nn.Module):
         adl: Put an attention-based dropout layer behind each of the last two stages.
     """
 
-    def __init__(
-        self, trunk: nn.Module, *, mean: tuple[float, ...], std: tuple[float, ...], adl: bool = False
-    ) -> None:
+    def __init__(self, trunk: nn.Module, *, mean: tuple[float, ...], std: tuple[float, ...], adl: bool = False) -> None:
         super().__init__()
         self.trunk = trunk.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         info = trunk.feature_info
@@ -137,8 +136,8 @@ def _load(trunk: nn.Module, path: Path) -> None:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise ConfigError(f"no backbone weights at {path}", hint="give the file with --backbone-weights") from error
-    except (SafetensorError, RuntimeError, EOFError, ValueError, OSError) as error:
-        raise ConfigError(f"{path} holds no weights that can be read ({error})") from error
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+        raise ConfigError(f"{path} holds no weights that can be read") from error
     own = trunk.state_dict()
     state = {key: value for key, value in state.items() if key in own}
     missing = sorted(set(own) - set(state))

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from wsplf_cli.runtime import autocast
-from wsplf_cli.schema import TissueMask, Tracker
+from wsplf_cli.schema import TissueMask
 from wsplf_cli.slides import Slide
 from wsplf_cli.training.mil import MilNetwork, as_batch
 
@@ -45,7 +45,6 @@ def heat_map(
     mpp_slide: float,
     block_px: int,
     device: torch.device,
-    track: Tracker,
     batch: int = 4,
 ) -> HeatMap:
     """The mean CAM of ``networks`` over the tissue of a slide.
@@ -61,7 +60,6 @@ def heat_map(
         mpp_slide: Micrometres per pixel at level 0.
         block_px: Side of a block with its border, a multiple of the stride; the side of a training tile or more.
         device: Where the networks are.
-        track: Advanced once a block.
         batch: Blocks in one pass.
     """
     stride = networks[0].backbone.stride
@@ -72,7 +70,6 @@ def heat_map(
     blocks = list(_blocks(inside, side))
     classes = len(networks[0].head.bias)
     logits = np.full((classes, rows, columns), np.nan, np.float32)
-    track.start("CAM", len(blocks))
     for start in range(0, len(blocks), batch):
         some = blocks[start : start + batch]
         tiles = np.stack(
@@ -92,7 +89,6 @@ def heat_map(
             logits[:, block.top : block.bottom, block.left : block.right] = cam[
                 :, HALO_CELLS : HALO_CELLS + height, HALO_CELLS : HALO_CELLS + width
             ]
-        track.advance(len(some))
     logits[:, ~inside] = np.nan
     return HeatMap(logits, downsample)
 
@@ -116,9 +112,7 @@ def _blocks(inside: NDArray[np.bool_], side: int) -> Iterator[_Block]:
 
 
 @torch.no_grad()
-def _mean_cam(
-    networks: Sequence[MilNetwork], tiles: NDArray[np.uint8], *, device: torch.device
-) -> NDArray[np.float32]:
+def _mean_cam(networks: Sequence[MilNetwork], tiles: NDArray[np.uint8], *, device: torch.device) -> NDArray[np.float32]:
     """CAM logits float32 [B, C, h, w] of tiles uint8 [B, H, W, 3], mean of all networks and two mirror images."""
     images = as_batch(tiles).to(device)
     total = torch.zeros(())

@@ -1,0 +1,81 @@
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from wsplf_cli import plugins
+from wsplf_cli.models.backbone import Backbone, small_trunk
+from wsplf_cli.schema import Silent
+from wsplf_cli.training.mil import Bag, MilNetwork, MilSettings, choose, fit, steps_of
+
+
+class Painted:
+    """Tiles of pink noise; in a positive slide a few of them have dark dots."""
+
+    def __init__(self, rng: np.random.Generator, *, count: int, dotted: int) -> None:
+        self.tiles = rng.integers(170, 250, (count, 64, 64, 3), dtype=np.uint8)
+        for tile in self.tiles[:dotted]:
+            tile[4::8, 4::8] = tile[5::8, 4::8] = tile[4::8, 5::8] = tile[5::8, 5::8] = 20
+
+    def __len__(self) -> int:
+        return len(self.tiles)
+
+    def read(self, indices: NDArray[np.integer]) -> NDArray[np.uint8]:
+        return self.tiles[indices]
+
+
+def cohort(seed: int, *, slides: int = 2) -> list[Bag]:
+    rng = np.random.default_rng(seed)
+    positive = [Bag(f"p{n}", Painted(rng, count=8, dotted=3), np.ones(1, np.float32)) for n in range(slides)]
+    negative = [Bag(f"n{n}", Painted(rng, count=8, dotted=0), np.zeros(1, np.float32)) for n in range(slides)]
+    return positive + negative
+
+
+def network(seed: int = 0) -> MilNetwork:
+    torch.manual_seed(seed)
+    backbone = Backbone(small_trunk(), mean=(0.5,) * 3, std=(0.25,) * 3, adl=True)
+    return MilNetwork(backbone, plugins.load("heads", "gated-attention").build(backbone.channels, 1))
+
+
+def train(seed: int) -> MilNetwork:
+    model = network(seed)
+    settings = MilSettings(epochs=4, tiles_per_bag=8, backbone_rate=2e-3)
+    fit(
+        model, cohort(0), settings=settings, rng=np.random.default_rng(seed), device=torch.device("cpu"), track=Silent()
+    )
+    return model
+
+
+def test_slide_labels_alone_teach_which_tiles_are_positive() -> None:
+    model = train(0)
+    bag = cohort(7, slides=1)[0]
+    tiles = torch.from_numpy(bag.tiles.read(np.arange(8))).permute(0, 3, 1, 2).float() / 255
+    with torch.no_grad():
+        logits = model.cam(tiles).mean(dim=(1, 2, 3))
+    assert logits[:3].min() > logits[3:].max()
+
+
+def test_same_seed_same_weights() -> None:
+    first, second = train(3), train(3)
+    for one, other in zip(first.parameters(), second.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_steps_told_are_steps_made() -> None:
+    class Counter(Silent):
+        steps = 0
+
+        def advance(self, steps: int = 1, message: str = "") -> None:
+            self.steps += steps
+
+    counter, settings, bags = Counter(), MilSettings(epochs=1, tiles_per_bag=2, least_steps=3), cohort(0)
+    fit(network(), bags, settings=settings, rng=np.random.default_rng(0), device=torch.device("cpu"), track=counter)
+    assert counter.steps == steps_of(bags, settings) == 3
+
+
+def test_tiles_never_seen_come_first_then_the_highest() -> None:
+    rng = np.random.default_rng(0)
+    seen = np.array([0.0, np.inf, 5.0, -1.0, np.inf, 1.0, 2.0, -3.0], np.float32)
+    chosen = choose(seen, 4, rng=rng)
+    assert {1, 4} <= set(chosen.tolist())
+    assert len(set(chosen.tolist())) == 4
+    assert choose(seen, 99, rng=rng).tolist() == list(range(8))

@@ -1,0 +1,91 @@
+"""The tiles of a cohort as the MIL classifier takes them, and the folds in which slides are judged by others."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsplf_cli.schema import Entry, TileGrid, TissueMask
+from wsplf_cli.slides import Slide, slide_for
+from wsplf_cli.tiles import read_tiles
+
+#: Tiles are kept in memory until so much is used; the rest is read anew each time.
+KEPT_BYTES = 3 * 1024**3
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """One slide, ready to be looked at."""
+
+    entry: Entry
+    mpp_slide: float
+    tissue: TissueMask
+    grid: TileGrid
+
+    def slide(self) -> Slide:
+        """The open slide; handles are shared and few, so ask anew for each piece of work."""
+        assert self.entry.slide_path is not None
+        return slide_for(self.entry.slide_path, crop_to_bounds=self.entry.crop_to_bounds)
+
+    @property
+    def positive(self) -> bool:
+        """Whether the slide label says that there is something to find."""
+        return self.entry.label is not None and bool(self.entry.label.classes)
+
+    @property
+    def group(self) -> str:
+        """The patient where it is known, else the entry: slides of a group stay in one fold."""
+        return self.entry.metadata.get("patient", "") or self.entry.id
+
+
+class SlideTiles:
+    """The tiles of one slide, kept in memory when ``keep`` is true."""
+
+    def __init__(self, prepared: Prepared, *, keep: bool) -> None:
+        self._prepared = prepared
+        self._keep = keep
+        self._tiles: NDArray[np.uint8] | None = None
+
+    def __len__(self) -> int:
+        """Number of tiles."""
+        return len(self._prepared.grid.xy_px0)
+
+    def read(self, indices: NDArray[np.integer]) -> NDArray[np.uint8]:
+        """Tiles uint8 [len(indices), H, W, 3], RGB."""
+        entry, grid = self._prepared.entry, self._prepared.grid
+        if not self._keep:
+            return read_tiles(entry, grid, indices)
+        if self._tiles is None:
+            self._tiles = read_tiles(entry, grid, np.arange(len(self)))
+        return self._tiles[indices]
+
+
+def tile_sources(prepared: Sequence[Prepared]) -> dict[str, SlideTiles]:
+    """The tiles of each slide by entry id; the first ones are kept in memory as far as the bound allows."""
+    sources = {}
+    used = 0
+    for one in prepared:
+        used += len(one.grid.xy_px0) * 3 * one.grid.tile_px**2
+        sources[one.entry.id] = SlideTiles(one, keep=used <= KEPT_BYTES)
+    return sources
+
+
+def folds_of(prepared: Sequence[Prepared], *, folds: int, rng: np.random.Generator) -> dict[str, int]:
+    """The fold of each entry id, 0 to ``folds`` - 1; positives and negatives are dealt out evenly, groups together.
+
+    Fewer folds where there are fewer than two groups of a class outside of each; a single fold where that cannot be.
+    """
+    groups: dict[str, list[Prepared]] = {}
+    for one in prepared:
+        groups.setdefault(one.group, []).append(one)
+    positive = [group for group in groups.values() if any(one.positive for one in group)]
+    negative = [group for group in groups.values() if not any(one.positive for one in group)]
+    count = min(folds, len(positive), len(negative))
+    if count < 2:
+        return {one.entry.id: 0 for one in prepared}
+    fold_of = {}
+    for kind in (positive, negative):
+        for place, index in enumerate(rng.permutation(len(kind))):
+            fold_of |= {one.entry.id: place % count for one in kind[index]}
+    return fold_of
