@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from wsplf_cli.synthetic.kinds import LUMEN, Glands, Kind, Zone
+from wsplf_cli.synthetic.kinds import Glands, Kind, Zone
 from wsplf_cli.synthetic.noise import Field, scatter, smooth
 
 FAR_UM = 1e3
@@ -161,9 +161,4 @@ def _sieve(rng: np.random.Generator, depth: Field, *, wall_um: float, mpp: float
 def structure_map(plan: Plan) -> NDArray[np.uint8]:
     """The structure code (``kinds.STRUCTURES``) of every pixel, uint8 [H, W]."""
     codes = np.array([kind.structure for kind in plan.kinds], np.uint8)
-    return codes[plan.kind]
-
-
-def is_lumen(plan: Plan) -> NDArray[np.bool_]:
-    """Pixels in the lumen of a gland, bool [H, W]."""
-    return (structure_map(plan) == LUMEN) & (plan.instance > 0)
+    return np.asarray(codes[plan.kind])

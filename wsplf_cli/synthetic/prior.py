@@ -46,25 +46,25 @@ def random_zones(rng: Rng) -> list[Zone]:
 
 def crypts(rng: Rng) -> Zone:
     """Benign crypts: a ring of small basal nuclei, goblet mucin, a cellular lamina propria."""
-    wall = rng.uniform(18, 34)
-    radius = wall + rng.uniform(4, 14)
-    size = rng.uniform(2.2, 3.6)
-    depth = rng.uniform(3.5, 7)
-    vacuole = rng.uniform(3.5, 8)
+    wall = rng.uniform(15, 34)
+    radius = wall + rng.uniform(2, 14)
+    size = rng.uniform(1.7, 3.4)
+    depth = rng.uniform(1.2, 2.2) * size
+    vacuole = rng.uniform(2.5, 7)
     goblet = Cells(
-        spacing_um=vacuole * rng.uniform(1.4, 2.0),
+        spacing_um=vacuole * rng.uniform(1.5, 2.1),
         radius_um=vacuole,
         spread=0.2,
         elongation=rng.uniform(1.0, 2.0),
-        dark=rng.uniform(0.6, 0.95),
+        dark=rng.uniform(0.4, 0.9),
         orient="normal",
-        band_um=(depth + size + 0.8 * vacuole, 1e9),
+        band_um=(depth + size + 0.7 * vacuole, 1e9),
         keep=float(rng.choice([0.0, rng.uniform(0.3, 1.0)], p=[0.15, 0.85])),
         wobble=0.08,
         ink="clear",
     )
     kind = epithelium(
-        rng, size=size, band=(depth - 1.8, depth + rng.uniform(1.0, 5.0)), spacing=size * rng.uniform(1.35, 1.9)
+        rng, size=size, band=(0.6 * depth, depth + rng.uniform(0.5, 6.0)), spacing=size * rng.uniform(1.1, 1.8)
     )
     glands = Glands(
         Kind(
@@ -74,8 +74,8 @@ def crypts(rng: Rng) -> Zone:
         content=contents(rng),
         links=(1, 2) if rng.random() < 0.6 else (2, 6),
         wall_um=wall,
-        gap_um=rng.uniform(5, 22),
-        packing=rng.uniform(0.9, 1.15),
+        gap_um=rng.uniform(3, 22),
+        packing=rng.uniform(0.95, 1.3),
         warp=rng.uniform(0.02, 0.15),
         cleft_um=rng.uniform(0, 2),
         aligned=True,
@@ -85,8 +85,8 @@ def crypts(rng: Rng) -> Zone:
 
 def benign_glands(rng: Rng) -> Zone:
     """Simple glands or ducts of one or two layers, spaced, in plain stroma."""
-    size = rng.uniform(2.2, 3.6)
-    wall = rng.uniform(9, 20)
+    size = rng.uniform(1.8, 3.6)
+    wall = rng.uniform(8, 22)
     kind = epithelium(rng, size=size, band=(2.0, rng.uniform(5, wall - 2)), spacing=size * rng.uniform(1.4, 2.0))
     glands = Glands(
         kind,
@@ -104,10 +104,10 @@ def benign_glands(rng: Rng) -> Zone:
 
 def malignant_glands(rng: Rng) -> Zone:
     """Irregular crowded glands with several layers of large nuclei, often cribriform, dirty lumina."""
-    size = rng.uniform(3.0, 5.2)
-    wall = rng.uniform(18, 50)
+    size = rng.uniform(2.3, 5.2)
+    wall = rng.uniform(14, 45)
     band = (rng.uniform(1.5, 4), wall * rng.uniform(0.5, 0.95))
-    kind = epithelium(rng, size=size, band=band, spacing=size * rng.uniform(1.15, 1.7), wild=True)
+    kind = epithelium(rng, size=size, band=band, spacing=size * rng.uniform(1.0, 1.7), wild=True)
     glands = Glands(
         kind,
         radius_um=(wall * 1.0, wall * rng.uniform(1.6, 4.5)),
@@ -166,7 +166,7 @@ def epithelium(rng: Rng, *, size: float, band: tuple[float, float], spacing: flo
         spacing_um=spacing,
         radius_um=size,
         spread=rng.uniform(0.15, 0.32) if wild else rng.uniform(0.05, 0.15),
-        elongation=rng.uniform(1.2, 2.6) if ordered else rng.uniform(1.05, 1.7),
+        elongation=rng.uniform(1.2, 3.0) if ordered else rng.uniform(1.05, 1.7),
         dark=rng.uniform(0.7, 1.9),
         dark_spread=rng.uniform(0.15, 0.35) if wild else rng.uniform(0.05, 0.2),
         vesicle=rng.uniform(0.1, 0.75),
@@ -180,9 +180,9 @@ def epithelium(rng: Rng, *, size: float, band: tuple[float, float], spacing: flo
         cells.append(lymphocytes(rng, spacing=rng.uniform(14, 40)))
     return Kind(
         EPITHELIUM,
-        h=rng.uniform(0.12, 0.5),
-        e=rng.uniform(0.35, 0.95),
-        texture=rng.uniform(0.06, 0.2),
+        h=rng.uniform(0.15, 0.7),
+        e=rng.uniform(0.4, 1.0),
+        texture=rng.uniform(0.08, 0.3),
         grain_um=rng.uniform(2, 6),
         apical=rng.uniform(0, 0.8),
         cells=tuple(cells),
@@ -193,9 +193,9 @@ def lymphocytes(rng: Rng, *, spacing: float, cluster: float = 0.0) -> Cells:
     """Small round dark nuclei."""
     return Cells(
         spacing_um=spacing,
-        radius_um=rng.uniform(2.0, 3.1),
-        spread=0.1,
-        elongation=1.12,
+        radius_um=rng.uniform(1.6, 3.0),
+        spread=0.15,
+        elongation=rng.uniform(1.1, 1.6),
         dark=rng.uniform(1.2, 2.3),
         vesicle=rng.uniform(0, 0.3),
         cluster=cluster,
@@ -207,9 +207,9 @@ def spindles(rng: Rng, *, spacing: float) -> Cells:
     """Long thin nuclei along the fibres."""
     return Cells(
         spacing_um=spacing,
-        radius_um=rng.uniform(1.9, 3.0),
-        spread=0.2,
-        elongation=rng.uniform(2.5, 6),
+        radius_um=rng.uniform(1.4, 2.8),
+        spread=0.25,
+        elongation=rng.uniform(2.0, 6),
         dark=rng.uniform(0.8, 1.7),
         vesicle=rng.uniform(0, 0.5),
         orient="fibre",
@@ -235,7 +235,7 @@ def red_cells(rng: Rng) -> Cells:
 def stroma(rng: Rng) -> Kind:
     """Fibrous stroma, dense or loose."""
     loose = rng.random() < 0.4
-    cells = [spindles(rng, spacing=rng.uniform(7, 20))]
+    cells = [spindles(rng, spacing=rng.uniform(5, 16))]
     if rng.random() < 0.5:
         cells.append(lymphocytes(rng, spacing=rng.uniform(7, 30), cluster=rng.uniform(0.3, 1.8)))
     if rng.random() < 0.5:
@@ -246,7 +246,7 @@ def stroma(rng: Rng) -> Kind:
         e=rng.uniform(0.25, 0.6) if loose else rng.uniform(0.4, 1.0),
         texture=rng.uniform(0.05, 0.2),
         grain_um=rng.uniform(2, 8),
-        fibre=rng.uniform(0.1, 0.4),
+        fibre=rng.uniform(0.15, 0.5),
         gap=rng.uniform(0.15, 0.5) if loose else rng.uniform(0.0, 0.15),
         cells=tuple(cells),
     )
@@ -255,8 +255,8 @@ def stroma(rng: Rng) -> Kind:
 def cellular_stroma(rng: Rng) -> Kind:
     """Lamina propria: loose, with many lymphocytes and plasma cells."""
     cells = [
-        lymphocytes(rng, spacing=rng.uniform(5.5, 12)),
-        spindles(rng, spacing=rng.uniform(12, 30)),
+        lymphocytes(rng, spacing=rng.uniform(4.5, 10)),
+        spindles(rng, spacing=rng.uniform(7, 25)),
     ]
     if rng.random() < 0.5:
         cells.append(red_cells(rng))
@@ -267,7 +267,7 @@ def cellular_stroma(rng: Rng) -> Kind:
         texture=rng.uniform(0.1, 0.3),
         grain_um=rng.uniform(3, 8),
         fibre=rng.uniform(0.05, 0.25),
-        gap=rng.uniform(0.05, 0.4),
+        gap=rng.uniform(0.05, 0.5),
         cells=tuple(cells),
     )
 

@@ -40,10 +40,10 @@ def random_look(rng: np.random.Generator, *, jitter: float = 1.0) -> Look:
     grey = 240 + 9 * float(np.clip(rng.normal(0, jitter), -2.5, 1.4))
     return Look(
         vectors=vectors.astype(np.float32),
-        amount=(float(np.exp(rng.normal(0, 0.22 * jitter))), float(np.exp(rng.normal(0, 0.25 * jitter)))),
+        amount=(float(np.exp(rng.normal(0.05, 0.22 * jitter))), float(np.exp(rng.normal(0.05, 0.28 * jitter)))),
         white=(grey, grey + float(rng.normal(-1, 2 * jitter)), grey + float(rng.normal(0, 2 * jitter))),
         gamma=float(np.exp(rng.normal(0, 0.12 * jitter))),
-        blur_px=float(rng.uniform(0.2, 0.5 + 0.6 * jitter)),
+        blur_px=float(0.2 + (0.3 + 0.6 * jitter) * rng.uniform(0, 1) ** 1.7),
         noise=float(rng.uniform(0.3, 0.8 + 2 * jitter)),
         jpeg_quality=int(rng.integers(55, 95)),
     )
