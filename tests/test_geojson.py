@@ -112,7 +112,7 @@ def test_malformed_feature_is_named_by_its_index(tmp_path: Path, feature: Any, r
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "7", '{"type": "Topology"}', '{"type":"FeatureCollection"}'])
 def test_file_that_is_no_geojson_is_one_clear_line(tmp_path: Path, text: str) -> None:
-    with pytest.raises(ProjectError, match="not (JSON|GeoJSON)") as caught:
+    with pytest.raises(ProjectError, match=r"not (JSON|GeoJSON)") as caught:
         geojson.read(_file(tmp_path, text))
     assert "\n" not in caught.value.message
 

@@ -63,6 +63,15 @@ def test_stream_written_and_read_is_written_to_the_same_bytes(contents: list[obj
     assert javaser.dumps(javaser.loads(stream)) == stream
 
 
+def _reason(stream: bytes) -> str:
+    """Why a stream is refused; empty when it is not."""
+    try:
+        javaser.dumps(javaser.loads(stream))
+    except ProjectError as error:
+        return error.message
+    return ""
+
+
 @settings(max_examples=80, deadline=None)
 @given(GRAPHS, st.data())
 def test_damaged_stream_gives_a_graph_or_one_clear_error(contents: list[object], data: st.DataObject) -> None:
@@ -71,11 +80,8 @@ def test_damaged_stream_gives_a_graph_or_one_clear_error(contents: list[object],
         stream[data.draw(st.integers(0, len(stream) - 1))] = data.draw(st.integers(0, 255))
     cut = data.draw(st.integers(0, len(stream)))
     for damaged in (bytes(stream), bytes(stream[:cut])):
-        try:
-            javaser.dumps(javaser.loads(damaged))
-        except JavaStreamError as error:
-            assert isinstance(error, ProjectError)
-            assert "\n" not in error.message
+        reason = _reason(damaged)
+        assert "\n" not in reason
 
 
 @given(st.text())

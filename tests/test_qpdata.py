@@ -1,6 +1,7 @@
 import json
 from uuid import UUID, uuid4
 
+import numpy as np
 import pytest
 import shapely
 from qupath_objects import DETECTION, Workbench
@@ -294,7 +295,7 @@ def test_hash_stays_when_qupath_closes_turns_and_rounds_a_shape() -> None:
     single = shapely.transform(shape, lambda points: points.astype("float32").astype("float64"))
     rounded = shapely.transform(single, lambda points: points.round(2))
     assert {shape_hash(one) for one in (shape, turned, single, rounded)} == {shape_hash(shape)}
-    assert shape_hash(shapely.transform(shape, lambda points: points + [0.02, 0])) != shape_hash(shape)
+    assert shape_hash(shapely.transform(shape, lambda points: np.add(points, (0.02, 0)))) != shape_hash(shape)
 
 
 def test_ids_keep_to_what_the_file_says() -> None:
