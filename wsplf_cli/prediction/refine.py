@@ -109,7 +109,7 @@ def _groups(cam: NDArray[np.float32], *, side: float) -> list[NDArray[np.float64
     corners = []
     for number in range(1, count + 1):
         r, c = np.nonzero(labels == number)
-        corners.append(np.stack([c - 1, r - 1], axis=1) * half)
+        corners.append(np.stack([c - 1, r - 1], axis=1).astype(np.float64) * half)
     return corners
 
 
@@ -149,8 +149,8 @@ def _refine_group(
     return Refined(
         origin_px0=(float(first[0] * vote_px0), float(first[1] * vote_px0)),
         downsample=vote_px0,
-        vote=sums.vote / total,
-        cam=sums.cam / total,
+        vote=(sums.vote / total).astype(np.float32),
+        cam=(sums.cam / total).astype(np.float32),
         sam=np.where(sums.masks > 0, sums.score / np.maximum(sums.masks, 1e-6), 0.0).astype(np.float32),
     )
 

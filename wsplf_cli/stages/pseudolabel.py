@@ -28,7 +28,7 @@ from wsplf_cli.schema import Annotation, Entry, EntryResult, StageReport, Tracke
 from wsplf_cli.slides import entry_slide
 from wsplf_cli.stages import Run, Skipped, done, each, merge, start_run
 from wsplf_cli.stages._bags import Prepared, folds_of, tile_sources
-from wsplf_cli.stages._own import without
+from wsplf_cli.stages._own import decided, without
 from wsplf_cli.stages.labels import require_both
 from wsplf_cli.tiles import make_grid, tissue_mask, tissue_um2
 from wsplf_cli.training.mil import Bag, MilNetwork, MilSettings, fit, steps_of
@@ -220,8 +220,9 @@ def _calibrate(prepared: Sequence[Prepared], heat: Mapping[str, HeatMap], *, run
         logits[one.positive].append(values[~np.isnan(values)])
     calibration = calibrate(logits[True], logits[False])
     tracker.say(
-        f"estimated tumour share of the tissue of positive slides {calibration.share:.1%}; CAM threshold at probability "
-        f"{calibration.threshold:.2f}, with {calibration.false_positive_share:.2%} of the tissue of negative slides above"
+        f"estimated tumour share of the tissue of positive slides: {calibration.share:.1%}; CAM threshold at "
+        f"probability {calibration.threshold:.2f}, {calibration.false_positive_share:.2%} of the tissue of negative "
+        "slides is above it"
     )
     run.curve(
         "probability of tumour at a CAM logit",
@@ -273,12 +274,8 @@ def _writer(
                 rng=np.random.default_rng(seeds[entry.id]),
                 tracker=tracker,
             )
-            kept = [
-                annotation
-                for annotation in project.annotations(entry.id)
-                if annotation.origin == "pseudolabel" and (annotation.review != "pending" or annotation.edited)
-            ]
-            annotations = without(annotations, kept)
+            kept = decided(project.annotations(entry.id), origin="pseudolabel")
+            annotations = without(annotations, kept, min_area_px0=options.min_area_um2 / one.mpp_slide**2)
         counts = {
             "polygons": len(annotations),
             "area mm2": sum(a.shape.area for a in annotations) * one.mpp_slide**2 / 1e6,
@@ -362,5 +359,5 @@ def measure(shape: Polygon, part: Refined, *, mpp_slide: float) -> dict[str, flo
 def _save_cam(cam: NDArray[np.float32], path: Path) -> None:
     """The CAM as an 8-bit grey PNG over the whole entry, 128 at the threshold, for the report."""
     path.parent.mkdir(exist_ok=True)
-    with replacing(path) as stream:
-        Image.fromarray((cam * 255).round().astype(np.uint8)).save(stream, format="PNG")
+    with replacing(path) as part:
+        Image.fromarray((cam * 255).round().astype(np.uint8)).save(part, format="PNG")
