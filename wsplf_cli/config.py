@@ -103,7 +103,7 @@ class PseudolabelOptions:
     sam_checkpoint: Path | None = _option(None, "Checkpoint file of the SAM model.")
     epochs: int = _option(12, "Epochs of the MIL training.", least=1)
     folds: int = _option(
-        3, "Slides in so many parts, each judged by a classifier that did not see it; 1: one classifier for all.", least=1
+        3, "Slides are in so many parts, each judged by a classifier that did not see it; 1: by one for all.", least=1
     )
     min_area_um2: float = _option(
         2000.0, "Smaller pieces are dropped (the default: about twenty tumour nuclei).", least=0
