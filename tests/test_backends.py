@@ -16,7 +16,7 @@ from shapely import MultiPolygon, Polygon, box
 from wsplf_cli import plugins
 from wsplf_cli.backends import Project
 from wsplf_cli.config import ProjectOptions
-from wsplf_cli.errors import MissingDependency, ProjectError, SlideError
+from wsplf_cli.errors import ConfigError, MissingDependency, ProjectError, SlideError
 from wsplf_cli.qupath import qpdata
 from wsplf_cli.qupath.javaclasses import Maker
 from wsplf_cli.qupath.pathobjects import read_metadata
@@ -65,6 +65,11 @@ def test_entries_are_listed_with_their_slides(open_: Open, tiny_slide: Path) -> 
     assert entries[0].metadata == {"label": "tumor"}
     assert project.path_classes() == [PathClass("Tumor", (200, 0, 0))]
     assert (project.version, project.path.name, project.folder) == ("0.6.0", "project.qpproj", project.path.parent)
+
+
+def test_slides_folder_that_is_not_there_is_refused(open_: Open, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such folder"):
+        open_(slides=tmp_path / "gone")
 
 
 def test_annotations_survive_a_round_trip(open_: Open) -> None:

@@ -234,6 +234,12 @@ def test_derived_image_says_that_its_pixels_cannot_be_read_yet(study: Path, kind
     assert "not supported yet" in entry.problem
 
 
+def test_size_that_the_project_lacks_is_taken_from_the_slide(study: Path) -> None:
+    _edit(study / "project", {"metadata": None})
+    entry = _entries(study / "project", sizes={"a b_ü.tif": (31, 17)})[0]
+    assert (entry.width_px0, entry.height_px0, entry.mpp) == (31, 17, None)
+
+
 def test_arguments_of_the_reader_are_understood(study: Path) -> None:
     _edit(study / "project", {"args": ["--no-crop"]})
     assert not _entries(study / "project")[0].crop_to_bounds

@@ -8,7 +8,7 @@ from qupath_objects import DETECTION, Workbench
 from shapely import LineString, MultiPolygon, Point, Polygon, box
 
 from wsplf_cli.qupath import javaser, qpdata
-from wsplf_cli.qupath.javagraph import Instance, JavaStreamError, Stream
+from wsplf_cli.qupath.javagraph import Block, Instance, JavaStreamError, Stream
 from wsplf_cli.qupath.pathobjects import walk
 from wsplf_cli.qupath.qpdata import NAME_KEY, QpData, mark, undecided
 from wsplf_cli.qupath.shapes import shape_hash, storable
@@ -283,6 +283,16 @@ def test_object_that_is_its_own_child_is_refused() -> None:
     node = bench.node(bench.corners("RectangleROI", 0, 0, 1, 1))
     node.values[0][3:4] = [type(node.values[0][3])(b"\0\0\0\1"), node]
     with pytest.raises(JavaStreamError, match="twice"):
+        qpdata.loads(bench.put(node)).found()
+
+
+def test_many_empty_blocks_do_not_recurse() -> None:
+    bench = Workbench()
+    node = bench.node(bench.corners("RectangleROI", 0, 0, 1, 1))
+    node.values[0][1:1] = [Block(b"") for _ in range(5_000)]
+    assert len(qpdata.loads(bench.put(node)).found()) == 1
+    node.values[0][1:1] = [Block(b"?")]
+    with pytest.raises(JavaStreamError, match="not laid out"):
         qpdata.loads(bench.put(node)).found()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from uuid import UUID
 
 from wsplf_cli.config import ProjectOptions
-from wsplf_cli.errors import ProjectError, SlideError
+from wsplf_cli.errors import ConfigError, ProjectError, SlideError
 from wsplf_cli.qupath import gson, project_file, qpdata
 from wsplf_cli.qupath.atomic import write_files
 from wsplf_cli.qupath.images import uri_path
@@ -26,7 +26,10 @@ def open_project(path: Path, options: ProjectOptions) -> "EmbeddedProject":
 
     Raises:
         ProjectError: there is none, or it cannot be read.
+        ConfigError: the folder of slides that the options name is not there.
     """
+    if options.slides is not None and not options.slides.is_dir():
+        raise ConfigError(f"--slides {options.slides}: no such folder", hint="give the folder that holds the slides")
     return EmbeddedProject(project_file.read(path), options)
 
 

@@ -216,7 +216,3 @@ class Maker:
             self._shared[key] = node
         found: Instance = self._shared[key]
         return found
-
-    def reuse(self, name: str, node: Instance) -> None:
-        """Use a class object of the stream for its full name."""
-        self._shared.setdefault(("class", name), node)

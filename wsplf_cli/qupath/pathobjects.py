@@ -52,15 +52,15 @@ class _Cursor:
         self.offset = 0
 
     def object(self) -> Any:
-        """The next object."""
-        if self.index < len(self.content):
+        """The next object, where all primitives before it were read."""
+        while self.index < len(self.content):
             item = self.content[self.index]
-            if isinstance(item, Block) and self.offset == len(item.raw):
-                self.index, self.offset = self.index + 1, 0
-                return self.object()
             if not isinstance(item, Block):
                 self.index += 1
                 return item
+            if self.offset < len(item.raw):
+                break
+            self.index, self.offset = self.index + 1, 0
         raise JavaStreamError("an object of the hierarchy is not laid out as QuPath does")
 
     def integer(self) -> int:

@@ -111,10 +111,10 @@ def entries(project: ProjectFile, *, slides: Path | None, measure: Measure) -> l
     """
     recorded = str(project.document.get("uri") or "")
     finder = Finder(project.path, recorded_uri=recorded, slides=slides, measure=measure)
-    return [_entry(image, finder) for image in project.images]
+    return [_entry(image, finder, measure) for image in project.images]
 
 
-def _entry(image: Mapping[str, Any], finder: Finder) -> Entry:
+def _entry(image: Mapping[str, Any], finder: Finder, measure: Measure) -> Entry:
     chain = builders(image)
     source = chain[-1] if chain else {}
     server = next((_object(one.get("metadata")) for one in chain if one.get("metadata")), {})
@@ -129,6 +129,8 @@ def _entry(image: Mapping[str, Any], finder: Finder) -> Entry:
         if slide_path is None:
             problem = f"{name}: the slide is not at {path_text or uri}, nor near the project"
             problem += "; give its folder with --slides DIR"
+        elif min(size) <= 0:
+            size = measure(slide_path) or size
     mpp = _mpp(server)
     args = _list(source.get("args"))
     return Entry(
