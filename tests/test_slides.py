@@ -9,6 +9,7 @@ from PIL import Image
 from wsplf_cli.errors import SlideError
 from wsplf_cli.schema import Entry
 from wsplf_cli.slides import calibrate, entry_slide, open_slide, slide_for
+from wsplf_cli.synthetic import pyramid
 
 WIDTH, HEIGHT = 901, 603
 
@@ -127,9 +128,9 @@ def test_missing_foreign_and_broken_files_are_one_clear_line(tmp_path):
 
 
 def test_damage_is_reported_and_other_regions_still_read(tmp_path):
-    noise = np.random.default_rng(0).integers(0, 255, (256, 256, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 255, (512, 512, 3), dtype=np.uint8)
     path = tmp_path / "damaged.tif"
-    tifffile.imwrite(path, noise, tile=(128, 128), photometric="rgb", compression="jpeg")
+    pyramid.write_pyramid(path, noise, mpp=0.5, levels=1)
     with tifffile.TiffFile(path) as tiff:
         offset = tiff.pages[0].dataoffsets[3]
     with path.open("r+b") as file:
@@ -137,7 +138,7 @@ def test_damage_is_reported_and_other_regions_still_read(tmp_path):
         file.write(b"\0" * 64)
     with open_slide(path) as slide:
         with pytest.raises(SlideError, match="damaged"):
-            slide.read(128, 128, size_px=(100, 100), downsample=1)
+            slide.read(256, 256, size_px=(100, 100), downsample=1)
         assert slide.read(0, 0, size_px=(100, 100), downsample=1).std() > 10
 
 

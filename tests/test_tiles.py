@@ -5,6 +5,7 @@ import tifffile
 from wsplf_cli.errors import SlideError
 from wsplf_cli.schema import Entry, TissueMask
 from wsplf_cli.slides import open_slide
+from wsplf_cli.synthetic.pyramid import write_pyramid
 from wsplf_cli.tiles import make_grid, read_tile, read_tiles, tissue_mask, tissue_um2
 
 MPP = 2.0
@@ -169,7 +170,7 @@ def damaged(tmp_path):
     path = tmp_path / "damaged.tif"
     noise = np.random.default_rng(0).integers(0, 120, (256, 512, 3), dtype=np.uint8)
     noise[..., 1] //= 3
-    tifffile.imwrite(path, noise, tile=(256, 256), photometric="rgb", compression="jpeg")
+    write_pyramid(path, noise, mpp=MPP, levels=1)
     with tifffile.TiffFile(path) as tiff:
         offset = tiff.pages[0].dataoffsets[1]
     with path.open("r+b") as file:

@@ -1,0 +1,63 @@
+import pytest
+from shapely import Point, Polygon, box
+
+from wsplf_cli.metrics import Overlap, boundary_f1, fp_share, overlap
+
+EMPTY = Polygon()
+
+
+def test_dice_and_iou_of_half_overlapping_boxes():
+    found = overlap(box(0, 0, 2, 2), box(1, 0, 3, 2))
+    assert (found.truth, found.predicted, found.common) == (4, 4, 2)
+    assert found.dice == pytest.approx(0.5)
+    assert found.iou == pytest.approx(1 / 3)
+
+
+def test_holes_are_not_area():
+    ring = Polygon(box(0, 0, 10, 10).exterior, [box(2, 2, 8, 8).exterior.coords])
+    assert overlap(ring, box(0, 0, 10, 10)).dice == pytest.approx(2 * 64 / 164)
+
+
+def test_the_same_shape_scores_one():
+    shape = Point(0, 0).buffer(50)
+    assert overlap(shape, shape).dice == pytest.approx(1)
+    assert overlap(shape, shape).iou == pytest.approx(1)
+    assert boundary_f1(shape, shape, tolerance=1) == pytest.approx(1)
+    assert boundary_f1(shape, shape, tolerance=0) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("truth", "predicted", "score"), [(EMPTY, EMPTY, 1), (EMPTY, box(0, 0, 1, 1), 0)])
+def test_both_empty_is_full_agreement_and_one_empty_is_none(truth, predicted, score):
+    for first, second in [(truth, predicted), (predicted, truth)]:
+        assert overlap(first, second).dice == score
+        assert overlap(first, second).iou == score
+        assert boundary_f1(first, second, tolerance=1) == score
+
+
+def test_areas_are_in_the_unit_asked_for_and_pool_by_adding():
+    first = overlap(box(0, 0, 10, 10), box(0, 0, 10, 5), unit=0.25)
+    second = overlap(EMPTY, box(0, 0, 10, 10), unit=4)
+    assert (first.truth, first.predicted, first.common) == (25, 12.5, 12.5)
+    pooled = sum([first, second], Overlap())
+    assert pooled.dice == pytest.approx(2 * 12.5 / (25 + 412.5))
+
+
+def test_false_positives_are_measured_against_the_tissue():
+    found = overlap(box(0, 0, 10, 10), box(5, 0, 15, 10))
+    assert found.false_positive == 50
+    assert fp_share(found, tissue=1000) == 0.05
+    assert fp_share(found, tissue=0) is None
+
+
+def test_the_boundary_score_falls_when_boundaries_are_further_apart_than_the_tolerance():
+    truth = box(0, 0, 100, 100)
+    assert boundary_f1(truth, box(3, 0, 103, 100), tolerance=5) == pytest.approx(1)
+    shifted = boundary_f1(truth, box(20, 0, 120, 100), tolerance=5)
+    assert shifted == pytest.approx((80 + 2 * 2.5) * 2 / 400, abs=0.05)
+    assert boundary_f1(truth, box(500, 500, 600, 600), tolerance=5) == 0
+
+
+def test_what_is_claimed_too_much_lowers_the_boundary_score_as_what_is_missed():
+    truth, more = box(0, 0, 100, 100), box(0, 0, 100, 100).union(box(300, 0, 400, 100))
+    assert boundary_f1(truth, more, tolerance=2) == pytest.approx(2 / 3)
+    assert boundary_f1(more, truth, tolerance=2) == pytest.approx(2 / 3)

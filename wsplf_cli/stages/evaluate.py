@@ -1,0 +1,219 @@
+"""``wsplf evaluate``: how well the annotations of a project agree with the truth. The only stage that reads truth."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shapely.geometry.base import BaseGeometry
+
+from wsplf_cli import plugins
+from wsplf_cli.backends import Project
+from wsplf_cli.config import EvaluateOptions, ProjectOptions
+from wsplf_cli.errors import ConfigError, ProjectError, SlideError
+from wsplf_cli.geometry import union
+from wsplf_cli.metrics import Overlap, boundary_f1, fp_share, overlap
+from wsplf_cli.qupath import geojson
+from wsplf_cli.schema import Annotation, Entry, Tracker
+from wsplf_cli.slides import entry_slide
+from wsplf_cli.stages import Skipped, each
+from wsplf_cli.tiles import tissue_mask, tissue_um2
+
+#: Gives the truth of an entry in level-0 pixels (empty: nothing there), or None where nobody has said.
+TruthOf = Callable[[Entry], BaseGeometry | None]
+
+SUFFIXES = (".geojson", ".geojson.gz")
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What was measured on one entry; areas in um2. ``label`` is the word of the project, None where it has none."""
+
+    entry: Entry
+    label: str | None
+    positive: bool
+    overlap: Overlap
+    boundary_f1: float
+    tissue_um2: float
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The entry as ``evaluate --json`` prints it."""
+        return {
+            "name": self.entry.name,
+            "label": self.label,
+            "dice": self.overlap.dice,
+            "iou": self.overlap.iou,
+            "boundary_f1": self.boundary_f1,
+            "fp_share": fp_share(self.overlap, tissue=self.tissue_um2),
+            "truth_um2": self.overlap.truth,
+            "predicted_um2": self.overlap.predicted,
+        }
+
+
+def evaluate(project: Project, entries: Sequence[Entry], options: EvaluateOptions, tracker: Tracker) -> dict[str, Any]:
+    """Measure the annotations of one origin against the truth, per entry and over all. Nothing is written.
+
+    Measured are the annotations of class ``options.project.path_class`` and of ``options.origin`` that no one has
+    rejected. See ``wsplf_cli.metrics`` for what the figures mean. A slide is positive when its label says that it
+    holds the class, and without a label when its truth does; else it is negative. A slide labelled negative may lack a
+    truth: there is nothing to find on it. Others without truth are skipped.
+
+    Returns:
+        ``entries``: name, label (the word in the project), dice, iou, boundary_f1, fp_share (None without tissue),
+        truth_um2, predicted_um2; ``mean_dice`` over the positive slides; ``pooled_dice`` and ``pooled_iou`` of the
+        areas of all slides; ``negative_fp_share`` of the tissue of all negative slides; None where there are none;
+        ``skipped`` and ``failed``: name and reason.
+
+    Raises:
+        ConfigError: there is no such truth.
+        ProjectError: no entry could be measured, or the project that holds the truth cannot be read.
+    """
+    truth_of = _truth(options)
+    scores: list[Score] = []
+
+    def work(entry: Entry) -> Mapping[str, float] | Skipped:
+        truth = truth_of(entry)
+        if truth is None and not _is_negative(entry, options.project):
+            return Skipped(f"no truth for it in {options.truth}")
+        scores.append(_score(project, entry, union([]) if truth is None else truth, options, tracker=tracker))
+        return {"dice": scores[-1].overlap.dice}
+
+    results = each(entries, work, tracker=tracker, name="evaluate")
+    left_out = {
+        status: [{"name": result.name, "reason": result.reason} for result in results if result.status == status]
+        for status in ("skipped", "failed")
+    }
+    for one in left_out["skipped"]:
+        tracker.say(f"{one['name']}: skipped, {one['reason']}")
+    if not scores:
+        reason = next((result.reason for result in results), "the project has no entries")
+        raise ProjectError(
+            f"none of {len(entries)} entries could be measured; the first: {reason}",
+            hint="--truth takes a folder with SLIDE-STEM.geojson for each slide, or another project.qpproj",
+        )
+    return _totals(scores) | left_out
+
+
+def _totals(scores: Sequence[Score]) -> dict[str, Any]:
+    """The document of ``evaluate --json`` without what was left out."""
+    positive = [score.overlap.dice for score in scores if score.positive]
+    negative = [score for score in scores if not score.positive]
+    pooled = sum((score.overlap for score in scores), Overlap())
+    on_negative = sum((score.overlap for score in negative), Overlap())
+    return {
+        "entries": [score.document for score in scores],
+        "mean_dice": sum(positive) / len(positive) if positive else None,
+        "pooled_dice": pooled.dice,
+        "pooled_iou": pooled.iou,
+        "negative_fp_share": fp_share(on_negative, tissue=sum(score.tissue_um2 for score in negative)),
+    }
+
+
+def _score(project: Project, entry: Entry, truth: BaseGeometry, options: EvaluateOptions, *, tracker: Tracker) -> Score:
+    """Measure one entry.
+
+    Raises:
+        SlideError: its annotations or its slide cannot be read.
+    """
+    slide, calibration = entry_slide(entry, mpp_override=options.project.mpp_override)
+    if calibration.warning:
+        tracker.say(f"warning: {calibration.warning}")
+    predicted = union(one.shape for one in project.annotations(entry.id) if _is_measured(one, options))
+    mpp = calibration.mpp
+    labelled_negative = _is_negative(entry, options.project)
+    if labelled_negative and not truth.is_empty:
+        tracker.say(f"warning: {entry.name} is labelled negative, but its truth is not empty")
+    return Score(
+        entry=entry,
+        label=_word(entry, options.project),
+        positive=not truth.is_empty if entry.label is None else not labelled_negative,
+        overlap=overlap(truth, predicted, unit=mpp**2),
+        boundary_f1=boundary_f1(truth, predicted, tolerance=options.tolerance_um / mpp),
+        tissue_um2=tissue_um2(tissue_mask(slide, mpp_slide=mpp), mpp_slide=mpp),
+    )
+
+
+def _is_measured(annotation: Annotation, options: EvaluateOptions) -> bool:
+    return (
+        annotation.origin == options.origin
+        and annotation.review != "rejected"
+        and annotation.path_class == options.project.path_class
+    )
+
+
+def _is_negative(entry: Entry, options: ProjectOptions) -> bool:
+    return entry.label is not None and options.path_class not in entry.label.classes
+
+
+def _word(entry: Entry, options: ProjectOptions) -> str | None:
+    """The slide label as a word of the project; None where there is none."""
+    if entry.label is None:
+        return None
+    words = options.negative if _is_negative(entry, options) else options.positive
+    written = (entry.metadata.get(options.label_key, ""), *entry.tags)
+    return next((word for word in written if word in words), words[0])
+
+
+def _truth(options: EvaluateOptions) -> TruthOf:
+    """How to get the truth that ``--truth`` names: a project, or a folder of GeoJSON files."""
+    path = options.truth
+    if path.suffix == ".qpproj" or (path / "project.qpproj").is_file():
+        return _truth_in_project(path, options.project)
+    if not path.is_dir():
+        raise ConfigError(
+            f"no truth at {path}",
+            hint="--truth takes a folder with SLIDE-STEM.geojson for each slide, or another project.qpproj",
+        )
+    return lambda entry: _truth_in_folder(path, entry, options.project)
+
+
+def _truth_in_folder(folder: Path, entry: Entry, options: ProjectOptions) -> BaseGeometry | None:
+    """What the entry's GeoJSON file holds of the class; features without a class count as of the class.
+
+    Raises:
+        SlideError: the file cannot be read, or it has classes, none is the one asked for, and the slide is no negative.
+    """
+    stems = dict.fromkeys(([entry.slide_path.stem] if entry.slide_path else []) + [Path(entry.name).stem, entry.name])
+    paths = [folder / (stem + suffix) for stem in stems for suffix in SUFFIXES]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        return None
+    try:
+        features = geojson.read(path)
+    except ProjectError as error:
+        raise SlideError(error.message, hint=error.hint) from error
+    wanted = options.path_class.casefold()
+    chosen = [one for one in features if one.path_class is None or one.path_class.casefold() == wanted]
+    if features and not chosen and not _is_negative(entry, options):
+        found = ", ".join(sorted({one.path_class for one in features if one.path_class}))
+        raise SlideError(
+            f"{path}: no feature of class {options.path_class}; there are: {found}", hint="name it with --path-class"
+        )
+    return union(one.shape for one in chosen)
+
+
+def _truth_in_project(path: Path, options: ProjectOptions) -> TruthOf:
+    """The annotations of the class in the entries of the same name of another project.
+
+    What wsplf made there and no one accepted or corrected is no truth; neither is what was rejected.
+    """
+    opened: Project = plugins.load("backends", options.backend).open_project(path, options)
+    by_name: dict[str, list[Entry]] = {}
+    for one in opened.entries():
+        by_name.setdefault(one.name, []).append(one)
+
+    def find(entry: Entry) -> BaseGeometry | None:
+        same = by_name.get(entry.name, [])
+        if len(same) > 1:
+            raise SlideError(f"{path}: {len(same)} entries are named {entry.name}", hint="rename them in QuPath")
+        if not same:
+            return None
+        return union(one.shape for one in opened.annotations(same[0].id) if _is_truth(one, options))
+
+    return find
+
+
+def _is_truth(annotation: Annotation, options: ProjectOptions) -> bool:
+    of_person = annotation.origin == "human" or annotation.edited or annotation.review == "accepted"
+    return of_person and annotation.review != "rejected" and annotation.path_class == options.path_class
