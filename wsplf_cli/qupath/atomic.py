@@ -31,7 +31,7 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise ProjectError(
-            f"cannot write {path}: {reason}; the old file is in place",
+            f"cannot write {path}: {reason}; what was there is still in place",
             hint="free disk space or check the permissions, then run the command again",
         ) from error
     finally:
