@@ -218,6 +218,16 @@ def test_errors_of_a_stage_are_shown_without_a_traceback(capsys, tiny_project, s
     assert (json.loads(out)["error"] in err) if json_mode else out == ""
 
 
+def test_ctrl_c_before_a_command_has_begun_says_so_too(capsys, tiny_project, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.typer.main.TyperGroup, "resolve_command", interrupted)
+    code, out, err = run(capsys, "labels", tiny_project)
+    assert (code, out) == (130, "")
+    assert err == "error: stopped; nothing half-written, 0 entries were finished\n"
+
+
 def test_a_bug_shows(tiny_project, stage):
     stage("train", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):

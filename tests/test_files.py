@@ -1,5 +1,6 @@
 """Files are written whole or not at all; records become JSON."""
 
+import errno
 import json
 import uuid
 from pathlib import Path
@@ -18,6 +19,13 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
         stream.writelines([b"half", "not bytes"])
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_names_the_file(tmp_path):
+    path = tmp_path / "a.json"
+    with pytest.raises(OSError, match=r"No space.*a\.json"), replacing(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_permissions_of_a_replaced_file_stay(tmp_path):

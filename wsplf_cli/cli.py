@@ -32,6 +32,8 @@ DISK_ERRORS = {
     errno.EACCES: "no permission to write or read",
 }
 
+STOPPED = 130
+
 METAVARS = {Path: "PATH", float: "NUMBER", int: "N", bool: None}
 
 #: typer carries its own copy of click; this is its base class of all that is wrong with a command line.
@@ -314,12 +316,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line (by default the process's) and return the exit code; every error is shown here."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        return app(args=arguments, prog_name="wsplf", standalone_mode=False) or 0
+        code = app(args=arguments, prog_name="wsplf", standalone_mode=False) or 0
+        if code == STOPPED:  # typer's answer to Ctrl-C before a command has begun
+            raise Stopped("0 entries were finished")
+        return code
     except UsageError as error:
         path = error.ctx.command_path if error.ctx else "wsplf"
         return _fail(error.format_message(), hint=f"{path} -h", code=2, arguments=arguments)
     except Stopped as stop:
-        return _fail(f"stopped; nothing half-written, {stop}", hint="", code=130, arguments=arguments)
+        return _fail(f"stopped; nothing half-written, {stop}", hint="", code=STOPPED, arguments=arguments)
     except WsplfError as error:
         code = 2 if isinstance(error, ConfigError) else 1
         return _fail(error.message, hint=error.hint, code=code, arguments=arguments)

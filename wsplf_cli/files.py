@@ -26,6 +26,9 @@ def replacing(path: Path) -> Iterator[Path]:
         if path.exists():
             part.chmod(path.stat().st_mode & 0o777)
         part.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk is noticed by write(), which knows no name
+        raise
     finally:
         part.unlink(missing_ok=True)
 

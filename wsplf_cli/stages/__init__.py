@@ -90,6 +90,14 @@ def merge(*passes: Sequence[EntryResult]) -> list[EntryResult]:
     return list(merged.values())
 
 
+class _RunLog(logging.FileHandler):
+    """A log file that gives up in silence: on a full disk the results' own files say what is wrong, once."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
+        """Write nothing more."""
+        logging.getLogger("wsplf_cli").removeHandler(self)
+
+
 @dataclass
 class Run:
     """The record of one run of a stage, a folder ``PROJECT-FOLDER/wsplf/runs/ID/``.
@@ -112,7 +120,7 @@ class Run:
             try:
                 self.folder.mkdir(parents=True)
                 self._write()
-                self.handler = logging.FileHandler(self.folder / "log.txt", encoding="utf-8")
+                self.handler = _RunLog(self.folder / "log.txt", encoding="utf-8")
             except OSError as error:
                 raise ProjectError(f"cannot write the run folder {self.folder}: {error.strerror}") from error
             self.handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -128,12 +136,12 @@ class Run:
         if error is not None:
             self.record["status"] = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
             self.record["error"] = f"{type(error).__name__}: {error}"
-            log.error("%s: %s", self.record["status"], self.record["error"])
+            log.info("%s: %s", self.record["status"], self.record["error"])
             self.record["seconds"] = time.monotonic() - self.began
             try:
                 self._write()
             except OSError as second:
-                log.error("run.json could not be updated: %s", second)
+                log.info("run.json could not be updated: %s", second)
         if self.handler is not None:
             logging.getLogger("wsplf_cli").removeHandler(self.handler)
             self.handler.close()
