@@ -235,7 +235,7 @@ def test_a_bug_shows(tiny_project, stage):
 
 
 def test_evaluate_prints_its_json_and_nothing_else(capsys, tiny_project, stage):
-    scores = {"entries": [], "mean_dice": float("nan"), "pooled_dice": 0.5, "pooled_iou": 0.4, "negative_fp_share": 0.0}
+    scores = {"entries": [], "mean_dice": float("nan"), "pooled_dice": 0.5, "failed": []}
 
     def evaluate(project, entries, options, tracker):
         assert options.origin == "prediction"
@@ -247,6 +247,11 @@ def test_evaluate_prints_its_json_and_nothing_else(capsys, tiny_project, stage):
     assert code == 0
     assert json.loads(out) == scores | {"mean_dice": None}
     assert err == "working\n"
+
+
+def test_evaluate_is_1_when_an_entry_could_not_be_measured(capsys, tiny_project, stage):
+    stage("evaluate", lambda *_: {"entries": [], "failed": [{"name": "a", "reason": "broken"}]})
+    assert run(capsys, "evaluate", tiny_project)[0] == 1
 
 
 def test_report_writes_beside_the_project_unless_told_otherwise(capsys, tiny_project, stage, tmp_path):

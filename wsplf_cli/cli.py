@@ -289,8 +289,9 @@ def evaluate(project: ProjectPath, *, options: config.EvaluateOptions, screen: "
     """
     from wsplf_cli.stages.evaluate import evaluate as run_stage
 
-    screen.scores(run_stage(*_open_any(project, options.project, screen), options, screen))
-    return 0
+    scores = run_stage(*_open_any(project, options.project, screen), options, screen)
+    screen.scores(scores)
+    return int(bool(scores["failed"]))
 
 
 @command(config.ReportOptions)

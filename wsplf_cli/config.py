@@ -72,7 +72,9 @@ class DoctorOptions:
 class DemoOptions:
     """``wsplf demo``."""
 
-    out: Path = _option(Path("wsplf-demo"), "Folder to make; it must not hold anything yet.")
+    out: Path = _option(
+        Path("wsplf-demo"), "Folder to make; an earlier demo in it is made anew, anything else is left alone."
+    )
     device: str = _option("auto", "Where networks run.", choices=("auto", "cpu", "cuda", "mps"))
     seed: int = _option(0, "Seed of all random numbers.", least=0)
 
