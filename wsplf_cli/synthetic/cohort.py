@@ -1,7 +1,9 @@
 """A cohort of synthetic slides with exact truth: for the demo, the tests and measurements."""
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from shapely.geometry import mapping
 
+from wsplf_cli.errors import WsplfError
 from wsplf_cli.files import write_json
 from wsplf_cli.synthetic.pyramid import write_pyramid
 from wsplf_cli.synthetic.slide import paint_slide
@@ -66,23 +69,38 @@ def make_cohort(
 
     Raises:
         OSError: the folder cannot be written.
+        WsplfError: a process that paints was ended from outside (no memory left).
     """
     (out / "slides").mkdir(parents=True, exist_ok=True)
     (out / "truth").mkdir(parents=True, exist_ok=True)
     orders = _orders(out, seed=seed, counts={"train": train, "test": test}, size_px=size_px, shares=shares)
     made = []
-    if workers <= 1:
-        for order in orders:
-            made.append(_make(order))
-            if on_slide:
-                on_slide(made[-1].name)
-        return tuple(made)
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for slide in pool.map(_make, orders):
-            made.append(slide)
-            if on_slide:
-                on_slide(slide.name)
+    for slide in _made(orders, workers=workers):
+        made.append(slide)
+        if on_slide:
+            on_slide(slide.name)
     return tuple(made)
+
+
+def _made(orders: Sequence[_Order], *, workers: int) -> Iterator[CohortSlide]:
+    """The slides in order, each as soon as it is there."""
+    if workers <= 1:
+        yield from map(_make, orders)
+        return
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_leave_interrupts_to_the_parent)
+    try:
+        yield from pool.map(_make, orders)
+    except BrokenProcessPool as error:
+        raise WsplfError(
+            "a process that paints slides was ended from outside", hint="free some memory and run it again"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _leave_interrupts_to_the_parent() -> None:
+    """Ctrl-C reaches every process of a terminal; the parent alone says so and stops the others."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _orders(

@@ -23,7 +23,8 @@ def tissue_level(rng: np.random.Generator, shape: tuple[int, int], *, share: flo
     level = -(np.abs(u) ** 2.5 + np.abs(v) ** 2.5) + 0.28 * octaves(rng, coarse, period_px=coarse[0] / 3, count=4)
     edge = np.minimum(1 - np.abs(u), 1 - np.abs(v))
     level = level - np.quantile(level, 1 - share)
-    return np.asarray(np.minimum(level, 4 * (edge - 0.05)), np.float32)
+    margin = 0.07 + 0.02 * octaves(rng, coarse, period_px=coarse[0] / 6, count=3)
+    return np.asarray(np.minimum(level, 4 * (edge - np.maximum(margin, 0.02))), np.float32)
 
 
 def tumour_level(

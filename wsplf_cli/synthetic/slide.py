@@ -41,7 +41,7 @@ def paint_slide(rng: np.random.Generator, *, size_px: int, mpp: float, share: fl
     tumour = draw(shape, polygons)
     plan = _plan(rng, shape, mpp=mpp, tissue=tissue, tumour=tumour)
     inks = paint(rng, plan)
-    look = random_look(rng, jitter=0.6)
+    look = random_look(rng, jitter=0.8)
     edge = np.clip(0.5 + enlarge(np.clip(level, -0.2, 0.2), shape) * 25, 0, 1)
     layers = [inks.h * edge, inks.e * edge, inks.red * edge]
     for _ in range(int(rng.integers(0, 3))):
