@@ -240,3 +240,18 @@ def test_all_tissue_as_tumour_scores_as_measured_before(shared_data, make_entry,
         annotations[entry.id] = [annotation(shape) for shape in shapes]
     found = evaluate(project_with(annotations), entries, EvaluateOptions(truth=folder / "truth"), recorder)
     assert found["mean_dice"] == pytest.approx(0.574, abs=0.03)
+
+
+def test_the_figures_are_kept_as_a_run_where_the_project_can_be_written(
+    cohort, project_with, recorder, tmp_path, monkeypatch
+):
+    write_truth(tmp_path, "p1", [TRUTH])
+    project = project_with({"1": [annotation(HALF)]})
+    found = evaluate(project, cohort, options_for(tmp_path, origin="pseudolabel"), recorder)
+    (path,) = (tmp_path / "wsplf" / "runs").glob("*-evaluate-*/run.json")
+    record = json.loads(path.read_text())
+    assert record["details"] == found
+    assert record["options"]["origin"] == "pseudolabel"
+    monkeypatch.setattr("wsplf_cli.stages.evaluate.os.access", lambda path, mode: False)
+    assert evaluate(project, cohort, options_for(tmp_path), recorder) == found
+    assert len(list((tmp_path / "wsplf" / "runs").iterdir())) == 1

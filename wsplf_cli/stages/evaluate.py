@@ -1,5 +1,6 @@
 """``wsplf evaluate``: how well the annotations of a project agree with the truth. The only stage that reads truth."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from wsplf_cli.metrics import Overlap, boundary_f1, fp_share, overlap
 from wsplf_cli.qupath import geojson
 from wsplf_cli.schema import Annotation, Entry, Tracker
 from wsplf_cli.slides import entry_slide
-from wsplf_cli.stages import Skipped, each
+from wsplf_cli.stages import Skipped, each, start_run
 from wsplf_cli.tiles import tissue_mask, tissue_um2
 
 #: Gives the truth of an entry in level-0 pixels (empty: nothing there), or None where nobody has said.
@@ -52,7 +53,9 @@ class Score:
 
 
 def evaluate(project: Project, entries: Sequence[Entry], options: EvaluateOptions, tracker: Tracker) -> dict[str, Any]:
-    """Measure the annotations of one origin against the truth, per entry and over all. Nothing is written.
+    """Measure the annotations of one origin against the truth, per entry and over all.
+
+    The annotations are only read. The figures are kept as a run, for the report, where the project can be written.
 
     Measured are the annotations of class ``options.project.path_class`` and of ``options.origin`` that no one has
     rejected. See ``wsplf_cli.metrics`` for what the figures mean. A slide is positive when its label says that it
@@ -79,20 +82,24 @@ def evaluate(project: Project, entries: Sequence[Entry], options: EvaluateOption
         scores.append(_score(project, entry, union([]) if truth is None else truth, options, tracker=tracker))
         return {"dice": scores[-1].overlap.dice}
 
-    results = each(entries, work, tracker=tracker, name="evaluate")
-    left_out = {
-        status: [{"name": result.name, "reason": result.reason} for result in results if result.status == status]
-        for status in ("skipped", "failed")
-    }
-    for one in left_out["skipped"]:
-        tracker.say(f"{one['name']}: skipped, {one['reason']}")
-    if not scores:
-        reason = next((result.reason for result in results), "the project has no entries")
-        raise ProjectError(
-            f"none of {len(entries)} entries could be measured; the first: {reason}",
-            hint="--truth takes a folder with SLIDE-STEM.geojson for each slide, or another project.qpproj",
-        )
-    return _totals(scores) | left_out
+    read_only = not os.access(project.folder, os.W_OK)
+    with start_run(project, "evaluate", options=options, seed=0, dry_run=read_only) as run:
+        results = each(entries, work, tracker=tracker, name="evaluate")
+        left_out = {
+            status: [{"name": result.name, "reason": result.reason} for result in results if result.status == status]
+            for status in ("skipped", "failed")
+        }
+        for one in left_out["skipped"]:
+            tracker.say(f"{one['name']}: skipped, {one['reason']}")
+        if not scores:
+            reason = next((result.reason for result in results), "the project has no entries")
+            raise ProjectError(
+                f"none of {len(entries)} entries could be measured; the first: {reason}",
+                hint="--truth takes a folder with SLIDE-STEM.geojson for each slide, or another project.qpproj",
+            )
+        document = _totals(scores) | left_out
+        run.finish(results, details=document)
+    return document
 
 
 def _totals(scores: Sequence[Score]) -> dict[str, Any]:
