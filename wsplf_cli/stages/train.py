@@ -1,5 +1,6 @@
 """``wsplf train``: a segmentation model from the project's annotations, each in the role that review gave it."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,7 +9,7 @@ from typing import Any
 from wsplf_cli import plugins
 from wsplf_cli.backends import Project
 from wsplf_cli.config import TrainOptions
-from wsplf_cli.errors import ProjectError
+from wsplf_cli.errors import ConfigError, ProjectError
 from wsplf_cli.qupath.qpdata import undecided
 from wsplf_cli.runtime import pick_device, seed_everything
 from wsplf_cli.schema import Annotation, Entry, StageReport, Tracker
@@ -52,6 +53,9 @@ def train(project: Project, entries: Sequence[Entry], options: TrainOptions, tra
         ProjectError: there is no polygon to learn from, or the model cannot be written.
         ConfigError: a segmenter, backbone or SAM that does not exist or does not fit its weights.
     """
+    if not re.fullmatch(r"\w[\w.-]*", options.name):
+        raise ConfigError(f"--name {options.name!r}: letters, digits, '_', '-' and '.' only", hint="--name second-try")
+    plugin = plugins.load("segmenters", options.segmenter)
     device = pick_device(options.run.device)
     run = start_run(
         project,
@@ -75,7 +79,6 @@ def train(project: Project, entries: Sequence[Entry], options: TrainOptions, tra
         if options.run.dry_run:
             tracker.say("dry run: nothing was trained or written")
             return run.finish(results, details={"slides": len(chosen)})
-        plugin = plugins.load("segmenters", options.segmenter)
         settings = plugin.settings(options)
         model = plugin.build(1, weights=plugin.weights(options), **settings).to(device)
         tile_px = options.tiles.tile_px

@@ -86,9 +86,11 @@ def load(folder: Path, *, device: torch.device) -> tuple[Checkpoint, nn.Module]:
     """
     checkpoint = read(folder)
     path = folder / BEST
-    model: nn.Module = plugins.load("segmenters", checkpoint.plugin).build(
-        len(checkpoint.classes), pretrained=False, **checkpoint.settings
-    )
+    plugin = plugins.load("segmenters", checkpoint.plugin)
+    try:
+        model: nn.Module = plugin.build(len(checkpoint.classes), pretrained=False, **checkpoint.settings)
+    except TypeError as error:
+        raise ConfigError(f"{folder / CONFIG}: settings not known to {checkpoint.plugin}: {error}") from error
     try:
         model.load_state_dict(load_file(path))
     except FileNotFoundError as error:
