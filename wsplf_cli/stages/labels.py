@@ -144,8 +144,8 @@ def require_both(entries: Sequence[Entry]) -> None:
     if not positive and not negative:
         keys = sorted({key for entry in entries for key in entry.metadata})
         tags = sorted({tag for entry in entries for tag in entry.tags})
-        seen = (f"; metadata keys there are: {', '.join(keys)}" if keys else "") + (
-            f"; tags there are: {', '.join(tags)}" if tags else ""
+        seen = (f"; metadata keys there are: {', '.join(keys[:10])}" if keys else "") + (
+            f"; tags there are: {', '.join(tags[:10])}" if tags else ""
         )
         raise ProjectError(
             f"none of {len(entries)} entries has a slide label{seen}",
