@@ -47,10 +47,18 @@ def window():
 def test_embedding_of_a_window_and_of_a_batch(untrained, window):
     single = untrained.embed(window)
     batch = untrained.embed(np.stack([window, window[::-1]]))
-    assert single.shape == (1, 128, 32, 32)
+    assert single.shape == (1, 128, 16, 16)
     assert single.dtype == torch.float32
-    assert batch.shape == (2, 128, 32, 32)
+    assert batch.shape == (2, 128, 16, 16)
     torch.testing.assert_close(batch[:1], single, atol=1e-4, rtol=1e-4)
+
+
+def test_window_that_cannot_be_written_to_is_read_without_a_warning(untrained, window, recwarn):
+    window = window.copy()
+    window.setflags(write=False)
+    untrained.embed(window)
+    untrained.embed(window[:, ::-1])
+    assert not recwarn.list
 
 
 def test_three_masks_a_prompt_best_first_or_one(untrained, window):
@@ -72,7 +80,8 @@ def test_no_prompts_no_masks(untrained, window):
 def test_prompts_together_give_what_each_gives_alone(untrained, window):
     embedding = untrained.embed(window)
     together, scores = untrained.logits(embedding, MIXED)
-    assert together.shape == (len(MIXED), 3, 128, 128)
+    assert together.shape == (len(MIXED), 4, 64, 64)
+    assert scores.shape == (len(MIXED), 4)
     for index, prompt in enumerate(MIXED):
         alone, score = untrained.logits(embedding[0], [prompt])
         torch.testing.assert_close(together[index], alone[0], atol=1e-4, rtol=1e-4)

@@ -63,7 +63,7 @@ class Sam:
         """Embedding float32 [B, C, g, g] of square RGB windows uint8 [B, S, S, 3], or of one window [S, S, 3]."""
         windows = rgb[None] if rgb.ndim == 3 else rgb
         assert windows.shape[1:] == (windows.shape[1], windows.shape[1], 3), f"not square RGB: {windows.shape}"
-        batch = torch.from_numpy(np.ascontiguousarray(windows)).to(self.device)
+        batch = torch.from_numpy(windows.copy()).to(self.device)
         return self.encode(batch.permute(0, 3, 1, 2).float() / 255)
 
     def logits(
@@ -72,14 +72,13 @@ class Sam:
         prompts: Sequence[Prompt],
         *,
         window_px: int | None = None,
-        multimask: bool = True,
         mask_input: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Mask logits float32 [P, M, mask_px, mask_px] and IoU estimates float32 [P, M] of P prompts on one window.
+        """Mask logits float32 [P, 4, mask_px, mask_px] and IoU estimates float32 [P, 4] of P prompts on one window.
 
-        M is 3 with ``multimask``, else 1. ``embedding`` is [C, g, g] or [1, C, g, g]; ``window_px`` the side of the
-        window in whose pixels the prompts are (default ``side_px``). ``mask_input``: logits [P, mask_px, mask_px] of
-        an earlier pass. Keeps gradients.
+        The first mask is SAM's single answer, for prompts that leave no doubt; the other three are its alternatives.
+        ``embedding`` is [C, g, g] or [1, C, g, g]; ``window_px`` the side of the window in whose pixels the prompts
+        are (default ``side_px``). ``mask_input``: logits [P, mask_px, mask_px] of an earlier pass. Keeps gradients.
         """
         assert prompts, "no prompts"
         image = (embedding[None] if embedding.ndim == 3 else embedding).to(self.device)
@@ -88,17 +87,18 @@ class Sam:
         masks, scores = [], []
         for members in _alike(prompts):
             chosen = [prompts[index] for index in members]
-            sparse, dense = self.network.prompt_encoder(
-                points=self._points(chosen, scale=scale),
-                boxes=self._boxes(chosen, scale=scale),
-                masks=None if mask_input is None else mask_input[members][:, None].to(self.device),
-            )
-            low, score = self.network.mask_decoder(
+            with torch.autocast(self.device.type, enabled=False):  # half precision would blur the coordinates
+                sparse, dense = self.network.prompt_encoder(
+                    points=self._points(chosen, scale=scale),
+                    boxes=self._boxes(chosen, scale=scale),
+                    masks=None if mask_input is None else mask_input[members][:, None].to(self.device),
+                )
+                places = self.network.prompt_encoder.get_dense_pe()
+            low, score = self.network.mask_decoder.predict_masks(
                 image_embeddings=image,
-                image_pe=self.network.prompt_encoder.get_dense_pe(),
+                image_pe=places,
                 sparse_prompt_embeddings=sparse,
                 dense_prompt_embeddings=dense,
-                multimask_output=multimask,
             )
             order += members
             masks.append(low.float())
@@ -116,7 +116,10 @@ class Sam:
         multimask: bool = True,
         mask_input: Tensor | None = None,
     ) -> list[list[TileMask]]:
-        """The masks of every prompt, bool [window_px, window_px], best estimated IoU first; arguments as ``logits``."""
+        """The masks of every prompt, bool [window_px, window_px], best estimated IoU first; arguments as ``logits``.
+
+        Three masks a prompt, or with ``multimask`` off the single one.
+        """
         side = window_px or self.side_px
         found: list[list[TileMask]] = []
         for first in range(0, len(prompts), PROMPTS_AT_ONCE):
@@ -125,11 +128,11 @@ class Sam:
                 embedding,
                 prompts[some],
                 window_px=side,
-                multimask=multimask,
                 mask_input=None if mask_input is None else mask_input[some],
             )
-            masks = (functional.interpolate(low, (side, side), mode="bilinear") > 0).cpu().numpy()
-            scores = score.clamp(0, 1).cpu().numpy()
+            wanted = slice(1, 4) if multimask else slice(0, 1)
+            masks = (functional.interpolate(low[:, wanted], (side, side), mode="bilinear") > 0).cpu().numpy()
+            scores = score[:, wanted].clamp(0, 1).cpu().numpy()
             for mask, value in zip(masks, scores, strict=True):
                 best = np.argsort(-value, kind="stable")
                 found.append([TileMask(mask=mask[index], score=float(value[index])) for index in best])
@@ -160,30 +163,30 @@ def _alike(prompts: Sequence[Prompt]) -> list[list[int]]:
 
 
 def build_tiny() -> SamNetwork:
-    """A SAM of the package's own modules for windows of 256 pixels, with random weights (2 million)."""
-    side_px, cell_px, width = 256, 8, 128
+    """A SAM of the package's own modules for windows of 256 pixels, with random weights (2.8 million)."""
+    side_px, cell_px, width, out_width = 256, 16, 192, 128
     cells = side_px // cell_px
     encoder = ImageEncoderViT(
         img_size=side_px,
         patch_size=cell_px,
         embed_dim=width,
         depth=4,
-        num_heads=4,
+        num_heads=6,
         mlp_ratio=4,
-        out_chans=width,
+        out_chans=out_width,
         use_rel_pos=True,
         window_size=8,
-        global_attn_indexes=(2,),
+        global_attn_indexes=(1, 3),
     )
     prompt_encoder = PromptEncoder(
-        embed_dim=width,
+        embed_dim=out_width,
         image_embedding_size=(cells, cells),
         input_image_size=(side_px, side_px),
         mask_in_chans=16,
     )
     decoder = MaskDecoder(
-        transformer_dim=width,
-        transformer=TwoWayTransformer(depth=2, embedding_dim=width, num_heads=4, mlp_dim=256),
+        transformer_dim=out_width,
+        transformer=TwoWayTransformer(depth=2, embedding_dim=out_width, num_heads=4, mlp_dim=256),
         iou_head_hidden_dim=64,
     )
     return SamNetwork(encoder, prompt_encoder, decoder)
@@ -265,7 +268,7 @@ def _check(state: dict[str, Tensor], expected: dict[str, Tensor], *, name: str, 
 def _model_of(state: dict[str, Tensor]) -> str | None:
     """Name of the model that the weights are of, told by the width of the image encoder."""
     first = state.get("image_encoder.patch_embed.proj.bias")
-    widths = {128: "tiny", 768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
+    widths = {192: "tiny", 768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
     return None if first is None else widths.get(first.numel())
 
 

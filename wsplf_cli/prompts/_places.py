@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt, label  # type: ignore[attr-defined]  # scipy fills it at import
+from scipy.ndimage import distance_transform_edt, label
 
 from wsplf_cli.prompts import FOREGROUND
 
