@@ -107,7 +107,8 @@ def fit(
         model.train()
         losses = []
         for _ in range(steps):
-            tiles, target, weight = as_batch(draw(settings.batch))
+            crops = draw(settings.batch)
+            tiles, target, weight = as_batch([crop.block for crop in crops])
             tiles, marks = augment(tiles, torch.stack([target, weight], dim=1), generator)
             assert marks is not None
             with autocast(device):
@@ -120,6 +121,7 @@ def fit(
             schedule.step()
             _follow(mean, model, keep=min(settings.running_mean, schedule.last_epoch / (schedule.last_epoch + 10)))
             losses.append(loss.item())
+            draw.heed(crops, torch.sigmoid(logits.detach().float()).mean(dim=(1, 2, 3)).cpu().numpy())
             track.advance(1, message=f"epoch {epoch}/{settings.epochs}, loss {np.mean(losses):.3f}")
         curve.loss.append(float(np.mean(losses)))
         score = float(epoch)

@@ -30,7 +30,9 @@ KEPT_BYTES = 1 << 30
 """Blocks are kept in memory up to this; what is beyond is read from the slide again each time."""
 
 #: How often a crop of each kind is drawn; kinds that a cohort lacks leave their share to the others.
-SHARES: dict[Kind, float] = {"tumour": 0.45, "refused": 0.10, "positive": 0.20, "negative": 0.25}
+SHARES: dict[Kind, float] = {"tumour": 0.40, "refused": 0.10, "positive": 0.20, "negative": 0.30}
+LEAST_CHANCE = 0.02
+"""Added to the mean probability of a negative block, so that blocks without any error are still drawn."""
 
 
 class BlockReader(Protocol):
@@ -142,8 +144,21 @@ def paint(marks: Marks, grid: TileGrid, index: int) -> tuple[NDArray[np.uint8], 
     return target, weight
 
 
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """A random crop: its pixels, and the slide and block that it is from."""
+
+    block: Block
+    slide: int
+    index: int
+
+
 class Draw:
-    """Random crops, balanced among the kinds and, within a kind, among the slides."""
+    """Random crops, balanced among the kinds and, within a kind, among the slides.
+
+    Of the negative slides, blocks in which the model last saw tumour come more often (``heed``). Not so elsewhere:
+    what looks like tumour on a positive slide may be tumour that the pseudo-labels missed.
+    """
 
     def __init__(self, blocks: Blocks, *, side_px: int, rng: np.random.Generator) -> None:
         self.blocks = blocks
@@ -159,28 +174,44 @@ class Draw:
                 self._places[kind] = [(number, indices) for number, indices in found if len(indices)]
         shares = np.array([SHARES[kind] for kind in self._places])
         self._shares = shares / shares.sum()
+        self._seen = [np.ones(len(slide.kinds)) for slide in blocks.slides]
 
-    def __call__(self, count: int) -> list[Block]:
+    def __call__(self, count: int) -> list[Crop]:
         """``count`` random crops."""
         names = list(self._places)
         return [self._crop(names[choice]) for choice in self.rng.choice(len(names), size=count, p=self._shares)]
 
-    def _crop(self, kind: Kind) -> Block:
-        slide, indices = self._places[kind][self.rng.integers(len(self._places[kind]))]
-        block = self.blocks(slide, int(self.rng.choice(indices)))
-        x_px, y_px = self.rng.integers(block.target.shape[0] - self.side_px + 1, size=2).tolist()
-        wanted = None
+    def heed(self, crops: Sequence[Crop], probability: NDArray[np.float32]) -> None:
+        """Take note of the mean probability [len(crops)] of tumour that the model gave each crop."""
+        for crop, value in zip(crops, probability, strict=True):
+            seen = self._seen[crop.slide]
+            seen[crop.index] = max(float(value), 0.5 * seen[crop.index])
+
+    def _place(self, kind: Kind) -> tuple[int, int]:
+        """A slide and one of its blocks."""
+        places = self._places[kind]
+        if kind != "negative":
+            slide, indices = places[self.rng.integers(len(places))]
+            return slide, int(self.rng.choice(indices))
+        pairs = [(slide, int(index)) for slide, indices in places for index in indices]
+        chance = np.array([LEAST_CHANCE + self._seen[slide][index] for slide, index in pairs])
+        return pairs[self.rng.choice(len(pairs), p=chance / chance.sum())]
+
+    def _crop(self, kind: Kind) -> Crop:
+        slide, index = self._place(kind)
+        block = self.blocks(slide, index)
+        limit = block.target.shape[0] - self.side_px
+        x_px, y_px = self.rng.integers(limit + 1, size=2).tolist()
+        wanted = np.zeros(0, np.intp)
         if kind == "tumour":
             wanted = np.flatnonzero(block.target == 1)
         elif kind == "refused":
             wanted = np.flatnonzero((block.target == 0) & (block.weight == DECIDED))
-        if wanted is not None and len(wanted):
+        if len(wanted):
             row, column = divmod(int(self.rng.choice(wanted)), block.target.shape[1])
             offset = self.rng.integers(self.side_px, size=2)
-            limit = block.target.shape[0] - self.side_px
-            x_px = int(np.clip(column - offset[0], 0, limit))
-            y_px = int(np.clip(row - offset[1], 0, limit))
-        return block.crop(x_px, y_px, self.side_px)
+            x_px, y_px = (int(np.clip(place, 0, limit)) for place in (column - offset[0], row - offset[1]))
+        return Crop(block.crop(x_px, y_px, self.side_px), slide, index)
 
 
 def tiles_of(blocks: Blocks, *, side_px: int, most: int, rng: np.random.Generator) -> list[Block]:
