@@ -1,0 +1,343 @@
+"""``wsplf report``: one self-contained page about a project, its annotations and the runs that made them."""
+
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from wsplf_cli import __version__, files
+from wsplf_cli.backends import Project
+from wsplf_cli.config import ProjectOptions
+from wsplf_cli.errors import ConfigError, ProjectError, SlideError
+from wsplf_cli.geometry import union
+from wsplf_cli.schema import Annotation, Entry, Origin, Tracker
+from wsplf_cli.slides import entry_slide
+from wsplf_cli.stages._report_charts import HEIGHT, LEFT, WIDTH, Chart, charts
+from wsplf_cli.stages._report_views import View, view
+from wsplf_cli.tiles import tissue_mask, tissue_um2
+
+log = logging.getLogger(__name__)
+
+TEMPLATE = Path(__file__).parents[1] / "assets" / "report.html"
+#: How the page names the origins, one and many of them, in the order in which they come about.
+ORIGINS: Mapping[Origin, tuple[str, str]] = {
+    "pseudolabel": ("Pseudo-label", "pseudo-labels"),
+    "prediction": ("Prediction", "predictions"),
+    "human": ("Human", "drawn by people"),
+}
+#: Longer side of a thumbnail, for up to so many slides; with more of them it shrinks, so that the page stays light.
+THUMBNAIL_PX, FULL_SIZE_SLIDES, LEAST_THUMBNAIL_PX = 700, 50, 200
+#: What ``wsplf evaluate`` prints for a whole cohort, and how the report names it.
+TOTALS = {
+    "mean_dice": "Mean Dice of positive slides",
+    "pooled_dice": "Pooled Dice",
+    "pooled_iou": "Pooled IoU",
+    "negative_fp_share": "False positives, share of tissue on negative slides",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """The annotations of one origin on a slide; areas of what is not rejected."""
+
+    origin: Origin
+    number: int
+    accepted: int
+    rejected: int
+    area_mm2: float | None
+    tissue_share: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One entry as the page shows it; ``note`` says why there is no picture."""
+
+    entry: Entry
+    label: str
+    mpp: float | None = None
+    mpp_source: str = ""
+    tissue_mm2: float | None = None
+    counts: tuple[Count, ...] = ()
+    scores: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    view: View | None = None
+    note: str = ""
+
+    @property
+    def number(self) -> dict[str, int]:
+        """How many annotations there are, by origin."""
+        return {count.origin: count.number for count in self.counts}
+
+
+@dataclass(frozen=True, slots=True)
+class RunShown:
+    """One run: its run.json, and the charts of its curves."""
+
+    folder: Path
+    record: Mapping[str, Any]
+    charts: tuple[Chart, ...] = ()
+
+
+def report(
+    project: Project,
+    entries: Sequence[Entry],
+    *,
+    out: Path,
+    tracker: Tracker,
+    scores: Path | None = None,
+    options: ProjectOptions | None = None,
+) -> Path:
+    """Write the page and return its path.
+
+    An entry that cannot be shown gets a note instead of a picture; what no run has made yet is left out.
+
+    Args:
+        project: the project; it is only read.
+        entries: the entries to show, labels resolved where they are known.
+        out: the HTML file to write.
+        tracker: where progress is shown.
+        scores: what ``wsplf evaluate --json`` printed, or several of those by name in one object. By default the
+            last evaluation of each origin that was kept as a run of this project.
+        options: how the project was reached.
+
+    Raises:
+        ConfigError: ``scores`` cannot be read.
+        ProjectError: the page cannot be written.
+    """
+    options = options or ProjectOptions()
+    runs = read_runs(project.folder / "wsplf" / "runs")
+    tables = kept_scores(runs) if scores is None else read_scores(scores)
+    shown: list[Shown] = []
+    max_px = thumbnail_px(len(entries))
+    tracker.start("report", len(entries))
+    for entry in entries:
+        shown.append(_show(project, entry, runs, tables, options=options, max_px=max_px, tracker=tracker))
+        tracker.advance(1, message=entry.name)
+    page = _template().render(
+        project=project,
+        name="/".join(project.folder.resolve().parts[-2:]).replace("//", "/"),
+        written=datetime.now().astimezone().strftime("%d %B %Y, %H:%M"),
+        version=__version__,
+        shown=shown,
+        scores=tables,
+        totals=TOTALS,
+        runs=runs,
+        latest=latest(runs),
+        path_class=options.path_class,
+        origins={origin: one for origin, (one, _) in ORIGINS.items()},
+        plurals={origin: many for origin, (_, many) in ORIGINS.items()},
+        chart={"width": WIDTH, "height": HEIGHT, "left": LEFT},
+    )
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        files.write_bytes(out, page.encode())
+    except OSError as error:
+        raise ProjectError(f"cannot write the report {out}: {error.strerror}", hint="name a file with --out") from error
+    return out
+
+
+def thumbnail_px(slides: int) -> int:
+    """Longer side of the thumbnails for so many slides."""
+    shrink = math.sqrt(min(1.0, FULL_SIZE_SLIDES / max(slides, 1)))
+    return max(LEAST_THUMBNAIL_PX, round(THUMBNAIL_PX * shrink))
+
+
+def read_runs(folder: Path) -> list[RunShown]:
+    """The runs of a project, the newest first; a folder without a readable run.json is left out and logged."""
+    found = []
+    for path in folder.glob("*/run.json"):
+        record = _json(path)
+        if isinstance(record, dict):
+            curves = _json(path.parent / "curves.json")
+            drawn = tuple(charts(curves)) if isinstance(curves, dict) else ()
+            found.append(RunShown(path.parent, record, drawn))
+    return sorted(found, key=lambda run: (str(run.record.get("started", "")), run.folder.name), reverse=True)
+
+
+def latest(runs: Sequence[RunShown]) -> list[RunShown]:
+    """The newest run of each stage that came to its end, in the order in which stages are run."""
+    by_stage: dict[str, RunShown] = {}
+    for run in runs:
+        if run.record.get("status", "done") == "done":
+            by_stage.setdefault(str(run.record.get("stage", "")), run)
+    return list(reversed(by_stage.values()))
+
+
+def kept_scores(runs: Sequence[RunShown]) -> dict[str, dict[str, Any]]:
+    """The newest evaluation of each origin, by origin."""
+    found: dict[str, dict[str, Any]] = {}
+    for run in runs:
+        details, options = run.record.get("details"), run.record.get("options")
+        if run.record.get("stage") == "evaluate" and _is_table(details) and isinstance(options, dict):
+            found.setdefault(str(options.get("origin", "scores")), dict(details or {}))
+    order = [*ORIGINS, *sorted(found)]
+    return {origin: found[origin] for origin in sorted(found, key=order.index)}
+
+
+def read_scores(path: Path) -> dict[str, dict[str, Any]]:
+    """The evaluations in a JSON file, by name: one of them, or an object that holds several.
+
+    Raises:
+        ConfigError: there are none in it.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}", hint="--scores takes a JSON file") from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON: {error}", hint="wsplf evaluate PROJECT --json > FILE") from error
+    if _is_table(document):
+        return {"scores": document}
+    found = {name: table for name, table in document.items() if _is_table(table)} if isinstance(document, dict) else {}
+    if not found:
+        raise ConfigError(f"{path} holds no scores", hint="wsplf evaluate PROJECT --json > FILE")
+    return found
+
+
+def _is_table(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("entries"), list)
+        and all(isinstance(one, dict) for one in value["entries"])
+        and "mean_dice" in value
+    )
+
+
+def _show(
+    project: Project,
+    entry: Entry,
+    runs: Sequence[RunShown],
+    tables: Mapping[str, Mapping[str, Any]],
+    *,
+    options: ProjectOptions,
+    max_px: int,
+    tracker: Tracker,
+) -> Shown:
+    """One entry; what cannot be read of it becomes a note."""
+    scores = {name: row for name, table in tables.items() for row in table["entries"] if row.get("name") == entry.name}
+    label = _label(entry, options)
+    try:
+        annotations = project.annotations(entry.id)
+        by_origin = {str(origin): [one for one in annotations if one.origin == origin] for origin in ORIGINS}
+        slide, calibration = entry_slide(entry, mpp_override=options.mpp_override)
+        mpp = calibration.mpp
+        tissue = tissue_um2(tissue_mask(slide, mpp_slide=mpp), mpp_slide=mpp)
+        kept = {origin: [one for one in ours if one.review != "rejected"] for origin, ours in by_origin.items()}
+        return Shown(
+            entry,
+            label,
+            mpp=mpp,
+            mpp_source=calibration.source,
+            tissue_mm2=tissue / 1e6,
+            counts=tuple(_count(origin, by_origin[origin], mpp=mpp, tissue_um2=tissue) for origin in ORIGINS),
+            scores=scores,
+            view=view(slide, kept, cam=_cam(entry, runs), max_px=max_px),
+            note=calibration.warning,
+        )
+    except SlideError as error:
+        tracker.say(f"{entry.name}: shown without a picture, {error.message}")
+        return Shown(entry, label, mpp=entry.mpp, mpp_source=entry.mpp_source, scores=scores, note=error.message)
+
+
+def _count(origin: Origin, annotations: Sequence[Annotation], *, mpp: float, tissue_um2: float) -> Count:
+    area_um2 = union(one.shape for one in annotations if one.review != "rejected").area * mpp**2
+    return Count(
+        origin=origin,
+        number=len(annotations),
+        accepted=sum(one.review == "accepted" for one in annotations),
+        rejected=sum(one.review == "rejected" for one in annotations),
+        area_mm2=area_um2 / 1e6,
+        tissue_share=area_um2 / tissue_um2 if tissue_um2 > 0 else None,
+    )
+
+
+def _label(entry: Entry, options: ProjectOptions) -> str:
+    if entry.label is None:
+        return ""
+    words = options.positive if options.path_class in entry.label.classes else options.negative
+    return next((word for word in (entry.metadata.get(options.label_key), *entry.tags) if word in words), words[0])
+
+
+def _cam(entry: Entry, runs: Sequence[RunShown]) -> Path | None:
+    """The newest CAM image of an entry."""
+    paths = (run.folder / "cams" / f"{entry.id}.png" for run in runs)
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _json(path: Path) -> Any:
+    """The JSON value of a file; None where there is none, and logged where it is not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        log.warning("left out of the report: %s: %s", path, error)
+        return None
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters |= {
+        "figure": _figure,
+        "percent": _percent,
+        "agreement": _agreement,
+        "seconds": _seconds,
+        "moment": _moment,
+        "flat": _flat,
+    }
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+
+
+def _figure(value: object, digits: int = 3) -> str:
+    """A number with so many decimals; a dash where there is none."""
+    return f"{value:.{digits}f}" if isinstance(value, (int, float)) else "–"
+
+
+def _agreement(score: Mapping[str, Any], key: str) -> str:
+    """A score of one slide; a dash where its truth is empty: there is nothing to agree with."""
+    return _figure(score.get(key) if score.get("truth_um2") else None)
+
+
+def _percent(value: object) -> str:
+    """A share as per cent, with a second decimal below 1 %."""
+    if not isinstance(value, (int, float)):
+        return "–"
+    return f"{value:.1%}" if value == 0 or abs(value) >= 0.01 else f"{value:.2%}"
+
+
+def _seconds(value: object) -> str:
+    """A duration as a person says it."""
+    if not isinstance(value, (int, float)):
+        return "–"
+    if value < 100:
+        return f"{value:.0f} s"
+    return f"{value / 60:.0f} min" if value < 6000 else f"{value / 3600:.1f} h"
+
+
+def _moment(text: object) -> str:
+    """A time of run.json in the time zone of this machine, to the minute; what is no time stays as it is."""
+    try:
+        return datetime.fromisoformat(str(text)).astimezone().strftime("%Y-%m-%d %H:%M")
+    except ValueError:
+        return str(text)
+
+
+def _flat(values: object, prefix: str = "") -> list[tuple[str, str]]:
+    """The values of nested JSON objects as (dotted name, text), long lists shortened."""
+    rows: list[tuple[str, str]] = []
+    for key, value in values.items() if isinstance(values, Mapping) else ():
+        if isinstance(value, Mapping):
+            rows += _flat(value, f"{prefix}{key}.")
+        elif value not in (None, "", []):
+            text = f"{value:.4g}" if isinstance(value, float) else str(value)
+            if isinstance(value, list):
+                text = ", ".join(map(str, value)) if len(value) <= 6 else f"{len(value)} values"
+            rows.append((f"{prefix}{key}", text))
+    return rows
