@@ -255,7 +255,11 @@ def test_evaluate_is_1_when_an_entry_could_not_be_measured(capsys, tiny_project,
 
 
 def test_report_writes_beside_the_project_unless_told_otherwise(capsys, tiny_project, stage, tmp_path):
-    stage("report", lambda project, entries, *, out, tracker, scores=None: out)
+    def report(project, entries, *, out, tracker, scores, options):
+        assert (scores, options.path_class) == (None, "Tumor")
+        return out
+
+    stage("report", report)
     assert json.loads(run(capsys, "report", tiny_project, "--json")[1]) == {
         "report": str(tiny_project.parent / "wsplf" / "report.html")
     }

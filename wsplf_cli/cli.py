@@ -304,7 +304,8 @@ def report(project: ProjectPath, *, options: config.ReportOptions, screen: "Scre
 
     opened, entries = _open_any(project, options.project, screen)
     out = options.out or opened.folder / "wsplf" / "report.html"
-    screen.path("report", run_stage(opened, entries, out=out, tracker=screen, scores=options.scores))
+    page = run_stage(opened, entries, out=out, tracker=screen, scores=options.scores, options=options.project)
+    screen.path("report", page)
     return 0
 
 
