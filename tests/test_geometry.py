@@ -110,11 +110,11 @@ def test_simplifying_changes_the_area_by_less_than_one_percent():
 
 
 def test_no_polygon_has_more_vertices_than_the_cap():
-    mask = ~blobs(1200, scale=3)
+    mask = ~blobs(600, scale=2)
     polygons = mask_polygons(mask, **WHOLE | {"tolerance_px0": 0.5, "min_area_px0": 20})
     assert max(shapely.get_num_coordinates(polygons)) <= MAX_VERTICES
     assert all(polygon.is_valid for polygon in polygons)
-    back = rasterise(polygons, origin_px0=(0, 0), downsample=1, size_px=(1200, 1200))
+    back = rasterise(polygons, origin_px0=(0, 0), downsample=1, size_px=(600, 600))
     assert iou(back, mask) > 0.95
 
 

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.filters import threshold_otsu
-from skimage.morphology import disk
 
 from wsplf_cli.errors import SlideError
 from wsplf_cli.schema import Entry, TileGrid, TissueMask
@@ -60,8 +59,8 @@ def tissue_mask(slide: Slide, *, mpp_slide: float, mpp: float = 8.0) -> TissueMa
     tissue = ~_drop_small(~tissue, least_px=pixels(SMALL_HOLE_UM2))
     ink = _drop_small(_close(ink, radius_px=1), least_px=pixels(SMALL_INK_UM2))
     if ink.any():
-        ink = ndimage.binary_dilation(ink, iterations=max(1, round(CLOSE_UM / mpp_mask)))
-        tissue = _drop_small(tissue & ~ink, least_px=pixels(SMALL_TISSUE_UM2))
+        tissue = tissue & ~_grow(ink, radius_px=max(1.0, CLOSE_UM / mpp_mask))
+        tissue = _drop_small(tissue, least_px=pixels(SMALL_TISSUE_UM2))
     return TissueMask(mask=tissue, downsample=downsample)
 
 
@@ -186,13 +185,19 @@ def _colour_and_ink(rgb: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArra
     return np.where(black, np.float32(0), spread), black | blue_or_green
 
 
-def _close(mask: NDArray[np.bool_], *, radius_px: int) -> NDArray[np.bool_]:
-    """Closing with a disk that leaves the border as it is."""
-    if radius_px < 1:
+def _grow(mask: NDArray[np.bool_], *, radius_px: float) -> NDArray[np.bool_]:
+    """All pixels within a distance of the mask; by distances, so a large radius costs no more than a small one."""
+    if not mask.any():
         return mask
-    padded = np.pad(mask, radius_px + 1)
-    closed: NDArray[np.bool_] = ndimage.binary_closing(padded, structure=disk(radius_px))
-    return closed[radius_px + 1 : -radius_px - 1, radius_px + 1 : -radius_px - 1]
+    near: NDArray[np.bool_] = ndimage.distance_transform_edt(~mask) <= radius_px
+    return near
+
+
+def _close(mask: NDArray[np.bool_], *, radius_px: int) -> NDArray[np.bool_]:
+    """The mask with gaps closed into which no disk of that radius fits; it does not grow along the border."""
+    margin = radius_px + 1
+    grown = _grow(np.pad(mask, margin), radius_px=radius_px)
+    return ~_grow(~grown, radius_px=radius_px)[margin:-margin, margin:-margin]
 
 
 def _drop_small(mask: NDArray[np.bool_], *, least_px: int) -> NDArray[np.bool_]:
