@@ -4,8 +4,9 @@ from numpy.typing import NDArray
 
 from wsplf_cli import plugins
 from wsplf_cli.models.backbone import Backbone, small_trunk
+from wsplf_cli.models.mil import MilNetwork
 from wsplf_cli.schema import Silent
-from wsplf_cli.training.mil import Bag, MilNetwork, MilSettings, choose, fit, steps_of
+from wsplf_cli.training.mil import Bag, MilSettings, choose, fit, steps_of
 
 
 class Painted:

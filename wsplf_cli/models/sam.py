@@ -21,10 +21,11 @@ from segment_anything.modeling.mask_decoder import MaskDecoder
 from segment_anything.modeling.prompt_encoder import PromptEncoder
 from segment_anything.modeling.sam import Sam as SamNetwork
 from segment_anything.modeling.transformer import TwoWayTransformer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from wsplf_cli.errors import ConfigError
+from wsplf_cli.models.backbone import Backbone, small_trunk
 from wsplf_cli.schema import Prompt, TileMask
 
 log = logging.getLogger(__name__)
@@ -162,22 +163,45 @@ def _alike(prompts: Sequence[Prompt]) -> list[list[int]]:
     return list(groups.values())
 
 
+class Stem(nn.Module):
+    """What stands in the tiny SAM for the patch embedding: the ``small`` backbone, and one layer to the grid's cells.
+
+    Args:
+        width: Width of the encoder's blocks.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        # the network normalises, as the trunk was trained
+        self.backbone = Backbone(small_trunk(), mean=(0.0,) * 3, std=(1.0,) * 3)
+        self.proj = nn.Conv2d(self.backbone.channels, width, kernel_size=2, stride=2)
+
+    def forward(self, window: Tensor) -> Tensor:
+        """Normalised RGB float [B, 3, S, S] to cells float [B, S / 16, S / 16, width]."""
+        cells: Tensor = self.proj(self.backbone(window))
+        return cells.permute(0, 2, 3, 1)
+
+
 def build_tiny() -> SamNetwork:
-    """A SAM of the package's own modules for windows of 256 pixels, with random weights (2.8 million)."""
+    """A SAM of the package's own modules for windows of 256 pixels, with random weights (3.3 million).
+
+    A vision transformer learns to see from millions of pictures; this one has minutes, and so looks through a CNN.
+    """
     side_px, cell_px, width, out_width = 256, 16, 192, 128
     cells = side_px // cell_px
     encoder = ImageEncoderViT(
         img_size=side_px,
         patch_size=cell_px,
         embed_dim=width,
-        depth=4,
+        depth=2,
         num_heads=6,
         mlp_ratio=4,
         out_chans=out_width,
         use_rel_pos=True,
         window_size=8,
-        global_attn_indexes=(1, 3),
+        global_attn_indexes=(1,),
     )
+    encoder.patch_embed = Stem(width)
     prompt_encoder = PromptEncoder(
         embed_dim=out_width,
         image_embedding_size=(cells, cells),
@@ -189,7 +213,7 @@ def build_tiny() -> SamNetwork:
         transformer=TwoWayTransformer(depth=2, embedding_dim=out_width, num_heads=4, mlp_dim=256),
         iou_head_hidden_dim=64,
     )
-    return SamNetwork(encoder, prompt_encoder, decoder)
+    return SamNetwork(encoder, prompt_encoder, decoder, pixel_mean=[127.5] * 3, pixel_std=[63.75] * 3)
 
 
 def load_sam(name: str, *, checkpoint: Path | None, device: torch.device) -> Sam:
@@ -212,7 +236,7 @@ def load_sam(name: str, *, checkpoint: Path | None, device: torch.device) -> Sam
             hint="pass --sam-checkpoint FILE, or use --sam tiny",
         )
     build: Callable[[], SamNetwork] = build_tiny if name == "tiny" else sam_model_registry[name]
-    with torch.device("meta"):  # no memory and no time for weights that are replaced at once
+    with torch.device("cpu" if name == "tiny" else "meta"):  # no memory for large weights that are replaced at once
         network = build()
     _check(state, network.state_dict(), name=name, source=str(checkpoint or TINY_ASSET))
     network.load_state_dict({key: value.float() for key, value in state.items()}, assign=True)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _BINS = 64
-_LEAST_SHARE = 0.02
+_LEAST_SHARE = 0.002
 _SURE_SHARE = 0.05
 
 
@@ -52,18 +52,22 @@ def calibrate(positives: Sequence[NDArray[np.float32]], negatives: Sequence[NDAr
     calibrated probabilities it is half of the best expected Dice (Lipton, Elkan and Naryanaswamy, 2014).
     """
     pooled = np.concatenate([*positives, *negatives]).astype(np.float64)
-    edges = np.unique(np.quantile(pooled, np.linspace(0, 1, _BINS + 1)))
+    edges = np.unique(np.quantile(pooled, _quantiles()))
     if len(edges) < 3:
         edges = np.array([pooled.min() - 1.0, pooled.mean(), pooled.max() + 1.0])
     f, g = (_density(slides, edges) for slides in (positives, negatives))
-    share = 1.0 - _background_share(f, g)
-    share = float(np.clip(share, _LEAST_SHARE, 1.0))
+    share = float(np.clip(_tumour_share(positives, negatives, edges), _LEAST_SHARE, 1.0))
     raw = np.clip(1.0 - (1.0 - share) * g / np.maximum(f, 1e-12), 0.0, 1.0)
     probability = _rising(raw, weight=f + g)
     centres = (edges[:-1] + edges[1:]) / 2
     threshold, start = _best_threshold(probability, f)
     false = [float((slide >= centres[start]).mean()) for slide in negatives]
     return Calibration(centres, probability, share, threshold, float(np.mean(false)))
+
+
+def _quantiles() -> NDArray[np.float64]:
+    """Where bins begin, as shares of all cells: even, and finer towards the top, where small tumours are."""
+    return np.unique(np.concatenate([np.linspace(0, 1, _BINS + 1), 1 - np.geomspace(1 / _BINS, 1e-4, _BINS // 2)]))
 
 
 def _density(slides: Sequence[NDArray[np.float32]], edges: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -73,11 +77,23 @@ def _density(slides: Sequence[NDArray[np.float32]], edges: NDArray[np.float64]) 
     return mean
 
 
-def _background_share(f: NDArray[np.float64], g: NDArray[np.float64]) -> float:
-    """Least ratio of the two cumulative shares from below: how much of f can be background at most."""
-    below_f, below_g = np.cumsum(f), np.cumsum(g)
-    usable = below_g >= _SURE_SHARE
-    return float(np.min(below_f[usable] / below_g[usable])) if usable.any() else 1.0
+def _tumour_share(
+    positives: Sequence[NDArray[np.float32]], negatives: Sequence[NDArray[np.float32]], edges: NDArray[np.float64]
+) -> float:
+    """What of the positive slides must be tumour: the largest surplus above any logit over the negative slides.
+
+    The negative slides differ among themselves; a standard error is added to their mean before it is compared.
+    """
+    above_f, above_g = (
+        np.array([1.0 - np.searchsorted(np.sort(slide), edges) / max(1, slide.size) for slide in slides])
+        for slides in (positives, negatives)
+    )
+    usual = above_g.mean(axis=0)
+    if len(negatives) > 1:
+        usual = usual + above_g.std(axis=0, ddof=1) / np.sqrt(len(negatives))
+    usual = np.minimum(usual, 1.0)
+    surplus = (above_f.mean(axis=0) - usual) / np.maximum(1.0 - usual, 1e-6)
+    return float(surplus[usual < 1.0 - _SURE_SHARE].max(initial=0.0))
 
 
 def _rising(values: NDArray[np.float64], *, weight: NDArray[np.float64]) -> NDArray[np.float64]:

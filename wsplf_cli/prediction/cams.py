@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from wsplf_cli.models.mil import MilNetwork, as_batch
 from wsplf_cli.runtime import autocast
 from wsplf_cli.schema import TissueMask
 from wsplf_cli.slides import Slide
-from wsplf_cli.training.mil import MilNetwork, as_batch
 
 HALO_CELLS = 8
 
@@ -68,7 +68,7 @@ def heat_map(
     inside = cells_of(tissue, shape=(rows, columns), downsample=downsample)
     side = block_px // stride - 2 * HALO_CELLS
     blocks = list(_blocks(inside, side))
-    classes = len(networks[0].head.bias)
+    classes = len(networks[0].classifier.bias)
     logits = np.full((classes, rows, columns), np.nan, np.float32)
     for start in range(0, len(blocks), batch):
         some = blocks[start : start + batch]

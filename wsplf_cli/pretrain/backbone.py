@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from wsplf_cli.models.backbone import Backbone, small_trunk
 from wsplf_cli.schema import Tracker
@@ -71,7 +72,7 @@ def pretrain(out: Path, *, seed: int, steps: int, canvases: int, batch: int, tra
     network = nn.ModuleList([backbone, reader])
     optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=1.5e-3, total_steps=steps, pct_start=0.1)
-    mean = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.995))
+    mean = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.995))  # type: ignore[no-untyped-call]
     generator = torch.Generator().manual_seed(seed)
     tracker.start("backbone", steps)
     smooth = 0.0
@@ -81,7 +82,7 @@ def pretrain(out: Path, *, seed: int, steps: int, canvases: int, batch: int, tra
         assert turned is not None
         value = loss(reader(backbone(augmented)), turned)
         optimiser.zero_grad()
-        value.backward()
+        torch.autograd.backward(value)
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
         schedule.step()
@@ -90,9 +91,10 @@ def pretrain(out: Path, *, seed: int, steps: int, canvases: int, batch: int, tra
         tracker.advance(1, message=f"loss {smooth:.3f}")
         if step % 500 == 499:
             tracker.say(f"step {step + 1}: loss {smooth:.3f}, {time.monotonic() - start:.0f} s")
-            _save(mean.module[0], out)
-    figures = measure(mean.module[0], mean.module[1], held, seed=seed)
-    _save(mean.module[0], out)
+            _save(mean.module.get_submodule("0"), out)
+    averaged, averaged_reader = mean.module.get_submodule("0"), mean.module.get_submodule("1")
+    figures = measure(averaged, averaged_reader, held, seed=seed)
+    _save(averaged, out)
     return figures | {"seconds": time.monotonic() - start}
 
 
@@ -158,8 +160,9 @@ def _crops(canvases: list[NDArray[np.uint8]], rng: np.random.Generator, *, count
     return batch[:, :3] / 255.0, torch.cat([batch[:, 3:5], batch[:, 5:] / 10.0], dim=1)
 
 
-def _save(backbone: Backbone, out: Path) -> None:
-    state = {key: value.half().contiguous() for key, value in backbone.trunk.state_dict().items()}
+def _save(backbone: nn.Module, out: Path) -> None:
+    trunk = backbone.get_submodule("trunk")
+    state = {key: value.half().contiguous() for key, value in trunk.state_dict().items()}
     temporary = out.with_name(out.name + ".part")
     save_file(state, temporary, metadata={"trunk": "resnet10t, half width, group norm, stride 16"})
     temporary.replace(out)

@@ -18,6 +18,7 @@ from wsplf_cli.errors import ProjectError
 from wsplf_cli.files import replacing
 from wsplf_cli.geometry import mask_polygons, rasterise
 from wsplf_cli.models.backbone import build_backbone
+from wsplf_cli.models.mil import MilNetwork
 from wsplf_cli.models.sam import Sam, load_sam
 from wsplf_cli.prediction.calibration import Calibration, calibrate
 from wsplf_cli.prediction.cams import HeatMap, heat_map
@@ -31,7 +32,7 @@ from wsplf_cli.stages._bags import Prepared, folds_of, tile_sources
 from wsplf_cli.stages._own import decided, without
 from wsplf_cli.stages.labels import require_both
 from wsplf_cli.tiles import make_grid, tissue_mask, tissue_um2
-from wsplf_cli.training.mil import Bag, MilNetwork, MilSettings, fit, steps_of
+from wsplf_cli.training.mil import Bag, MilSettings, fit, steps_of
 
 #: Outlines are simplified by this much: under a third of a nucleus.
 TOLERANCE_UM = 1.5

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from wsplf_cli.models.backbone import Backbone
 from wsplf_cli.models.bag import BagOutput
-from wsplf_cli.models.cam import activation_map
+from wsplf_cli.models.mil import MilNetwork, as_batch
 from wsplf_cli.runtime import autocast
 from wsplf_cli.schema import Tracker
 from wsplf_cli.training.augment import augment
@@ -49,25 +48,6 @@ class MilSettings:
     weight_decay: float = 1e-2
     instance_weight: float = 1.0
     least_steps: int = 12
-
-
-class MilNetwork(nn.Module):
-    """A backbone and a MIL head; the head sees the mean of each tile's feature map."""
-
-    def __init__(self, backbone: Backbone, head: nn.Module) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.head = head
-
-    def bags(self, tiles: Tensor, sizes: Sequence[int]) -> list[BagOutput]:
-        """Tiles float [N, 3, H, W] of several bags, one after another, ``sizes`` of each, to their outputs."""
-        pooled = self.backbone(tiles).mean(dim=(2, 3))
-        return [self.head(part) for part in pooled.float().split(list(sizes))]
-
-    def cam(self, tiles: Tensor) -> Tensor:
-        """Tiles float [B, 3, H, W] to logits float [B, C, h, w] whose mean is the instance logit."""
-        features = self.backbone(tiles).float()
-        return activation_map(features, weight=self.head.weight, bias=self.head.bias)
 
 
 @dataclass(slots=True)
@@ -121,7 +101,7 @@ def fit(
         total_steps=settings.epochs * steps,
         pct_start=0.1,
     )
-    mean = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.98))
+    mean = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.98))  # type: ignore[no-untyped-call]
     curve = Curve()
     network.train()
     for epoch in range(settings.epochs):
@@ -136,7 +116,7 @@ def fit(
                 [bag_loss(out, bag, weight=settings.instance_weight) for out, bag in zip(outputs, pair, strict=True)]
             ).sum()
             optimiser.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimiser.step()
             schedule.step()
@@ -180,11 +160,6 @@ def choose(seen: NDArray[np.float32], count: int, *, rng: np.random.Generator) -
     top = ranked[: count // 2]
     rest = rng.choice(ranked[count // 2 :], size=count - len(top), replace=False)
     return np.sort(np.concatenate([top, rest]))
-
-
-def as_batch(tiles: NDArray[np.uint8]) -> Tensor:
-    """Tiles uint8 [N, H, W, 3] to float [N, 3, H, W] in 0..1."""
-    return torch.from_numpy(np.ascontiguousarray(tiles.transpose(0, 3, 1, 2))).float().div_(255.0)
 
 
 def _deal(bags: Sequence[Bag], count: int, rng: np.random.Generator) -> list[Bag]:
