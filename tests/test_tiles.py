@@ -10,7 +10,7 @@ from wsplf_cli.tiles import make_grid, read_tile, read_tiles, tissue_mask, tissu
 
 MPP = 2.0
 WHITE, PINK, PURPLE = (244, 243, 245), (225, 160, 195), (120, 70, 150)
-PENS = {"blue": (30, 60, 190), "green": (30, 130, 70), "black": (28, 26, 27)}
+PENS = {"blue": (30, 60, 190), "navy": (40, 60, 140), "green": (30, 130, 70), "black": (28, 26, 27)}
 
 
 def write_slide(path, pixels):
@@ -65,6 +65,12 @@ def test_pen_is_not_tissue(tmp_path, pen):
     found = at_level_zero(mask_of(tmp_path, pixels), tissue.shape)
     assert not found[ink].any()
     assert found[tissue].mean() > 0.97
+
+
+def test_pure_haematoxylin_is_tissue_and_no_pen(tmp_path):
+    pixels = blank()
+    tissue = disk_of(pixels, (500, 450), 300, (148, 158, 202))
+    assert at_level_zero(mask_of(tmp_path, pixels), tissue.shape)[tissue].mean() > 0.97
 
 
 def test_a_tinted_background_is_not_tissue(tmp_path):

@@ -21,6 +21,9 @@ CLOSE_UM = 24.0
 SMALL_TISSUE_UM2 = 10_000.0
 SMALL_HOLE_UM2 = 20_000.0
 SMALL_INK_UM2 = 20_000.0
+#: Share of its mean optical density by which pen absorbs red more than green: below 0 for H&E, to 0.17 for pure
+#: haematoxylin, from 0.28 for navy blue pen, 0.8 for green.
+PEN_RED_OVER_GREEN = 0.22
 STRIP_ROWS = 256
 #: Small slides get a finer mask than asked for, so that their longer side has at least this many pixels.
 LEAST_SIDE_PX = 256
@@ -181,7 +184,7 @@ def _colour_and_ink(rgb: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArra
     mean = density.mean(axis=2)
     red_over_green = density[..., 0] - density[..., 1]
     black = (mean > 0.5) & (spread < 0.2 * mean)
-    blue_or_green = (spread > COLOUR_LIMITS[1]) & (red_over_green > 0.35 * mean)
+    blue_or_green = (spread > COLOUR_LIMITS[1]) & (red_over_green > PEN_RED_OVER_GREEN * mean)
     return np.where(black, np.float32(0), spread), black | blue_or_green
 
 
