@@ -20,7 +20,7 @@ COLOUR_LIMITS = (0.03, 0.07)
 CLOSE_UM = 24.0
 SMALL_TISSUE_UM2 = 10_000.0
 SMALL_HOLE_UM2 = 20_000.0
-SMALL_INK_UM2 = 20_000.0
+SMALL_INK_UM2 = 4_000.0
 #: Share of its mean optical density by which pen absorbs red more than green: below 0 for H&E, to 0.17 for pure
 #: haematoxylin, from 0.28 for navy blue pen, 0.8 for green.
 PEN_RED_OVER_GREEN = 0.22
