@@ -19,7 +19,6 @@ from wsplf_cli.schema import Annotation, Entry, StageReport, TissueMask, Tracker
 from wsplf_cli.slides import Slide, entry_slide
 from wsplf_cli.stages import each, start_run
 from wsplf_cli.stages._own import decided, without
-from wsplf_cli.stages.train import HELD_BACK
 from wsplf_cli.tiles import tissue_mask
 from wsplf_cli.training import checkpoint
 from wsplf_cli.training.checkpoint import Checkpoint
@@ -42,8 +41,8 @@ class Model:
 def segment(project: Project, entries: Sequence[Entry], options: SegmentOptions, tracker: Tracker) -> StageReport:
     """Predict every entry with a model and write the polygons as pending predictions, in place of earlier ones.
 
-    A slide whose label says that it lacks the class gets no polygon, unless it is held back for testing: there, what
-    the model would draw is the false positives to be measured. The area held back so is reported per entry.
+    A slide whose label says that it lacks the class gets no polygon, unless it is held out for testing: there, what
+    the model would draw is the false positives to be measured. The area left out so is reported per entry.
 
     Args:
         project: The project to write to.
@@ -90,9 +89,8 @@ def model_folder(project: Project, name: str) -> Path:
 
 
 def is_known_negative(entry: Entry, path_class: str) -> bool:
-    """Whether the slide label rules the class out, on a slide that is not held back for testing."""
-    held_back = (entry.split or "").lower() in HELD_BACK
-    return entry.label is not None and path_class not in entry.label.classes and not held_back
+    """Whether the slide label rules the class out, on a slide that is not held out for testing."""
+    return entry.label is not None and path_class not in entry.label.classes and not entry.held_out
 
 
 def predict_polygons(

@@ -21,8 +21,6 @@ from wsplf_cli.training.checkpoint import Checkpoint
 from wsplf_cli.training.segmentation import Fit, FitSettings, fit
 from wsplf_cli.training.targets import Marks, TrainingSlide
 
-HELD_BACK = frozenset({"test", "held-out", "holdout"})
-"""Values of an entry's ``split`` that keep it out of training."""
 BLOCK_TILES = 2
 """Side of a block in tiles: crops at random places in it, and still read from the slide in one go."""
 BLOCK_TISSUE = 0.05
@@ -140,8 +138,8 @@ def _prepare(
     project: Project, entry: Entry, options: TrainOptions, slides: dict[str, TrainingSlide]
 ) -> Mapping[str, float] | Skipped:
     """Put the slide of an entry among ``slides``, or say why it is left out."""
-    if (entry.split or "").lower() in HELD_BACK:
-        return Skipped(f"held back (split: {entry.split})")
+    if entry.held_out:
+        return Skipped(f"held out (split: {entry.split})")
     path_class = options.project.path_class
     marks = marks_of(project.annotations(entry.id), path_class)
     marked = bool(marks.decided or marks.pending)

@@ -115,7 +115,7 @@ def fit(
                 logits = model(tiles.to(device))
             loss = segmentation_loss(logits[:, 0].float(), marks[:, 0].to(device), weight=marks[:, 1].to(device))
             optimiser.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimiser.step()
             schedule.step()
