@@ -133,15 +133,15 @@ def test_loss_ignores_what_is_to_be_ignored_and_heeds_weights():
     assert segmentation_loss(wrong, target, weight=heavy) > segmentation_loss(wrong, target, weight=weight) > before
 
 
-def test_threshold_moves_only_for_a_clear_gain():
+def test_threshold_is_the_middle_of_the_best_ones():
     target = np.zeros((10, 10), np.uint8)
     target[:5] = 1
     block = Block(np.zeros((10, 10, 3), np.uint8), target, np.full((10, 10), FULL, np.uint8))
-    clear = np.where(target == 1, 0.9, 0.1).astype(np.float32)[None]
-    assert choose_threshold(clear, [block]) == (0.5, 1.0)
-    raised = np.where(target == 1, 0.9, 0.62).astype(np.float32)[None]
+    clear = np.where(target == 1, 0.99, 0.01).astype(np.float32)[None]
+    assert choose_threshold(clear, [block]) == (0.6, 1.0)
+    raised = np.where(target == 1, 0.88, 0.62).astype(np.float32)[None]
     threshold, dice = choose_threshold(raised, [block])
-    assert 0.62 < threshold < 0.9
+    assert 0.65 < threshold < 0.88
     assert dice == 1.0
 
 
