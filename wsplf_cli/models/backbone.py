@@ -4,6 +4,7 @@ import pickle
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
+from typing import Any, cast
 
 import timm
 import torch
@@ -37,12 +38,14 @@ class Backbone(nn.Module):
     def __init__(self, trunk: nn.Module, *, mean: tuple[float, ...], std: tuple[float, ...], adl: bool = False) -> None:
         super().__init__()
         self.trunk = trunk.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        info = trunk.feature_info
+        info = cast(Any, trunk).feature_info
         self.strides: list[int] = [int(value) for value in info.reduction()]
         self.pyramid_channels: list[int] = [int(value) for value in info.channels()]
         self.used = [index for index, stride in enumerate(self.strides) if stride >= _FINEST_STRIDE]
         self.stride = self.strides[self.used[0]]
         self.channels = sum(self.pyramid_channels[index] for index in self.used)
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self.adl = AttentionDropout()

@@ -1,14 +1,12 @@
 """From CAM logits to probabilities and a threshold, with slide labels alone.
 
-The known-negative slides show how CAM logits are spread where there is no tumour. What the positive slides have above
-that is tumour: with f the density on positive slides, g on negative ones and p the tumour's share of the former,
-f = p * h + (1 - p) * g, so that the probability of tumour at a logit is 1 - (1 - p) g / f (positive-unlabelled
-learning with the negatives known). The share is what is left when g is fitted under f as high as it goes where
-negatives lie (mixture proportion estimation; Blanchard, Lee and Scott, JMLR 2010).
+The known-negative slides show how CAM logits are spread where there is no tumour. What a positive slide has above any
+logit beyond that is its surplus: tumour, or else a slide like no negative one. Negative slides differ among
+themselves, so what counts as usual is their mean and a standard deviation on top.
 
-The bound on false positives is split-conformal over slides: for a new negative slide, drawn as those that were left
-out while their CAM was trained, the share of its tissue above the threshold has an expected value of at most
-(sum of the shares + 1) / (number of slides + 1).
+The probability of a logit is how much of what positive slides have there is surplus (positive-unlabelled learning with
+the negatives known), and the threshold is where the expected Dice is highest: the surplus above it is what is found,
+the largest surplus at any threshold what there is to find.
 """
 
 from collections.abc import Sequence
@@ -48,52 +46,46 @@ class Calibration:
 def calibrate(positives: Sequence[NDArray[np.float32]], negatives: Sequence[NDArray[np.float32]]) -> Calibration:
     """Fit probability and threshold on the CAM logits of the tissue, one array [N] per slide, no NaN.
 
-    Slides weigh alike within their class. The threshold maximises the expected Dice on the positive slides: for
-    calibrated probabilities it is half of the best expected Dice (Lipton, Elkan and Naryanaswamy, 2014).
+    Slides weigh alike within their class; the expected Dice is a mean over the positive slides.
     """
     pooled = np.concatenate([*positives, *negatives]).astype(np.float64)
     edges = np.unique(np.quantile(pooled, _quantiles()))
     if len(edges) < 3:
         edges = np.array([pooled.min() - 1.0, pooled.mean(), pooled.max() + 1.0])
-    f, g = (_density(slides, edges) for slides in (positives, negatives))
-    share = float(np.clip(_tumour_share(positives, negatives, edges), _LEAST_SHARE, 1.0))
-    raw = np.clip(1.0 - (1.0 - share) * g / np.maximum(f, 1e-12), 0.0, 1.0)
-    probability = _rising(raw, weight=f + g)
+    above = np.array([_share_above(slide, edges) for slide in positives])
+    usual = _usual(np.array([_share_above(slide, edges) for slide in negatives]))
+    surplus = np.clip((above - usual) / np.maximum(1.0 - usual, _SURE_SHARE), 0.0, 1.0)
+    total = surplus.max(axis=1, keepdims=True)
+    dice = (2 * surplus / np.maximum(above + total, 1e-9)).mean(axis=0)
+    start = int(np.argmax(dice))
     centres = (edges[:-1] + edges[1:]) / 2
-    threshold, start = _best_threshold(probability, f)
-    false = [float((slide >= centres[start]).mean()) for slide in negatives]
+    mass = -np.diff(above.mean(axis=0))
+    found = -np.diff(surplus.mean(axis=0))
+    probability = _rising(np.clip(found / np.maximum(mass, 1e-12), 0.0, 1.0), weight=mass)
+    threshold = float(np.clip(np.interp(edges[start], centres, probability), 0.05, 0.95))
+    false = [float((slide >= edges[start]).mean()) for slide in negatives]
+    share = float(max(total.mean(), _LEAST_SHARE))
     return Calibration(centres, probability, share, threshold, float(np.mean(false)))
+
+
+def _share_above(slide: NDArray[np.float32], edges: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Share of a slide's tissue at or above each edge."""
+    below: NDArray[np.float64] = np.searchsorted(np.sort(slide), edges) / max(1, slide.size)
+    return 1.0 - below
+
+
+def _usual(above: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What is usual on negative slides, [slides, edges] to [edges]: mean and a standard deviation, falling."""
+    usual = above.mean(axis=0)
+    if len(above) > 1:
+        usual = usual + above.std(axis=0, ddof=1)
+    falling: NDArray[np.float64] = np.minimum.accumulate(np.minimum(usual, 1.0))
+    return falling
 
 
 def _quantiles() -> NDArray[np.float64]:
     """Where bins begin, as shares of all cells: even, and finer towards the top, where small tumours are."""
     return np.unique(np.concatenate([np.linspace(0, 1, _BINS + 1), 1 - np.geomspace(1 / _BINS, 1e-4, _BINS // 2)]))
-
-
-def _density(slides: Sequence[NDArray[np.float32]], edges: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Share of the tissue in each bin, mean over slides."""
-    counts = [np.histogram(slide, bins=edges)[0] / max(1, slide.size) for slide in slides]
-    mean: NDArray[np.float64] = np.mean(counts, axis=0)
-    return mean
-
-
-def _tumour_share(
-    positives: Sequence[NDArray[np.float32]], negatives: Sequence[NDArray[np.float32]], edges: NDArray[np.float64]
-) -> float:
-    """What of the positive slides must be tumour: the largest surplus above any logit over the negative slides.
-
-    The negative slides differ among themselves; a standard error is added to their mean before it is compared.
-    """
-    above_f, above_g = (
-        np.array([1.0 - np.searchsorted(np.sort(slide), edges) / max(1, slide.size) for slide in slides])
-        for slides in (positives, negatives)
-    )
-    usual = above_g.mean(axis=0)
-    if len(negatives) > 1:
-        usual = usual + above_g.std(axis=0, ddof=1) / np.sqrt(len(negatives))
-    usual = np.minimum(usual, 1.0)
-    surplus = (above_f.mean(axis=0) - usual) / np.maximum(1.0 - usual, 1e-6)
-    return float(surplus[usual < 1.0 - _SURE_SHARE].max(initial=0.0))
 
 
 def _rising(values: NDArray[np.float64], *, weight: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -107,13 +99,3 @@ def _rising(values: NDArray[np.float64], *, weight: NDArray[np.float64]) -> NDAr
             total, count = total + before_total, count + before_count
         blocks.append((level, total, count))
     return np.concatenate([np.full(count, level) for level, _, count in blocks])
-
-
-def _best_threshold(probability: NDArray[np.float64], mass: NDArray[np.float64]) -> tuple[float, int]:
-    """Probability threshold of the best expected Dice, and the first bin above it."""
-    expected = float((probability * mass).sum())
-    kept_mass = np.cumsum(mass[::-1])[::-1]
-    kept_true = np.cumsum((probability * mass)[::-1])[::-1]
-    dice = 2 * kept_true / np.maximum(kept_mass + expected, 1e-12)
-    start = int(np.argmax(dice))
-    return float(np.clip(dice[start] / 2, 0.05, 0.95)), start

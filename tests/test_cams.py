@@ -1,0 +1,96 @@
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from wsplf_cli import plugins
+from wsplf_cli.models.backbone import Backbone, small_trunk
+from wsplf_cli.models.mil import MilNetwork, as_batch
+from wsplf_cli.prediction.cams import cells_of, heat_map
+from wsplf_cli.schema import TissueMask
+
+
+class ArraySlide:
+    """A slide in memory, white outside."""
+
+    def __init__(self, rgb: NDArray[np.uint8]) -> None:
+        self.rgb = rgb
+        self.height_px0, self.width_px0 = rgb.shape[:2]
+
+    def read(self, x_px0: float, y_px0: float, *, size_px: tuple[int, int], downsample: float) -> NDArray[np.uint8]:
+        assert downsample == 1.0
+        x, y = round(x_px0), round(y_px0)
+        out = np.full((size_px[1], size_px[0], 3), 255, np.uint8)
+        top, left = max(0, y), max(0, x)
+        part = self.rgb[top : y + size_px[1], left : x + size_px[0]]
+        out[top - y : top - y + part.shape[0], left - x : left - x + part.shape[1]] = part
+        return out
+
+
+def network() -> MilNetwork:
+    torch.manual_seed(0)
+    backbone = Backbone(small_trunk(), mean=(0.5,) * 3, std=(0.25,) * 3)
+    return MilNetwork(backbone, plugins.load("heads", "gated-attention").build(backbone.channels, 1)).eval()
+
+
+def everything(height: int, width: int) -> TissueMask:
+    return TissueMask(np.ones((height // 8, width // 8), bool), 8.0)
+
+
+def look(rgb: NDArray[np.uint8], tissue: TissueMask, *, block_px: int = 256, batch: int = 4) -> NDArray[np.float32]:
+    slide = ArraySlide(rgb)
+    found = heat_map(
+        slide,  # type: ignore[arg-type]
+        tissue,
+        [network()],
+        mpp=1.0,
+        mpp_slide=1.0,
+        block_px=block_px,
+        device=torch.device("cpu"),
+        batch=batch,
+    )
+    assert found.downsample == 8.0
+    return found.logits
+
+
+def noise(height: int, width: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def test_mean_of_the_cam_of_a_tile_is_its_instance_logit() -> None:
+    model, tiles = network(), as_batch(noise(64, 64)[None])
+    with torch.no_grad():
+        (output,) = model.bags(tiles, [1])
+        torch.testing.assert_close(model.cam(tiles).mean(dim=(2, 3)), output.instance_logits)
+
+
+def test_every_cell_of_tissue_has_a_logit_and_no_other() -> None:
+    tissue = TissueMask(np.zeros((50, 70), bool), 8.0)
+    tissue.mask[5:20, 30:60] = True
+    logits = look(noise(400, 560), tissue)
+    assert logits.shape == (1, 50, 70)
+    assert (~np.isnan(logits[0]) == tissue.mask).all()
+
+
+def test_predicting_twice_or_in_other_batches_gives_the_same() -> None:
+    rgb = noise(300, 300)
+    first = look(rgb, everything(300, 300))
+    np.testing.assert_allclose(first, look(rgb, everything(300, 300), batch=1), atol=1e-4)
+
+
+def test_a_dark_square_is_seen_where_it_is() -> None:
+    plain = np.full((512, 512, 3), 220, np.uint8)
+    marked = plain.copy()
+    marked[320:384, 128:192] = noise(64, 64)
+    change = np.abs(look(marked, everything(512, 512))[0] - look(plain, everything(512, 512))[0])
+    rows, columns = np.nonzero(change > 0.5 * change.max())
+    assert 39 <= rows.min() <= rows.max() <= 48
+    assert 15 <= columns.min() <= columns.max() <= 24
+
+
+def test_cells_follow_the_tissue_at_any_scale() -> None:
+    tissue = TissueMask(np.zeros((10, 10), bool), 10.0)
+    tissue.mask[2:4, 6:9] = True
+    cells = cells_of(tissue, shape=(25, 25), downsample=4.0)
+    rows, columns = np.nonzero(cells)
+    assert (rows.min(), rows.max() + 1) == (5, 10)
+    assert (columns.min(), columns.max() + 1) == (15, 22)  # the centre of cell 22 is at 90, where the tissue ends
