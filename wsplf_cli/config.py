@@ -47,7 +47,7 @@ class TileOptions:
     """How tiles are read."""
 
     mpp: float = _option(1.0, "Micrometres per pixel at which tiles are read.", above=0)
-    tile_px: int = _option(224, "Side of a tile in pixels.", least=32)
+    tile_px: int = _option(192, "Side of a tile in pixels.", least=32)
     min_tissue: float = _option(0.25, "Least share of tissue in a tile.", least=0, most=1)
 
 
@@ -103,7 +103,7 @@ class PseudolabelOptions:
         "tiny", "SAM model; all but tiny need --sam-checkpoint.", choices=("tiny", "vit_b", "vit_l", "vit_h")
     )
     sam_checkpoint: Path | None = _option(None, "Checkpoint file of the SAM model.")
-    epochs: int = _option(12, "Epochs of the MIL training.", least=1)
+    epochs: int = _option(10, "Epochs of the MIL training.", least=1)
     folds: int = _option(
         3, "Slides are in so many parts, each judged by a classifier that did not see it; 1: by one for all.", least=1
     )

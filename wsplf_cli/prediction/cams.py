@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from wsplf_cli.models.mil import MilNetwork, as_batch
 from wsplf_cli.runtime import autocast
@@ -13,6 +14,8 @@ from wsplf_cli.schema import TissueMask
 from wsplf_cli.slides import Slide
 
 HALO_CELLS = 8
+#: The CAM is smoothed by a Gaussian of this width: two cells, the size of a large nucleus at 1 um per pixel.
+SMOOTH_CELLS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +92,18 @@ def heat_map(
             logits[:, block.top : block.bottom, block.left : block.right] = cam[
                 :, HALO_CELLS : HALO_CELLS + height, HALO_CELLS : HALO_CELLS + width
             ]
-    logits[:, ~inside] = np.nan
-    return HeatMap(logits, downsample)
+    return HeatMap(smooth(logits, inside), downsample)
+
+
+def smooth(logits: NDArray[np.float32], inside: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Logits [C, rows, columns] as means over their tissue neighbours; NaN where ``inside`` is false."""
+    known = inside & ~np.isnan(logits).any(axis=0)
+    weight = ndimage.gaussian_filter(known.astype(np.float32), SMOOTH_CELLS)
+    smoothed = np.full_like(logits, np.nan)
+    for layer, source in zip(smoothed, logits, strict=True):
+        total = ndimage.gaussian_filter(np.where(known, source, np.float32(0)), SMOOTH_CELLS)
+        layer[known] = total[known] / weight[known]
+    return smoothed
 
 
 def cells_of(tissue: TissueMask, *, shape: tuple[int, int], downsample: float) -> NDArray[np.bool_]:

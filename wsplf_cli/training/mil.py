@@ -42,9 +42,9 @@ class MilSettings:
     """How ``fit`` trains. ``tiles_per_bag`` are read per step; half of them where the classifier last saw most."""
 
     epochs: int
-    tiles_per_bag: int = 24
+    tiles_per_bag: int = 12
     head_rate: float = 2e-3
-    backbone_rate: float = 2e-4
+    backbone_rate: float = 3e-4
     weight_decay: float = 1e-2
     instance_weight: float = 1.0
     least_steps: int = 12
