@@ -10,7 +10,7 @@ import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from timm.layers import GroupNorm
+from timm.layers.norm import GroupNorm
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -37,7 +37,7 @@ class Backbone(nn.Module):
 
     def __init__(self, trunk: nn.Module, *, mean: tuple[float, ...], std: tuple[float, ...], adl: bool = False) -> None:
         super().__init__()
-        self.trunk = trunk.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.trunk = trunk.to(memory_format=torch.channels_last)
         info = cast(Any, trunk).feature_info
         self.strides: list[int] = [int(value) for value in info.reduction()]
         self.pyramid_channels: list[int] = [int(value) for value in info.channels()]

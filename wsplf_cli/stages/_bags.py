@@ -58,7 +58,8 @@ class SlideTiles:
             return read_tiles(entry, grid, indices)
         if self._tiles is None:
             self._tiles = read_tiles(entry, grid, np.arange(len(self)))
-        return self._tiles[indices]
+        chosen: NDArray[np.uint8] = self._tiles[indices]
+        return chosen
 
 
 def tile_sources(prepared: Sequence[Prepared]) -> dict[str, SlideTiles]:
@@ -84,7 +85,7 @@ def folds_of(prepared: Sequence[Prepared], *, folds: int, rng: np.random.Generat
     count = min(folds, len(positive), len(negative))
     if count < 2:
         return {one.entry.id: 0 for one in prepared}
-    fold_of = {}
+    fold_of: dict[str, int] = {}
     for kind in (positive, negative):
         for place, index in enumerate(rng.permutation(len(kind))):
             fold_of |= {one.entry.id: place % count for one in kind[index]}
