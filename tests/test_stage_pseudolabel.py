@@ -1,0 +1,168 @@
+"""The stage with its real parts but for the classifier: its CAMs are given, so that the rest can be judged."""
+
+from dataclasses import replace as changed
+from uuid import uuid4
+
+import numpy as np
+import pytest
+from shapely import box, union_all
+
+from wsplf_cli.backends.embedded import open_project
+from wsplf_cli.config import ProjectOptions, PseudolabelOptions, RunOptions
+from wsplf_cli.errors import ConfigError, ProjectError
+from wsplf_cli.geometry import rasterise
+from wsplf_cli.prediction.cams import HeatMap, cells_of
+from wsplf_cli.qupath.create import Image, create_project
+from wsplf_cli.schema import Annotation
+from wsplf_cli.stages import pseudolabel as stage
+from wsplf_cli.stages.labels import resolve_labels
+from wsplf_cli.stages.pseudolabel import pseudolabel
+from wsplf_cli.synthetic.pyramid import write_pyramid
+
+SIDE = 640
+TUMOUR = box(180, 200, 420, 440)
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory):
+    rng = np.random.default_rng(0)
+    rgb = np.full((SIDE, SIDE, 3), 244, np.uint8)
+    rgb[60:580, 60:580] = (226, 160, 200)
+    dots = rng.random((SIDE, SIDE)) < 0.08
+    dots[200:440, 180:420] |= rng.random((240, 240)) < 0.3
+    dots[:60] = dots[580:] = dots[:, :60] = dots[:, 580:] = False
+    rgb[dots] = (90, 50, 130)
+    path = tmp_path_factory.mktemp("slides") / "slide.tif"
+    write_pyramid(path, rgb, mpp=1.0)
+    return path
+
+
+@pytest.fixture
+def cohort(tmp_path, slide):
+    """A project with two positive, two negative, one unlabelled and one held-out entry, all on one slide."""
+    words = {
+        "p1": {"label": "tumor"},
+        "p2": {"label": "tumor"},
+        "n1": {"label": "normal"},
+        "n2": {"label": "normal"},
+        "unlabelled": {},
+        "held": {"label": "tumor", "split": "test"},
+    }
+    levels = [(1.0, SIDE, SIDE)]
+    images = [Image(slide, f"{name}.tif", SIDE, SIDE, 1.0, levels, metadata) for name, metadata in words.items()]
+    return create_project(tmp_path / "project", images, classes=[])
+
+
+@pytest.fixture
+def given_cams(monkeypatch):
+    """In place of the classifier: noise, and on positive slides high logits on the tumour."""
+
+    def fit(prepared, fold_of, parts, **rest):
+        return [None] * (max(fold_of.values()) + 1)
+
+    def look(prepared, fold_of, networks, *, options, device, tracker):
+        heat = {}
+        for number, one in enumerate(prepared):
+            rng = np.random.default_rng(number)
+            shape = (SIDE // 8, SIDE // 8)
+            logits = rng.normal(-3, 0.5, shape)
+            if one.positive:
+                logits[rasterise([TUMOUR], origin_px0=(0, 0), downsample=8.0, size_px=shape)] += 6
+            logits[~cells_of(one.tissue, shape=shape, downsample=8.0)] = np.nan
+            heat[one.entry.id] = HeatMap(logits[None].astype(np.float32), 8.0)
+        return heat, []
+
+    monkeypatch.setattr(stage, "_fit", fit)
+    monkeypatch.setattr(stage, "_look", look)
+
+
+def run(path, tracker, **options):
+    project = open_project(path, ProjectOptions())
+    entries = resolve_labels(project, project.entries(), ProjectOptions())
+    report = pseudolabel(project, entries, PseudolabelOptions(**options), tracker)
+    return {entry.name.removesuffix(".tif"): entry.id for entry in entries}, report
+
+
+def shapes(path, entry_id):
+    return open_project(path, ProjectOptions()).annotations(entry_id)
+
+
+def test_positive_slides_get_the_tumour_and_no_other_slide_gets_a_polygon(cohort, given_cams, recorder):
+    ids, report = run(cohort, recorder)
+    assert report.failed == 0
+    for name in ("p1", "p2"):
+        found = union_all([one.shape for one in shapes(cohort, ids[name])])
+        assert found.intersection(TUMOUR).area / found.union(TUMOUR).area > 0.7
+    for name in ("n1", "n2", "unlabelled", "held"):
+        assert shapes(cohort, ids[name]) == []
+
+
+def test_polygons_say_where_they_come_from(cohort, given_cams, recorder):
+    ids, report = run(cohort, recorder)
+    for one in shapes(cohort, ids["p1"]):
+        assert (one.origin, one.review, one.run_id, one.path_class) == (
+            "pseudolabel",
+            "pending",
+            report.run_id,
+            "Tumor",
+        )
+        assert 0.5 <= one.measurements["wsplf: confidence"] <= 1
+        assert one.measurements["wsplf: area um^2"] == pytest.approx(one.shape.area, rel=0.01)
+        assert not one.edited
+
+
+def test_twice_gives_the_same_polygons_and_not_twice_as_many(cohort, given_cams, recorder):
+    ids, _ = run(cohort, recorder)
+    first = [one.shape for one in shapes(cohort, ids["p1"])]
+    run(cohort, recorder)
+    second = [one.shape for one in shapes(cohort, ids["p1"])]
+    assert first
+    assert [shape.wkb for shape in first] == [shape.wkb for shape in second]
+
+
+def test_what_a_person_drew_or_edited_stays_as_it_is_and_is_not_drawn_again(cohort, given_cams, recorder):
+    ids, _ = run(cohort, recorder)
+    project = open_project(cohort, ProjectOptions())
+    own = project.annotations(ids["p1"])[0]
+    edited = changed(own, shape=own.shape.buffer(-20))
+    drawn = Annotation(uuid4(), box(500, 500, 560, 560), "Stroma", name="mine")
+    project.remove(ids["p1"], [own.id])
+    project.replace(ids["p1"], origin="human", annotations=[edited, drawn])
+    before = {one.id: one.shape.wkb for one in shapes(cohort, ids["p1"])}
+    run(cohort, recorder)
+    after = shapes(cohort, ids["p1"])
+    assert before.items() <= {one.id: one.shape.wkb for one in after}.items()
+
+
+def test_dry_run_writes_nothing(cohort, given_cams, recorder):
+    before = {path: path.read_bytes() for path in cohort.parent.rglob("*") if path.is_file()}
+    _, report = run(cohort, recorder, run=RunOptions(dry_run=True))
+    assert sum(entry.counts.get("polygons", 0) for entry in report.entries) > 0
+    assert {path: path.read_bytes() for path in cohort.parent.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_leaves_its_cams_and_what_it_estimated(cohort, given_cams, recorder):
+    ids, report = run(cohort, recorder)
+    cams = cohort.parent / "wsplf" / "runs" / report.run_id / "cams"
+    assert {path.stem for path in cams.iterdir()} == {ids[name] for name in ("p1", "p2", "n1", "n2")}
+    truth = TUMOUR.area / 520**2
+    assert report.details["tumour_share"] == pytest.approx(truth, abs=0.05)
+
+
+def test_one_slide_that_is_missing_is_named_and_the_others_go_on(cohort, slide, given_cams, recorder):
+    project = open_project(cohort, ProjectOptions())
+    entries = resolve_labels(project, project.entries(), ProjectOptions())
+    entries[0] = changed(entries[0], slide_path=None, problem="slide not found")
+    report = pseudolabel(project, entries, PseudolabelOptions(), recorder)
+    assert [(entry.name, entry.status) for entry in report.entries if entry.status != "done"] == [("p1.tif", "failed")]
+    assert project.annotations(entries[1].id)
+
+
+def test_nothing_to_learn_from_is_said_before_any_work(cohort, recorder):
+    project = open_project(cohort, ProjectOptions())
+    entries = resolve_labels(project, project.entries(), ProjectOptions())
+    with pytest.raises(ProjectError):
+        pseudolabel(project, [entry for entry in entries if entry.name != "n1.tif"][:2], PseudolabelOptions(), recorder)
+    with pytest.raises(ConfigError, match="unknown head"):
+        pseudolabel(project, entries, PseudolabelOptions(head="nonsense"), recorder)
+    assert not (cohort.parent / "wsplf").exists()
