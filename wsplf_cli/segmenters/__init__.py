@@ -2,6 +2,5 @@
 
 Each file has ``build(classes, *, pretrained=True, weights=None, **settings) -> torch.nn.Module``; with
 ``pretrained=False`` it reads no file, since all weights come from a checkpoint. ``settings(options)`` says which of
-the options of ``wsplf train`` it is built with, ``weights(options)`` from which file it starts. ``WINDOW`` is the side
-of the windows of a prediction, in tiles of the training.
+the options of ``wsplf train`` it is built with, ``weights(options)`` from which file it starts.
 """

@@ -11,9 +11,6 @@ from torch.nn import functional
 from wsplf_cli.config import TrainOptions
 from wsplf_cli.models.sam import build_tiny, load_sam
 
-WINDOW = 1.0
-"""A larger window would be shrunk to the encoder's size: another scale than in training."""
-
 
 class SamSegmenter(nn.Module):
     """SAM's mask decoder, tuned, on its frozen image encoder.

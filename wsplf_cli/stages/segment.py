@@ -10,7 +10,6 @@ from uuid import uuid4
 import numpy as np
 from numpy.typing import NDArray
 
-from wsplf_cli import plugins
 from wsplf_cli.backends import Project
 from wsplf_cli.config import SegmentOptions
 from wsplf_cli.errors import SlideError
@@ -32,11 +31,10 @@ MIN_HOLE_UM2 = 500.0
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What is the same for all entries: the network as a function, what it is, its windows and threshold."""
+    """What is the same for all entries: the network as a function, what it is, and the threshold in use."""
 
     predict: Predict
     checkpoint: Checkpoint
-    window_px: int
     threshold: float
 
 
@@ -62,8 +60,7 @@ def segment(project: Project, entries: Sequence[Entry], options: SegmentOptions,
     device = pick_device(options.run.device)
     described, network = checkpoint.load(model_folder(project, options.model), device=device)
     threshold = described.threshold if options.threshold is None else options.threshold
-    window_px = round(described.tile_px * plugins.load("segmenters", described.plugin).WINDOW)
-    model = Model(predictor(network, device=device), described, window_px=window_px, threshold=threshold)
+    model = Model(predictor(network, device=device), described, threshold)
     run = start_run(
         project, "segment", options=options, seed=options.run.seed, device=str(device), dry_run=options.run.dry_run
     )
@@ -105,7 +102,7 @@ def predict_polygons(
         SlideError: the slide cannot be read at all.
     """
     downsample = model.checkpoint.mpp / mpp_slide
-    side = model.window_px
+    side = model.checkpoint.tile_px
     plan = Sweep(
         width_px=math.ceil(slide.width_px0 / downsample - 1e-6),
         height_px=math.ceil(slide.height_px0 / downsample - 1e-6),
