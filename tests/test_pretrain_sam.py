@@ -14,6 +14,7 @@ from wsplf_cli.pretrain.targets import (
     Target,
     ask,
     bad_cam,
+    box,
     choose_target,
     correct,
     paint_windows,
@@ -104,6 +105,14 @@ def test_points_are_on_their_sides():
     assert prompt.point_labels.tolist() == [1] * 4 + [0] * 5
 
 
+def test_box_is_about_the_mask_and_inside_the_map():
+    mask = square(0, 20)
+    boxes = np.stack([box(np.random.default_rng(seed), mask, pointed=True).box_px for seed in range(20)])
+    assert boxes.min() == 0
+    assert np.abs(boxes - [0, 0, 20, 20]).max() < 6
+    assert len(box(np.random.default_rng(0), mask, pointed=False).points_px) == 0
+
+
 def test_correction_points_at_the_error():
     prompt = Prompt(np.array([[20.0, 20.0]], np.float32), np.ones(1, np.int8))
     wanted, found = square(10, 40), square(10, 30)
@@ -177,8 +186,8 @@ def test_measure_reports_points_and_cams(windows, monkeypatch, tmp_path):
     monkeypatch.setattr(trainer, "choose_target", lambda rng, sort, instance: only)
     monkeypatch.setattr(trainer, "paint_windows", lambda count, *, seed: windows[:1])
     figures = trainer.measure(Perfect(), seed=0)
-    assert figures["points 3+0"] == 1.0
-    assert "any, best of three" in figures
+    assert figures["points 3+0"] == figures["box"] == figures["CAM, best of three"] == 1.0
+    assert 0.3 < figures["CAM itself"] < 1.0
 
 
 def test_command_trains_what_it_is_told_and_writes_the_figures(tmp_path, monkeypatch, capsys):

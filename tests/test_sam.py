@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.resources import files
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from safetensors.torch import save_file
 from wsplf_cli.errors import ConfigError
 from wsplf_cli.models import sam as module
 from wsplf_cli.models.sam import Sam, build_tiny, load_sam
+from wsplf_cli.pretrain.targets import MAP_PX, paint_windows
+from wsplf_cli.pretrain.targets import points as place_points
 from wsplf_cli.schema import Prompt
 
 CPU = torch.device("cpu")
@@ -152,12 +155,38 @@ def test_gradient_reaches_encoder_and_decoder(untrained):
 
 
 def test_a_checkpoint_of_ones_own_tiny_sam_is_loaded(untrained, window, tmp_path):
-    save_file(untrained.network.state_dict(), tmp_path / "mine.safetensors")
+    state = {name: value.contiguous() for name, value in untrained.network.state_dict().items()}
+    save_file(state, tmp_path / "mine.safetensors")
     torch.save(untrained.network.state_dict(), tmp_path / "mine.pth")
     expected, _ = untrained.logits(untrained.embed(window), MIXED)
     for name in ("mine.safetensors", "mine.pth"):
         sam = load_sam("tiny", checkpoint=tmp_path / name, device=CPU)
         torch.testing.assert_close(sam.logits(sam.embed(window), MIXED)[0], expected)
+
+
+def test_shipped_tiny_sam_segments_painted_glands_from_three_points():
+    """Held-out tissue: the shipped weights were trained on windows of another seed."""
+    sam = load_sam("tiny", checkpoint=None, device=CPU)
+    rng = np.random.default_rng(11)
+    ious, best = [], []
+    for window in paint_windows(12, seed=(2024,)):
+        glands, areas = np.unique(window.instance, return_counts=True)
+        large = glands[(glands > 0) & (areas > 0.02 * window.instance.size)]
+        if large.size == 0:
+            continue
+        gland = window.instance == large[0]
+        prompt = place_points(rng, gland, inside=3, outside=3)
+        found = sam.prompt(sam.embed(window.rgb), [prompt], window_px=MAP_PX)[0]
+        overlaps = [(mask.mask & gland).sum() / (mask.mask | gland).sum() for mask in found]
+        ious.append(overlaps[0])
+        best.append(max(overlaps))
+    assert len(ious) >= 4
+    assert np.mean(ious) > 0.5
+    assert np.mean(best) >= np.mean(ious)
+
+
+def test_shipped_weights_are_small():
+    assert (files("wsplf_cli") / "assets" / module.TINY_ASSET).stat().st_size <= 8_000_000
 
 
 def test_unknown_name_lists_the_known_ones():

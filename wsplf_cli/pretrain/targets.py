@@ -122,7 +122,7 @@ def ask(
     for target in targets:
         found = _ask_cam(rng, target, choices[kind]) if kind in choices else None
         if found is None and kind in ("box", "boxes"):
-            found = _box(rng, target.mask, pointed=pointed or kind == "boxes"), target.mask
+            found = box(rng, target.mask, pointed=pointed or kind == "boxes"), target.mask
         if found is None:
             inside, outside = int(rng.integers(1, 7)), int(rng.choice([0, 0, 1, 3, 5]))
             found = points(rng, target.mask, inside=inside, outside=outside), target.mask
@@ -169,13 +169,14 @@ def bad_cam(rng: np.random.Generator, mask: NDArray[np.bool_]) -> NDArray[np.flo
     return scaled
 
 
-def _box(rng: np.random.Generator, mask: NDArray[np.bool_], *, pointed: bool) -> Prompt:
+def box(rng: np.random.Generator, mask: NDArray[np.bool_], *, pointed: bool) -> Prompt:
+    """A prompt of the box of a mask, drawn carelessly; ``pointed``: with one point inside."""
     rows, columns = np.nonzero(mask)
     edges = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], np.float64)
     size = np.array([edges[2] - edges[0], edges[3] - edges[1]] * 2)
-    box = np.clip(edges + rng.normal(0, 0.06, size=4) * size, 0, MAP_PX)
+    corners = np.clip(edges + rng.normal(0, 0.06, size=4) * size, 0, MAP_PX)
     inner = points(rng, mask, inside=int(pointed), outside=0)
-    return Prompt(inner.points_px, inner.point_labels, box.astype(np.float32))
+    return Prompt(inner.points_px, inner.point_labels, corners.astype(np.float32))
 
 
 def points(rng: np.random.Generator, mask: NDArray[np.bool_], *, inside: int, outside: int) -> Prompt:
