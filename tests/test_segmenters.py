@@ -61,7 +61,7 @@ def test_two_tiles_can_be_learned_by_heart(name: str) -> None:
     tiles[:, 1:] -= 0.4 * target
     chosen = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(chosen, lr=3e-3)
-    for _ in range(25):
+    for _ in range(60):
         optimizer.zero_grad()
         functional.binary_cross_entropy_with_logits(model(tiles), target).backward()
         optimizer.step()
