@@ -64,10 +64,10 @@ def test_window_that_cannot_be_written_to_is_read_without_a_warning(untrained, w
     assert not recwarn.list
 
 
-def test_three_masks_a_prompt_best_first_or_one(untrained, window):
+def test_four_masks_a_prompt_best_first_or_one(untrained, window):
     embedding = untrained.embed(window)
     found = untrained.prompt(embedding, MIXED)
-    assert [len(masks) for masks in found] == [3] * len(MIXED)
+    assert [len(masks) for masks in found] == [4] * len(MIXED)
     for masks in found:
         scores = [mask.score for mask in masks]
         assert scores == sorted(scores, reverse=True)

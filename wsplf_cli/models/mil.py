@@ -26,10 +26,16 @@ class MilNetwork(nn.Module):
         """The head, as what every head has."""
         return cast(Head, self.head)
 
-    def bags(self, tiles: Tensor, sizes: Sequence[int]) -> list[BagOutput]:
-        """Tiles float [N, 3, H, W] of several bags, one after another, ``sizes`` of each, to their outputs."""
-        pooled = self.backbone(tiles).mean(dim=(2, 3))
-        return [self.classifier(part) for part in pooled.float().split(list(sizes))]
+    def bags(self, tiles: Tensor, sizes: Sequence[int]) -> list[tuple[BagOutput, Tensor]]:
+        """Several bags, one after another, ``sizes`` of each, to their outputs and their CAMs float [n, C, h, w].
+
+        ``tiles`` is float [N, 3, H, W].
+        """
+        features = self.backbone(tiles).float()
+        cams = activation_map(features, weight=self.classifier.weight, bias=self.classifier.bias)
+        pooled = features.mean(dim=(2, 3))
+        parts = zip(pooled.split(list(sizes)), cams.split(list(sizes)), strict=True)
+        return [(self.classifier(part), cam) for part, cam in parts]
 
     def cam(self, tiles: Tensor) -> Tensor:
         """Tiles float [B, 3, H, W] to logits float [B, C, h, w] whose mean is the instance logit."""

@@ -119,7 +119,7 @@ class Sam:
     ) -> list[list[TileMask]]:
         """The masks of every prompt, bool [window_px, window_px], best estimated IoU first; arguments as ``logits``.
 
-        Three masks a prompt, or with ``multimask`` off the single one.
+        Four masks a prompt, the single answer and its three alternatives; with ``multimask`` off only the first.
         """
         side = window_px or self.side_px
         found: list[list[TileMask]] = []
@@ -131,7 +131,7 @@ class Sam:
                 window_px=side,
                 mask_input=None if mask_input is None else mask_input[some],
             )
-            wanted = slice(1, 4) if multimask else slice(0, 1)
+            wanted = slice(0, 4) if multimask else slice(0, 1)
             masks = (functional.interpolate(low[:, wanted], (side, side), mode="bilinear") > 0).cpu().numpy()
             scores = score[:, wanted].clamp(0, 1).cpu().numpy()
             for mask, value in zip(masks, scores, strict=True):

@@ -1,12 +1,11 @@
-"""From CAM logits to probabilities and a threshold, with slide labels alone.
+"""From CAM logits to a CAM in 0..1 that means the same on every slide, with slide labels alone.
 
 The known-negative slides show how CAM logits are spread where there is no tumour. What a positive slide has above any
-logit beyond that is its surplus: tumour, or else a slide like no negative one. Negative slides differ among
+logit beyond that is its surplus: tumour, or else tissue like that of no negative slide. Negative slides differ among
 themselves, so what counts as usual is their mean and a standard deviation on top.
 
-The probability of a logit is how much of what positive slides have there is surplus (positive-unlabelled learning with
-the negatives known), and the threshold is where the expected Dice is highest: the surplus above it is what is found,
-the largest surplus at any threshold what there is to find.
+The threshold is where the expected Dice is highest: the surplus above it is what is found, the largest surplus above
+any threshold is what there is to find.
 """
 
 from collections.abc import Sequence
@@ -16,56 +15,67 @@ import numpy as np
 from numpy.typing import NDArray
 
 _BINS = 64
-_LEAST_SHARE = 0.002
-_SURE_SHARE = 0.05
+#: No threshold is taken that calls more than this share of the tissue of negative slides tumour.
+_MOST_FALSE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """``edges`` float64 [K], ``probability`` float64 [K], rising: a logit's probability is interpolated in them.
+    """``threshold``: logit from which a cell is foreground; ``scale``: logits in which the CAM goes from 0.5 to 0.73.
 
-    ``share`` is the estimated share of tumour in the tissue of positive slides; ``threshold`` the probability from
-    which a cell is foreground; ``false_positive_share`` the mean share of tissue of negative slides above it.
+    ``share`` is the estimated share of tumour in the tissue of positive slides, ``expected_dice`` what the threshold is
+    expected to reach on them, and ``false_positive_share`` the mean share of the tissue of negative slides above it.
     """
 
-    edges: NDArray[np.float64]
-    probability: NDArray[np.float64]
-    share: float
     threshold: float
+    scale: float
+    share: float
+    expected_dice: float
     false_positive_share: float
 
     def cam(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits to CAM values float32 in 0..1, 0.5 at the threshold; NaN (no tissue) becomes 0."""
-        probability = np.interp(logits, self.edges, self.probability)
-        low = 0.5 * probability / self.threshold
-        high = 0.5 + 0.5 * (probability - self.threshold) / max(1e-6, 1.0 - self.threshold)
-        values = np.where(probability < self.threshold, low, high)
-        return np.nan_to_num(values, nan=0.0).astype(np.float32)
+        steps = np.clip((logits - self.threshold) / self.scale, -30, 30)
+        values: NDArray[np.float32] = np.nan_to_num(1.0 / (1.0 + np.exp(-steps)), nan=0.0).astype(np.float32)
+        return values
+
+
+def level(negatives: Sequence[NDArray[np.float32]]) -> tuple[float, float]:
+    """Centre and spread of the logits of one classifier on negative slides that it was not trained on.
+
+    Each classifier has a scale of its own: (logit - centre) / spread is comparable between them.
+    """
+    shares = np.array([np.quantile(slide, (0.5, 0.95)) for slide in negatives if slide.size])
+    centre, high = shares.mean(axis=0)
+    return float(centre), float(max(high - centre, 1e-3))
 
 
 def calibrate(positives: Sequence[NDArray[np.float32]], negatives: Sequence[NDArray[np.float32]]) -> Calibration:
-    """Fit probability and threshold on the CAM logits of the tissue, one array [N] per slide, no NaN.
+    """Choose the threshold from the CAM logits of the tissue, one array [N] per slide, no NaN.
 
-    Slides weigh alike within their class; the expected Dice is a mean over the positive slides.
+    Slides weigh alike; the expected Dice is a mean over the positive slides. The CAM is 0.05 at the middle logit of
+    negative slides.
     """
     pooled = np.concatenate([*positives, *negatives]).astype(np.float64)
     edges = np.unique(np.quantile(pooled, _quantiles()))
-    if len(edges) < 3:
-        edges = np.array([pooled.min() - 1.0, pooled.mean(), pooled.max() + 1.0])
-    above = np.array([_share_above(slide, edges) for slide in positives])
-    usual = _usual(np.array([_share_above(slide, edges) for slide in negatives]))
-    surplus = np.clip((above - usual) / np.maximum(1.0 - usual, _SURE_SHARE), 0.0, 1.0)
+    above, above_negative = (
+        np.array([_share_above(slide, edges) for slide in slides]) for slides in (positives, negatives)
+    )
+    usual = _usual(above_negative)
+    surplus = np.clip((above - usual) / np.maximum(1.0 - usual, 1.0 - _MOST_FALSE), 0.0, 1.0)
+    surplus[:, above_negative.mean(axis=0) > _MOST_FALSE] = 0.0
     total = surplus.max(axis=1, keepdims=True)
     dice = (2 * surplus / np.maximum(above + total, 1e-9)).mean(axis=0)
-    start = int(np.argmax(dice))
-    centres = (edges[:-1] + edges[1:]) / 2
-    mass = -np.diff(above.mean(axis=0))
-    found = -np.diff(surplus.mean(axis=0))
-    probability = _rising(np.clip(found / np.maximum(mass, 1e-12), 0.0, 1.0), weight=mass)
-    threshold = float(np.clip(np.interp(edges[start], centres, probability), 0.05, 0.95))
-    false = [float((slide >= edges[start]).mean()) for slide in negatives]
-    share = float(max(total.mean(), _LEAST_SHARE))
-    return Calibration(centres, probability, share, threshold, float(np.mean(false)))
+    best = int(np.argmax(dice)) if dice.any() else len(edges) - 1
+    threshold = float(edges[best])
+    middle = float(np.mean([np.median(slide) for slide in negatives if slide.size]))
+    return Calibration(
+        threshold=threshold,
+        scale=max(threshold - middle, 1e-3) / np.log(19.0),
+        share=float(total.mean()),
+        expected_dice=float(dice[best]),
+        false_positive_share=float(above_negative[:, best].mean()),
+    )
 
 
 def _share_above(slide: NDArray[np.float32], edges: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -86,16 +96,3 @@ def _usual(above: NDArray[np.float64]) -> NDArray[np.float64]:
 def _quantiles() -> NDArray[np.float64]:
     """Where bins begin, as shares of all cells: even, and finer towards the top, where small tumours are."""
     return np.unique(np.concatenate([np.linspace(0, 1, _BINS + 1), 1 - np.geomspace(1 / _BINS, 1e-4, _BINS // 2)]))
-
-
-def _rising(values: NDArray[np.float64], *, weight: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The closest values that never fall (isotonic regression, pool adjacent violators)."""
-    blocks: list[tuple[float, float, int]] = []
-    for value, mass in zip(values, np.maximum(weight, 1e-12), strict=True):
-        level, total, count = float(value), float(mass), 1
-        while blocks and blocks[-1][0] >= level:
-            before, before_total, before_count = blocks.pop()
-            level = (before * before_total + level * total) / (before_total + total)
-            total, count = total + before_total, count + before_count
-        blocks.append((level, total, count))
-    return np.concatenate([np.full(count, level) for level, _, count in blocks])

@@ -35,14 +35,14 @@ def main(arguments: list[str]) -> None:
     """Train what the first argument names and write the figures to stdout."""
     parser = argparse.ArgumentParser(prog="python -m wsplf_cli.pretrain", description=__doc__)
     parts = parser.add_subparsers(dest="name", required=True)
-    for name, steps in (("backbone", 4000), ("sam", sam.STEPS)):
+    for name, steps in (("backbone", backbone.STEPS), ("sam", sam.STEPS)):
         part = parts.add_parser(name, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
         part.add_argument("--seed", type=int, default=0)
         part.add_argument("--steps", type=int, default=steps)
         part.add_argument("--threads", type=int, default=1, help="more gain nothing on a machine that is not idle")
         if name == "backbone":
-            part.add_argument("--canvases", type=int, default=300)
-            part.add_argument("--batch", type=int, default=16)
+            part.add_argument("--canvases", type=int, default=backbone.CANVASES)
+            part.add_argument("--batch", type=int, default=backbone.BATCH)
     parts.choices["backbone"].add_argument("--out", type=Path, default=ASSETS / "backbone_small.safetensors")
     parts.choices["sam"].add_argument("--out", type=Path, default=ASSETS / "sam_tiny.safetensors")
     options = vars(parser.parse_args(arguments))

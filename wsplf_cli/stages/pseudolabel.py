@@ -20,7 +20,7 @@ from wsplf_cli.geometry import mask_polygons, rasterise
 from wsplf_cli.models.backbone import build_backbone
 from wsplf_cli.models.mil import MilNetwork
 from wsplf_cli.models.sam import Sam, load_sam
-from wsplf_cli.prediction.calibration import Calibration, calibrate
+from wsplf_cli.prediction.calibration import Calibration, calibrate, level
 from wsplf_cli.prediction.cams import HeatMap, heat_map
 from wsplf_cli.prediction.refine import Refined, refine
 from wsplf_cli.prompts import Strategy
@@ -86,7 +86,7 @@ def pseudolabel(
         networks = _fit(prepared, fold_of, parts, options=options, rng=rng, device=device, run=run, tracker=tracker)
         heat, second = _look(prepared, fold_of, networks, options=options, device=device, tracker=tracker)
         prepared = [one for one in prepared if one.entry.id in heat]
-        calibration = _calibrate(prepared, heat, run=run, tracker=tracker)
+        calibration = _calibrate(prepared, heat, tracker=tracker)
         last = each(
             [one.entry for one in prepared],
             _writer(
@@ -210,25 +210,33 @@ def _look(
         )
         return {}
 
-    return heat, each([one.entry for one in prepared], look, tracker=tracker, name="CAM")
+    results = each([one.entry for one in prepared], look, tracker=tracker, name="CAM")
+    for fold in set(fold_of.values()):
+        members = [one for one in prepared if fold_of[one.entry.id] == fold and one.entry.id in heat]
+        negatives = [_known(heat[one.entry.id]) for one in members if not one.positive]
+        if negatives:
+            centre, spread = level(negatives)
+            for one in members:
+                found = heat[one.entry.id]
+                heat[one.entry.id] = HeatMap((found.logits - centre) / spread, found.downsample)
+    return heat, results
 
 
-def _calibrate(prepared: Sequence[Prepared], heat: Mapping[str, HeatMap], *, run: Run, tracker: Tracker) -> Calibration:
-    """Fit the probability of a CAM value and the threshold, and say what they are."""
+def _known(heat: HeatMap) -> NDArray[np.float32]:
+    """The logits of the tissue, float32 [N]."""
+    values: NDArray[np.float32] = heat.logits[0][~np.isnan(heat.logits[0])]
+    return values
+
+
+def _calibrate(prepared: Sequence[Prepared], heat: Mapping[str, HeatMap], *, tracker: Tracker) -> Calibration:
+    """Choose the threshold of the CAM, and say what it means."""
     logits = {True: [], False: []}  # type: dict[bool, list[NDArray[np.float32]]]
     for one in prepared:
-        values = heat[one.entry.id].logits[0]
-        logits[one.positive].append(values[~np.isnan(values)])
+        logits[one.positive].append(_known(heat[one.entry.id]))
     calibration = calibrate(logits[True], logits[False])
     tracker.say(
-        f"estimated tumour share of the tissue of positive slides: {calibration.share:.1%}; CAM threshold at "
-        f"probability {calibration.threshold:.2f}, {calibration.false_positive_share:.2%} of the tissue of negative "
-        "slides is above it"
-    )
-    run.curve(
-        "probability of tumour at a CAM logit",
-        x=calibration.edges.tolist(),
-        y={"probability": calibration.probability.tolist()},
+        f"estimated tumour share of the tissue of positive slides: {calibration.share:.1%}; "
+        f"{calibration.false_positive_share:.2%} of the tissue of negative slides is above the CAM threshold"
     )
     return calibration
 
@@ -236,7 +244,7 @@ def _calibrate(prepared: Sequence[Prepared], heat: Mapping[str, HeatMap], *, run
 def _details(calibration: Calibration, fold_of: Mapping[str, int]) -> dict[str, object]:
     return {
         "tumour_share": calibration.share,
-        "threshold": calibration.threshold,
+        "expected_dice": calibration.expected_dice,
         "negative_share_above_threshold": calibration.false_positive_share,
         "folds": dict(fold_of),
     }

@@ -17,6 +17,10 @@ from wsplf_cli.runtime import autocast
 from wsplf_cli.schema import Tracker
 from wsplf_cli.training.augment import augment
 
+#: Shares of a bag's places that are taken for positive and for negative when its label is positive.
+_TOP_SHARE = 0.02
+_BOTTOM_SHARE = 0.3
+
 
 class TileSource(Protocol):
     """The tiles of one slide, however they are kept."""
@@ -47,6 +51,8 @@ class MilSettings:
     backbone_rate: float = 3e-4
     weight_decay: float = 1e-2
     instance_weight: float = 1.0
+    contrast_weight: float = 0.15
+    settle_epochs: int = 3
     least_steps: int = 12
 
 
@@ -70,7 +76,8 @@ def fit(
     """Train the network on slide labels; it ends in eval mode with the running mean of its weights.
 
     Each step takes one positive and one negative bag, so that classes weigh the same. A bag's loss is that of its
-    label; besides, no tile of a negative bag may be positive, which is the one thing that is known of single tiles.
+    label; besides, no tile of a negative bag may be positive, and within a positive bag the likeliest places are set
+    against the least likely ones (see ``contrast_loss``).
 
     Args:
         network: Backbone and head, changed in place.
@@ -112,8 +119,12 @@ def fit(
             batch, _ = augment(as_batch(tiles), None, generator)
             with autocast(device):
                 outputs = network.bags(batch.to(device), [len(index) for index in chosen])
+            contrast = settings.contrast_weight if epoch >= settings.settle_epochs else 0.0
             loss = torch.stack(
-                [bag_loss(out, bag, weight=settings.instance_weight) for out, bag in zip(outputs, pair, strict=True)]
+                [
+                    bag_loss(output, bag, weight=settings.instance_weight) + contrast * contrast_loss(cam, bag)
+                    for (output, cam), bag in zip(outputs, pair, strict=True)
+                ]
             ).sum()
             optimiser.zero_grad()
             torch.autograd.backward(loss)
@@ -122,7 +133,7 @@ def fit(
             schedule.step()
             mean.update_parameters(network)
             losses.append(loss.item())
-            for output, bag, index in zip(outputs, pair, chosen, strict=True):
+            for (output, _), bag, index in zip(outputs, pair, chosen, strict=True):
                 seen[bag.entry_id][index] = output.instance_logits.detach().amax(dim=1).cpu().numpy()
                 sides = (output.bag_logits.detach().cpu().numpy() > 0) == (bag.target > 0)
                 right.append(float(sides.mean()))
@@ -143,9 +154,23 @@ def steps_of(bags: Sequence[Bag], settings: MilSettings) -> int:
 def bag_loss(output: BagOutput, bag: Bag, *, weight: float) -> Tensor:
     """Cross-entropy of the bag's label, and ``weight`` times that of its tiles for the classes that it lacks."""
     target = torch.from_numpy(bag.target).to(output.bag_logits)
-    absent = 1.0 - target
-    tiles = (functional.softplus(output.instance_logits).mean(dim=0) * absent).sum()
+    tiles = (functional.softplus(output.instance_logits).mean(dim=0) * (1.0 - target)).sum()
     return functional.binary_cross_entropy_with_logits(output.bag_logits, target, reduction="sum") + weight * tiles
+
+
+def contrast_loss(cam: Tensor, bag: Bag) -> Tensor:
+    """Tumour against the other tissue of the same slide, where stain and scanner do not count.
+
+    Of a positive bag's places, CAM logits float [N, C, h, w], those that look least like the class are taken for
+    negative and those that look most like it for positive, as CLAM (Lu et al. 2021) does with tiles.
+    """
+    losses = [cam.new_zeros(())]
+    for logits, target in zip(cam.movedim(1, 0).flatten(1), bag.target, strict=True):
+        if target:
+            ranked = logits.sort().values
+            top, bottom = max(1, round(len(ranked) * _TOP_SHARE)), max(1, round(len(ranked) * _BOTTOM_SHARE))
+            losses.append(functional.softplus(ranked[:bottom]).mean() + functional.softplus(-ranked[-top:]).mean())
+    return torch.stack(losses).sum()
 
 
 def choose(seen: NDArray[np.float32], count: int, *, rng: np.random.Generator) -> NDArray[np.intp]:
