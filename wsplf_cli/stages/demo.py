@@ -58,7 +58,7 @@ class Size:
     test: tuple[int, int] = (4, 3)
     size_px: int = 2048
     tile_px: int = TileOptions().tile_px
-    mil_epochs: int = 5
+    mil_epochs: int = 10
     folds: int = 1
     segmenter_epochs: int = 8
 

@@ -46,6 +46,7 @@ class _Order:
     label: str
     split: str
     share: float
+    pen: bool
     size_px: int
 
 
@@ -111,16 +112,18 @@ def _orders(
     for split, (positives, negatives) in counts.items():
         steps = (np.arange(positives) + rng.uniform(0.1, 0.9, positives)) / max(positives, 1)
         spread = shares[0] * (shares[1] / shares[0]) ** steps
-        for share in [*rng.permutation(spread), *np.zeros(negatives)]:
+        for place, share in [*enumerate(rng.permutation(spread)), *enumerate(np.zeros(negatives))]:
             label = "tumor" if share > 0 else "normal"
-            orders.append(_Order(len(orders) + 1, out, seed, label, split, float(share), size_px))
+            # pen on every third slide of each label: else a small cohort can teach that pen means tumour
+            pen = place % 3 == 0
+            orders.append(_Order(len(orders) + 1, out, seed, label, split, float(share), pen, size_px))
     return orders
 
 
 def _make(order: _Order) -> CohortSlide:
     rng = np.random.default_rng([order.seed, order.number])
     mpp = round(float(rng.uniform(0.9, 1.1)), 4)
-    picture = paint_slide(rng, size_px=order.size_px, mpp=mpp, share=order.share)
+    picture = paint_slide(rng, size_px=order.size_px, mpp=mpp, share=order.share, pen=order.pen)
     name = f"S{order.number:02d}.tif"
     path = order.folder / "slides" / name
     truth = order.folder / "truth" / f"S{order.number:02d}.geojson"

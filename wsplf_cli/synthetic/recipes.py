@@ -142,14 +142,14 @@ def aggregate(rng: Rng) -> Zone:
 
 def tumour(rng: Rng) -> Zone:
     """Tumour: nests, crowded irregular glands or a sheet of large, varied nuclei, with little stroma."""
-    size = rng.uniform(4.2, 5.0)
+    size = rng.uniform(4.5, 5.2)
     pattern = int(rng.integers(3))
     nuclei = Cells(
         spacing_um=size * rng.uniform(1.75, 1.95),
         radius_um=size,
         spread=0.2,
         elongation=rng.uniform(1.3, 1.7),
-        dark=rng.uniform(1.1, 1.3),
+        dark=rng.uniform(1.15, 1.35),
         dark_spread=0.22,
         vesicle=rng.uniform(0.35, 0.5),
         nucleolus=0.5,

@@ -15,6 +15,7 @@ from wsplf_cli.synthetic.regions import GRID_PX, draw, enlarge, outline, tissue_
 from wsplf_cli.synthetic.stain import random_look, render
 from wsplf_cli.synthetic.tissue import paint
 
+PEN_TRIES = 8
 GLASS = Kind(BACKGROUND, 0.0, 0.0)
 
 
@@ -28,8 +29,11 @@ class SlidePicture:
     quality: int
 
 
-def paint_slide(rng: np.random.Generator, *, size_px: int, mpp: float, share: float) -> SlidePicture:
-    """A square slide of ``size_px`` with tumour on ``share`` (0..1, 0: a negative slide) of its tissue."""
+def paint_slide(rng: np.random.Generator, *, size_px: int, mpp: float, share: float, pen: bool) -> SlidePicture:
+    """A square slide of ``size_px`` with tumour on ``share`` (0..1, 0: a negative slide) of its tissue.
+
+    ``pen``: somebody drew on it, beside the tumour.
+    """
     shape = (size_px, size_px)
     level = tissue_level(rng, shape, share=rng.uniform(0.5, 0.65))
     tissue = draw(shape, outline(level))
@@ -49,7 +53,7 @@ def paint_slide(rng: np.random.Generator, *, size_px: int, mpp: float, share: fl
     rgb = render(rng, (layers[0], layers[1], layers[2]), look)
     for _ in range(int(rng.integers(0, 3))):
         _defocus(rng, rgb, mpp=mpp)
-    if rng.random() < 0.4:
+    if pen:
         _pen(rng, rgb, mpp=mpp, keep_off=tumour)
     covered = float(tissue.sum())
     return SlidePicture(rgb, polygons, float((tumour & tissue).sum()) / max(covered, 1.0), look.jpeg_quality)
@@ -141,7 +145,19 @@ def _defocus(rng: np.random.Generator, rgb: NDArray[np.uint8], *, mpp: float) ->
 
 def _pen(rng: np.random.Generator, rgb: NDArray[np.uint8], *, mpp: float, keep_off: NDArray[np.bool_]) -> None:
     """A stroke of a marker pen over the picture, in place; beside ``keep_off``, as pathologists draw around tumour."""
-    height, width = rgb.shape[:2]
+    strokes = (_stroke(rng, keep_off.shape, mpp=mpp) for _ in range(PEN_TRIES))
+    cover = next((stroke for stroke in strokes if not keep_off[stroke > 0].any()), None)
+    if cover is None:
+        return
+    dyes = ((40, 60, 140), (30, 110, 70), (40, 40, 45))
+    ink = np.array(dyes[int(rng.integers(len(dyes)))], np.float32) / 255
+    through = 1 - (cover * np.float32(rng.uniform(0.7, 0.95)))[..., None] * (1 - ink)
+    rgb[:] = np.clip(rgb * through + 0.5, 0, 255).astype(np.uint8)
+
+
+def _stroke(rng: np.random.Generator, shape: tuple[int, ...], *, mpp: float) -> Field:
+    """How much ink lies on each pixel, 0..1."""
+    height, width = shape
     y, x = np.mgrid[:height, :width].astype(np.float32)
     angle = rng.uniform(0, np.pi)
     row, column = rng.uniform(0.05, 0.95, 2) * np.array((height, width))
@@ -149,10 +165,4 @@ def _pen(rng: np.random.Generator, rgb: NDArray[np.uint8], *, mpp: float, keep_o
     along = (x - np.float32(column)) * np.float32(np.cos(angle)) + (y - np.float32(row)) * np.float32(np.sin(angle))
     across = across * np.float32(mpp) + 60 * smooth(rng, (height, width), 500 / mpp)
     reach = np.abs(along) * np.float32(mpp) < rng.uniform(150, 500)
-    cover = np.clip((rng.uniform(25, 45) - np.abs(across)) / 6, 0, 1) * reach
-    if keep_off[cover > 0].any():
-        return
-    dyes = ((40, 60, 140), (30, 110, 70), (40, 40, 45))
-    ink = np.array(dyes[int(rng.integers(len(dyes)))], np.float32) / 255
-    through = 1 - (cover * np.float32(rng.uniform(0.7, 0.95)))[..., None] * (1 - ink)
-    rgb[:] = np.clip(rgb * through + 0.5, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip((rng.uniform(25, 45) - np.abs(across)) / 6, 0, 1) * reach, np.float32)
