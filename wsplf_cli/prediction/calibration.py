@@ -2,7 +2,8 @@
 
 The known-negative slides show how CAM logits are spread where there is no tumour. What a positive slide has above any
 logit beyond that is its surplus: tumour, or else tissue like that of no negative slide. Negative slides differ among
-themselves, so what counts as usual is their mean and a standard deviation on top.
+themselves, so what counts as usual is what the next negative slide would stay below (mean and two standard deviations
+of a prediction).
 
 The threshold is where the expected Dice is highest: the surplus above it is what is found, the largest surplus above
 any threshold is what there is to find.
@@ -15,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 _BINS = 64
-#: No threshold is taken that calls more than this share of the tissue of negative slides tumour.
-_MOST_FALSE = 0.1
+#: Thresholds that a negative slide may exceed with more of its tissue are not looked at.
+_MOST_USUAL = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +63,8 @@ def calibrate(positives: Sequence[NDArray[np.float32]], negatives: Sequence[NDAr
         np.array([_share_above(slide, edges) for slide in slides]) for slides in (positives, negatives)
     )
     usual = _usual(above_negative)
-    surplus = np.clip((above - usual) / np.maximum(1.0 - usual, 1.0 - _MOST_FALSE), 0.0, 1.0)
-    surplus[:, above_negative.mean(axis=0) > _MOST_FALSE] = 0.0
+    surplus = np.clip((above - usual) / np.maximum(1.0 - usual, 1e-3), 0.0, 1.0)
+    surplus[:, usual > _MOST_USUAL] = 0.0
     total = surplus.max(axis=1, keepdims=True)
     dice = (2 * surplus / np.maximum(above + total, 1e-9)).mean(axis=0)
     best = int(np.argmax(dice)) if dice.any() else len(edges) - 1
@@ -85,10 +86,10 @@ def _share_above(slide: NDArray[np.float32], edges: NDArray[np.float64]) -> NDAr
 
 
 def _usual(above: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What is usual on negative slides, [slides, edges] to [edges]: mean and a standard deviation, falling."""
+    """What the next negative slide would stay below, [slides, edges] to [edges], falling."""
     usual = above.mean(axis=0)
     if len(above) > 1:
-        usual = usual + above.std(axis=0, ddof=1)
+        usual = usual + 2 * above.std(axis=0, ddof=1) * np.sqrt(1 + 1 / len(above))
     falling: NDArray[np.float64] = np.minimum.accumulate(np.minimum(usual, 1.0))
     return falling
 

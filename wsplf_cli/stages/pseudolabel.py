@@ -34,6 +34,8 @@ from wsplf_cli.stages.labels import require_both
 from wsplf_cli.tiles import make_grid, tissue_mask, tissue_um2
 from wsplf_cli.training.mil import Bag, MilSettings, fit, steps_of
 
+#: Tiles overlap by half, so that whatever is cut by one is in the middle of another.
+TILE_OVERLAP = 0.5
 #: Outlines are simplified by this much: under a third of a nucleus.
 TOLERANCE_UM = 1.5
 #: Smaller holes are filled: a lumen belongs to its gland, a vessel of this size is no border.
@@ -139,6 +141,7 @@ def _tile(
             mpp=options.tiles.mpp,
             mpp_slide=calibration.mpp,
             min_tissue=options.tiles.min_tissue,
+            overlap=TILE_OVERLAP,
         )
         prepared[entry.id] = Prepared(entry, calibration.mpp, tissue, grid)
         return {"tiles": len(grid.xy_px0), "tissue mm2": tissue_um2(tissue, mpp_slide=calibration.mpp) / 1e6}
