@@ -18,7 +18,7 @@ def slides(share: float, *, seed: int = 0, count: int = 4, shift: float = 4.0):
 @pytest.mark.parametrize("share", [0.05, 0.2, 0.5])
 def test_share_of_tumour_is_estimated_from_slide_labels(share: float) -> None:
     positives, negatives, _ = slides(share)
-    assert calibrate(positives, negatives).share == pytest.approx(share, abs=0.05)
+    assert calibrate(positives, negatives).tumour_share == pytest.approx(share, abs=0.05)
 
 
 @pytest.mark.parametrize("share", [0.05, 0.2, 0.5])
@@ -50,7 +50,7 @@ def test_no_tissue_is_no_tumour() -> None:
 def test_slides_that_do_not_differ_give_a_small_share() -> None:
     rng = np.random.default_rng(1)
     same = [rng.normal(0, 1, 3000).astype(np.float32) for _ in range(8)]
-    assert calibrate(same[:4], same[4:]).share < 0.15
+    assert calibrate(same[:4], same[4:]).tumour_share < 0.15
 
 
 def test_constant_logits_do_not_break_it() -> None:
@@ -64,3 +64,13 @@ def test_classifiers_of_other_scales_become_comparable() -> None:
     centre, spread = level(plain)
     other_centre, other_spread = level([slide * 7 + 3 for slide in plain])
     assert (other_centre, other_spread) == pytest.approx((centre * 7 + 3, spread * 7), rel=1e-4)
+
+
+def test_a_threshold_carried_to_other_cams_calls_as_much_of_the_tissue() -> None:
+    positives, negatives, _ = slides(0.2)
+    first = calibrate(positives, negatives)
+    other_positives, other_negatives = ([3 * values - 1 for values in some] for some in (positives, negatives))
+    carried = first.carried_to(other_positives, other_negatives)
+    assert carried.called_share == pytest.approx(first.called_share, abs=0.002)
+    assert carried.threshold == pytest.approx(3 * first.threshold - 1, abs=0.1)
+    assert carried.cam(3 * positives[0] - 1) == pytest.approx(first.cam(positives[0]), abs=0.05)

@@ -41,7 +41,7 @@ def look(rgb: NDArray[np.uint8], tissue: TissueMask, *, block_px: int = 256, bat
     found = heat_map(
         slide,  # type: ignore[arg-type]
         tissue,
-        [network()],
+        network(),
         mpp=1.0,
         mpp_slide=1.0,
         block_px=block_px,

@@ -69,7 +69,8 @@ def given_cams(monkeypatch):
             if one.positive:
                 logits[rasterise([TUMOUR], origin_px0=(0, 0), downsample=8.0, size_px=shape)] += 6
             logits[~cells_of(one.tissue, shape=shape, downsample=8.0)] = np.nan
-            heat[one.entry.id] = HeatMap(logits[None].astype(np.float32), 8.0)
+            found = HeatMap(logits[None].astype(np.float32), 8.0)
+            heat[one.entry.id] = stage.Looked(found, found)
         return heat, []
 
     monkeypatch.setattr(stage, "_fit", fit)

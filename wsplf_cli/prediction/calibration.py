@@ -2,20 +2,21 @@
 
 The known-negative slides show how CAM logits are spread where there is no tumour. What a positive slide has above any
 logit beyond that is its surplus: tumour, or else tissue like that of no negative slide. Negative slides differ among
-themselves, so what counts as usual is what the next negative slide would stay below (mean and two standard deviations
-of a prediction).
+themselves, so what counts as usual is what the next negative slide would stay below (mean and three standard
+deviations of a prediction).
 
 The threshold is where the expected Dice is highest: the surplus above it is what is found, the largest surplus above
 any threshold is what there is to find.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-_BINS = 64
+_BINS = 200
+_CANDIDATES = 2000
 #: Thresholds that a negative slide may exceed with more of its tissue are not looked at.
 _MOST_USUAL = 0.5
 
@@ -24,13 +25,15 @@ _MOST_USUAL = 0.5
 class Calibration:
     """``threshold``: logit from which a cell is foreground; ``scale``: logits in which the CAM goes from 0.5 to 0.73.
 
-    ``share`` is the estimated share of tumour in the tissue of positive slides, ``expected_dice`` what the threshold is
-    expected to reach on them, and ``false_positive_share`` the mean share of the tissue of negative slides above it.
+    ``tumour_share`` is the estimated share of tumour in the tissue of positive slides, ``called_share`` the share that
+    is above the threshold, ``expected_dice`` what the threshold is expected to reach, and ``false_positive_share`` the
+    mean share of the tissue of negative slides above it.
     """
 
     threshold: float
     scale: float
-    share: float
+    tumour_share: float
+    called_share: float
     expected_dice: float
     false_positive_share: float
 
@@ -39,6 +42,26 @@ class Calibration:
         steps = np.clip((logits - self.threshold) / self.scale, -30, 30)
         values: NDArray[np.float32] = np.nan_to_num(1.0 / (1.0 + np.exp(-steps)), nan=0.0).astype(np.float32)
         return values
+
+    def carried_to(
+        self, positives: Sequence[NDArray[np.float32]], negatives: Sequence[NDArray[np.float32]]
+    ) -> "Calibration":
+        """The threshold that calls the same share of the positive slides' tissue on other CAMs of the same slides.
+
+        For CAMs of classifiers that were trained on the slides: how much is tumour is judged by classifiers that did
+        not see a slide, where it lies by all of them.
+        """
+        candidates = np.quantile(np.concatenate(positives).astype(np.float64), np.linspace(0, 1, _CANDIDATES))
+        called = np.mean([_share_above(slide, candidates) for slide in positives], axis=0)
+        best = int(np.argmin(np.abs(called - self.called_share)))
+        threshold = float(candidates[best])
+        return replace(
+            self,
+            threshold=threshold,
+            scale=_scale(threshold, negatives),
+            called_share=float(called[best]),
+            false_positive_share=float(np.mean([(slide >= threshold).mean() for slide in negatives])),
+        )
 
 
 def level(negatives: Sequence[NDArray[np.float32]]) -> tuple[float, float]:
@@ -69,14 +92,20 @@ def calibrate(positives: Sequence[NDArray[np.float32]], negatives: Sequence[NDAr
     dice = (2 * surplus / np.maximum(above + total, 1e-9)).mean(axis=0)
     best = int(np.argmax(dice)) if dice.any() else len(edges) - 1
     threshold = float(edges[best])
-    middle = float(np.mean([np.median(slide) for slide in negatives if slide.size]))
     return Calibration(
         threshold=threshold,
-        scale=max(threshold - middle, 1e-3) / np.log(19.0),
-        share=float(total.mean()),
+        scale=_scale(threshold, negatives),
+        tumour_share=float(total.mean()),
+        called_share=float(above[:, best].mean()),
         expected_dice=float(dice[best]),
         false_positive_share=float(above_negative[:, best].mean()),
     )
+
+
+def _scale(threshold: float, negatives: Sequence[NDArray[np.float32]]) -> float:
+    """The scale that makes the CAM 0.05 at the middle logit of negative slides."""
+    middle = float(np.mean([np.median(slide) for slide in negatives if slide.size]))
+    return max(threshold - middle, 1e-3) / float(np.log(19.0))
 
 
 def _share_above(slide: NDArray[np.float32], edges: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -89,7 +118,7 @@ def _usual(above: NDArray[np.float64]) -> NDArray[np.float64]:
     """What the next negative slide would stay below, [slides, edges] to [edges], falling."""
     usual = above.mean(axis=0)
     if len(above) > 1:
-        usual = usual + 2 * above.std(axis=0, ddof=1) * np.sqrt(1 + 1 / len(above))
+        usual = usual + 3 * above.std(axis=0, ddof=1) * np.sqrt(1 + 1 / len(above))
     falling: NDArray[np.float64] = np.minimum.accumulate(np.minimum(usual, 1.0))
     return falling
 

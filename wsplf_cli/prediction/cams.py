@@ -1,6 +1,6 @@
 """The class activation map of a whole slide, computed in blocks over its tissue."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,7 +42,7 @@ class _Block:
 def heat_map(
     slide: Slide,
     tissue: TissueMask,
-    networks: Sequence[MilNetwork],
+    network: MilNetwork,
     *,
     mpp: float,
     mpp_slide: float,
@@ -50,28 +50,28 @@ def heat_map(
     device: torch.device,
     batch: int = 4,
 ) -> HeatMap:
-    """The mean CAM of ``networks`` over the tissue of a slide.
+    """The CAM of a network over the tissue of a slide.
 
     The slide is read in blocks of ``block_px`` with a border that is read but not kept, so that no cell is at the
-    edge of what the network saw. Two mirror images are averaged.
+    edge of what the network saw.
 
     Args:
         slide: An open slide.
         tissue: Its tissue; cells outside are NaN.
-        networks: Trained on tiles of the same mpp, in eval mode.
+        network: Trained on tiles of the same mpp, in eval mode.
         mpp: Micrometres per pixel of the tiles.
         mpp_slide: Micrometres per pixel at level 0.
         block_px: Side of a block with its border, a multiple of the stride; the side of a training tile or more.
-        device: Where the networks are.
+        device: Where the network is.
         batch: Blocks in one pass.
     """
-    stride = networks[0].backbone.stride
+    stride = network.backbone.stride
     downsample = stride * mpp / mpp_slide
     rows, columns = (max(1, round(side / downsample)) for side in (slide.height_px0, slide.width_px0))
     inside = cells_of(tissue, shape=(rows, columns), downsample=downsample)
     side = block_px // stride - 2 * HALO_CELLS
     blocks = list(_blocks(inside, side))
-    classes = len(networks[0].classifier.bias)
+    classes = len(network.classifier.bias)
     logits = np.full((classes, rows, columns), np.nan, np.float32)
     for start in range(0, len(blocks), batch):
         some = blocks[start : start + batch]
@@ -86,7 +86,7 @@ def heat_map(
                 for block in some
             ]
         )
-        values = _mean_cam(networks, tiles, device=device)
+        values = _cam(network, tiles, device=device)
         for block, cam in zip(some, values, strict=True):
             height, width = block.bottom - block.top, block.right - block.left
             logits[:, block.top : block.bottom, block.left : block.right] = cam[
@@ -125,13 +125,8 @@ def _blocks(inside: NDArray[np.bool_], side: int) -> Iterator[_Block]:
 
 
 @torch.no_grad()
-def _mean_cam(networks: Sequence[MilNetwork], tiles: NDArray[np.uint8], *, device: torch.device) -> NDArray[np.float32]:
-    """CAM logits float32 [B, C, h, w] of tiles uint8 [B, H, W, 3], mean of all networks and two mirror images."""
-    images = as_batch(tiles).to(device)
-    total = torch.zeros(())
+def _cam(network: MilNetwork, tiles: NDArray[np.uint8], *, device: torch.device) -> NDArray[np.float32]:
+    """CAM logits float32 [B, C, h, w] of tiles uint8 [B, H, W, 3]."""
     with autocast(device):
-        for network in networks:
-            for axes in ((), (3,)):
-                total = total + torch.flip(network.cam(torch.flip(images, axes)), axes).float().cpu()
-    mean: NDArray[np.float32] = (total / (2 * len(networks))).numpy()
-    return mean
+        logits: NDArray[np.float32] = network.cam(as_batch(tiles).to(device)).float().cpu().numpy()
+    return logits

@@ -86,13 +86,13 @@ def pseudolabel(
         prepared, first = _tile(used, options, tracker)
         fold_of = folds_of(prepared, folds=options.folds, rng=rng)
         networks = _fit(prepared, fold_of, parts, options=options, rng=rng, device=device, run=run, tracker=tracker)
-        heat, second = _look(prepared, fold_of, networks, options=options, device=device, tracker=tracker)
-        prepared = [one for one in prepared if one.entry.id in heat]
-        calibration = _calibrate(prepared, heat, tracker=tracker)
+        looked, second = _look(prepared, fold_of, networks, options=options, device=device, tracker=tracker)
+        prepared = [one for one in prepared if one.entry.id in looked]
+        calibration = _calibrate(prepared, looked, tracker=tracker)
         last = each(
             [one.entry for one in prepared],
             _writer(
-                project, prepared, heat, calibration, parts=parts, options=options, run=run, rng=rng, tracker=tracker
+                project, prepared, looked, calibration, parts=parts, options=options, run=run, rng=rng, tracker=tracker
             ),
             tracker=tracker,
             name="polygons",
@@ -187,6 +187,14 @@ def _fit(
     return networks
 
 
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """CAM logits of one slide: ``unseen`` by the classifier that did not learn from it, ``mean`` by all of them."""
+
+    unseen: HeatMap
+    mean: HeatMap
+
+
 def _look(
     prepared: Sequence[Prepared],
     fold_of: Mapping[str, int],
@@ -195,34 +203,39 @@ def _look(
     options: PseudolabelOptions,
     device: torch.device,
     tracker: Tracker,
-) -> tuple[dict[str, HeatMap], list[EntryResult]]:
-    """The CAM of every slide, from the classifier that did not see its label."""
+) -> tuple[dict[str, Looked], list[EntryResult]]:
+    """The CAMs of every slide, each classifier's logits in spreads of those of negatives that it did not see."""
     by_id = {one.entry.id: one for one in prepared}
-    heat: dict[str, HeatMap] = {}
+    raw: dict[str, list[HeatMap]] = {}
 
     def look(entry: Entry) -> Mapping[str, float]:
         one = by_id[entry.id]
-        heat[entry.id] = heat_map(
-            one.slide(),
-            one.tissue,
-            [networks[fold_of[entry.id]]],
-            mpp=options.tiles.mpp,
-            mpp_slide=one.mpp_slide,
-            block_px=2 * options.tiles.tile_px,
-            device=device,
-        )
+        raw[entry.id] = [
+            heat_map(
+                one.slide(),
+                one.tissue,
+                network,
+                mpp=options.tiles.mpp,
+                mpp_slide=one.mpp_slide,
+                block_px=2 * options.tiles.tile_px,
+                device=device,
+            )
+            for network in networks
+        ]
         return {}
 
     results = each([one.entry for one in prepared], look, tracker=tracker, name="CAM")
-    for fold in set(fold_of.values()):
-        members = [one for one in prepared if fold_of[one.entry.id] == fold and one.entry.id in heat]
-        negatives = [_known(heat[one.entry.id]) for one in members if not one.positive]
-        if negatives:
-            centre, spread = level(negatives)
-            for one in members:
-                found = heat[one.entry.id]
-                heat[one.entry.id] = HeatMap((found.logits - centre) / spread, found.downsample)
-    return heat, results
+    levels = []
+    for number in range(len(networks)):
+        negatives = [one.entry.id for one in prepared if not one.positive and one.entry.id in raw]
+        unseen = [entry_id for entry_id in negatives if fold_of[entry_id] == number]
+        levels.append(level([_known(raw[entry_id][number]) for entry_id in unseen or negatives]))
+    looked = {}
+    for entry_id, maps in raw.items():
+        even = [(one.logits - centre) / spread for one, (centre, spread) in zip(maps, levels, strict=True)]
+        size = maps[0].downsample
+        looked[entry_id] = Looked(HeatMap(even[fold_of[entry_id]], size), HeatMap(np.mean(even, axis=0), size))
+    return looked, results
 
 
 def _known(heat: HeatMap) -> NDArray[np.float32]:
@@ -231,22 +244,27 @@ def _known(heat: HeatMap) -> NDArray[np.float32]:
     return values
 
 
-def _calibrate(prepared: Sequence[Prepared], heat: Mapping[str, HeatMap], *, tracker: Tracker) -> Calibration:
-    """Choose the threshold of the CAM, and say what it means."""
-    logits = {True: [], False: []}  # type: dict[bool, list[NDArray[np.float32]]]
-    for one in prepared:
-        logits[one.positive].append(_known(heat[one.entry.id]))
-    calibration = calibrate(logits[True], logits[False])
+def _calibrate(prepared: Sequence[Prepared], looked: Mapping[str, Looked], *, tracker: Tracker) -> Calibration:
+    """Choose the threshold of the mean CAM, and say what it means."""
+
+    def logits(*, positive: bool, unseen: bool) -> list[NDArray[np.float32]]:
+        of_kind = [looked[one.entry.id] for one in prepared if one.positive is positive]
+        return [_known(one.unseen if unseen else one.mean) for one in of_kind]
+
+    judged = calibrate(logits(positive=True, unseen=True), logits(positive=False, unseen=True))
+    calibration = judged.carried_to(logits(positive=True, unseen=False), logits(positive=False, unseen=False))
     tracker.say(
-        f"estimated tumour share of the tissue of positive slides: {calibration.share:.1%}; "
-        f"{calibration.false_positive_share:.2%} of the tissue of negative slides is above the CAM threshold"
+        f"estimated tumour share of the tissue of positive slides: {calibration.tumour_share:.1%}; "
+        f"the CAM calls {calibration.called_share:.1%} of it tumour, and "
+        f"{calibration.false_positive_share:.2%} of the tissue of negative slides"
     )
     return calibration
 
 
 def _details(calibration: Calibration, fold_of: Mapping[str, int]) -> dict[str, object]:
     return {
-        "tumour_share": calibration.share,
+        "tumour_share": calibration.tumour_share,
+        "called_share": calibration.called_share,
         "expected_dice": calibration.expected_dice,
         "negative_share_above_threshold": calibration.false_positive_share,
         "folds": dict(fold_of),
@@ -256,7 +274,7 @@ def _details(calibration: Calibration, fold_of: Mapping[str, int]) -> dict[str, 
 def _writer(
     project: Project,
     prepared: Sequence[Prepared],
-    heat: Mapping[str, HeatMap],
+    looked: Mapping[str, Looked],
     calibration: Calibration,
     *,
     parts: Parts,
@@ -271,7 +289,7 @@ def _writer(
 
     def write(entry: Entry) -> Mapping[str, float] | Skipped:
         one = by_id[entry.id]
-        cam = calibration.cam(heat[entry.id].logits[0])
+        cam = calibration.cam(looked[entry.id].mean.logits[0])
         if run.folder is not None:
             _save_cam(cam, run.folder / "cams" / f"{entry.id}.png")
         annotations: list[Annotation] = []
@@ -279,7 +297,7 @@ def _writer(
             annotations = outline(
                 one,
                 cam,
-                cell_px0=heat[entry.id].downsample,
+                cell_px0=looked[entry.id].mean.downsample,
                 parts=parts,
                 options=options,
                 run_id=run.id,
