@@ -45,6 +45,8 @@ MARK = ".wsplf-demo"
 PARTS = ("project", "slides", "truth", "report.html", "results.json")
 #: The colour baseline looks at the slides at this mpp: finer than its smoothing, coarse enough to be quick.
 THRESHOLD_MPP = 2.0
+#: Its smaller pieces are dropped: less than a nucleus, so that it keeps what its Dice was chosen for.
+THRESHOLD_LEAST_UM2 = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ class Size:
     size_px: int = 2048
     tile_px: int = TileOptions().tile_px
     mil_epochs: int = 10
-    folds: int = 1
+    folds: int = 2
     segmenter_epochs: int = 8
 
 
@@ -167,7 +169,7 @@ def _threshold(slides: Sequence[CohortSlide], *, truth: Path) -> dict[str, Any]:
                 origin_px0=(0.0, 0.0),
                 downsample=view.downsample,
                 tolerance_px0=0.5 * view.downsample,
-                min_area_px0=SegmentOptions().min_area_um2 / THRESHOLD_MPP**2 * view.downsample**2,
+                min_area_px0=THRESHOLD_LEAST_UM2 / THRESHOLD_MPP**2 * view.downsample**2,
             )
             name = options.project.path_class
             found = [Annotation(uuid4(), shape, name, origin="prediction", run_id="threshold") for shape in shapes]
