@@ -15,6 +15,8 @@ from wsplf_cli.slides import Slide
 
 #: One pixel of the votes is this many pixels of a window: SAM's own masks are coarser than the window.
 VOTE_PX = 2
+#: From one window to the next, in sides of a window.
+STEP = 0.7
 #: What SAM's mask counts against the CAM in a vote. Where SAM's mask is refused, the CAM votes alone.
 SAM_WEIGHT = 0.6
 #: A mask is refused when its overlap with the CAM (Dice, the CAM's values taken as they are) is below this.
@@ -95,21 +97,23 @@ def best_mask(masks: list[TileMask], cam: NDArray[np.float32]) -> tuple[TileMask
 def _groups(cam: NDArray[np.float32], *, side: float) -> list[NDArray[np.float64]]:
     """Top-left corners (x, y) of windows in cells, float64 [N, 2], in groups that touch.
 
-    Windows overlap by half their side and cover every foreground cell of the CAM.
+    Windows overlap and cover every foreground cell of the CAM; near a window's border there is a second one.
     """
-    half = side / 2
-    rows, columns = (int(np.ceil(length / half)) + 1 for length in cam.shape)
-    row, column = np.nonzero(cam >= FOREGROUND)
+    step = STEP * side
+    rows, columns = (int(np.ceil(length / step)) + 1 for length in cam.shape)
     used = np.zeros((rows + 1, columns + 1), bool)
-    at_row, at_column = (row / half).astype(np.intp), (column / half).astype(np.intp)
-    for down in (0, 1):
-        for right in (0, 1):  # window [r, c] covers the half-sides r - 1 and r, c - 1 and c
-            used[at_row + down, at_column + right] = True
+    row, column = np.nonzero(cam >= FOREGROUND)
+    at_row, at_column = (row / step).astype(np.intp), (column / step).astype(np.intp)
+    for down in (0, 1):  # window [r, c] begins at (r - 1, c - 1) steps; the one before reaches a little further
+        for right in (0, 1):
+            near_top, near_left = row < (at_row - 1) * step + side, column < (at_column - 1) * step + side
+            reached = (near_top | bool(down)) & (near_left | bool(right))
+            used[at_row[reached] + down, at_column[reached] + right] = True
     labels, count = ndimage.label(used, structure=np.ones((3, 3)))
     corners = []
     for number in range(1, count + 1):
         r, c = np.nonzero(labels == number)
-        corners.append(np.stack([c - 1, r - 1], axis=1).astype(np.float64) * half)
+        corners.append(np.stack([c - 1, r - 1], axis=1).astype(np.float64) * step)
     return corners
 
 
@@ -193,7 +197,7 @@ def crop(cam: NDArray[np.float32], *, x: float, y: float, side: float, size: int
 
 
 def _window_weight(side: int) -> NDArray[np.float32]:
-    """Float32 [side, side], highest in the middle and never 0: windows overlap by half and so add up smoothly."""
+    """Float32 [side, side], highest in the middle and never 0: windows overlap and so add up smoothly."""
     ramp = np.sin(np.pi * (np.arange(side) + 0.5) / side) ** 2 + 1e-3
     return np.outer(ramp, ramp).astype(np.float32)
 
