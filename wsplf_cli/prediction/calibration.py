@@ -46,14 +46,17 @@ class Calibration:
     def carried_to(
         self, positives: Sequence[NDArray[np.float32]], negatives: Sequence[NDArray[np.float32]]
     ) -> "Calibration":
-        """The threshold that calls the same share of the positive slides' tissue on other CAMs of the same slides.
+        """The threshold for other CAMs of the same slides, by the share of the positive slides' tissue that it calls.
+
+        That share is what this threshold calls, or the estimated share of tumour where that is more: a threshold that
+        finds less than what must be there is too high.
 
         For CAMs of classifiers that were trained on the slides: how much is tumour is judged by classifiers that did
         not see a slide, where it lies by all of them.
         """
         candidates = np.quantile(np.concatenate(positives).astype(np.float64), np.linspace(0, 1, _CANDIDATES))
         called = np.mean([_share_above(slide, candidates) for slide in positives], axis=0)
-        best = int(np.argmin(np.abs(called - self.called_share)))
+        best = int(np.argmin(np.abs(called - max(self.called_share, self.tumour_share))))
         threshold = float(candidates[best])
         return replace(
             self,

@@ -53,15 +53,15 @@ THRESHOLD_LEAST_UM2 = 20.0
 class Size:
     """How large a demo is: (positive, negative) slides to learn from and to test on, their side, and the epochs.
 
-    Fewer epochs and folds than the commands' defaults: the whole loop has five minutes on two cores.
+    Fewer epochs of the segmenter than the default of ``train``: the whole loop has five minutes on two cores.
     """
 
     train: tuple[int, int] = (8, 6)
     test: tuple[int, int] = (4, 3)
     size_px: int = 2048
     tile_px: int = TileOptions().tile_px
-    mil_epochs: int = 10
-    folds: int = 2
+    mil_epochs: int = PseudolabelOptions().epochs
+    folds: int = PseudolabelOptions().folds
     segmenter_epochs: int = 8
 
 

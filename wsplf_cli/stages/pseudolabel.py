@@ -71,7 +71,7 @@ def pseudolabel(
     device = pick_device(options.run.device)
     rng = seed_everything(options.run.seed)
     used = [entry for entry in entries if entry.label is not None and not entry.held_out]
-    require_both(used)
+    require_both([entry for entry in entries if not entry.held_out])
     _say_left_out(entries, used, tracker)
     parts = _load(options, device)
     run = start_run(
