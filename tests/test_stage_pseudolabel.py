@@ -167,3 +167,10 @@ def test_nothing_to_learn_from_is_said_before_any_work(cohort, recorder):
     with pytest.raises(ConfigError, match="unknown head"):
         pseudolabel(project, entries, PseudolabelOptions(head="nonsense"), recorder)
     assert not (cohort.parent / "wsplf").exists()
+
+
+@pytest.mark.parametrize("tile_px", [32, 64, 100, 192, 513])
+def test_blocks_are_large_enough_for_tiles_of_any_size(tile_px):
+    side = stage.block_side(tile_px)
+    assert side % 32 == 0
+    assert side >= max(256, 2 * tile_px)

@@ -2,7 +2,7 @@
 
 The known-negative slides show how CAM logits are spread where there is no tumour. What a positive slide has above any
 logit beyond that is its surplus: tumour, or else tissue like that of no negative slide. Negative slides differ among
-themselves, so what counts as usual is what the next negative slide would stay below (mean and two standard
+themselves, so what counts as usual is what the next negative slide would stay below (mean and three standard
 deviations of a prediction).
 
 The threshold is where the expected Dice is highest: the surplus above it is what is found, the largest surplus above
@@ -121,7 +121,7 @@ def _usual(above: NDArray[np.float64]) -> NDArray[np.float64]:
     """What the next negative slide would stay below, [slides, edges] to [edges], falling."""
     usual = above.mean(axis=0)
     if len(above) > 1:
-        usual = usual + 2 * above.std(axis=0, ddof=1) * np.sqrt(1 + 1 / len(above))
+        usual = usual + 3 * above.std(axis=0, ddof=1) * np.sqrt(1 + 1 / len(above))
     falling: NDArray[np.float64] = np.minimum.accumulate(np.minimum(usual, 1.0))
     return falling
 

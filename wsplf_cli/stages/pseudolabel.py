@@ -217,7 +217,7 @@ def _look(
                 network,
                 mpp=options.tiles.mpp,
                 mpp_slide=one.mpp_slide,
-                block_px=2 * options.tiles.tile_px,
+                block_px=block_side(options.tiles.tile_px),
                 device=device,
             )
             for network in networks
@@ -236,6 +236,11 @@ def _look(
         size = maps[0].downsample
         looked[entry_id] = Looked(HeatMap(even[fold_of[entry_id]], size), HeatMap(np.mean(even, axis=0), size))
     return looked, results
+
+
+def block_side(tile_px: int) -> int:
+    """Side of the blocks in which a slide is looked at: two tiles or more, a multiple of every network's stride."""
+    return max(256, -(-2 * tile_px // 32) * 32)
 
 
 def _known(heat: HeatMap) -> NDArray[np.float32]:
