@@ -62,7 +62,7 @@ class Size:
     tile_px: int = TileOptions().tile_px
     mil_epochs: int = PseudolabelOptions().epochs
     folds: int = 2
-    segmenter_epochs: int = 8
+    segmenter_epochs: int = 14
 
 
 def demo(out: Path, *, seed: int, device: str, tracker: Tracker, size: Size | None = None) -> dict[str, Any]:
