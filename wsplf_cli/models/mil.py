@@ -34,7 +34,7 @@ class MilNetwork(nn.Module):
         features = self.backbone(tiles).float()
         cams = activation_map(features, weight=self.classifier.weight, bias=self.classifier.bias)
         pooled = features.mean(dim=(2, 3))
-        parts = zip(pooled.split(list(sizes)), cams.split(list(sizes)), strict=True)
+        parts = zip(torch.split(pooled, list(sizes)), torch.split(cams, list(sizes)), strict=True)
         return [(self.classifier(part), cam) for part, cam in parts]
 
     def cam(self, tiles: Tensor) -> Tensor:
