@@ -7,6 +7,8 @@ from torch.nn import functional
 
 from wsplf_cli import plugins
 from wsplf_cli.config import TrainOptions
+from wsplf_cli.errors import ConfigError
+from wsplf_cli.segmenters import sam, unet
 
 NAMES = plugins.names("segmenters")
 
@@ -69,3 +71,12 @@ def test_two_tiles_can_be_learned_by_heart(name: str) -> None:
         found = model(tiles) > 0
     shared = (found & (target > 0)).sum()
     assert 2 * shared / (found.sum() + target.sum()) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("module", "wrong"),
+    [(unet, {"sam": "vit_b"}), (unet, {"sam_checkpoint": "w.pth"}), (sam, {"backbone": "resnet18"})],
+)
+def test_an_option_of_the_other_segmenter_is_refused(module, wrong) -> None:
+    with pytest.raises(ConfigError, match="no effect"):
+        module.settings(TrainOptions(**wrong))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsplf_cli.config import TrainOptions
+from wsplf_cli.errors import ConfigError
 from wsplf_cli.models.sam import build_tiny, load_sam
 
 
@@ -76,7 +77,13 @@ def build(classes: int, *, pretrained: bool = True, weights: Path | None = None,
 
 
 def settings(options: TrainOptions) -> dict[str, Any]:
-    """What a checkpoint must keep to build this again."""
+    """What a checkpoint must keep to build this again.
+
+    Raises:
+        ConfigError: an option of the other segmenter was given, which would have no effect.
+    """
+    if options.backbone_weights is not None or options.backbone != TrainOptions().backbone:
+        raise ConfigError("--backbone and --backbone-weights have no effect on sam", hint="add --segmenter unet")
     return {"sam": options.sam}
 
 

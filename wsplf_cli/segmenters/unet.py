@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsplf_cli.config import TrainOptions
+from wsplf_cli.errors import ConfigError
 from wsplf_cli.models.backbone import SMALL, Backbone, build_backbone, small_trunk
 
 _WIDTHS = {2: 16, 4: 32, 8: 48}
@@ -104,7 +105,13 @@ def build(classes: int, *, pretrained: bool = True, backbone: str = SMALL, weigh
 
 
 def settings(options: TrainOptions) -> dict[str, Any]:
-    """What a checkpoint must keep to build this again."""
+    """What a checkpoint must keep to build this again.
+
+    Raises:
+        ConfigError: an option of the other segmenter was given, which would have no effect.
+    """
+    if options.sam_checkpoint is not None or options.sam != TrainOptions().sam:
+        raise ConfigError("--sam and --sam-checkpoint have no effect on the unet", hint="add --segmenter sam")
     return {"backbone": options.backbone}
 
 
