@@ -261,7 +261,8 @@ def entry_slide(entry: Entry, *, mpp_override: float | None = None) -> tuple[Sli
         SlideError: the entry has no usable slide, the slide's size is not the entry's, or nothing says its mpp.
     """
     if entry.problem or entry.slide_path is None:
-        raise SlideError(entry.problem or f"{entry.name}: slide not found", hint="name its folder with --slides DIR")
+        hint = "" if entry.problem else "name its folder with --slides DIR"  # a problem says what to do itself
+        raise SlideError(entry.problem or f"{entry.name}: slide not found", hint=hint)
     slide = slide_for(entry.slide_path, crop_to_bounds=entry.crop_to_bounds)
     size, expected = (slide.width_px0, slide.height_px0), (entry.width_px0, entry.height_px0)
     if min(expected) > 0 and size != expected:
