@@ -261,8 +261,8 @@ def entry_slide(entry: Entry, *, mpp_override: float | None = None) -> tuple[Sli
         SlideError: the entry has no usable slide, the slide's size is not the entry's, or nothing says its mpp.
     """
     if entry.problem or entry.slide_path is None:
-        hint = "" if entry.problem else "name its folder with --slides DIR"  # a problem says what to do itself
-        raise SlideError(entry.problem or f"{entry.name}: slide not found", hint=hint)
+        message, _, hint = (entry.problem or f"{entry.name}: slide not found").partition("; ")
+        raise SlideError(message, hint=hint)  # behind the semicolon a problem says what to do
     slide = slide_for(entry.slide_path, crop_to_bounds=entry.crop_to_bounds)
     size, expected = (slide.width_px0, slide.height_px0), (entry.width_px0, entry.height_px0)
     if min(expected) > 0 and size != expected:
