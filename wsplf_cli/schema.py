@@ -39,8 +39,9 @@ class SlideLabel:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One image of a project. ``slide_path`` is None, and ``problem`` says why (and, behind "; ", what to do), when the slide
-    cannot be used.
+    """One image of a project.
+
+    ``slide_path`` is None where the slide cannot be used; ``problem`` says why and, behind "; ", what to do.
     """
 
     id: str
