@@ -8,7 +8,7 @@ from uuid import UUID
 
 from wsplf_cli.config import ProjectOptions
 from wsplf_cli.errors import ConfigError, ProjectError, SlideError
-from wsplf_cli.qupath import gson, project_file, qpdata
+from wsplf_cli.qupath import gson, project_file, qpdata, servers
 from wsplf_cli.qupath.atomic import write_files
 from wsplf_cli.qupath.images import uri_path
 from wsplf_cli.qupath.javagraph import JavaStreamError
@@ -135,7 +135,7 @@ class EmbeddedProject:
 
     def _fresh(self, entry_id: str) -> QpData:
         image = self._image(entry_id)
-        chain = project_file.builders(image)
+        chain = servers.builders(image)
         uri = str(chain[-1].get("uri") or "") if chain else ""
         return qpdata.create(
             version=self.version,
@@ -146,6 +146,7 @@ class EmbeddedProject:
 
     def _edit(self, entry_id: str, data: QpData, *, remove: Sequence[qpdata.Found], add: Sequence[Annotation]) -> None:
         """Change the hierarchy of an entry and write its files: classes first, the data itself last."""
+        self._check_single(entry_id)
         self._check_unchanged(entry_id)
         path = self._data_path(entry_id)
         known = {one.name: one.rgb for one in self.path_classes()}
@@ -170,6 +171,14 @@ class EmbeddedProject:
         write_files(files)
         self._seen[entry_id] = _Seen(_stat(path), _digest(content))
 
+    def _check_single(self, entry_id: str) -> None:
+        """Refuse to write what would show on another image too."""
+        if entry_id in project_file.shared_ids(self._project):
+            raise SlideError(
+                f"{self.path}: several entries have the id {entry_id} and share its data; nothing was written",
+                hint="remove all but one of them from the project in QuPath and add them again",
+            )
+
     def _check_unchanged(self, entry_id: str) -> None:
         """Refuse to write over what another program saved since this project was opened."""
         path, seen = self._data_path(entry_id), self._seen[entry_id]
@@ -185,7 +194,7 @@ class EmbeddedProject:
 
     def _summary(self, entry_id: str, data: QpData) -> bytes:
         """summary.json of an entry."""
-        chain = project_file.builders(self._image(entry_id))
+        chain = servers.builders(self._image(entry_id))
         server = next((one["metadata"] for one in chain if isinstance(one.get("metadata"), dict)), None)
         document: dict[str, object] = {"timestamp": project_file.now_ms(), "imageType": data.image_type}
         if server is not None:
@@ -200,10 +209,10 @@ class EmbeddedProject:
         return gson.dumps(document, indent=False).encode("utf-8")
 
 
-def _measure(path: Path) -> tuple[int, int] | None:
+def _measure(path: Path, *, crop_to_bounds: bool) -> tuple[int, int] | None:
     """Width and height of a slide, or None when it is not one."""
     try:
-        with open_slide(path) as slide:
+        with open_slide(path, crop_to_bounds=crop_to_bounds) as slide:
             return slide.width_px0, slide.height_px0
     except SlideError:
         return None

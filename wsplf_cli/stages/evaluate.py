@@ -181,7 +181,10 @@ def _truth_in_folder(folder: Path, entry: Entry, options: ProjectOptions) -> Bas
     Raises:
         SlideError: the file cannot be read, or it has classes, none is the one asked for, and the slide is no negative.
     """
-    stems = dict.fromkeys(([entry.slide_path.stem] if entry.slide_path else []) + [Path(entry.name).stem, entry.name])
+    own = (
+        [entry.slide_path.stem] if entry.slide_path and not entry.steps else []
+    )  # a turned slide has other coordinates
+    stems = dict.fromkeys([*own, Path(entry.name).stem, entry.name])
     paths = [folder / (stem + suffix) for stem in stems for suffix in SUFFIXES]
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
