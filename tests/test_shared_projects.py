@@ -212,7 +212,7 @@ def test_derived_images_are_read_as_qupath_shows_them(shared_data: Path, version
             grey = PIL.Image.fromarray(np.ascontiguousarray(turned)).convert("L").resize(shown.size)
             scores.append(np.corrcoef(np.asarray(grey).ravel(), np.asarray(shown).ravel())[0, 1])
         assert scores[0] > 0.98
-        assert max(scores[1:]) < 0.9  # the image of the rotated one is nearly the same mirrored
+        assert max(scores[1:]) < scores[0] - 0.03  # one of the images is nearly the same mirrored
 
 
 def test_own_annotations_are_known_again_in_files_without_ids(shared_data: Path) -> None:
