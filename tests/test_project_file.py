@@ -86,6 +86,17 @@ def test_json_keeps_numbers_as_java_wrote_them() -> None:
     assert gson.dumps(gson.loads(text), indent=False) == text
 
 
+def test_json_loses_no_number_and_no_repeated_key() -> None:
+    text = '{"a":1,"b":{"x":-0,"y":12345678901234567890123,"x":1.0,"z":1E400},"a":1.0,"c":-0.0,"a":2}'
+    document = gson.loads(text)
+    assert (document["a"], document["b"]["x"]) == (2, 1.0)
+    assert gson.dumps(document, indent=False) == text
+    document["a"] = 3
+    document["new"] = 1
+    del document["b"]
+    assert gson.dumps(document, indent=False) == '{"a":1,"a":1.0,"c":-0.0,"a":3,"new":1}'
+
+
 def test_metadata_is_set_and_the_rest_kept(study: Path) -> None:
     path = study / "project" / "project.qpproj"
     document = json.loads(path.read_text(encoding="utf-8"))

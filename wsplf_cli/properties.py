@@ -53,6 +53,11 @@ def tile_px(properties: Mapping[str, str]) -> tuple[int, int]:
     return width, height
 
 
+def scan_id(properties: Mapping[str, str]) -> str:
+    """What the files of one slide that consists of several (DICOM) have in common; empty for others."""
+    return properties.get("dicom.SeriesInstanceUID", "")
+
+
 def number(text: str | None) -> float | None:
     """A positive or zero number, None for anything else."""
     if text is None:

@@ -46,7 +46,7 @@ class Slide:
     """An open slide. Use ``open_slide(...)`` in a ``with`` statement, or ``slide_of(...)`` for a shared handle.
 
     ``width_px0``, ``height_px0``, ``mpp`` and all that is read are those of the image that ``steps`` make of the slide;
-    ``levels``, ``mpp_xy``, ``magnification`` and ``tile_px`` are what the slide's file says.
+    ``levels``, ``mpp_xy``, ``magnification``, ``tile_px`` and ``scan_id`` are what the slide's file says.
     """
 
     def __init__(self, path: Path, *, crop_to_bounds: bool = True, steps: Sequence[Step] = ()) -> None:
@@ -68,6 +68,7 @@ class Slide:
         self.mpp = None if self.mpp_xy is None else math.sqrt(self.mpp_xy[0] * self.mpp_xy[1]) * shown.scale
         self.magnification = properties.magnification(said)
         self.tile_px = properties.tile_px(said)
+        self.scan_id = properties.scan_id(said)
 
     def __enter__(self) -> Self:
         return self
@@ -237,6 +238,15 @@ def open_slide(path: Path, *, crop_to_bounds: bool = True, steps: Sequence[Step]
         SlideError: the file is missing, is no slide, or is damaged.
     """
     return Slide(path, crop_to_bounds=crop_to_bounds, steps=steps)
+
+
+def measure(path: Path, *, crop_to_bounds: bool) -> tuple[int, int] | None:
+    """Width and height of a slide at level 0, or None when the file is none."""
+    try:
+        with open_slide(path, crop_to_bounds=crop_to_bounds) as slide:
+            return slide.width_px0, slide.height_px0
+    except SlideError:
+        return None
 
 
 _shared: OrderedDict[tuple[Path, bool, tuple[Step, ...]], Slide] = OrderedDict()

@@ -14,7 +14,7 @@ from wsplf_cli.qupath.images import uri_path
 from wsplf_cli.qupath.javagraph import JavaStreamError
 from wsplf_cli.qupath.qpdata import QpData
 from wsplf_cli.schema import CLASS_KEY, SHAPE_KEY, Annotation, Entry, Origin, PathClass, Replaced
-from wsplf_cli.slides import open_slide
+from wsplf_cli.slides import measure
 
 DATA = "data.qpdata"
 FALLBACK = "data.qpdata.bkp"
@@ -57,7 +57,7 @@ class EmbeddedProject:
         """The entries in project order, slides looked up."""
         if self._entries is None:
             slides = self._options.slides
-            self._entries = project_file.entries(self._project, slides=slides, measure=_measure)
+            self._entries = project_file.entries(self._project, slides=slides, measure=measure)
         return list(self._entries)
 
     def path_classes(self) -> list[PathClass]:
@@ -207,15 +207,6 @@ class EmbeddedProject:
             }
         document["hierarchy"] = data.counts()
         return gson.dumps(document, indent=False).encode("utf-8")
-
-
-def _measure(path: Path, *, crop_to_bounds: bool) -> tuple[int, int] | None:
-    """Width and height of a slide, or None when it is not one."""
-    try:
-        with open_slide(path, crop_to_bounds=crop_to_bounds) as slide:
-            return slide.width_px0, slide.height_px0
-    except SlideError:
-        return None
 
 
 def _stat(path: Path) -> tuple[int, int] | None:

@@ -181,8 +181,8 @@ def set_metadata(project: ProjectFile, values: Mapping[str, Mapping[str, str]]) 
         write(project)
 
 
-def write(project: ProjectFile) -> None:
-    """Write the project file, the previous one kept as ``.backup``.
+def write(project: ProjectFile, *, beside: Mapping[Path, bytes] | None = None) -> None:
+    """Write the project file, the previous one kept as ``.backup``, and before it the files ``beside`` it.
 
     Raises:
         ProjectError: the file changed since it was read, or cannot be written; the old one is in place.
@@ -198,7 +198,8 @@ def write(project: ProjectFile) -> None:
         )
     project.document["modifyTimestamp"] = now_ms()
     content = gson.dumps(project.document, indent=True).encode("utf-8")
-    write_files({project.path.with_name(project.path.name + ".backup"): current, project.path: content})
+    backup = project.path.with_name(project.path.name + ".backup")
+    write_files({backup: current, **(beside or {}), project.path: content})
     project.stored = content
 
 
