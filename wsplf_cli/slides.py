@@ -288,12 +288,19 @@ def slide_of(entry: Entry) -> Slide:
     """The shared open slide of an entry, in the entry's coordinates; do not close it.
 
     Raises:
-        SlideError: the entry has no usable slide, or it cannot be opened.
+        SlideError: the entry has no usable slide, it cannot be opened, or its size is not the entry's.
     """
     if entry.problem or entry.slide_path is None:
         message, _, hint = (entry.problem or f"{entry.name}: slide not found").partition("; ")
         raise SlideError(message, hint=hint)  # behind the semicolon a problem says what to do
-    return slide_for(entry.slide_path, crop_to_bounds=entry.crop_to_bounds, steps=entry.steps)
+    slide = slide_for(entry.slide_path, crop_to_bounds=entry.crop_to_bounds, steps=entry.steps)
+    size, expected = (slide.width_px0, slide.height_px0), (entry.width_px0, entry.height_px0)
+    if min(expected) > 0 and size != expected:
+        raise SlideError(
+            f"{entry.name}: the slide is {size[0]} x {size[1]} pixels, the project says {expected[0]} x {expected[1]}",
+            hint=f"check that {entry.slide_path} is the image that was added to the project",
+        )
+    return slide
 
 
 def entry_slide(entry: Entry, *, mpp_override: float | None = None) -> tuple[Slide, Calibration]:
@@ -306,12 +313,6 @@ def entry_slide(entry: Entry, *, mpp_override: float | None = None) -> tuple[Sli
         SlideError: the entry has no usable slide, the slide's size is not the entry's, or nothing says its mpp.
     """
     slide = slide_of(entry)
-    size, expected = (slide.width_px0, slide.height_px0), (entry.width_px0, entry.height_px0)
-    if min(expected) > 0 and size != expected:
-        raise SlideError(
-            f"{entry.name}: the slide is {size[0]} x {size[1]} pixels, the project says {expected[0]} x {expected[1]}",
-            hint=f"check that {entry.slide_path} is the image that was added to the project",
-        )
     return slide, calibrate(entry, slide, mpp_override=mpp_override)
 
 
