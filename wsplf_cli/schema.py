@@ -4,7 +4,8 @@
 ``_um2`` micrometres, ``mpp`` micrometres per pixel. Points are (x, y); arrays are [row, column].
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -170,6 +171,12 @@ class EntryResult:
     reason: str = ""
     seconds: float = 0.0
     counts: Mapping[str, float] = field(default_factory=dict)
+
+
+def titles(records: Sequence[Entry | EntryResult]) -> list[str]:
+    """What to call each entry: its name, with its id where several have that name, as QuPath allows."""
+    counts = Counter(record.name for record in records)
+    return [f"{one.name} (id {one.id})" if counts[one.name] > 1 and one.id else one.name for one in records]
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,7 +96,7 @@ def _steps(chain: Sequence[Mapping[str, Any]]) -> tuple[tuple[Step, ...], str]:
             continue
         step = _step(kind, one)
         if step is None:
-            return (), f"the pixels of a {kind} image are not supported; its annotations can be read and written"
+            return (), f"the pixels of a {kind} image are not supported (its annotations can be read and written)"
         steps.append(step)
     return tuple(steps), ""
 

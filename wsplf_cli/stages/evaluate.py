@@ -216,7 +216,10 @@ def _truth_in_project(path: Path, options: ProjectOptions) -> TruthOf:
     def find(entry: Entry) -> BaseGeometry | None:
         same = by_name.get(entry.name, [])
         if len(same) > 1:
-            raise SlideError(f"{path}: {len(same)} entries are named {entry.name}", hint="rename them in QuPath")
+            ids = ", ".join(one.id for one in same)
+            raise SlideError(
+                f"{path}: {len(same)} entries are named {entry.name} (ids {ids})", hint="rename them in QuPath"
+            )
         if not same:
             return None
         return union(one.shape for one in opened.annotations(same[0].id) if _is_truth(one, options))

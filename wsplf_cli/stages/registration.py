@@ -24,7 +24,7 @@ from wsplf_cli import plugins
 from wsplf_cli.backends import Project
 from wsplf_cli.config import DoctorOptions, ProjectOptions
 from wsplf_cli.errors import ProjectError, SlideError
-from wsplf_cli.schema import Annotation, Check, Entry, Tracker
+from wsplf_cli.schema import Annotation, Check, Entry, Tracker, titles
 from wsplf_cli.slides import Slide, slide_of
 from wsplf_cli.stages.project import THUMBNAIL_COMMENT
 
@@ -58,8 +58,8 @@ def check_registration(
         errors = _errors_px0(path, entries, access)
     checks = []
     tracker.start("registration", len(entries))
-    for entry, error in zip(entries, errors, strict=True):
-        checks.append(_check(project.folder, entry, error))
+    for entry, title, error in zip(entries, titles(entries), errors, strict=True):
+        checks.append(_check(project.folder, entry, error, name=f"registration of {title}"))
         tracker.advance(1, message=entry.name)
     return checks
 
@@ -128,8 +128,7 @@ def _error_px0(project: Project, entry: Entry) -> float | str:
     return float(max(shape.hausdorff_distance(found[name]) for name, shape in drawn.items()))
 
 
-def _check(folder: Path, entry: Entry, error: float | str) -> Check:
-    name = f"registration of {entry.name}"
+def _check(folder: Path, entry: Entry, error: float | str, *, name: str) -> Check:
     if isinstance(error, str):
         return Check("FAIL", name, f"markers could not be written and read: {error}")
     if error > TOLERANCE_PX0:
