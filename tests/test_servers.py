@@ -129,3 +129,25 @@ def test_every_builder_that_names_a_file_is_found():
     }
     assert [found["uri"] for found in files(builder)] == ["file:/a", "file:/b", "file:/c"]
     assert list(files(None)) == []
+
+
+@pytest.mark.parametrize("value", [None, True, 10**400, float("nan"), "x", [], {}, [1], {"a": 1}], ids=repr)
+def test_a_chain_of_any_values_is_described_without_a_crash(value):
+    """Every key of a cropped and turned entry's builders in turn has a value that does not belong there."""
+    chain = wrapped({"builderType": "cropped", "region": CROP}, {"builderType": "rotated", "rotation": "ROTATE_90"})
+
+    def with_value(record, at=()):
+        for key, inside in record.items():
+            yield (*at, key)
+            if isinstance(inside, dict):
+                yield from with_value(inside, (*at, key))
+
+    for place in with_value(chain[0]):
+        outermost = copy.deepcopy(chain[0])
+        record = outermost
+        for key in place[:-1]:
+            record = record[key]
+        record[place[-1]] = value
+        server = describe(builders({"serverBuilder": outermost}))
+        assert server.trouble or server.steps
+        assert all(isinstance(side, int) for side in server.size_px0)

@@ -243,7 +243,9 @@ def test_a_dry_run_shows_old_and_new_and_writes_nothing(project, slides, recorde
         path: (path.read_bytes(), path.stat().st_mtime_ns) for path in project.parent.rglob("*") if path.is_file()
     }
     report = relink(project, RelinkOptions(map=(f"D:\\slides={slides}",), dry_run=True), recorder)
-    assert report.entries[0].reason == f"file:/D:/slides/a.tif -> file:{slides.as_posix()}/a.tif"
+    assert report.entries[0].reason == f"D:/slides/a.tif -> {slides.as_posix()}/a.tif"
+    old, new = "file:/D:/slides/a.tif", f"file:{slides.as_posix()}/a.tif"
+    assert report.details["changes"][0] == {"id": "1", "old": old, "new": new}
     after = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in project.parent.rglob("*") if path.is_file()}
     assert after == before
     assert "a dry run, 3 would be" in recorder.said[-1]

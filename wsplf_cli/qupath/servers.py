@@ -13,7 +13,7 @@ _ROTATIONS = {"ROTATE_NONE": 0, "ROTATE_90": 1, "ROTATE_180": 2, "ROTATE_270": 3
 _FLIPS = {"NONE": (0, 0), "HORIZONTAL": (1, 0), "VERTICAL": (0, 1), "BOTH": (1, 1)}
 _AFFINE = ("m00", "m10", "m01", "m11", "m02", "m12")
 _MOST_BUILDERS = 100
-_HUGE = 1e15
+_HUGE = 2**31  # sizes are Java ints
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,7 @@ def _mpp(metadata: Mapping[str, Any]) -> float | None:
     """Micrometres per pixel: the mean of width and height of QuPath's calibration, or None when it has none."""
     calibration = _object(metadata.get("pixelCalibration"))
     sides = [_object(calibration.get(key)) for key in ("pixelWidth", "pixelHeight")]
-    if any(side.get("unit") not in _MICROMETRE for side in sides):
+    if any(str(side.get("unit")) not in _MICROMETRE for side in sides):
         return None
     lengths = [_numbers(side, ("value",)) for side in sides]
     found = [length[0] for length in lengths if length is not None and length[0] > 0]

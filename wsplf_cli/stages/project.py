@@ -10,7 +10,7 @@ from PIL import Image as Picture
 
 from wsplf_cli.config import CreateOptions, RelinkOptions
 from wsplf_cli.errors import ConfigError, ProjectError, SlideError
-from wsplf_cli.qupath import project_file
+from wsplf_cli.qupath import project_file, servers
 from wsplf_cli.qupath.addresses import Move, moves_of
 from wsplf_cli.qupath.create import Image, create_project, level_sizes, refuse_project
 from wsplf_cli.qupath.images import files_in, uri_path
@@ -147,7 +147,7 @@ class _Found:
     @property
     def result(self) -> EntryResult:
         """The entry's line of the report."""
-        changes = [f"{link.old} -> {link.new}" for link in self.links if link.new is not None]
+        changes = [f"{uri_path(link.old)} -> {uri_path(link.new)}" for link in self.links if link.new is not None]
         missing = [link.note for link in self.links if link.missing]
         others = [link.note for link in self.links if link.new is None and not link.missing]
         reason = "; ".join(dict.fromkeys([*missing, *changes]))
@@ -190,7 +190,11 @@ def relink(project_path: Path, options: RelinkOptions, tracker: Tracker) -> Stag
         project_file.write(project, beside=changed(project, new))
     written = 0 if options.dry_run else count
     tracker.say(f"{project.path}: {written} of {len(found)} entries changed" + _dry(options, count))
-    details = {"changed": written, "missing": sum(result.status == "failed" for result in results)}
+    changes = [
+        {"id": one.id, "old": link.old, "new": link.new} for one in found for link in one.links if link.new is not None
+    ]
+    missing = sum(result.status == "failed" for result in results)
+    details = {"changed": written, "missing": missing, "changes": changes}
     return StageReport("project relink", "", results, time.monotonic() - began, details)
 
 
@@ -215,5 +219,5 @@ def _name(image: Mapping[str, object]) -> str:
     """The name of an entry, or where it has none the name of its file."""
     if image.get("imageName"):
         return str(image["imageName"])
-    uri = next((link.old for link in links(image, [], None)), "")
+    uri = next((str(one["uri"]) for one in servers.files(image.get("serverBuilder"))), "")
     return (uri_path(uri) or uri).rpartition("/")[2] or "unnamed"
