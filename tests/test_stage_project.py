@@ -231,6 +231,8 @@ def test_addresses_of_another_machine_are_mapped(project, slides, recorder, reco
     assert [entry.slide_path for entry in entries] == [slides / "a.tif", slides / "b.tif", slides / "below" / "c.tif"]
     assert all(uri.startswith("file:///" if recorded.startswith("file:///D") else "file:/") for uri in uris_of(project))
     assert project.with_name("project.qpproj.backup").read_bytes() == before
+    (record,) = (project.parent / "wsplf" / "runs").glob("*/run.json")
+    assert (document_of(record)["run_id"], document_of(record)["status"]) == (report.run_id, "done")
     for number, uri in enumerate(uris_of(project), start=1):
         server = project.parent / "data" / str(number) / "server.json"
         assert document_of(server)["uri"] == uri

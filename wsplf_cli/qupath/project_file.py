@@ -31,6 +31,11 @@ class ProjectFile:
     stored: bytes
 
     @property
+    def folder(self) -> Path:
+        """The folder that holds it."""
+        return self.path.parent
+
+    @property
     def version(self) -> str:
         """QuPath's version as recorded; empty when it is not."""
         return str(self.document.get("version") or "")

@@ -10,10 +10,9 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from wsplf_cli import __version__, files
-from wsplf_cli.backends import Project
 from wsplf_cli.errors import ProjectError, SlideError
 from wsplf_cli.schema import Entry, EntryResult, StageReport, Tracker, titles
 
@@ -167,8 +166,20 @@ class Run:
             files.write_json(self.folder / "run.json", self.record)
 
 
+class Located(Protocol):
+    """A project that is somewhere: a file in a folder."""
+
+    @property
+    def path(self) -> Path:
+        """The project.qpproj file."""
+
+    @property
+    def folder(self) -> Path:
+        """The folder that holds it."""
+
+
 def start_run(
-    project: Project, stage: str, *, options: object, seed: int, device: str = "cpu", dry_run: bool = False
+    project: Located, stage: str, *, options: object, seed: int, device: str = "cpu", dry_run: bool = False
 ) -> Run:
     """A new run of ``stage``, to be used with ``with``; its id sorts by time and is unique.
 

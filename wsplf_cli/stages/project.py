@@ -17,7 +17,7 @@ from wsplf_cli.qupath.images import files_in, uri_path
 from wsplf_cli.qupath.relink import Link, Search, changed, links
 from wsplf_cli.schema import Entry, EntryResult, StageReport, Tracker
 from wsplf_cli.slides import PICTURES, Slide, measure, open_slide
-from wsplf_cli.stages import Skipped, each
+from wsplf_cli.stages import Skipped, each, start_run
 from wsplf_cli.stages.labels import IMAGE_SUFFIX, match_table, read_table
 
 #: QuPath's thumbnails fit into this (width, height).
@@ -185,17 +185,22 @@ def relink(project_path: Path, options: RelinkOptions, tracker: Tracker) -> Stag
     for one in found:
         new.setdefault(one.id, {}).update({link.old: link.new for link in one.links if link.new is not None})
     results = tuple(one.result for one in found)
-    count = sum(any(link.new is not None for link in one.links) for one in found)
-    if count and not options.dry_run:
-        project_file.write(project, beside=changed(project, new))
-    written = 0 if options.dry_run else count
-    tracker.say(f"{project.path}: {written} of {len(found)} entries changed" + _dry(options, count))
     changes = [
         {"id": one.id, "old": link.old, "new": link.new} for one in found for link in one.links if link.new is not None
     ]
-    missing = sum(result.status == "failed" for result in results)
-    details = {"changed": written, "missing": missing, "changes": changes}
-    return StageReport("project relink", "", results, time.monotonic() - began, details)
+    count = len({change["id"] for change in changes})
+    written = 0 if options.dry_run else count
+    details = {
+        "changed": written,
+        "missing": sum(result.status == "failed" for result in results),
+        "changes": changes,
+    }
+    with start_run(project, "relink", options=options, seed=0, dry_run=not written) as run:
+        run.began = began
+        if written:
+            project_file.write(project, beside=changed(project, new))
+        tracker.say(f"{project.path}: {written} of {len(found)} entries changed" + _dry(options, count))
+        return run.finish(results, details=details)
 
 
 def _dry(options: RelinkOptions, count: int) -> str:
