@@ -181,6 +181,10 @@ def test_size_of_a_turned_entry_without_metadata_comes_from_its_slide(tiny_proje
     entry = opened(tiny_project).entries()[0]
     assert (entry.width_px0, entry.height_px0) == (768, 1024)
     assert entry_slide(entry)[0].width_px0 == 768
+    project = opened(tiny_project)
+    messages = {check.name: check.message for check in check_project(project, project.entries(), DoctorOptions())}
+    assert "QuPath shows it rotated" in messages["positive.tif"]
+    assert "shows it" not in messages["negative.tif"]
 
 
 # ---- many entries ----------------------------------------------------------------------------------------------------

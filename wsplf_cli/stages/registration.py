@@ -35,6 +35,9 @@ TOLERANCE_PX0 = 0.01
 COMPARED_PX = 512
 REACH_PX = 4
 MOST_SHIFT_PX = 1.0
+#: For the orientation smaller pictures are enough.
+TURNED_PX = 160
+TURNED_REACH_PX = 2
 #: Grey levels (0..255, standard deviation) below which a thumbnail shows nothing that could be laid over anything.
 LEAST_CONTRAST = 3.0
 #: A correlation below this means that the two pictures do not show the same, or not at the same scale.
@@ -150,11 +153,11 @@ def _judged(fit: "_Fit", *, px0: float) -> tuple[Literal["PASS", "WARN", "FAIL"]
     figures = f"correlation {fit.correlation:.3f}, shift {fit.shift_px:.1f} thumbnail px = {px0:.0f} px"
     if max(fit.correlation, fit.other) < LEAST_CORRELATION:
         return "WARN", f"QuPath's thumbnail does not look like the slide ({figures}): {ONLY}", REFRESH
-    if fit.other > fit.correlation:
+    if fit.other > fit.same:
         return "FAIL", f"QuPath's thumbnail fits the slide {fit.turn} better ({fit.other:.3f}; {figures})", STOP
     if fit.shift_px > MOST_SHIFT_PX:
         return "FAIL", f"QuPath's thumbnail lies beside the slide ({figures})", STOP
-    if 1 - fit.other < 2 * (1 - fit.correlation):
+    if 1 - fit.other < 2 * (1 - fit.same):
         return "WARN", f"the slide looks the same {fit.turn}, so its orientation is not proved ({figures})", ""
     return "PASS", f"QuPath's thumbnail lies on the slide ({figures}; any other way at most {fit.other:.3f})", ""
 
@@ -187,10 +190,13 @@ def _thumbnail(path: Path) -> tuple[NDArray[np.float32] | None, str]:
 
 @dataclass(frozen=True, slots=True)
 class _Fit:
-    """How a thumbnail fits: best correlation and shift as it is, the best other correlation and how it is turned."""
+    """How a thumbnail fits: correlation and shift as it is; of the pictures made small, ``same`` as they are and
+    ``other``, the best of all other ways, which is ``turn``.
+    """
 
     correlation: float
     shift_px: float
+    same: float
     other: float
     turn: str
 
@@ -201,25 +207,29 @@ def _fit(shown: NDArray[np.float32], slide: NDArray[np.float32]) -> _Fit:
         f"{'mirrored ' if mirrored else ''}turned by {90 * quarters} degrees": (mirrored, quarters)
         for mirrored, quarters in product((False, True), range(4))
     }
-    scores: dict[str, tuple[float, float]] = {}
+    correlation, shift_px = _best(shown, slide, reach=REACH_PX)
+    side = max(shown.shape)
+    rows, columns = (max(1, round(length * min(1.0, TURNED_PX / side))) for length in shown.shape)
+    small = _resized(shown, (rows, columns))
+    scores = {}
     for turn, (mirrored, quarters) in turns.items():
         laid = np.rot90(slide[:, ::-1] if mirrored else slide, -quarters)
-        scores[turn] = _best(shown, _resized(laid, shown.shape))
-    (correlation, shift), others = scores.pop("turned by 0 degrees"), scores
-    turn = max(others, key=lambda one: others[one][0])
-    return _Fit(correlation, shift, others[turn][0], turn)
+        scores[turn] = _best(small, _resized(laid, (rows, columns)), reach=TURNED_REACH_PX)[0]
+    same = scores.pop("turned by 0 degrees")
+    turn = max(scores, key=lambda one: scores[one])
+    return _Fit(correlation, shift_px, same, scores[turn], turn)
 
 
 def _resized(grey: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:
     if grey.shape == shape:
         return grey
-    picture = Image.fromarray(np.ascontiguousarray(grey)).resize(shape[::-1], Image.Resampling.BILINEAR)
+    picture = Image.fromarray(np.ascontiguousarray(grey)).resize(shape[::-1], Image.Resampling.BOX)
     return np.asarray(picture, np.float32)
 
 
-def _best(one: NDArray[np.float32], other: NDArray[np.float32]) -> tuple[float, float]:
+def _best(one: NDArray[np.float32], other: NDArray[np.float32], *, reach: int) -> tuple[float, float]:
     """The highest correlation over small shifts, and the length of the shift with it in pixels, to parts of one."""
-    reach = min(REACH_PX, min(one.shape) // 4)
+    reach = min(reach, min(one.shape) // 4)
     rows, columns = one.shape
     shifts = range(-reach, reach + 1)
     table = np.empty((len(shifts), len(shifts)))
