@@ -63,6 +63,11 @@ class Slide:
     ) -> None:
         self.close()
 
+    @property
+    def corner_px0(self) -> tuple[int, int]:
+        """(x, y) of the origin in the uncropped level-0 pixels of the file: the corner of the bounds, or (0, 0)."""
+        return self._left, self._top
+
     def close(self) -> None:
         """Release the file; the slide cannot be read afterwards."""
         self._handle.close()

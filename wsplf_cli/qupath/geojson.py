@@ -20,6 +20,7 @@ from wsplf_cli.files import replacing
 from wsplf_cli.qupath import features, geometries
 from wsplf_cli.qupath.colours import Rgb, class_rgb
 from wsplf_cli.qupath.geometries import Outline
+from wsplf_cli.qupath.project_file import unpack_rgb
 from wsplf_cli.qupath.qpdata import class_name
 from wsplf_cli.schema import ORIGIN_KEY, REVIEW_KEY, RUN_KEY, Annotation, PathClass, Plane, Review
 
@@ -270,9 +271,7 @@ def _rgb(value: Any) -> Rgb | None:
     if isinstance(value, list) and len(value) in (3, 4) and all(isinstance(one, int | float) for one in value):
         red, green, blue = (min(255, max(0, int(one))) for one in value[:3])
         return red, green, blue
-    if isinstance(value, int) and not isinstance(value, bool):
-        return (value >> 16) & 255, (value >> 8) & 255, value & 255
-    return None
+    return unpack_rgb(value)
 
 
 def _plane(value: Any) -> Plane:
