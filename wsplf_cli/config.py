@@ -222,7 +222,7 @@ class ImportOptions:
         None, "Name of the entry that gets the annotations; by default the one whose name is the file's."
     )
     asap_class: tuple[str, ...] = _option(
-        (), "GROUP=CLASS: QuPath class of an ASAP annotation group; repeat for several; GROUP= leaves it out."
+        (), "GROUP=CLASS: QuPath class of an ASAP group; repeat for several; GROUP= leaves it out, GROUP=- cuts it out."
     )
     dry_run: bool = _option(False, "Show what would be added, write nothing.")
 
