@@ -221,6 +221,7 @@ class ImportOptions:
     image: str | None = _option(
         None, "Name of the entry that gets the annotations; by default the one whose name is the file's."
     )
+    slides: Path | None = _option(None, "Folder searched for slides (by name and size) that have moved.")
     asap_class: tuple[str, ...] = _option(
         (), "GROUP=CLASS: QuPath class of an ASAP group; repeat for several; GROUP= leaves it out, GROUP=- cuts it out."
     )
