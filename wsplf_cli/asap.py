@@ -130,6 +130,8 @@ def _cut(shape: BaseGeometry, holes: Sequence[BaseGeometry]) -> BaseGeometry:
     if not holes or not polygonal(shape):
         return shape
     parts = polygonal(shapely.difference(shape, shapely.union_all(holes)))
+    if not parts:
+        return shapely.Polygon()
     return parts[0] if len(parts) == 1 else shapely.multipolygons(parts)
 
 

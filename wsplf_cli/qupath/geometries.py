@@ -76,10 +76,7 @@ def build(outlines: Sequence[Outline]) -> list[BaseGeometry]:
             made.append(pieces[place] if count == 1 else MultiPolygon(list(pieces[place : place + count])))
         place += count
     for index in np.flatnonzero(~shapely.is_valid(np.array(made, dtype=object))):
-        if polygonal := polygons(shapely.make_valid(made[index])):
-            made[index] = shapely.union_all(polygonal)
-        else:
-            made[index] = Polygon()
+        made[index] = _repaired(made[index])
     return made
 
 
@@ -91,7 +88,7 @@ def on_grid(shapes: Sequence[BaseGeometry]) -> Shapes:
     single = np.array([_importable(shape) for shape in shapes], dtype=object)
     rounded = np.asarray(shapely.transform(single, lambda xy: np.round(xy, 2)), dtype=object)
     for index in np.flatnonzero(~shapely.is_valid(rounded)):  # few: plain rounding is right for nearly all, and quick
-        whole = single[index] if single[index].is_valid else shapely.make_valid(single[index])
+        whole = single[index] if single[index].is_valid else _repaired(single[index])
         rounded[index] = _importable(shapely.set_precision(whole, GRID_PX))
     return rounded
 
@@ -107,6 +104,12 @@ def ellipse(left: float, top: float, right: float, bottom: float) -> Ring:
     across = (left + right) / 2 + np.cos(angles) * (right - left) / 2
     down = (top + bottom) / 2 + np.sin(angles) * (bottom - top) / 2
     return np.column_stack([across, down])
+
+
+def _repaired(shape: BaseGeometry) -> BaseGeometry:
+    """What the polygons of a shape cover; each by itself first, or where two overlap would count as a hole."""
+    areas = [area for part in polygons(shape) for area in polygons(shapely.make_valid(part))]
+    return shapely.union_all(areas) if areas else Polygon()
 
 
 def _polygons(parts: Sequence[Sequence[Ring]]) -> Shapes:
