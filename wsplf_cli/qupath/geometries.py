@@ -76,7 +76,8 @@ def build(outlines: Sequence[Outline]) -> list[BaseGeometry]:
             made.append(pieces[place] if count == 1 else MultiPolygon(list(pieces[place : place + count])))
         place += count
     for index in np.flatnonzero(~shapely.is_valid(np.array(made, dtype=object))):
-        made[index] = _repaired(made[index])
+        if polygons(made[index]):  # a line of no length is still a line
+            made[index] = _repaired(made[index])
     return made
 
 
@@ -88,6 +89,8 @@ def on_grid(shapes: Sequence[BaseGeometry]) -> Shapes:
     single = np.array([_importable(shape) for shape in shapes], dtype=object)
     rounded = np.asarray(shapely.transform(single, lambda xy: np.round(xy, 2)), dtype=object)
     for index in np.flatnonzero(~shapely.is_valid(rounded)):  # few: plain rounding is right for nearly all, and quick
+        if not polygons(single[index]):
+            continue
         whole = single[index] if single[index].is_valid else _repaired(single[index])
         rounded[index] = _importable(shapely.set_precision(whole, GRID_PX))
     return rounded
