@@ -8,13 +8,13 @@ from uuid import UUID
 
 from wsplf_cli.config import ProjectOptions
 from wsplf_cli.errors import ConfigError, ProjectError, SlideError
-from wsplf_cli.qupath import gson, project_file, qpdata
+from wsplf_cli.qupath import gson, project_file, qpdata, servers
 from wsplf_cli.qupath.atomic import write_files
 from wsplf_cli.qupath.images import uri_path
 from wsplf_cli.qupath.javagraph import JavaStreamError
 from wsplf_cli.qupath.qpdata import QpData
 from wsplf_cli.schema import CLASS_KEY, SHAPE_KEY, Annotation, Entry, Origin, PathClass, Replaced
-from wsplf_cli.slides import open_slide
+from wsplf_cli.slides import measure
 
 DATA = "data.qpdata"
 FALLBACK = "data.qpdata.bkp"
@@ -57,7 +57,7 @@ class EmbeddedProject:
         """The entries in project order, slides looked up."""
         if self._entries is None:
             slides = self._options.slides
-            self._entries = project_file.entries(self._project, slides=slides, measure=_measure)
+            self._entries = project_file.entries(self._project, slides=slides, measure=measure)
         return list(self._entries)
 
     def path_classes(self) -> list[PathClass]:
@@ -143,7 +143,7 @@ class EmbeddedProject:
 
     def _fresh(self, entry_id: str) -> QpData:
         image = self._image(entry_id)
-        chain = project_file.builders(image)
+        chain = servers.builders(image)
         uri = str(chain[-1].get("uri") or "") if chain else ""
         return qpdata.create(
             version=self.version,
@@ -162,6 +162,7 @@ class EmbeddedProject:
         path_classes: Collection[PathClass] = (),
     ) -> None:
         """Change the hierarchy of an entry and write its files: classes first, the data itself last."""
+        self._check_single(entry_id)
         self._check_unchanged(entry_id)
         path = self._data_path(entry_id)
         known = {one.name: one.rgb for one in self.path_classes()}
@@ -187,6 +188,14 @@ class EmbeddedProject:
         write_files(files)
         self._seen[entry_id] = _Seen(_stat(path), _digest(content))
 
+    def _check_single(self, entry_id: str) -> None:
+        """Refuse to write what would show on another image too."""
+        if entry_id in project_file.shared_ids(self._project):
+            raise SlideError(
+                f"{self.path}: several entries have the id {entry_id} and share its data; nothing was written",
+                hint="remove all but one of them from the project in QuPath and add them again",
+            )
+
     def _check_unchanged(self, entry_id: str) -> None:
         """Refuse to write over what another program saved since this project was opened."""
         path, seen = self._data_path(entry_id), self._seen[entry_id]
@@ -202,7 +211,7 @@ class EmbeddedProject:
 
     def _summary(self, entry_id: str, data: QpData) -> bytes:
         """summary.json of an entry."""
-        chain = project_file.builders(self._image(entry_id))
+        chain = servers.builders(self._image(entry_id))
         server = next((one["metadata"] for one in chain if isinstance(one.get("metadata"), dict)), None)
         document: dict[str, object] = {"timestamp": project_file.now_ms(), "imageType": data.image_type}
         if server is not None:
@@ -215,15 +224,6 @@ class EmbeddedProject:
             }
         document["hierarchy"] = data.counts()
         return gson.dumps(document, indent=False).encode("utf-8")
-
-
-def _measure(path: Path) -> tuple[int, int] | None:
-    """Width and height of a slide, or None when it is not one."""
-    try:
-        with open_slide(path) as slide:
-            return slide.width_px0, slide.height_px0
-    except SlideError:
-        return None
 
 
 def _stat(path: Path) -> tuple[int, int] | None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from wsplf_cli import config
 from wsplf_cli.cli.frame import OptionalProject, ProjectPath, command, open_any, open_chosen, open_labelled, shown
-from wsplf_cli.errors import ProjectError
+from wsplf_cli.errors import ConfigError, ProjectError
 from wsplf_cli.weights import check_sam
 
 if TYPE_CHECKING:
@@ -20,11 +20,16 @@ def doctor(project: OptionalProject = None, *, options: config.DoctorOptions, sc
     """
     from wsplf_cli.schema import Check
     from wsplf_cli.stages.doctor import check_machine, check_project
+    from wsplf_cli.stages.registration import check_registration
 
+    if options.registration and project is None:
+        raise ConfigError("--registration needs a project", hint="wsplf doctor PROJECT --registration")
     checks = check_machine(options, folder=project.parent if project else Path())
     if project is not None:
         try:
-            checks += check_project(*open_chosen(project, options.project), options)
+            opened = open_chosen(project, options.project)
+            checks += check_project(*opened, options)
+            checks += check_registration(*opened, options, screen) if options.registration else []
         except ProjectError as error:
             checks.append(Check("FAIL", "project", error.message, error.hint))
     screen.checks(checks)

@@ -15,7 +15,7 @@ from typing import Any, Self
 from wsplf_cli import __version__, files
 from wsplf_cli.backends import Project
 from wsplf_cli.errors import ProjectError, SlideError
-from wsplf_cli.schema import Entry, EntryResult, StageReport, Tracker
+from wsplf_cli.schema import Entry, EntryResult, StageReport, Tracker, titles
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +45,8 @@ def each(
     results: list[EntryResult] = []
     tracker.start(name, len(entries))
     try:
-        for entry in entries:
-            results.append(_one(entry, work))
+        for entry, title in zip(entries, titles(entries), strict=True):
+            results.append(_one(entry, work, title=title))
             if results[-1].status == "failed":
                 log.info("%s: %s: %s", name, entry.name, results[-1].reason)
                 tracker.say(results[-1].reason)
@@ -57,13 +57,15 @@ def each(
     return results
 
 
-def _one(entry: Entry, work: Callable[[Entry], Mapping[str, float] | Skipped]) -> EntryResult:
+def _one(entry: Entry, work: Callable[[Entry], Mapping[str, float] | Skipped], *, title: str) -> EntryResult:
     start = time.monotonic()
     try:
         outcome = work(entry)
     except SlideError as error:
         reason = error.message if not error.hint else f"{error.message} ({error.hint})"
-        reason = reason if entry.name in reason else f"{entry.name}: {reason}"
+        if title != entry.name and reason.startswith(f"{entry.name}: "):
+            reason = title + reason.removeprefix(entry.name)
+        reason = reason if title in reason else f"{title}: {reason}"
         return EntryResult(entry.id, entry.name, "failed", reason=reason, seconds=time.monotonic() - start)
     seconds = time.monotonic() - start
     if isinstance(outcome, Skipped):

@@ -240,7 +240,8 @@ def match_table(
         if not found:
             warnings.append(f"no entry is called {name!r}")
         elif len(found) > 1:
-            warnings.append(f"{len(found)} entries are called {name!r}; all get its label")
+            ids = ", ".join(entry.id for entry in found)
+            warnings.append(f"{len(found)} entries are called {name!r} (ids {ids}); all get its label")
         if not row.get(LABEL_COLUMN):
             warnings.append(f"{name!r} has no label in the table")
             continue
