@@ -87,12 +87,12 @@ def test_groups_become_classes_are_left_out_or_keep_their_name() -> None:
     assert [one.path_class for one in made] == ["Stroma: Positive", "c", None]
 
 
-def test_coordinates_are_moved_to_the_corner_and_ids_stay() -> None:
+def test_coordinates_are_placed_in_the_image_and_ids_stay() -> None:
     drawing = asap.parse(
         _xml(_annotation([(1, 2)], kind="Dot"), _annotation(SQUARE), _annotation(SQUARE)), name="a.xml"
     )
     here, _ = asap.annotations(drawing, {})
-    moved, _ = asap.annotations(drawing, {"_0": "Other"}, corner_px0=(100, 50))
+    moved, _ = asap.annotations(drawing, {"_0": "Other"}, place=lambda xy: xy - [100, 50])
     assert moved[0].shape.equals(Point(-99, -48))
     assert moved[1].shape.equals(box(-100, -50, -90, -40))
     assert [one.id for one in moved] == [one.id for one in here]

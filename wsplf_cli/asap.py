@@ -6,7 +6,7 @@ its own, in a group that says so.
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import NAMESPACE_URL, UUID, uuid5
@@ -38,6 +38,9 @@ _AREAS = {"polygon", "spline", "rectangle"}
 _POINTS = {"dot", "pointset"}
 _LINES = {"polyline"}
 _LARGEST_BYTES = 1 << 30
+
+Place = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+"""Takes points [N, 2], (x, y), from one image to another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +102,14 @@ def parse(raw: bytes, *, name: str) -> Drawing:
 
 
 def annotations(
-    drawing: Drawing, classes: Mapping[str, str], *, corner_px0: tuple[float, float] = (0, 0)
+    drawing: Drawing, classes: Mapping[str, str], *, place: Place = lambda xy_px0: xy_px0
 ) -> tuple[list[Annotation], int]:
     """The annotations of a file, and how many outlines are left out: holes, and what holes leave nothing of.
 
     Args:
         drawing: the file.
         classes: group -> QuPath class, an empty text to leave the group out, or HOLE to cut it out of all others.
-        corner_px0: (x, y) of the image's origin in the file's pixels.
+        place: takes points of the file to points of the image.
     """
     holes = [one.shape for one in drawing.drawn if classes.get(one.group) == HOLE]
     tree = shapely.STRtree(holes)
@@ -119,7 +122,7 @@ def annotations(
         shape = _cut(one.shape, [holes[index] for index in sorted(tree.query(one.shape))])
         if shape.is_empty:
             continue
-        moved = shapely.transform(shape, lambda xy: xy - np.asarray(corner_px0, dtype=np.float64))
+        moved = shapely.transform(shape, place)
         own_id = _id(one, times)
         made.append(Annotation(id=own_id, shape=moved, path_class=path_class or None, name=one.name))
     return made, len(drawing.drawn) - len(made)

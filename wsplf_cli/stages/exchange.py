@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
 
+from shapely import box
+
 from wsplf_cli import asap
 from wsplf_cli.backends import Project
 from wsplf_cli.config import ExportOptions, ImportOptions
@@ -15,7 +17,7 @@ from wsplf_cli.qupath import geojson
 from wsplf_cli.qupath.geojson import Contents
 from wsplf_cli.qupath.qpdata import class_name
 from wsplf_cli.schema import Entry, EntryResult, Origin, PathClass, StageReport, Tracker
-from wsplf_cli.slides import open_slide
+from wsplf_cli.slides import slide_of
 from wsplf_cli.stages import Skipped, each, start_run
 from wsplf_cli.stages._names import file_names, find, stem
 from wsplf_cli.stages._same import missing
@@ -188,24 +190,34 @@ def _load_asap(path: Path, entry: Entry, chosen: Mapping[str, str], unused: set[
         unused.difference_update([one for one in unused if one.casefold() == group.casefold()])
     meanings = {"": "left out", asap.HOLE: "cut out of the others"}
     words = [f"{group} -> {meanings.get(one, one)}" for group, one in classes.items() if group]
-    corner = _corner(entry)
-    tracker.say(f"{path.name}: groups: {', '.join(words) or 'none'}; origin at {corner[0]}, {corner[1]} of the slide")
-    made, dropped = asap.annotations(drawing, classes, corner_px0=corner)
-    left_out = drawing.left_out + Counter({"outlines of groups that are cut or left out": dropped})
-    return Contents(made, {}, +left_out)
+    tracker.say(f"{path.name}: groups: {', '.join(words) or 'none'}")
+    place = _place(entry)
+    made, dropped = asap.annotations(drawing, classes, place=place)
+    image = box(0, 0, entry.width_px0, entry.height_px0)
+    inside = [one for one in made if not entry.width_px0 or one.shape.intersects(image)]
+    if len(inside) < len(made) and not inside:
+        raise SlideError(
+            f"{path.name}: none of its annotations lies in {entry.name}; nothing of it was added",
+            hint="check that the file belongs to this slide",
+        )
+    left_out = drawing.left_out + Counter(
+        {"outlines of groups that are cut or left out": dropped, "outside the image": len(made) - len(inside)}
+    )
+    return Contents(inside, {}, left_out)
 
 
-def _corner(entry: Entry) -> tuple[int, int]:
-    """(x, y) of the entry's origin in the uncropped slide, in which ASAP counts."""
-    if not entry.crop_to_bounds:
-        return 0, 0
+def _place(entry: Entry) -> asap.Place:
+    """How points of the uncropped slide, in which ASAP counts, become points of the entry's image.
+
+    Raises:
+        SlideError: that takes the slide, and it cannot be opened.
+    """
+    if not entry.crop_to_bounds and not entry.steps and not entry.problem:
+        return lambda xy_px0: xy_px0
     if entry.problem or entry.slide_path is None:
         message, _, hint = (entry.problem or f"{entry.name}: slide not found").partition("; ")
-        raise SlideError(
-            f"{message}; ASAP's coordinates need the slide, to know where its scanned part begins", hint=hint
-        )
-    with open_slide(entry.slide_path) as slide:
-        return slide.corner_px0
+        raise SlideError(f"{message}; only the slide says where the image begins in ASAP's coordinates", hint=hint)
+    return slide_of(entry).from_file
 
 
 def _asap_classes(pairs: Sequence[str]) -> dict[str, str]:
