@@ -248,6 +248,18 @@ def test_points_of_the_file_are_placed_in_the_image(monkeypatch):
         assert turned.from_file(points)[1].tolist() == [80, 0]
 
 
+def test_bounds_beyond_the_slide_are_white_there_as_the_size_is_qupaths(monkeypatch):
+    names = {"x": "900", "y": "700", "width": "200", "height": "150"}
+    properties = {f"openslide.bounds-{key}": value for key, value in names.items()}
+    monkeypatch.setattr("wsplf_cli.slides._open_handle", lambda path: Tall(properties))
+    with open_slide(Path("bounds")) as slide:
+        assert (slide.width_px0, slide.height_px0) == (200, 150)
+        pixels = slide.read(0, 0, size_px=(200, 150), downsample=1)
+    assert (pixels[100:] == 255).all()
+    assert (pixels[:, 100:] == 255).all()
+    assert pixels[0, 0].tolist() == [225, 175, 0]
+
+
 def test_bounds_that_make_no_sense_are_left_aside(monkeypatch):
     properties = {f"openslide.bounds-{key}": value for key, value in [("x", "5"), ("y", "nan"), ("width", "x")]}
     monkeypatch.setattr("wsplf_cli.slides._open_handle", lambda path: Tall(properties))

@@ -139,6 +139,14 @@ def test_a_folder_that_holds_a_project_is_refused(tmp_path, slides, recorder):
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["other.qpproj"]
 
 
+def test_what_a_lost_project_left_is_not_adopted(tmp_path, slides, recorder):
+    left = tmp_path / "new" / "data" / "1" / "data.qpdata"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"someone's work")
+    with pytest.raises(ProjectError, match=r"data\.qpdata is there already"):
+        create(tmp_path / "new", [slides], CreateOptions(), recorder)
+
+
 def test_without_a_slide_that_opens_nothing_is_made(tmp_path, slides, recorder):
     with pytest.raises(ProjectError, match="none of 2 slides"):
         create(tmp_path / "new", [slides / "broken.svs", slides / "absent.svs"], CreateOptions(), recorder)

@@ -10,11 +10,11 @@ from shapely import box
 
 from wsplf_cli import views
 from wsplf_cli.backends.embedded import open_project
-from wsplf_cli.config import ProjectOptions
+from wsplf_cli.config import CreateOptions, ProjectOptions
 from wsplf_cli.errors import SlideError
-from wsplf_cli.qupath import create
 from wsplf_cli.schema import Annotation, Entry, Step
 from wsplf_cli.slides import entry_slide, open_slide, slide_of
+from wsplf_cli.stages.project import create
 from wsplf_cli.tiles import make_grid, read_tile, tissue_mask
 from wsplf_cli.views import View, view_of
 
@@ -24,6 +24,7 @@ NONE = Step("rotated", (0,))
 RIGHT, HALF, LEFT = (Step("rotated", (quarter,)) for quarter in (1, 2, 3))
 MIRROR, UPSIDE = Step("flipped", (1, 0)), Step("flipped", (0, 1))
 CROP = Step("cropped", (120, 70, 410, 300))
+TALL = Step("cropped", (100, 400, 420, 400))
 BGR = Step("reordered", (2, 1, 0))
 TILTED = Step(
     "affine", (1.25 * np.cos(TILT), 1.25 * np.sin(TILT), -1.25 * np.sin(TILT), 1.25 * np.cos(TILT), 380.0, -20.0)
@@ -79,6 +80,37 @@ def path(tmp_path_factory, coded):
     return path
 
 
+SCANNED = (150, 90)
+SCN = """<?xml version="1.0"?>
+<scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01"><collection sizeX="120000" sizeY="100000"><image>
+<pixels sizeX="800" sizeY="600"><dimension r="0" ifd="0" sizeX="800" sizeY="600"/>
+<dimension r="1" ifd="1" sizeX="400" sizeY="300"/></pixels>
+<view sizeX="80000" sizeY="60000" offsetX="15000" offsetY="9000"/><scanSettings>
+<objectiveSettings><objective>20</objective></objectiveSettings>
+<illuminationSettings><illuminationSource>brightfield</illuminationSource></illuminationSettings>
+</scanSettings></image></collection></scn>"""
+
+
+@pytest.fixture(scope="module")
+def bounded(tmp_path_factory, coded):
+    """The coded pixels as the scanned part, at SCANNED, of a larger slide of 1200 x 1000 pixels (Leica's format)."""
+    path = tmp_path_factory.mktemp("slides") / "coded.scn"
+    half = coded.reshape(HEIGHT // 2, 2, WIDTH // 2, 2, 3).mean(axis=(1, 3)).round().astype(np.uint8)
+    with tifffile.TiffWriter(path, bigtiff=True) as writer:
+        for level, pixels in enumerate((coded, half)):
+            writer.write(
+                pixels,
+                tile=(128, 128),
+                photometric="rgb",
+                compression="deflate",
+                metadata=None,
+                description=SCN if level == 0 else None,
+                resolution=(1e4 / (0.5 * 2**level),) * 2,
+                resolutionunit="CENTIMETER",
+            )
+    return path
+
+
 def decoded(pixels):
     """(x, y) on the slide of each pixel, float [rows, columns], right to within two slide pixels."""
     return pixels[..., 0].astype(float) * 4 + 2, pixels[..., 1].astype(float) * 4 + 2
@@ -102,6 +134,27 @@ def test_turns_mirrors_and_crops_give_the_very_pixels(path, coded, steps):
     assert (outside[:, :6] == 255).all()
     assert (outside[5:] == 255).all()
     assert np.array_equal(outside[:5, 6:], expected[-5:, :14])
+
+
+@pytest.mark.parametrize("steps", [(), *CHAINS], ids=str)
+def test_steps_begin_at_the_scanned_part_of_a_slide(bounded, coded, steps):
+    expected = applied(steps, coded)
+    with open_slide(bounded, steps=steps) as slide:
+        size = slide.width_px0, slide.height_px0
+        assert np.array_equal(slide.read(0, 0, size_px=size, downsample=1), expected)
+        outside = slide.read(-20, -20, size_px=(30, 30), downsample=1)
+    assert (outside[:20] == 255).all()
+    assert (outside[:, :20] == 255).all()
+
+
+def test_steps_begin_at_the_whole_slide_where_it_was_added_without_cropping(bounded, coded):
+    whole = np.full((1000, 1200, 3), 255, np.uint8)
+    whole[SCANNED[1] : SCANNED[1] + HEIGHT, SCANNED[0] : SCANNED[0] + WIDTH] = coded
+    for steps in [(), *CHAINS]:
+        expected = applied(steps, whole)
+        with open_slide(bounded, crop_to_bounds=False, steps=steps) as slide:
+            size = slide.width_px0, slide.height_px0
+            assert np.array_equal(slide.read(0, 0, size_px=size, downsample=1), expected)
 
 
 @pytest.mark.parametrize("steps", [chain for chain in CHAINS if CROP not in chain], ids=str)
@@ -230,14 +283,17 @@ def builder_of(step):
 
 
 @pytest.fixture
-def derived_project(tmp_path, path):
-    """Makes a project of one entry with the given steps."""
+def derived_project(tmp_path, path, bounded, recorder):
+    """Makes a project of one entry with the given steps, on one of three slides."""
 
-    def make(*steps):
-        image = create.Image(path, "coded.tif", WIDTH, HEIGHT, 0.5, [(1.0, WIDTH, HEIGHT)])
-        project = create.create_project(tmp_path / "project", [image], classes=[])
+    def make(kind, *steps):
+        create(tmp_path / "project", [path if kind == "plain" else bounded], CreateOptions(), recorder)
+        project = tmp_path / "project" / "project.qpproj"
         document = json.loads(project.read_text(encoding="utf-8"))
         builder = document["images"][0]["serverBuilder"]
+        if kind == "not cropped":
+            builder["args"] = ["--no-crop"]
+            builder["metadata"] |= {"width": 1200, "height": 1000}
         for step in steps:
             builder = {**builder_of(step), "builder": builder}
         document["images"][0]["serverBuilder"] = builder
@@ -247,26 +303,10 @@ def derived_project(tmp_path, path):
     return make
 
 
-@pytest.mark.parametrize(
-    "steps",
-    [
-        *[(step,) for step in (NONE, RIGHT, HALF, LEFT, MIRROR, UPSIDE, CROP, TILTED)],
-        (RIGHT, CROP),
-        (CROP, LEFT),
-        (MIRROR, RIGHT),
-        (CROP, TILTED),
-        (RIGHT, CROP, UPSIDE),
-        (CROP, HALF, TILTED),
-    ],
-    ids=lambda steps: "-".join(f"{s.kind}{s.values[:1]}" for s in steps),
-)
-def test_an_annotation_lies_on_the_tissue_it_was_drawn_on(derived_project, steps):
-    """Outline a spot of the slide in the entry's coordinates, write it, read it back, and look at its pixels."""
-    spot_x, spot_y = 300.0, 220.0  # on the slide; inside the crop
-    point = np.array([spot_x, spot_y, 1.0])
-    width, height = WIDTH, HEIGHT
-    for step in steps:  # the other way round than views.py: from the slide outward, with the formulas of the turns
-        x, y, _ = point
+def after(steps, point, size):
+    """Where a point of the image before the steps is after them: the other way round than views.py calculates."""
+    (x, y), (width, height) = point, size
+    for step in steps:
         if step.kind == "rotated":
             quarter = int(step.values[0])
             x, y = [(x, y), (height - y, x), (width - x, height - y), (y, width - x)][quarter]
@@ -279,18 +319,47 @@ def test_an_annotation_lies_on_the_tissue_it_was_drawn_on(derived_project, steps
         else:
             m00, m10, m01, m11, m02, m12 = step.values
             x, y = m00 * x + m01 * y + m02, m10 * x + m11 * y + m12
-        point = np.array([x, y, 1.0])
-    x, y, _ = point
+    return x, y
 
-    project = open_project(derived_project(*steps), ProjectOptions())
+
+@pytest.mark.parametrize("kind", ["plain", "cropped to its bounds", "not cropped"])
+@pytest.mark.parametrize(
+    "steps",
+    [
+        (),
+        *[(step,) for step in (NONE, RIGHT, HALF, LEFT, MIRROR, UPSIDE, CROP, TILTED)],
+        (LEFT, TALL),
+        (CROP, LEFT),
+        (MIRROR, RIGHT),
+        (CROP, TILTED),
+        (LEFT, TALL, UPSIDE),
+        (CROP, HALF, TILTED),
+    ],
+    ids=lambda steps: "-".join(f"{s.kind}{s.values[:1]}" for s in steps),
+)
+def test_an_annotation_lies_on_the_tissue_it_was_drawn_on(derived_project, kind, steps):
+    """Outline a spot of the slide in the entry's coordinates, write it, read it back, and look at its pixels."""
+    spot = (300.0, 220.0)  # of the coded pixels; inside the crops
+    if kind == "not cropped":
+        x, y = after(steps, (spot[0] + SCANNED[0], spot[1] + SCANNED[1]), (1200, 1000))
+    else:
+        x, y = after(steps, spot, (WIDTH, HEIGHT))
+    project = open_project(derived_project(kind, *steps), ProjectOptions())
     shape = box(x - 6, y - 6, x + 6, y + 6)
     project.replace("1", origin="prediction", annotations=[Annotation(uuid4(), shape, "Tumor")])
     reopened = open_project(project.path, ProjectOptions())
     (found,) = reopened.annotations("1")
-    entry = reopened.entries()[0]
-    slide, _ = entry_slide(entry)
+    slide, _ = entry_slide(reopened.entries()[0])
     left, top, right, _ = found.shape.bounds
-    pixels = slide.read(left, top, size_px=(24, 24), downsample=(right - left) / 24)
-    seen_x, seen_y = decoded(pixels)
-    assert abs(seen_x.mean() - spot_x) < 1
-    assert abs(seen_y.mean() - spot_y) < 1
+    seen_x, seen_y = decoded(slide.read(left, top, size_px=(24, 24), downsample=(right - left) / 24))
+    assert abs(seen_x.mean() - spot[0]) < 1
+    assert abs(seen_y.mean() - spot[1]) < 1
+
+
+def test_a_slide_with_bounds_is_recorded_as_qupath_records_it(derived_project):
+    metadata = json.loads(derived_project("cropped").read_text(encoding="utf-8"))["images"][0]["serverBuilder"][
+        "metadata"
+    ]
+    assert (metadata["width"], metadata["height"], metadata["magnification"]) == (WIDTH, HEIGHT, 20.0)
+    assert [(level["downsample"], level["width"]) for level in metadata["levels"]] == [(1.0, 800), (2.0, 400)]
+    assert metadata["preferredTileWidth"] == 256

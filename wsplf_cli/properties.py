@@ -11,7 +11,7 @@ TILE_PX = 256
 
 
 def bounds(properties: Mapping[str, str], width: int, height: int) -> tuple[int, int, int, int]:
-    """(left, top, width, height) of the scanned part, clipped to the slide; all of it where the slide does not say."""
+    """(left, top, width, height) of the scanned part, as QuPath takes it; all of it where the slide does not say."""
     names = ("BOUNDS_X", "BOUNDS_Y", "BOUNDS_WIDTH", "BOUNDS_HEIGHT")
     values = [number(properties.get(getattr(openslide, f"PROPERTY_NAME_{name}"))) for name in names]
     left, top, bounds_width, bounds_height = (None if value is None else round(value) for value in values)
@@ -19,7 +19,7 @@ def bounds(properties: Mapping[str, str], width: int, height: int) -> tuple[int,
         return 0, 0, width, height
     if left < 0 or top < 0 or bounds_width < 1 or bounds_height < 1 or left >= width or top >= height:
         return 0, 0, width, height
-    return left, top, min(bounds_width, width - left), min(bounds_height, height - top)
+    return left, top, bounds_width, bounds_height
 
 
 def mpp_xy(properties: Mapping[str, str]) -> tuple[tuple[float, float] | None, str]:

@@ -89,12 +89,12 @@ def create_project(
 
 
 def refuse_project(folder: Path) -> None:
-    """Check that there is no QuPath project in a folder yet.
+    """Check that there is no QuPath project in a folder yet, nor what one left: a new entry would show its data.
 
     Raises:
         ProjectError: there is one.
     """
-    found = sorted(folder.glob("*.qpproj")) if folder.is_dir() else []
+    found = [*sorted(folder.glob("*.qpproj")), *sorted(folder.glob("data/*/data.qpdata*"))] if folder.is_dir() else []
     if found:
         raise ProjectError(f"{found[0]} is there already", hint="choose another folder")
 
