@@ -4,7 +4,6 @@ import gzip
 import json
 import math
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,8 @@ from wsplf_cli.config import ExportOptions, ImportOptions, ProjectOptions
 from wsplf_cli.errors import ConfigError, ProjectError
 from wsplf_cli.qupath import geojson
 from wsplf_cli.qupath.create import Image, create_project
-from wsplf_cli.schema import Annotation, Entry, PathClass, Plane, Silent, StageReport, Step
+from wsplf_cli.schema import Annotation, PathClass, Plane, Silent, StageReport, Step
 from wsplf_cli.stages import exchange
-from wsplf_cli.stages._names import file_names, find, stem
 
 HOLED = Polygon([(100, 100), (300, 100), (300, 300), (100, 300)], [[(150, 150), (150, 200), (200, 200), (200, 150)]])
 DATA = "data/{}/data.qpdata"
@@ -145,70 +143,6 @@ def test_export_twice_gives_the_same_bytes_and_changes_nothing(tiny_project: Pat
     assert (tiny_project.parent / DATA.format(1)).read_bytes() == before
 
 
-# names
-
-
-@pytest.mark.parametrize(
-    ("name", "file_name"),
-    [
-        ("slide 1 ü.svs", "slide 1 ü.svs"),
-        ("a/b:c?d", "a_b_c_d"),
-        ("dots...", "dots___"),
-        (".hidden", "_hidden"),
-        ("CON", "_CON"),
-        ("nul.svs", "_nul.svs"),
-        ("", "_"),
-        ("scan.czi - Scene #1", "scan.czi - Scene #1"),
-        ("tab\there", "tab_here"),
-    ],
-)
-def test_names_are_made_safe(make_entry: Callable[..., Entry], name: str, file_name: str) -> None:
-    entry = make_entry(name)
-    assert file_names([entry]) == {entry.id: file_name}
-    if name:
-        assert find(file_name, [entry]) == entry
-
-
-def test_names_that_are_one_on_some_systems_get_the_id(make_entry: Callable[..., Entry]) -> None:
-    entries = [make_entry(name) for name in ("A.svs", "a.svs", "a/b", "a:b", "x", "x", "x_id5", "u\u0308", "ü")]
-    names = file_names(entries)
-    assert len({name.casefold() for name in names.values()}) == len(entries)
-    assert names[entries[0].id] == f"A.svs_id{entries[0].id}"
-    assert all(find(name, entries).id == entry_id for entry_id, name in names.items())
-
-
-def test_a_long_name_is_cut_to_what_file_systems_take(make_entry: Callable[..., Entry]) -> None:
-    entries = [make_entry("ü" * 300), make_entry("ü" * 300 + ".svs")]
-    names = file_names(entries)
-    assert max(len((name + ".geojson.gz").encode()) for name in names.values()) < 255
-    assert [find(names[entry.id], entries) for entry in entries] == entries
-
-
-def test_an_entry_is_found_by_name_with_or_without_suffix_or_by_its_slide(make_entry: Callable[..., Entry]) -> None:
-    entries = [make_entry("Slide 1.svs"), make_entry("other.tif"), make_entry("third", slide_path=Path("t.ndpi"))]
-    for name in ("Slide 1.svs", "slide 1.SVS", "Slide 1", "slide 1.tiff"):
-        assert find(name, entries) == entries[0]
-    assert find("t", entries) == entries[2]
-
-
-def test_exact_name_wins_over_similar_ones(make_entry: Callable[..., Entry]) -> None:
-    entries = [make_entry("a.svs"), make_entry("a.tif"), make_entry("a")]
-    assert [find(entry.name, entries) for entry in entries] == entries
-    with pytest.raises(ProjectError, match=r"'A\.png' could be any of 3 entries: a\.svs, a\.tif, a"):
-        find("A.png", entries)
-
-
-def test_unknown_name_tells_the_closest(make_entry: Callable[..., Entry]) -> None:
-    with pytest.raises(ProjectError, match="no entry is called 'slide_12'") as caught:
-        find("slide_12", [make_entry("slide_1.svs"), make_entry("slide_21.svs"), make_entry("zebra")])
-    assert caught.value.hint == "--image 'slide_1.svs' or 'slide_21.svs'"
-
-
-def test_stem_is_the_name_without_the_suffixes_of_files() -> None:
-    names = ["a.svs.geojson.gz", "a.svs.GeoJSON", "a.svs.json", "a.svs.xml", "a.svs.gz", "a.svs"]
-    assert {stem(name) for name in names} == {"a.svs"}
-
-
 # import
 
 
@@ -228,6 +162,37 @@ def test_export_and_import_into_an_emptied_copy_give_the_same_annotations(tiny_p
         "Mine": (9, 8, 7),
         "Stroma": (150, 200, 150),
     }
+
+
+@pytest.mark.parametrize("version", ["0.2.3", "0.3.2", "0.4.4"])
+def test_projects_of_old_versions_survive_the_round_trip(tiny_slide: Path, tmp_path: Path, version: str) -> None:
+    image = Image(tiny_slide, "positive.tif", 1024, 768, 0.5, [(1.0, 1024, 768)])
+    path = create_project(tmp_path / "project", [image], classes=[], version=version)
+    before = _written(path)
+    _export(path, tmp_path / "out")
+    assert _import(path, *(tmp_path / "out").iterdir()).details["already there"] == len(before)
+    shutil.rmtree(path.parent / "data")
+    _import(path, *(tmp_path / "out").iterdir())
+    assert _looks(_open(path).annotations("1")) == _looks(before)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("version", ["0.2.3", "0.4.4", "0.6.0"])
+@pytest.mark.parametrize("name", ["rois", "hierarchy", "three_images"])
+def test_what_qupath_wrote_survives_the_round_trip(shared_data: Path, tmp_path: Path, version: str, name: str) -> None:
+    shutil.copytree(shared_data / "qupath-written" / version / name, tmp_path / "p", copy_function=shutil.copyfile)
+    for folder in (tmp_path / "p").rglob("."):
+        folder.chmod(0o755)
+    path = tmp_path / "p" / "project.qpproj"
+    before = {entry.id: _open(path).annotations(entry.id) for entry in _open(path).entries()}
+    _export(path, tmp_path / "out")
+    assert _import(path, *(tmp_path / "out").iterdir()).details["added"] == 0
+    shutil.rmtree(path.parent / "data")
+    assert _import(path, *(tmp_path / "out").iterdir()).failed == 0
+    for entry_id, annotations in before.items():
+        after = _open(path).annotations(entry_id)
+        assert _looks(after) == _looks(annotations)
+        assert all(one.shape.equals_exact(other.shape, 0.02) for one, other in zip(after, annotations, strict=True))
 
 
 def test_importing_twice_adds_nothing_and_writes_nothing(tiny_project: Path, tmp_path: Path) -> None:
