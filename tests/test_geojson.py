@@ -293,6 +293,7 @@ def test_positions_of_two_and_three_numbers_may_be_mixed(tmp_path: Path) -> None
         ([0, 0, 1, 1], r"0 stands where a point \[x, y\] should be"),
         ([[0, 0], [1, 1], [1e999, 0], [0, 0]], "a coordinate is not a number"),
         ([[0, 0], [1, 1], [10**400, 0], [0, 0]], "int too large"),
+        ([[0, 0], [1, 1], [1e200, 0], [0, 0]], r"a coordinate is 1e\+200, far outside any image"),
         ("abc", '"abc" stands where a list of points should be'),
     ],
 )
@@ -353,6 +354,33 @@ def test_what_is_written_is_valid_on_the_grid_of_qupath(tmp_path: Path) -> None:
     assert all((shapely.get_coordinates(one) == np.round(shapely.get_coordinates(one), 2)).all() for one in found)
     assert [one.geom_type for one in found] == ["Polygon", "MultiPolygon", "MultiPolygon", "Polygon", "Polygon"]
     assert [one.area for one in found] == pytest.approx([100, 2500, 8, 25, 17], rel=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered")
+@pytest.mark.parametrize("number", [math.nan, math.inf, 1e300])
+def test_shapes_of_impossible_numbers_are_left_out(tmp_path: Path, number: float) -> None:
+    broken = Polygon([(0, 0), (1, number), (2, 2)])
+    shapes = [broken, MultiPolygon([broken, box(0, 0, 1, 1)]), LineString([(0, 0), (number, 3)]), Polygon()]
+    path = tmp_path / "a.geojson"
+    assert geojson.write(path, [Annotation(uuid4(), one, None) for one in [*shapes, box(0, 0, 1, 1)]]) == 1
+    assert len(geojson.read(path)) == 1
+
+
+def test_a_line_of_no_length_stays(tmp_path: Path) -> None:
+    path = tmp_path / "a.geojson"
+    assert geojson.write(path, [Annotation(uuid4(), LineString([(1, 1), (1, 1)]), None)]) == 1
+    assert geojson.read(path)[0].shape.geom_type == "LineString"
+
+
+@pytest.mark.parametrize("kind", [{}, [], 7, None])
+def test_type_of_any_kind_is_one_clear_line(tmp_path: Path, kind: Any) -> None:
+    for document in ({"type": kind}, [{"type": kind}], [_feature({"type": kind, "coordinates": []})]):
+        with pytest.raises(ProjectError):
+            geojson.read(_file(tmp_path, document))
+
+
+def test_name_that_is_no_unicode_is_read_without_an_id(tmp_path: Path) -> None:
+    assert geojson.read(_file(tmp_path, json.dumps(_feature(name="\ud800"))))[0].name == "\ud800"
 
 
 def test_library_of_geojson_finds_nothing_wrong_with_what_is_written(tmp_path: Path) -> None:

@@ -214,7 +214,7 @@ class _Reader:
         return _Draft(_id(feature, properties), outline, fields)
 
     def _derived_id(self, wkb: str, fields: Mapping[str, Any]) -> UUID:
-        seed = f"{wkb} {fields['path_class']} {fields['name']} {fields['plane']}"
+        seed = f"{wkb} {fields['path_class']!a} {fields['name']!a} {fields['plane']}"
         self._times[seed] += 1
         return uuid5(NAMESPACE_URL, f"geojson:{self._times[seed]}:{seed}")
 

@@ -18,6 +18,8 @@ from wsplf_cli.qupath.shapes import GRID_PX, polygons
 Ring = NDArray[np.float64]
 Shapes = NDArray[np.object_]
 
+#: No image is larger, in pixels; far beyond it, geometry in double precision breaks down.
+_FARTHEST_PX = 1e9
 #: Segments in a quarter of an ellipse: its area is right to 0.01 %.
 _QUARTER_SEGMENTS = 64
 
@@ -87,6 +89,9 @@ def on_grid(shapes: Sequence[BaseGeometry]) -> Shapes:
     One polygon comes as a Polygon, of a collection what ``parse`` takes of it: QuPath cannot import the rest.
     """
     single = np.array([_importable(shape) for shape in shapes], dtype=object)
+    points, owner = shapely.get_coordinates(single, return_index=True)
+    far = ~(np.abs(points).max(axis=1, initial=0) <= _FARTHEST_PX)
+    single[owner[far]] = Polygon()  # QuPath stores shapes of any numbers, and of none
     rounded = np.asarray(shapely.transform(single, lambda xy: np.round(xy, 2)), dtype=object)
     for index in np.flatnonzero(~shapely.is_valid(rounded)):  # few: plain rounding is right for nearly all, and quick
         if not polygons(single[index]):
@@ -151,8 +156,11 @@ def _points(coordinates: Any) -> Ring:
     if points.dtype.kind not in "if" or points.ndim != 2 or points.shape[1] < 2:
         points = np.array([_position(one) for one in coordinates], dtype=np.float64)
     points = points[:, :2].astype(np.float64, copy=False)
-    if not math.isfinite(points.sum()):
-        raise ValueError("a coordinate is not a number")
+    if not (largest := float(np.abs(points).max())) <= _FARTHEST_PX:
+        far = math.isfinite(largest)
+        raise ValueError(
+            f"a coordinate is {largest:g}, far outside any image" if far else "a coordinate is not a number"
+        )
     return points
 
 
