@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 from qupath_objects import DETECTION, Workbench
-from shapely import MultiPolygon, Polygon, box
+from shapely import LineString, MultiPoint, MultiPolygon, Point, Polygon, box
 
 from wsplf_cli import plugins
 from wsplf_cli.backends import Project
@@ -21,7 +21,7 @@ from wsplf_cli.qupath import qpdata
 from wsplf_cli.qupath.javaclasses import Maker
 from wsplf_cli.qupath.pathobjects import read_metadata
 from wsplf_cli.qupath.rois import write_roi
-from wsplf_cli.schema import Annotation, PathClass, Replaced
+from wsplf_cli.schema import Annotation, PathClass, Plane, Replaced
 
 HOLED = Polygon([(100, 100), (300, 100.12), (300, 300), (100, 300)], [[(150, 150), (150, 200), (200, 200), (200, 150)]])
 Open = Callable[..., Project]
@@ -314,3 +314,32 @@ def test_children_of_a_replaced_annotation_move_up(open_: Open, tiny_project: Pa
     assert [one.origin for one in before] == ["pseudolabel", "human"]
     assert open_().replace("1", origin="pseudolabel", annotations=[]).removed == 1
     assert open_().annotations("1") == before[1:]
+
+
+def test_added_annotations_are_as_they_were_given(open_: Open, tiny_project: Path) -> None:
+    path = _data(tiny_project)
+    _persons_work(path)
+    before = open_().annotations("1")
+    parts = MultiPolygon([HOLED, Polygon([(0, 0), (9, 0), (9, 9)])])
+    added = [
+        Annotation(uuid4(), shape, "New: Positive", name="n", metadata={"k": "v"}, rgb=(1, 2, 3), plane=Plane(0, 2, 1))
+        for shape in (HOLED, parts, Point(1, 2), MultiPoint([(1, 2), (3, 4)]), LineString([(0, 0), (1, 1), (2, 0)]))
+    ]
+    assert open_().add("1", added, path_classes=[PathClass("New: Positive", (7, 8, 9)), PathClass("Unused")]) == 5
+    after = open_().annotations("1")
+    assert after[: len(before)] == before
+    assert after[len(before) :] == added
+    assert open_().path_classes()[1:] == [PathClass("New: Positive", (7, 8, 9))]
+
+
+def test_adding_nothing_writes_nothing(open_: Open, tiny_project: Path) -> None:
+    assert open_().add("1", []) == 0
+    assert not _data(tiny_project).exists()
+
+
+def test_nothing_is_added_to_what_another_program_saved(open_: Open, tiny_project: Path) -> None:
+    project, second = open_(), open_()
+    second.add("1", [_own()])
+    with pytest.raises(SlideError, match="changed by another program"):
+        project.add("1", [_own()])
+    assert len(open_().annotations("1")) == 1

@@ -1,15 +1,29 @@
 import gzip
 import json
+import math
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import geojson as library
+import numpy as np
 import pytest
-from shapely import MultiPolygon, Point, Polygon, box
+import shapely
+from shapely import (
+    GeometryCollection,
+    LineString,
+    MultiLineString,
+    MultiPoint,
+    MultiPolygon,
+    Point,
+    Polygon,
+    box,
+)
+from shapely.geometry import shape as to_shape
 
 from wsplf_cli.errors import ProjectError
 from wsplf_cli.qupath import geojson
-from wsplf_cli.schema import Annotation
+from wsplf_cli.schema import Annotation, PathClass, Plane
 
 RING = [[0, 0], [10, 0], [10, 10], [0, 0]]
 TRIANGLE = {"type": "Polygon", "coordinates": [RING]}
@@ -89,12 +103,13 @@ def test_forms_of_old_versions_are_read(tmp_path: Path) -> None:
     ("feature", "reason"),
     [
         ("nonsense", "not an object"),
-        ({"type": "Polygon"}, "not 'Feature'"),
+        ({"type": "Circle"}, "not 'Feature'"),
+        ({"type": "Polygon"}, "no coordinates"),
         (_feature(None), "no geometry"),
         (_feature({"type": "Circle", "coordinates": [0, 0]}), "no geometry 'Circle'"),
         (_feature({"type": "Polygon"}), "coordinates"),
         (_feature({"type": "Polygon", "coordinates": []}), ""),
-        (_feature({"type": "Polygon", "coordinates": [[[0, 0], [1, 1], [1, 0]]]}), "geometry is wrong"),
+        (_feature({"type": "Polygon", "coordinates": [[[0, 0], [1, 1], [1, 0]]]}), "not closed"),
         (_feature({"type": "Polygon", "coordinates": [[["a", 0], [1, 1], [1, 0], ["a", 0]]]}), ""),
         (_feature({"type": "Polygon", "coordinates": [[[float("nan"), 0], [1, 1], [1, 0], [float("nan"), 0]]]}), ""),
         (_feature({"type": "MultiPolygon", "coordinates": [[[0, 0], [1, 1], [1, 0], [0, 0]]]}), ""),
@@ -105,7 +120,7 @@ def test_forms_of_old_versions_are_read(tmp_path: Path) -> None:
     ],
 )
 def test_malformed_feature_is_named_by_its_index(tmp_path: Path, feature: Any, reason: str) -> None:
-    with pytest.raises(ProjectError, match=f"feature 1 is malformed: .*{reason}") as caught:
+    with pytest.raises(ProjectError, match=f"feature 1: .*{reason}") as caught:
         geojson.read(_file(tmp_path, [_feature(), feature]))
     assert "\n" not in caught.value.message
 
@@ -146,3 +161,246 @@ def test_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Monke
         geojson.write(path, [Annotation(uuid4(), box(0, 0, 1, 1), "Tumor")])
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_features_inside_others_and_lists_in_lists_are_read(tmp_path: Path) -> None:
+    inner = _feature(name="inner")
+    outer = _feature(
+        name="outer", childObjects=[inner, _feature(objectType="detection", children=[_feature(name="c")])]
+    )
+    nested = [[{"type": "FeatureCollection", "features": [outer]}], TRIANGLE]
+    assert [one.name for one in geojson.read(_file(tmp_path, nested))] == ["outer", "inner", "c", ""]
+
+
+def test_malformed_child_is_named(tmp_path: Path) -> None:
+    document = [_feature(), _feature(childObjects=[_feature(), _feature(None)])]
+    with pytest.raises(ProjectError, match=r"^truth.geojson: feature 1, child 1: it has no geometry"):
+        geojson.read(_file(tmp_path, document))
+
+
+def test_what_is_no_annotation_is_left_out_and_counted(tmp_path: Path) -> None:
+    cell = {**_feature(objectType="cell"), "nucleusGeometry": TRIANGLE}
+    empty = {**_feature(objectType="annotation"), "geometry": {}}
+    flat = {"type": "Polygon", "coordinates": [[[0, 0], [5, 5], [9, 9], [0, 0]]]}
+    kinds = ["detection", "tile", "tmaCore", "tma_core", "root", "PathTileObject"]
+    contents = geojson.load(
+        _file(tmp_path, [cell, empty, _feature(flat), *(_feature(objectType=one) for one in kinds)])
+    )
+    assert contents.annotations == []
+    assert +contents.left_out == {
+        "cells": 1,
+        "detections": 1,
+        "tiles": 2,
+        "TMA cores": 2,
+        "annotations without a shape": 1,
+        "annotations without area": 1,
+    }
+
+
+def test_metadata_that_stands_twice_is_merged(tmp_path: Path) -> None:
+    metadata = '"metadata": {"a": "1", "b": "2"}, "metadata": {"b": "3", "c": true, "d": null}'
+    feature = json.dumps(_feature()).replace('"properties": {}', f'"properties": {{{metadata}}}')
+    (annotation,) = geojson.read(_file(tmp_path, feature))
+    assert annotation.metadata == {"a": "1", "b": "3", "c": "true"}
+
+
+def test_type_and_other_members_may_stand_behind_the_features(tmp_path: Path) -> None:
+    text = '{"bbox": [0, 0, 1, 1], "features": [%s], "crs": {"type": "name"}, "type": "FeatureCollection"}'
+    assert len(geojson.read(_file(tmp_path, text % json.dumps(_feature())))) == 1
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_byte_order_marks_are_taken(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "a.geojson"
+    path.write_bytes(json.dumps(_feature(name="größe"), ensure_ascii=False).encode(encoding))
+    assert geojson.read(path)[0].name == "größe"
+
+
+def test_compressed_file_is_known_by_its_content(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(gzip.compress(json.dumps(_feature()).encode()))
+    assert len(geojson.read(path)) == 1
+
+
+def test_planes_colours_and_locks_are_read(tmp_path: Path) -> None:
+    on_plane = {**TRIANGLE, "plane": {"c": -1, "z": 3, "t": 2}}
+    first, second = geojson.read(
+        _file(tmp_path, [_feature(on_plane, color=[1, 2, 3], isLocked="true"), _feature(color=-16711165)])
+    )
+    assert (first.plane, first.rgb, first.locked) == (Plane(-1, 3, 2), (1, 2, 3), True)
+    assert (second.plane, second.rgb, second.locked) == (Plane(), (1, 2, 3), False)
+
+
+def test_every_form_of_a_class_is_read(tmp_path: Path) -> None:
+    forms: list[Any] = [
+        "Tumor: Positive",
+        {"name": "Tumor", "color": [9, 8, 7]},
+        {"names": ["Tumor", "Positive"], "color": [1, 2, 3, 128]},
+        {"name": "Positive", "colorRGB": -1, "parentClass": {"name": "Stroma", "colorRGB": -3670016}},
+        {},
+        None,
+    ]
+    contents = geojson.load(_file(tmp_path, [_feature(classification=one) for one in forms]))
+    assert [one.path_class for one in contents.annotations] == [
+        "Tumor: Positive",
+        "Tumor",
+        "Tumor: Positive",
+        "Stroma: Positive",
+        None,
+        None,
+    ]
+    assert contents.rgb == {"Tumor": (9, 8, 7), "Tumor: Positive": (1, 2, 3), "Stroma: Positive": (255, 255, 255)}
+
+
+def test_measurements_that_are_no_finite_numbers_are_read(tmp_path: Path) -> None:
+    text = json.dumps(_feature(measurements="HERE")).replace(
+        '"HERE"', '{"a": NaN, "b": "NaN", "c": -Infinity, "d": "Infinity", "e": "2.5", "f": null, "g": 3}'
+    )
+    (one,) = geojson.read(_file(tmp_path, text))
+    assert repr(one.measurements) == "{'a': nan, 'b': nan, 'c': -inf, 'd': inf, 'e': 2.5, 'g': 3.0}"
+
+
+def test_ellipse_of_qupath_is_the_ellipse_in_its_bounds(tmp_path: Path) -> None:
+    rough = {"type": "Polygon", "isEllipse": True, "coordinates": [[[0, 5], [10, 0], [20, 5], [10, 10], [0, 5]]]}
+    (one,) = geojson.read(_file(tmp_path, _feature(rough)))
+    assert one.shape.area == pytest.approx(math.pi * 10 * 5, rel=1e-3)
+
+
+def test_collection_gives_the_kind_of_most_dimensions(tmp_path: Path) -> None:
+    point, line = {"type": "Point", "coordinates": [1, 1]}, {"type": "LineString", "coordinates": [[0, 0], [1, 1]]}
+    collections: list[list[dict[str, Any]]] = [[point, line, TRIANGLE], [point, line], [point, point]]
+    features = [_feature({"type": "GeometryCollection", "geometries": one}) for one in collections]
+    kinds = [one.shape.geom_type for one in geojson.read(_file(tmp_path, features))]
+    assert kinds == ["Polygon", "LineString", "MultiPoint"]
+
+
+def test_positions_of_two_and_three_numbers_may_be_mixed(tmp_path: Path) -> None:
+    mixed = {"type": "Polygon", "coordinates": [[[0, 0, 7], [10, 0], [10, 10, 7, 8], [0, 0]]]}
+    (one,) = geojson.read(_file(tmp_path, _feature(mixed)))
+    assert one.shape.equals(Polygon(RING))
+
+
+@pytest.mark.parametrize(
+    ("ring", "reason"),
+    [
+        ([[0, 0], [1, 1]], "its polygon has 2 points"),
+        ([[0, 0], [1, 1], [0, 0]], "its polygon has 2 points"),
+        ([[0, 0]], "its polygon has 1 point"),
+        ([], "its geometry is empty: no points"),
+        ([["1", "2"], ["3", "4"], ["5", "7"], ["1", "2"]], 'a coordinate is "1", not a number'),
+        ([[0, None], [1, 1], [2, 0], [0, None]], "a coordinate is null, not a number"),
+        ([[0], [1], [2], [0]], r"\[0\] stands where a point \[x, y\] should be"),
+        ([0, 0, 1, 1], r"0 stands where a point \[x, y\] should be"),
+        ([[0, 0], [1, 1], [1e999, 0], [0, 0]], "a coordinate is not a number"),
+        ([[0, 0], [1, 1], [10**400, 0], [0, 0]], "int too large"),
+        ([[0, 0], [1, 1], [1e200, 0], [0, 0]], r"a coordinate is 1e\+200, far outside any image"),
+        ("abc", '"abc" stands where a list of points should be'),
+    ],
+)
+def test_malformed_ring_is_one_line_with_the_index_and_the_reason(tmp_path: Path, ring: Any, reason: str) -> None:
+    bad = _feature({"type": "Polygon", "coordinates": [ring]})
+    with pytest.raises(ProjectError, match=f"^truth.geojson: feature 12: {reason}"):
+        geojson.read(_file(tmp_path, [_feature()] * 12 + [bad]))
+
+
+def test_a_feature_without_an_id_always_gets_the_same_one(tmp_path: Path) -> None:
+    other = {"type": "Polygon", "coordinates": [[[0, 0], [5, 0], [5, 5], [0, 0]]]}
+    first = geojson.read(_file(tmp_path, [_feature(), _feature(other), _feature()]))
+    second = geojson.read(_file(tmp_path, [_feature(other), _feature(), _feature(), _feature(name="n")]))
+    assert len({one.id for one in first}) == 3
+    assert {one.id for one in first} < {one.id for one in second}
+
+
+def test_many_features_are_read_and_written_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(geojson, "BLOCK", 3)
+    annotations = [Annotation(uuid4(), box(n, n, n + 2, n + 2), "Tumor") for n in range(10)]
+    path = tmp_path / "a.geojson"
+    assert geojson.write(path, annotations) == 10
+    assert [one.id for one in geojson.read(path)] == [one.id for one in annotations]
+
+
+def test_a_class_is_always_written_with_its_colour(tmp_path: Path) -> None:
+    path = tmp_path / "a.geojson"
+    names = ["Tumor", "Stroma", "Mine", "Tumor: Positive", "Never seen"]
+    known = [PathClass("Mine", (1, 2, 3)), PathClass("Stroma", (4, 5, 6)), PathClass("Tumor")]
+    geojson.write(path, [Annotation(uuid4(), box(0, 0, 1, 1), name) for name in names], path_classes=known)
+    written = [one["properties"]["classification"] for one in json.loads(path.read_text())["features"]]
+    assert [one["color"] for one in written][:4] == [[200, 0, 0], [4, 5, 6], [1, 2, 3], [200, 50, 50]]
+    assert len(written[4]["color"]) == 3
+    assert written[3]["names"] == ["Tumor", "Positive"]
+
+
+def test_numbers_that_are_not_finite_are_written_in_the_form_that_every_version_reads(tmp_path: Path) -> None:
+    path = tmp_path / "a.geojson"
+    geojson.write(path, [Annotation(uuid4(), Point(1, 2), None, measurements={"a": math.nan, "b": math.inf, "c": 1.5})])
+    (feature,) = json.loads(path.read_text(), parse_constant=pytest.fail)["features"]
+    pairs = [("a", "NaN"), ("b", "Infinity"), ("c", 1.5)]
+    assert feature["properties"]["measurements"] == [{"name": name, "value": value} for name, value in pairs]
+
+
+def test_what_is_written_is_valid_on_the_grid_of_qupath(tmp_path: Path) -> None:
+    shapes = [
+        box(0, 0, 10.0049, 10),
+        Polygon([(0, 0), (100, 0), (100, 50), (50, 0.004), (0, 50)]),  # plain rounding makes it touch itself
+        Polygon([(0, 0), (4, 4), (4, 0), (0, 4)]),
+        GeometryCollection([Point(0, 0), box(0, 0, 5, 5)]),
+        MultiPolygon([box(0, 0, 3, 3), box(2, 2, 5, 5)]),
+        box(0, 0, 0.001, 0.001),
+    ]
+    path = tmp_path / "a.geojson"
+    assert geojson.write(path, [Annotation(uuid4(), shape, None) for shape in shapes]) == 5
+    found = [to_shape(one["geometry"]) for one in json.loads(path.read_text())["features"]]
+    assert all(shape.is_valid for shape in found)
+    assert all((shapely.get_coordinates(one) == np.round(shapely.get_coordinates(one), 2)).all() for one in found)
+    assert [one.geom_type for one in found] == ["Polygon", "MultiPolygon", "MultiPolygon", "Polygon", "Polygon"]
+    assert [one.area for one in found] == pytest.approx([100, 2500, 8, 25, 17], rel=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered")
+@pytest.mark.parametrize("number", [math.nan, math.inf, 1e300])
+def test_shapes_of_impossible_numbers_are_left_out(tmp_path: Path, number: float) -> None:
+    broken = Polygon([(0, 0), (1, number), (2, 2)])
+    shapes = [broken, MultiPolygon([broken, box(0, 0, 1, 1)]), LineString([(0, 0), (number, 3)]), Polygon()]
+    path = tmp_path / "a.geojson"
+    assert geojson.write(path, [Annotation(uuid4(), one, None) for one in [*shapes, box(0, 0, 1, 1)]]) == 1
+    assert len(geojson.read(path)) == 1
+
+
+def test_a_line_of_no_length_stays(tmp_path: Path) -> None:
+    path = tmp_path / "a.geojson"
+    assert geojson.write(path, [Annotation(uuid4(), LineString([(1, 1), (1, 1)]), None)]) == 1
+    assert geojson.read(path)[0].shape.geom_type == "LineString"
+
+
+@pytest.mark.parametrize("kind", [{}, [], 7, None])
+def test_type_of_any_kind_is_one_clear_line(tmp_path: Path, kind: Any) -> None:
+    for document in ({"type": kind}, [{"type": kind}], [_feature({"type": kind, "coordinates": []})]):
+        with pytest.raises(ProjectError):
+            geojson.read(_file(tmp_path, document))
+
+
+def test_name_that_is_no_unicode_is_read_without_an_id(tmp_path: Path) -> None:
+    assert geojson.read(_file(tmp_path, json.dumps(_feature(name="\ud800"))))[0].name == "\ud800"
+
+
+def test_library_of_geojson_finds_nothing_wrong_with_what_is_written(tmp_path: Path) -> None:
+    holed = box(0, 0, 10, 10) - box(2, 2, 4, 4)
+    shapes = [holed, MultiPolygon([holed, box(20, 20, 30, 30)]), Point(0, 0), MultiPoint([(0, 0), (1, 1)])]
+    shapes += [LineString([(0, 0), (1, 1)]), MultiLineString([[(0, 0), (1, 1)], [(2, 2), (3, 3)]])]
+    path = tmp_path / "a.geojson"
+    geojson.write(path, [Annotation(uuid4(), one, "Tumor", plane=Plane(0, 1, 2)) for one in shapes])
+    collection = library.loads(path.read_text(encoding="utf-8"))
+    assert [one["geometry"]["type"] for one in collection.features] == [one.geom_type for one in shapes]
+    assert collection.is_valid, collection.errors()
+    assert {str(one["geometry"]["plane"]) for one in collection.features} == {"{'c': 0, 'z': 1, 't': 2}"}
+
+
+@pytest.mark.parametrize("name", ["a.geojson", "a.geojson.gz"])
+def test_equal_annotations_give_equal_bytes(tmp_path: Path, name: str) -> None:
+    annotation = Annotation(uuid4(), box(0, 0, 1, 1), "Tumor", name="\ud800 broken", metadata={"k": "v"})
+    (tmp_path / "1").mkdir()
+    paths = [tmp_path / name, tmp_path / "1" / name]
+    for path in paths:
+        geojson.write(path, [annotation])
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    assert geojson.read(paths[0])[0].name == "\ud800 broken"

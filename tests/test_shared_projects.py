@@ -231,5 +231,5 @@ def test_truth_and_exports_are_read(shared_data: Path) -> None:
     for path in (shared_data / "geojson").glob("test_geojson*.geojson"):
         assert geojson.read(path)
     for name in ("missing_classification", "multipolygon"):
-        with pytest.raises(ProjectError, match="feature 0 is malformed"):
+        with pytest.raises(ProjectError, match="feature 0: its classification is"):
             geojson.read(shared_data / "geojson" / f"tests_data_test_{name}.geojson")

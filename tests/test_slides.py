@@ -235,6 +235,19 @@ def test_the_origin_is_the_corner_of_the_bounds(monkeypatch):
         assert slide.read(8, 12, size_px=(1, 1), downsample=1).tolist() == [[[2, 3, 0]]]
 
 
+def test_points_of_the_file_are_placed_in_the_image(monkeypatch):
+    names = {"x": "120", "y": "80", "width": "600", "height": "500"}
+    properties = {f"openslide.bounds-{key}": value for key, value in names.items()}
+    monkeypatch.setattr("wsplf_cli.slides._open_handle", lambda path: Tall(properties))
+    points = np.array([[120.0, 80.0], [160.0, 140.0]])
+    steps = (Step("cropped", (40, 60, 100, 80)), Step("rotated", (1,)))
+    with open_slide(Path("bounds")) as plain, open_slide(Path("bounds"), crop_to_bounds=False) as whole:
+        assert plain.from_file(points).tolist() == [[0, 0], [40, 60]]
+        assert whole.from_file(points).tolist() == points.tolist()
+    with open_slide(Path("bounds"), steps=steps) as turned:
+        assert turned.from_file(points)[1].tolist() == [80, 0]
+
+
 def test_bounds_beyond_the_slide_are_white_there_as_the_size_is_qupaths(monkeypatch):
     names = {"x": "900", "y": "700", "width": "200", "height": "150"}
     properties = {f"openslide.bounds-{key}": value for key, value in names.items()}

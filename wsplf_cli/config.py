@@ -221,8 +221,9 @@ class ImportOptions:
     image: str | None = _option(
         None, "Name of the entry that gets the annotations; by default the one whose name is the file's."
     )
+    slides: Path | None = _option(None, "Folder searched for slides (by name and size) that have moved.")
     asap_class: tuple[str, ...] = _option(
-        (), "GROUP=CLASS: QuPath class of an ASAP annotation group; repeat for several; GROUP= leaves it out."
+        (), "GROUP=CLASS: QuPath class of an ASAP group; repeat for several; GROUP= leaves it out, GROUP=- cuts it out."
     )
     dry_run: bool = _option(False, "Show what would be added, write nothing.")
 

@@ -95,8 +95,17 @@ class PathClass:
 
 
 @dataclass(frozen=True, slots=True)
+class Plane:
+    """Where a shape lies in an image of several channels, focus levels (z) and time points; -1: all channels."""
+
+    c: int = -1
+    z: int = 0
+    t: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Annotation:
-    """One annotation of an entry. ``shape`` is in level-0 pixels, y down.
+    """One annotation of an entry. ``shape`` is in level-0 pixels, y down; ``rgb`` is its own colour, if it has one.
 
     ``origin`` and ``review`` come from the object's metadata. ``edited`` is true when wsplf made the annotation and
     its shape or class is no longer as wsplf wrote it.
@@ -113,6 +122,8 @@ class Annotation:
     metadata: Mapping[str, str] = field(default_factory=dict)
     locked: bool = False
     edited: bool = False
+    plane: Plane = Plane()
+    rgb: tuple[int, int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,6 +78,13 @@ class Slide:
     ) -> None:
         self.close()
 
+    def from_file(self, xy_px0: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Points of the file's uncropped level 0, in which other programs count -> points of this image; [N, 2]."""
+        a, b, c, d, e, f = self._view.slide_from_view if self._view else views.IDENTITY
+        there = xy_px0 - (self._left + c, self._top + f)
+        placed: NDArray[np.float64] = there @ np.linalg.inv([[a, b], [d, e]]).T
+        return placed
+
     def close(self) -> None:
         """Release the file; the slide cannot be read afterwards."""
         self._handle.close()

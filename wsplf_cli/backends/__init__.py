@@ -47,6 +47,16 @@ class Project(Protocol):
             ProjectError: the files cannot be written (disk full, no permission); the old ones are in place.
         """
 
+    def add(self, entry_id: str, annotations: Sequence[Annotation], *, path_classes: Collection[PathClass] = ()) -> int:
+        """Add annotations of any shape as they are, at the top of the hierarchy; returns how many.
+
+        Nothing that is there is touched; that no id comes twice is for the caller to see to. Classes that the project
+        lacks are added to it, in the colour that ``path_classes`` gives them, else in QuPath's.
+
+        Raises:
+            SlideError, ProjectError: as ``replace``.
+        """
+
     def remove(self, entry_id: str, ids: Collection[UUID]) -> int:
         """Remove annotations by id, their children move up; returns how many were found. For undo and tests."""
 

@@ -88,6 +88,14 @@ class EmbeddedProject:
         self._edit(entry_id, data, remove=old, add=new)
         return Replaced(added=len(new), removed=len(old), kept=kept)
 
+    def add(self, entry_id: str, annotations: Sequence[Annotation], *, path_classes: Collection[PathClass] = ()) -> int:
+        """Add annotations of any shape as they are, at the top of the hierarchy; returns how many."""
+        if annotations:
+            contents = self._read(entry_id)
+            data = contents[0] if contents is not None else self._fresh(entry_id)
+            self._edit(entry_id, data, remove=[], add=annotations, path_classes=path_classes)
+        return len(annotations)
+
     def remove(self, entry_id: str, ids: Collection[UUID]) -> int:
         """Remove annotations by id, their children move up; returns how many were found."""
         contents = self._read(entry_id)
@@ -144,14 +152,23 @@ class EmbeddedProject:
             properties={"PROJECT_ENTRY_ID": f"{self.path}::{entry_id}"},
         )
 
-    def _edit(self, entry_id: str, data: QpData, *, remove: Sequence[qpdata.Found], add: Sequence[Annotation]) -> None:
+    def _edit(
+        self,
+        entry_id: str,
+        data: QpData,
+        *,
+        remove: Sequence[qpdata.Found],
+        add: Sequence[Annotation],
+        path_classes: Collection[PathClass] = (),
+    ) -> None:
         """Change the hierarchy of an entry and write its files: classes first, the data itself last."""
         self._check_single(entry_id)
         self._check_unchanged(entry_id)
         path = self._data_path(entry_id)
         known = {one.name: one.rgb for one in self.path_classes()}
-        used = [PathClass(name) for name in sorted({one.path_class for one in add if one.path_class})]
-        records = [project_file.class_record(PathClass(one.name, known.get(one.name))) for one in used]
+        given = {one.name: one.rgb for one in path_classes}
+        used = [PathClass(name, given.get(name)) for name in sorted({one.path_class for one in add if one.path_class})]
+        records = [project_file.class_record(PathClass(one.name, known.get(one.name) or one.rgb)) for one in used]
         colours = {record["name"]: record["color"] for record in records if "color" in record}
         try:
             data.remove([one.node for one in remove])

@@ -71,7 +71,7 @@ def import_(
     """
     from wsplf_cli.stages.exchange import import_files as run_stage
 
-    access = config.ProjectOptions(backend=options.backend)
+    access = config.ProjectOptions(backend=options.backend, slides=options.slides)
     return shown(run_stage(*open_chosen(project, access), files, options, screen), screen)
 
 

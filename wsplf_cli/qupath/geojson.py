@@ -1,204 +1,354 @@
-"""Annotations <-> GeoJSON as QuPath exports and imports it."""
+"""Annotations <-> GeoJSON files as QuPath 0.2 to 0.7 exports and imports them."""
 
 import gzip
 import json
 import math
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import IO, Any, cast, get_args
 from uuid import NAMESPACE_URL, UUID, uuid5
 
-import geojson
 import shapely
-from shapely import MultiPolygon
 from shapely.errors import GEOSException
-from shapely.geometry import shape as to_shape
-from shapely.geometry.base import BaseGeometry
 
 from wsplf_cli.errors import ProjectError
-from wsplf_cli.files import write_bytes
+from wsplf_cli.files import replacing
+from wsplf_cli.qupath import features, geometries
+from wsplf_cli.qupath.colours import Rgb, class_rgb
+from wsplf_cli.qupath.geometries import Outline
+from wsplf_cli.qupath.project_file import unpack_rgb
 from wsplf_cli.qupath.qpdata import class_name
-from wsplf_cli.schema import ORIGIN_KEY, REVIEW_KEY, RUN_KEY, Annotation, Origin, Review
+from wsplf_cli.schema import ORIGIN_KEY, REVIEW_KEY, RUN_KEY, Annotation, PathClass, Plane, Review
 
 MAX_BYTES = 1 << 31
-_GEOMETRIES = {"Point", "MultiPoint", "LineString", "MultiLineString", "Polygon", "MultiPolygon", "GeometryCollection"}
-_NOT_ANNOTATIONS = {"detection", "cell", "tile", "root", "tma_core", "tmacore"}
+#: So many features are built or written at once: few calls, and little memory.
+BLOCK = 4096
+#: What is counted and left out: word in the file, in lower case without underscores -> in words.
+_LEFT_OUT = {"detection": "detections", "cell": "cells", "tile": "tiles", "tmacore": "TMA cores", "root": ""}
+_EMPTY = "annotations without area"
+_JAVA_CLASS = re.compile(r"Path(\w+)Object|(TMACore)Object")
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a file of annotations holds.
+
+    ``rgb`` are the colours of the classes by full name, where the file says; ``left_out`` says what was not taken, in
+    words, and how often.
+    """
+
+    annotations: list[Annotation] = field(default_factory=list)
+    rgb: dict[str, Rgb] = field(default_factory=dict)
+    left_out: Counter[str] = field(default_factory=Counter)
 
 
 def read(path: Path) -> list[Annotation]:
-    """The annotations of a GeoJSON file (.geojson, .json, .gz), in order; detections, cells and tiles are left out.
+    """The annotations of a GeoJSON file; see ``load``."""
+    return load(path).annotations
+
+
+def load(path: Path) -> Contents:
+    """The annotations of a GeoJSON file (also compressed, whatever its name), in order, objects inside objects too.
 
     A FeatureCollection, a list of features, one feature or a bare geometry are taken, in the forms of QuPath 0.2 to
-    0.7. A MultiPolygon is one annotation of several parts. Shapes that cross themselves are repaired.
+    0.7. Detections, cells, tiles and TMA cores are left out and counted. A MultiPolygon is one annotation of several
+    parts. Shapes that cross themselves are repaired. A feature without an id gets one that depends on what it is, so
+    that the same one always has the same id.
 
     Raises:
         ProjectError: not GeoJSON, or a feature is malformed; the message names the feature by its index from 0.
     """
-    document = _load(path)
-    features: Any = None
-    if isinstance(document, list):
-        features = document
-    elif isinstance(document, dict) and document.get("type") == "FeatureCollection":
-        features = document.get("features")
-    elif isinstance(document, dict) and document.get("type") == "Feature":
-        features = [document]
-    elif isinstance(document, dict) and document.get("type") in _GEOMETRIES:
-        features = [{"type": "Feature", "geometry": document, "properties": {}}]
-    if not isinstance(features, list):
-        raise ProjectError(
-            f"{path}: not GeoJSON of features", hint="export the annotations in QuPath as a FeatureCollection"
-        )
-    found = []
-    for index, feature in enumerate(features):
-        try:
-            annotation = _annotation(feature, seed=f"{path.name}:{index}")
-        except (ValueError, TypeError, AttributeError, KeyError, IndexError, GEOSException) as error:
-            raise ProjectError(
-                f"{path}: feature {index} is malformed: {_short(error)}", hint="correct or remove that feature"
-            ) from error
-        if annotation is not None:
-            found.append(annotation)
-    return found
+    text = _text(path)
+    reader = _Reader(path)
+    try:
+        for index, feature in enumerate(features.features(text)):
+            reader.take(feature, f"feature {index}")
+    except features.NotGeoJsonError as error:
+        hint = "export the annotations in QuPath as a FeatureCollection"
+        raise ProjectError(f"{path}: not GeoJSON of features: {error}", hint=hint) from error
+    except ValueError as error:
+        raise ProjectError(f"{path}: not JSON: {_short(error)}", hint="export it from QuPath again") from error
+    reader.flush()
+    return reader.contents
 
 
-def write(path: Path, annotations: Sequence[Annotation]) -> None:
+def write(path: Path, annotations: Sequence[Annotation], *, path_classes: Iterable[PathClass] = ()) -> int:
     """Write a FeatureCollection as QuPath 0.4 to 0.7 import it; compressed when the name ends in .gz.
+
+    Equal annotations give equal bytes. Shapes are on the 0.01-pixel grid; those that are nothing there are left out.
+
+    Args:
+        path: the file; replaced if it is there.
+        annotations: what to write, in this order.
+        path_classes: the classes of the project, for their colours; QuPath's standard colours count for others.
+
+    Returns:
+        How many annotations were written.
 
     Raises:
         ProjectError: the file cannot be written; an old one is in place.
     """
-    collection = geojson.FeatureCollection([_feature(one) for one in annotations])
-    content = json.dumps(collection, ensure_ascii=False).encode("utf-8")
+    rgb = {one.name: one.rgb for one in path_classes if one.rgb is not None}
     try:
-        write_bytes(path, gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
+        with replacing(path) as part, part.open("wb") as stream:
+            if path.suffix == ".gz":  # without a name and a time in it, equal contents give equal bytes
+                with gzip.GzipFile(filename="", mode="wb", fileobj=stream, mtime=0) as packed:
+                    written = _write_collection(cast(IO[bytes], packed), annotations, rgb)
+            else:
+                written = _write_collection(stream, annotations, rgb)
+            stream.flush()
+            os.fsync(stream.fileno())
     except OSError as error:
         raise ProjectError(f"cannot write {path}: {error.strerror}", hint="free disk space, then try again") from error
+    return written
 
 
-def _load(path: Path) -> Any:
+def _write_collection(stream: IO[bytes], annotations: Sequence[Annotation], rgb: Mapping[str, Rgb]) -> int:
+    """Write the whole text, a feature on a line; returns how many."""
+    written = 0
+    stream.write(b'{"type":"FeatureCollection","features":[')
+    for start in range(0, len(annotations), BLOCK):
+        made = _features(annotations[start : start + BLOCK], rgb)
+        if made:
+            lead = ",\n" if written else "\n"
+            stream.write((lead + ",\n".join(made)).encode("utf-8", "backslashreplace"))
+        written += len(made)
+    stream.write(b"\n]}\n")
+    return written
+
+
+def _text(path: Path) -> str:
     try:
-        raw = path.read_bytes()
-        if raw[:2] == b"\x1f\x8b":
-            with gzip.open(path) as stream:
-                raw = stream.read(MAX_BYTES + 1)
+        with path.open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+        with gzip.open(path) if packed else path.open("rb") as stream:
+            raw = stream.read(MAX_BYTES + 1)
         if len(raw) > MAX_BYTES:
             raise ProjectError(f"{path}: over 2 GiB of GeoJSON", hint="split the file")
-        return json.loads(raw.decode("utf-8-sig"))
+        return raw.decode(json.detect_encoding(raw)).removeprefix("\ufeff")
     except FileNotFoundError as error:
         raise ProjectError(f"{path}: no such file", hint="check the path") from error
     except (OSError, EOFError) as error:
         raise ProjectError(f"{path}: cannot be read: {_short(error)}", hint="check the file") from error
-    except (ValueError, RecursionError) as error:
+    except UnicodeDecodeError as error:
         raise ProjectError(f"{path}: not JSON: {_short(error)}", hint="export it from QuPath again") from error
 
 
-def _annotation(feature: Any, *, seed: str) -> Annotation | None:
-    """The annotation of a feature; None for an object of another kind. Raises ValueError with the reason."""
+@dataclass(slots=True)
+class _Draft:
+    """A feature whose shape is not built yet; ``id`` is None where the file gives none."""
+
+    id: UUID | None
+    outline: Outline
+    fields: dict[str, Any]
+
+
+class _Reader:
+    """Collects the annotations of one file; shapes are built a block at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.contents = Contents()
+        self._drafts: list[_Draft] = []
+        self._times: Counter[str] = Counter()
+
+    def take(self, feature: Any, where: str) -> None:
+        """Take one feature and those inside it; ``where`` names it."""
+        try:
+            properties, kind = _opened(feature)
+            if kind in _LEFT_OUT:
+                self.contents.left_out[_LEFT_OUT[kind]] += bool(_LEFT_OUT[kind])
+            elif feature.get("geometry") == {}:  # QuPath writes this for an object without a shape
+                self.contents.left_out["annotations without a shape"] += 1
+            else:
+                self._drafts.append(self._draft(feature, properties))
+            children = properties.get("childObjects", properties.get("children"))
+        except (ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError) as error:
+            raise ProjectError(
+                f"{self.path.name}: {where}: {_short(error)}", hint=f"correct or remove that feature of {self.path}"
+            ) from error
+        for place, child in enumerate(children if isinstance(children, list) else []):
+            self.take(child, f"{where}, child {place}")
+        if len(self._drafts) >= BLOCK:
+            self.flush()
+
+    def flush(self) -> None:
+        """Build the shapes of what was taken."""
+        try:
+            shapes = geometries.build([draft.outline for draft in self._drafts])
+        except GEOSException as error:
+            raise ProjectError(f"{self.path}: a shape cannot be built: {_short(error)}") from error
+        for draft, shape in zip(self._drafts, shapes, strict=True):
+            if shape.is_empty:
+                self.contents.left_out[_EMPTY] += 1
+            else:
+                own_id = draft.id or self._derived_id(shapely.to_wkb(shape, hex=True), draft.fields)
+                self.contents.annotations.append(Annotation(id=own_id, shape=shape, **draft.fields))
+        self._drafts.clear()
+
+    def _draft(self, feature: Mapping[str, Any], properties: Mapping[str, Any]) -> _Draft:
+        geometry = feature.get("geometry")
+        outline = geometries.parse(geometry if isinstance(geometry, dict) else {})
+        path_class, rgb = _class(properties.get("classification"))
+        if path_class is not None and rgb is not None:
+            self.contents.rgb.setdefault(path_class, rgb)
+        metadata = _metadata(properties.get("metadata"))
+        origin, review = metadata.get(ORIGIN_KEY), metadata.get(REVIEW_KEY)
+        fields = {
+            "path_class": path_class,
+            "origin": "human" if origin not in ("pseudolabel", "prediction") else origin,
+            "review": review if review in get_args(Review) else "pending",
+            "run_id": metadata.get(RUN_KEY, ""),
+            "name": _plain(properties.get("name")),
+            "measurements": _measurements(properties.get("measurements")),
+            "metadata": metadata,
+            "locked": _plain(properties.get("isLocked", properties.get("locked"))).lower() == "true",
+            "plane": _plane(geometry.get("plane") if isinstance(geometry, dict) else None),
+            "rgb": _rgb(properties.get("color")),
+        }
+        return _Draft(_id(feature, properties), outline, fields)
+
+    def _derived_id(self, wkb: str, fields: Mapping[str, Any]) -> UUID:
+        seed = f"{wkb} {fields['path_class']!a} {fields['name']!a} {fields['plane']}"
+        self._times[seed] += 1
+        return uuid5(NAMESPACE_URL, f"geojson:{self._times[seed]}:{seed}")
+
+
+def _opened(feature: Any) -> tuple[Mapping[str, Any], str]:
+    """The properties of a feature and the kind of its object: annotation, detection, ..., without underscores."""
     if not isinstance(feature, dict):
-        raise ValueError(f"it is {type(feature).__name__}, not an object")
+        raise ValueError(f"it is {json.dumps(feature)[:40]}, not an object")
     if feature.get("type") != "Feature":
         raise ValueError(f"its type is {feature.get('type')!r}, not 'Feature'")
     properties = feature.get("properties") or {}
     if not isinstance(properties, dict):
         raise ValueError("its properties are not an object")
-    if _object_kind(feature, properties) in _NOT_ANNOTATIONS:
-        return None
-    metadata = _texts(properties.get("metadata"))
-    origin, review = metadata.get(ORIGIN_KEY), metadata.get(REVIEW_KEY)
-    own: Origin = origin if origin in get_args(Origin) else "human"  # type: ignore[assignment]
-    decided: Review = review if review in get_args(Review) else "pending"  # type: ignore[assignment]
-    return Annotation(
-        id=_id(feature, properties, seed),
-        shape=_shape(feature.get("geometry")),
-        path_class=_class(properties.get("classification")),
-        origin=own,
-        review=decided,
-        run_id=metadata.get(RUN_KEY, ""),
-        name=str(properties.get("name") or ""),
-        measurements=_measurements(properties.get("measurements")),
-        metadata=metadata,
-        locked=bool(properties.get("isLocked", properties.get("locked", False))),
-    )
+    # 0.4+ says objectType, 0.3 object_type, and 0.2 the Java class of the object as the id
+    kind = next((properties[key] for key in ("objectType", "object_type", "type") if properties.get(key)), None)
+    candidates = [kind] if kind else [feature.get("id"), properties.get("id")]
+    java = next((match for text in candidates if (match := _JAVA_CLASS.fullmatch(str(text)))), None)
+    name = (java[1] or java[2]) if java else kind
+    return properties, str(name or "annotation").lower().replace("_", "")
 
 
-def _object_kind(feature: Mapping[str, Any], properties: Mapping[str, Any]) -> str:
-    """annotation, detection, ...: 0.4+ says objectType, 0.3 object_type, 0.2 the class of the object as the id."""
-    kind = properties.get("objectType") or properties.get("object_type")
-    if kind is None:
-        for text in (feature.get("id"), properties.get("id")):
-            match = re.fullmatch(r"Path(\w+)Object|(TMACore)Object", str(text))
-            kind = kind or (match and (match[1] or match[2]))
-    return str(kind or "annotation").lower()
-
-
-def _id(feature: Mapping[str, Any], properties: Mapping[str, Any], seed: str) -> UUID:
+def _id(feature: Mapping[str, Any], properties: Mapping[str, Any]) -> UUID | None:
     for text in (feature.get("id"), properties.get("id")):
-        if isinstance(text, str) and re.fullmatch(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", text):
+        if isinstance(text, str) and _UUID.fullmatch(text):
             return UUID(text)
-    return uuid5(NAMESPACE_URL, f"geojson:{seed}")
+    return None
 
 
-def _shape(geometry: Any) -> BaseGeometry:
-    if not isinstance(geometry, dict) or geometry.get("type") not in _GEOMETRIES:
-        kind = geometry.get("type") if isinstance(geometry, dict) else None
-        raise ValueError("it has no geometry" if kind is None else f"there is no geometry {kind!r}")
-    problems = getattr(geojson, geometry["type"])(
-        **{key: value for key, value in geometry.items() if key in {"coordinates", "geometries"}}
-    ).errors()
-    if problems:
-        raise ValueError(f"its geometry is wrong: {problems}")
-    shape = shapely.force_2d(to_shape(geometry))
-    if shape.is_empty:
-        raise ValueError("its geometry is empty")
-    if not all(math.isfinite(bound) for bound in shape.bounds):
-        raise ValueError("a coordinate is not a number")
-    return shape if shape.is_valid else shapely.make_valid(shape)
-
-
-def _class(value: Any) -> str | None:
-    """The class of a feature: an object with a name, or with the list of its components' names."""
+def _class(value: Any) -> tuple[str | None, Rgb | None]:
+    """Full name and colour of a class: a name, an object with a name or a list of names, or 0.2's with its parent."""
     if value is None:
-        return None
+        return None, None
+    if isinstance(value, str) and not value.lstrip().startswith(("{", "[")):
+        return class_name(value), None
     if not isinstance(value, dict):
-        raise ValueError(f"its classification is {value!r}, not an object with a name")
+        raise ValueError(f"its classification is {json.dumps(value)[:60]}, not an object with a name")
+    names = [one for one in _class_names(value) if one is not None]
+    wrong = next((one for one in names if not isinstance(one, str)), None)
+    if wrong is not None:
+        raise ValueError(f"the name of its class is {wrong!r}, not a text")
+    return class_name(": ".join(names)), _rgb(value.get("color", value.get("colorRGB")))
+
+
+def _class_names(value: Mapping[str, Any]) -> list[Any]:
     names = value.get("names")
-    name = ": ".join(map(str, names)) if isinstance(names, list) else value.get("name")
-    if name is not None and not isinstance(name, str):
-        raise ValueError(f"the name of its class is {name!r}, not a text")
-    return class_name(name)
+    if isinstance(names, list):
+        return names
+    parent = value.get("parentClass")
+    return [*(_class_names(parent) if isinstance(parent, dict) else []), value.get("name")]
 
 
-def _texts(value: Any) -> dict[str, str]:
-    return {str(key): str(one) for key, one in value.items()} if isinstance(value, dict) else {}
+def _rgb(value: Any) -> Rgb | None:
+    """(r, g, b) of a list of three or four numbers, or of a packed number; None of anything else."""
+    if isinstance(value, list) and len(value) in (3, 4) and all(isinstance(one, int | float) for one in value):
+        red, green, blue = (min(255, max(0, int(one))) for one in value[:3])
+        return red, green, blue
+    return unpack_rgb(value)
+
+
+def _plane(value: Any) -> Plane:
+    if not isinstance(value, dict):
+        return Plane()
+    return Plane(**{key: int(value[key]) for key in ("c", "z", "t") if key in value})
+
+
+def _plain(value: Any) -> str:
+    """A text; of a number or true its JSON text, of nothing an empty one."""
+    return value if isinstance(value, str) else "" if value is None else json.dumps(value, ensure_ascii=False)
+
+
+def _metadata(value: Any) -> dict[str, str]:
+    pairs = value.items() if isinstance(value, dict) else ()
+    return {key: _plain(one) for key, one in pairs if one is not None}
 
 
 def _measurements(value: Any) -> dict[str, float]:
     """0.2 and 0.3 write a list of names with values, later versions an object; NaN may be the text "NaN"."""
     if isinstance(value, list):
         value = {one["name"]: one["value"] for one in value}
-    return {str(key): float(one) for key, one in (value or {}).items() if one is not None}
+    measured = {}
+    for key, one in (value or {}).items():
+        if isinstance(one, list | dict):
+            raise ValueError(f"its measurement {key!r} is {json.dumps(one)[:40]}, not a number")
+        if one is not None:
+            measured[str(key)] = float(one)
+    return measured
 
 
-def _feature(annotation: Annotation) -> Any:
+def _features(annotations: Sequence[Annotation], rgb: Mapping[str, Rgb]) -> list[str]:
+    """The JSON text of a feature for each annotation that is something on the grid."""
+    shapes = geometries.on_grid([one.shape for one in annotations])
+    return [
+        _feature(annotation, text, rgb)
+        for annotation, shape, text in zip(annotations, shapes, geometries.texts(shapes), strict=True)
+        if not shape.is_empty
+    ]
+
+
+def _feature(annotation: Annotation, geometry: str, rgb: Mapping[str, Rgb]) -> str:
+    """In the order of QuPath's own keys."""
     properties: dict[str, Any] = {"objectType": "annotation"}
     if annotation.name:
         properties["name"] = annotation.name
+    if annotation.rgb is not None:
+        properties["color"] = annotation.rgb
     if annotation.path_class:
         names = annotation.path_class.split(": ")
-        properties["classification"] = {"name": names[0]} if len(names) == 1 else {"names": names}
+        named: dict[str, Any] = {"name": names[0]} if len(names) == 1 else {"names": names}
+        # QuPath throws at a class without a colour
+        properties["classification"] = named | {"color": class_rgb(annotation.path_class, known=rgb)}
     if annotation.locked:
         properties["isLocked"] = True
     if annotation.measurements:
-        finite = {key: value if math.isfinite(value) else str(value) for key, value in annotation.measurements.items()}
-        properties["measurements"] = finite
+        properties["measurements"] = _measured(annotation.measurements)
     if annotation.metadata:
         properties["metadata"] = dict(annotation.metadata)
-    shape = annotation.shape
-    if isinstance(shape, MultiPolygon) and len(shape.geoms) == 1:  # QuPath before 0.6 cannot import these
-        shape = shape.geoms[0]
-    geometry = json.loads(shapely.to_geojson(shape))
-    return geojson.Feature(id=str(annotation.id), geometry=geometry, properties=properties)
+    if annotation.plane != Plane():
+        plane = annotation.plane
+        geometry = f'{geometry[:-1]},"plane":{{"c":{plane.c},"z":{plane.z},"t":{plane.t}}}}}'
+    text = json.dumps(properties, ensure_ascii=False, separators=(",", ":"))
+    return f'{{"type":"Feature","id":"{annotation.id}","geometry":{geometry},"properties":{text}}}'
+
+
+def _measured(measurements: Mapping[str, float]) -> Any:
+    """An object; with NaN or infinity a list of names with values, the one form of these that 0.4 reads as well."""
+    if all(math.isfinite(value) for value in measurements.values()):
+        return dict(measurements)
+    return [
+        {"name": name, "value": value if math.isfinite(value) else _JAVA_NAMES[str(value)]}
+        for name, value in measurements.items()
+    ]
+
+
+_JAVA_NAMES = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 
 
 def _short(error: BaseException) -> str:

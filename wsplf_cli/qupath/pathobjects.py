@@ -30,6 +30,7 @@ class Body:
 
     content: list[Any]
     name: Any
+    colour: Any
     metadata: Instance | None
     measurements: Any
     own_id: UUID | None
@@ -83,7 +84,7 @@ def body(node: Instance) -> Body:
         raise JavaStreamError(f"a {node.desc.name} stands where an object of the hierarchy should be")
     written = content(node)
     cursor = _Cursor(written)
-    name, _colour, third = cursor.object(), cursor.object(), cursor.object()
+    name, colour, third = cursor.object(), cursor.object(), cursor.object()
     metadata, measurements, own_id = None, third, None
     if isinstance(third, Instance) and third.desc.name == METADATA_MAP:
         metadata, measurements = third, cursor.object()
@@ -99,7 +100,7 @@ def body(node: Instance) -> Body:
         raise JavaStreamError("an object of the hierarchy lacks some of its children")
     if count > 0 and cursor.offset != len(written[cursor.index].raw):
         raise JavaStreamError("an object of the hierarchy is not laid out as QuPath does")
-    return Body(written, name, metadata, measurements, own_id, count_at, children)
+    return Body(written, name, colour, metadata, measurements, own_id, count_at, children)
 
 
 def tail(parts: Body) -> tuple[Any, Any, Any]:

@@ -11,15 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from wsplf_cli.errors import ProjectError
-from wsplf_cli.qupath import gson, servers
+from wsplf_cli.qupath import colours, gson, servers
 from wsplf_cli.qupath.atomic import write_files
 from wsplf_cli.qupath.images import Finder, Measure, uri_path
 from wsplf_cli.schema import Entry, PathClass
 from wsplf_cli.views import view_of
 
 SUFFIX = ".qpproj"
-#: QuPath's own colours of the classes that it starts with; it chooses for the others.
-DEFAULT_RGB = {"Tumor": (200, 0, 0), "Stroma": (150, 200, 150), "Immune cells": (160, 90, 160)}
 
 
 @dataclass(slots=True)
@@ -240,7 +238,7 @@ def add_classes(folder: Path, wanted: Collection[PathClass]) -> bytes | None:
 
 def class_record(path_class: PathClass) -> dict[str, Any]:
     """A class as classes.json has it; QuPath chooses a colour where there is none."""
-    packed = pack_rgb(path_class.rgb or DEFAULT_RGB.get(path_class.name))
+    packed = pack_rgb(path_class.rgb or colours.STANDARD.get(path_class.name))
     return {"name": path_class.name} if packed is None else {"name": path_class.name, "color": packed}
 
 

@@ -29,7 +29,8 @@ from wsplf_cli.qupath.pathobjects import (
     tail,
     walk,
 )
-from wsplf_cli.qupath.rois import read_roi, write_roi
+from wsplf_cli.qupath.project_file import pack_rgb, unpack_rgb
+from wsplf_cli.qupath.rois import read_plane, read_roi, write_roi
 from wsplf_cli.qupath.shapes import part_id, polygons, shape_hash, storable
 from wsplf_cli.schema import (
     CLASS_KEY,
@@ -173,20 +174,19 @@ class QpData:
 
     def _write(self, annotation: Annotation, colours: Mapping[str, int]) -> Instance:
         maker = self._maker
-        (shape,) = polygons(annotation.shape)
         metadata = {ID_KEY if self.has_ids else OWN_ID_KEY: str(annotation.id), **annotation.metadata}
         name = annotation.path_class
         return maker.external(
             ANNOTATION,
             [
                 maker.text(annotation.name) if annotation.name else None,
-                None,
+                _packed(maker, annotation.rgb),
                 maker.metadata(metadata),
                 maker.measurements(annotation.measurements),
                 Block(struct.pack(">i", 0)),
                 maker.boolean(annotation.locked),
                 None if name is None else maker.path_class(name, colours.get(name)),
-                write_roi(maker, shape),
+                write_roi(maker, annotation.shape, plane=annotation.plane),
                 Block(struct.pack(">d", math.nan)),
             ],
         )
@@ -299,6 +299,11 @@ def version_number(version: str) -> tuple[int, int]:
     return (int(match[1]), int(match[2])) if match else (99, 0)
 
 
+def _packed(maker: Maker, rgb: tuple[int, int, int] | None) -> Instance | None:
+    packed = pack_rgb(rgb)
+    return None if packed is None else maker.integer(packed)
+
+
 def _new_root(maker: Maker) -> Instance:
     return maker.external("qupath.lib.objects.PathRootObject", [None, None, None, Block(struct.pack(">i", 0))])
 
@@ -329,6 +334,8 @@ def _read(parts: Body, times: Counter[str]) -> Annotation:
         metadata={key: value for key, value in metadata.items() if key not in {ID_KEY, OWN_ID_KEY}},
         locked=isinstance(locked, Instance) and bool(get(locked, "value")),
         edited=edited,
+        plane=read_plane(roi),
+        rgb=unpack_rgb(get(parts.colour, "value")) if isinstance(parts.colour, Instance) else None,
     )
 
 

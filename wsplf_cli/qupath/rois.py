@@ -12,9 +12,13 @@ from shapely.geometry.base import BaseGeometry
 from wsplf_cli.qupath.javaclasses import Maker
 from wsplf_cli.qupath.javagraph import Array, Instance, JavaStreamError, get
 from wsplf_cli.qupath.shapes import polygons
+from wsplf_cli.schema import Plane
 
 #: Segments in a quarter of an ellipse: its area is right to 0.01 %.
 _QUARTER_SEGMENTS = 64
+
+
+FIRST_PLANE = Plane()
 
 
 def read_roi(node: Any) -> BaseGeometry:
@@ -40,26 +44,43 @@ def read_roi(node: Any) -> BaseGeometry:
     return Polygon()
 
 
-def write_roi(maker: Maker, shape: Polygon) -> Instance:
-    """The ROI of a polygon: single precision without holes, WKB with holes; all channels, first plane.
+def read_plane(node: Any) -> Plane:
+    """Where a ROI lies in an image of several planes."""
+    if not isinstance(node, Instance) or not {"c", "z", "t"} <= node.desc.slots.keys():
+        return Plane()
+    return Plane(*(int(get(node, name)) for name in ("c", "z", "t")))
 
-    The statistics that QuPath caches are left out: it believes them, and works them out when they are missing.
+
+def write_roi(maker: Maker, shape: BaseGeometry, *, plane: Plane = FIRST_PLANE) -> Instance:
+    """The ROI that QuPath itself makes of a shape, but for boxes, which stay polygons.
+
+    A polygon without holes, points and a line are in single precision; everything else, such as holes and several
+    parts, is WKB in double precision. The statistics that QuPath caches are left out: it believes them, and works them
+    out when they are missing.
     """
-    if shape.interiors:
-        wkb = shapely.to_wkb(shape, output_dimension=2, byte_order=0)
-        name = "qupath.lib.roi.GeometryROI$WKBSerializationProxy"
-        return maker.object(name, c=-1, t=0, z=0, stats=None, wkb=maker.raw("[B", wkb))
-    points = np.asarray(shape.exterior.coords)[:-1].astype(">f4")
-    return maker.object(
-        "qupath.lib.roi.PolygonROI$SerializationProxy",
-        c=-1,
-        t=0,
-        z=0,
-        name=None,
-        stats=None,
-        x=maker.raw("[F", points[:, 0].tobytes()),
-        y=maker.raw("[F", points[:, 1].tobytes()),
-    )
+    place = {"c": plane.c, "t": plane.t, "z": plane.z}
+    points = shapely.get_coordinates(shape)
+    if shape.geom_type == "LineString" and len(points) == 2:
+        corners = dict(zip(("x", "y", "x2", "y2"), points.ravel().tolist(), strict=True))
+        return maker.object("qupath.lib.roi.LineROI$SerializationProxy", name=None, **place, **corners)
+    if isinstance(shape, Polygon) and not shape.interiors:
+        fields = {"name": None, "stats": None, **_singles(maker, points[:-1])}
+        return maker.object("qupath.lib.roi.PolygonROI$SerializationProxy", **place, **fields)
+    if shape.geom_type in {"Point", "MultiPoint"}:
+        return maker.object(
+            "qupath.lib.roi.PointsROI$SerializationProxy", name=None, **place, **_singles(maker, points)
+        )
+    if shape.geom_type == "LineString":
+        return maker.object("qupath.lib.roi.PolylineROI$SerializationProxy", **place, **_singles(maker, points))
+    wkb = shapely.to_wkb(shape, output_dimension=2, byte_order=0)
+    name = "qupath.lib.roi.GeometryROI$WKBSerializationProxy"
+    return maker.object(name, **place, stats=None, wkb=maker.raw("[B", wkb))
+
+
+def _singles(maker: Maker, points: NDArray[np.float64]) -> dict[str, Array]:
+    """The coordinates of points [N, 2] in single precision."""
+    single = points.astype(">f4")
+    return {"x": maker.raw("[F", single[:, 0].tobytes()), "y": maker.raw("[F", single[:, 1].tobytes())}
 
 
 def _array(node: Any) -> Array:

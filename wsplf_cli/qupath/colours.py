@@ -1,0 +1,63 @@
+"""The colours that QuPath gives its classes, for those whose colour the project does not say."""
+
+from collections.abc import Mapping
+
+Rgb = tuple[int, int, int]
+
+#: QuPath's own colours of the classes that it starts with.
+STANDARD: Mapping[str, Rgb] = {
+    "Tumor": (200, 0, 0),
+    "Stroma": (150, 200, 150),
+    "Immune cells": (160, 90, 160),
+    "Necrosis": (50, 50, 50),
+    "Other": (255, 200, 0),
+    "Region*": (0, 0, 180),
+    "Ignore*": (180, 180, 180),
+    "Positive": (250, 62, 62),
+    "Negative": (112, 112, 225),
+}
+
+#: What a last name such as "Positive" makes of the colour of the class before it.
+_SCALES = {"1+": 0.9, "2+": 0.6, "3+": 0.4, "Positive": 0.75, "Negative": 1.25}
+_OF_TUMOR = {
+    "1+": (255, 215, 0),
+    "2+": (225, 150, 50),
+    "3+": (200, 50, 50),
+    "Positive": (200, 50, 50),
+    "Negative": (90, 90, 180),
+}
+_DARK = 40
+
+
+def class_rgb(name: str, *, known: Mapping[str, Rgb]) -> Rgb:
+    """The colour of a class: the project's (``known``, by full name), else the one that QuPath 0.4 to 0.7 gives it."""
+    if name in known:
+        return known[name]
+    if name in STANDARD:
+        return STANDARD[name]
+    parent, _, last = name.rpartition(": ")
+    if parent == "Tumor" and last in _OF_TUMOR:
+        return _OF_TUMOR[last]
+    if parent and last in _SCALES:
+        red, green, blue = (min(255, int(part * _SCALES[last])) for part in class_rgb(parent, known=known))
+        return red, green, blue
+    return _drawn(name)
+
+
+def _drawn(name: str) -> Rgb:
+    """The colour that QuPath draws for a name that it does not know: always the same one, never very dark."""
+    seed = 0
+    units = name.encode("utf-16-be", "surrogatepass")
+    for place in range(0, len(units), 2):
+        seed = (31 * seed + int.from_bytes(units[place : place + 2], "big")) & 0xFFFFFFFF
+    if seed >= 1 << 31:
+        seed -= 1 << 32
+    # java.util.Random: a linear congruential generator of 48 bits, of which nextInt(256) gives the upper 8
+    state = (seed ^ 0x5DEECE66D) & ((1 << 48) - 1)
+    while True:
+        drawn = []
+        for _ in range(3):
+            state = (state * 0x5DEECE66D + 0xB) & ((1 << 48) - 1)
+            drawn.append(state >> 40)
+        if max(drawn) >= _DARK:
+            return drawn[0], drawn[1], drawn[2]

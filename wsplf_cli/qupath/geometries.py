@@ -1,0 +1,230 @@
+"""GeoJSON geometries <-> shapes, many at once. Coordinates are level-0 pixels, (x, y), y down."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from shapely import MultiPolygon, Polygon
+from shapely.geometry.base import BaseGeometry
+
+from wsplf_cli.qupath.features import GEOMETRIES
+from wsplf_cli.qupath.shapes import GRID_PX, polygons
+
+Ring = NDArray[np.float64]
+Shapes = NDArray[np.object_]
+
+#: No image is larger, in pixels; far beyond it, geometry in double precision breaks down.
+_FARTHEST_PX = 1e9
+#: Segments in a quarter of an ellipse: its area is right to 0.01 %.
+_QUARTER_SEGMENTS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """A geometry that is read and not built yet: the rings of each polygon, outer one first; or a ready shape."""
+
+    polygons: Sequence[Sequence[Ring]] = ()
+    shape: BaseGeometry | None = None
+
+
+def parse(geometry: Mapping[str, Any]) -> Outline:
+    """What a GeoJSON geometry says.
+
+    Of a GeometryCollection QuPath takes the kind of most dimensions, and so do we: its polygons, else its lines, else
+    its points. A polygon with QuPath's mark ``isEllipse`` is the ellipse in its bounds.
+
+    Raises:
+        ValueError: it is malformed; the text says how, in the words of a sentence about a feature ("its ...").
+    """
+    kind = geometry.get("type")
+    if kind not in GEOMETRIES:
+        raise ValueError("it has no geometry" if kind is None else f"there is no geometry {kind!r}")
+    if kind == "GeometryCollection":
+        return _collection(geometry.get("geometries"))
+    coordinates = geometry.get("coordinates")
+    if not isinstance(coordinates, list):
+        raise ValueError("its geometry has no coordinates")
+    if kind == "Polygon":
+        outline = Outline([_rings(coordinates)])
+    elif kind == "MultiPolygon":
+        outline = Outline([_rings(part) for part in _filled(coordinates, "polygons")])
+    else:
+        outline = Outline(shape=_other(str(kind), coordinates))
+    if outline.polygons and str(geometry.get("isEllipse", "")).lower() == "true":
+        corners = np.concatenate([part[0] for part in outline.polygons])
+        return Outline([[ellipse(*corners.min(axis=0), *corners.max(axis=0))]])
+    return outline
+
+
+def build(outlines: Sequence[Outline]) -> list[BaseGeometry]:
+    """The shapes of many outlines; those that cross themselves as the area that they cover.
+
+    An outline that covers no area gives an empty shape.
+    """
+    parts = [rings for outline in outlines for rings in outline.polygons]
+    pieces = _polygons(parts)
+    made: list[BaseGeometry] = []
+    place = 0
+    for outline in outlines:
+        count = len(outline.polygons)
+        if outline.shape is not None:
+            made.append(outline.shape)
+        else:
+            made.append(pieces[place] if count == 1 else MultiPolygon(list(pieces[place : place + count])))
+        place += count
+    for index in np.flatnonzero(~shapely.is_valid(np.array(made, dtype=object))):
+        if polygons(made[index]):  # a line of no length is still a line
+            made[index] = _repaired(made[index])
+    return made
+
+
+def on_grid(shapes: Sequence[BaseGeometry]) -> Shapes:
+    """The shapes as QuPath 0.6 and later have them after reading: valid, on the 0.01-pixel grid; some become empty.
+
+    One polygon comes as a Polygon, of a collection what ``parse`` takes of it: QuPath cannot import the rest.
+    """
+    single = np.array([_importable(shape) for shape in shapes], dtype=object)
+    points, owner = shapely.get_coordinates(single, return_index=True)
+    far = ~(np.abs(points).max(axis=1, initial=0) <= _FARTHEST_PX)
+    single[owner[far]] = Polygon()  # QuPath stores shapes of any numbers, and of none
+    rounded = np.asarray(shapely.transform(single, lambda xy: np.round(xy, 2)), dtype=object)
+    for index in np.flatnonzero(~shapely.is_valid(rounded)):  # few: plain rounding is right for nearly all, and quick
+        if not polygons(single[index]):
+            continue
+        whole = single[index] if single[index].is_valid else _repaired(single[index])
+        rounded[index] = _importable(shapely.set_precision(whole, GRID_PX))
+    return rounded
+
+
+def texts(shapes: Shapes) -> list[str]:
+    """The GeoJSON text of each shape, compact; whole numbers without a fraction, as QuPath writes them."""
+    return [text.replace(".0,", ",").replace(".0]", "]") for text in shapely.to_geojson(shapes)]
+
+
+def ellipse(left: float, top: float, right: float, bottom: float) -> Ring:
+    """The outline of the ellipse in a box, float64 [257, 2], closed."""
+    angles = np.arange(4 * _QUARTER_SEGMENTS + 1) % (4 * _QUARTER_SEGMENTS) * (np.pi / 2 / _QUARTER_SEGMENTS)
+    across = (left + right) / 2 + np.cos(angles) * (right - left) / 2
+    down = (top + bottom) / 2 + np.sin(angles) * (bottom - top) / 2
+    return np.column_stack([across, down])
+
+
+def _repaired(shape: BaseGeometry) -> BaseGeometry:
+    """What the polygons of a shape cover; each by itself first, or where two overlap would count as a hole."""
+    areas = [area for part in polygons(shape) for area in polygons(shapely.make_valid(part))]
+    return shapely.union_all(areas) if areas else Polygon()
+
+
+def _polygons(parts: Sequence[Sequence[Ring]]) -> Shapes:
+    """One polygon for each list of rings, in two calls."""
+    if not parts:
+        return np.empty(0, dtype=object)
+    rings = [ring for part in parts for ring in part]
+    ring_of_point = np.repeat(np.arange(len(rings)), [len(ring) for ring in rings])
+    polygon_of_ring = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    linear = shapely.linearrings(np.concatenate(rings), indices=ring_of_point)
+    return np.asarray(shapely.polygons(linear, indices=polygon_of_ring), dtype=object)
+
+
+def _rings(coordinates: Any) -> list[Ring]:
+    return [_ring(ring) for ring in _filled(coordinates, "rings")]
+
+
+def _ring(coordinates: Any) -> Ring:
+    points = _points(coordinates)
+    closed = len(points) > 1 and points[0, 0] == points[-1, 0] and points[0, 1] == points[-1, 1]
+    if len(points) < 3 + closed:
+        count = len(points) - closed
+        raise ValueError(f"its polygon has {count} point{'' if count == 1 else 's'}")
+    if not closed:
+        raise ValueError("its polygon is not closed: the last point of a ring must be the first one again")
+    return points
+
+
+def _points(coordinates: Any) -> Ring:
+    """float64 [N, 2] of a list of positions; what stands behind x and y is left out."""
+    _filled(coordinates, "points")
+    try:
+        points = np.array(coordinates)
+    except ValueError:
+        points = np.array(None)
+    if points.dtype.kind not in "if" or points.ndim != 2 or points.shape[1] < 2:
+        points = np.array([_position(one) for one in coordinates], dtype=np.float64)
+    points = points[:, :2].astype(np.float64, copy=False)
+    if not (largest := float(np.abs(points).max())) <= _FARTHEST_PX:
+        far = math.isfinite(largest)
+        raise ValueError(
+            f"a coordinate is {largest:g}, far outside any image" if far else "a coordinate is not a number"
+        )
+    return points
+
+
+def _position(position: Any) -> tuple[float, float]:
+    """(x, y), or a ValueError that says what stands there instead."""
+    if not isinstance(position, list) or len(position) < 2:
+        raise ValueError(f"{_shown(position)} stands where a point [x, y] should be")
+    for number in position[:2]:
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            raise ValueError(f"a coordinate is {_shown(number)}, not a number")
+    return position[0], position[1]
+
+
+def _filled(value: Any, what: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise ValueError(f"{_shown(value)} stands where a list of {what} should be")
+    if not value:
+        raise ValueError(f"its geometry is empty: no {what}")
+    return value
+
+
+def _other(kind: str, coordinates: list[Any]) -> BaseGeometry:
+    """A shape of points or lines."""
+    if kind == "Point":
+        return shapely.points(_points([coordinates])[0])
+    if kind == "MultiPoint":
+        return shapely.multipoints(_points(coordinates))
+    lines = [_points(one) for one in ([coordinates] if kind == "LineString" else _filled(coordinates, "lines"))]
+    if any(len(line) < 2 for line in lines):
+        raise ValueError("its line has 1 point")
+    made = [shapely.linestrings(line) for line in lines]
+    return made[0] if kind == "LineString" else shapely.multilinestrings(made)
+
+
+def _collection(geometries: Any) -> Outline:
+    found = [parse(one) if isinstance(one, dict) else parse({}) for one in _filled(geometries, "geometries")]
+    areas = [part for outline in found for part in outline.polygons]
+    if areas:
+        return Outline(areas)
+    return Outline(shape=_joined([outline.shape for outline in found if outline.shape is not None]))
+
+
+def _joined(shapes: Sequence[BaseGeometry]) -> BaseGeometry:
+    """The lines of shapes as one, else their points."""
+    lines = [one for shape in shapes for one in shapely.get_parts(shape) if one.geom_type == "LineString"]
+    chosen = lines or [one for shape in shapes for one in shapely.get_parts(shape)]
+    if len(chosen) == 1:
+        return chosen[0]
+    return shapely.multilinestrings(chosen) if lines else shapely.multipoints(chosen)
+
+
+def _importable(shape: BaseGeometry) -> BaseGeometry:
+    """A shape in a form that every version of QuPath imports."""
+    if shape.geom_type in {"MultiPolygon", "MultiLineString", "MultiPoint"}:
+        return shape.geoms[0] if len(shape.geoms) == 1 else shape
+    if shape.geom_type == "LinearRing":
+        return shapely.linestrings(shapely.get_coordinates(shape))
+    if shape.geom_type != "GeometryCollection" or shape.is_empty:
+        return shape
+    if areas := polygons(shape):
+        return areas[0] if len(areas) == 1 else MultiPolygon(areas)
+    return _joined(list(shapely.get_parts(shape)))
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else text[:37] + "..."
