@@ -103,7 +103,9 @@ def _peak_mb() -> float:
     return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 
 
-def _run(name: str, path: Path, options: argparse.Namespace, answer: "multiprocessing.Queue[tuple[float, float]]") -> None:
+def _run(
+    name: str, path: Path, options: argparse.Namespace, answer: "multiprocessing.Queue[tuple[float, float]]"
+) -> None:
     seconds = TASKS[name](path, options)
     answer.put((seconds, _peak_mb()))
 

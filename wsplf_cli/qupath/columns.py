@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from wsplf_cli.qupath.javagraph import Array, Instance, Text, decode_text, get
 from wsplf_cli.qupath.javapack import Ints, Layout, Link, Packs, Place, Spot, batches
 from wsplf_cli.qupath.pathobjects import METADATA_MAP, kind_of
-from wsplf_cli.qupath.records import FIRST_PLANE, Held, rgb_of
-from wsplf_cli.qupath.rois import POLYGON, roi_kind
+from wsplf_cli.qupath.records import Held, rgb_of
+from wsplf_cli.qupath.rois import FIRST_PLANE, POLYGON, roi_kind
 from wsplf_cli.qupath.values import Values
 from wsplf_cli.schema import Plane
 
@@ -324,5 +324,3 @@ class _Table:
         stream = self.packs.stream
         spans = zip(begins.tolist(), ends.tolist(), strict=True)
         return np.frombuffer(b"".join([stream[begin:end] for begin, end in spans]), ">f4")
-
-

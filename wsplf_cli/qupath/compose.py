@@ -17,7 +17,6 @@ from wsplf_cli.qupath.javagraph import Block, ClassDesc, Instance, encode_text
 from wsplf_cli.qupath.javaread import BASE_HANDLE
 from wsplf_cli.qupath.pathobjects import ANNOTATION, METADATA_MAP
 from wsplf_cli.qupath.rois import POLYGON, write_roi
-from wsplf_cli.qupath.shapes import polygons
 from wsplf_cli.schema import Annotation
 
 _NO_CHILDREN = b"\x77\x04" + struct.pack(">i", 0)
@@ -62,9 +61,8 @@ class News:
         self.colour_all_parts = colour_all_parts
 
     def graph(self, annotation: Annotation) -> Instance:
-        """The object of an annotation, whose shape is a polygon."""
+        """The object of an annotation."""
         maker = self.maker
-        (shape,) = polygons(annotation.shape)
         rgb = annotation.rgb
         return maker.external(
             ANNOTATION,
@@ -76,7 +74,7 @@ class News:
                 Block(struct.pack(">i", 0)),
                 maker.boolean(annotation.locked),
                 self.path_class(annotation.path_class),
-                write_roi(maker, shape, annotation.plane),
+                write_roi(maker, annotation.shape, plane=annotation.plane),
                 Block(struct.pack(">d", math.nan)),
             ],
         )
@@ -121,12 +119,16 @@ class News:
 
 
 def _single_precision(nodes: Sequence[New]) -> list[tuple[bytes, bytes] | None]:
-    """The x and the y of each polygon as QuPath stores them; None for one with holes."""
+    """The x and the y of each polygon as QuPath stores them; None for one with holes and for other shapes."""
     found: list[tuple[bytes, bytes] | None] = []
     for at in range(0, len(nodes), 20_000):
         shapes = np.empty(len(nodes[at : at + 20_000]), object)
         shapes[:] = [node.annotation.shape for node in nodes[at : at + 20_000]]
-        plain = (shapely.get_type_id(shapes) == 3) & (shapely.get_num_interior_rings(shapes) == 0)
+        plain = (
+            (shapely.get_type_id(shapes) == 3)
+            & (shapely.get_num_interior_rings(shapes) == 0)
+            & ~shapely.is_empty(shapes)
+        )
         coords, owner = shapely.get_coordinates(shapes, return_index=True)
         sizes = np.bincount(owner, minlength=len(shapes)) * 4
         ends = np.cumsum(sizes)
@@ -157,7 +159,9 @@ class _Template:
         packed = None if one.rgb is None else (one.rgb[0] << 16 | one.rgb[1] << 8 | one.rgb[2]) - (1 << 24)
         self.start = b"\x73" + of(ANNOTATION)
         self.metadata = (b"\x70" if packed is None else refer(maker.integer(packed))) + b"\x73" + of(METADATA_MAP)
-        self.metadata += refer(maker.integer(1)) + strings + b"".join(refer(maker.shared(key)) for key in keys) + strings
+        self.metadata += (
+            refer(maker.integer(1)) + strings + b"".join(refer(maker.shared(key)) for key in keys) + strings
+        )
         self.measurements = b"\x78"
         self.names: list[bytes] = []
         path_class = news.path_class(one.path_class)

@@ -23,6 +23,8 @@ from wsplf_cli.qupath.javagraph import (
 
 _STRING, _OBJECT = "Ljava/lang/String;", "Ljava/lang/Object;"
 _PLANE = (("I", "c", ""), ("I", "t", ""), ("I", "z", ""))
+_CORNERS = (("D", "x", ""), ("D", "x2", ""), ("D", "y", ""), ("D", "y2", ""))
+_POINTS = (("[", "x", "[F"), ("[", "y", "[F"))
 
 # name -> serialVersionUID, flags, fields (kind, name, signature), superclass
 _TABLE: dict[str, tuple[int, int, tuple[tuple[str, str, str], ...], str]] = {
@@ -84,6 +86,14 @@ _TABLE: dict[str, tuple[int, int, tuple[tuple[str, str, str], ...], str]] = {
         ),
         "",
     ),
+    "qupath.lib.roi.LineROI$SerializationProxy": (
+        1,
+        2,
+        (*_PLANE[:2], *_CORNERS, _PLANE[2], ("L", "name", _STRING)),
+        "",
+    ),
+    "qupath.lib.roi.PointsROI$SerializationProxy": (1, 2, (*_PLANE, ("L", "name", _STRING), *_POINTS), ""),
+    "qupath.lib.roi.PolylineROI$SerializationProxy": (1, 2, (*_PLANE, *_POINTS), ""),
     "qupath.lib.roi.GeometryROI$WKBSerializationProxy": (
         1,
         2,

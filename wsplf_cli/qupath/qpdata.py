@@ -28,7 +28,7 @@ from wsplf_cli.qupath.pathobjects import (
     tree,
 )
 from wsplf_cli.qupath.records import OWN_ID_KEY, Held, annotations, held, path_objects
-from wsplf_cli.qupath.shapes import part_id, polygons, shape_hashes, storable_all
+from wsplf_cli.qupath.shapes import part_id, shape_hashes, storable_all
 from wsplf_cli.qupath.values import Values
 from wsplf_cli.schema import (
     CLASS_KEY,
@@ -117,9 +117,6 @@ class QpData:
 
     def add(self, annotations: Sequence[Annotation], *, colours: Mapping[str, int]) -> None:
         """Add annotations at the top of the hierarchy, as they are; ``colours`` packed ARGB by full class name."""
-        for one in annotations:
-            if len(polygons(one.shape)) != 1:
-                raise ValueError(f"the annotation {one.id} is not one polygon")
         news = News(
             self._maker,
             id_key=ID_KEY if self.has_ids else OWN_ID_KEY,

@@ -15,7 +15,7 @@ from shapely.geometry.base import BaseGeometry
 
 from wsplf_cli.qupath.javagraph import Instance, get
 from wsplf_cli.qupath.pathobjects import ID_KEY, Body, Tail, kind_of, tail
-from wsplf_cli.qupath.rois import read_plane, roi_kind
+from wsplf_cli.qupath.rois import FIRST_PLANE, read_plane, roi_kind
 from wsplf_cli.qupath.shapes import repaired, shape_hashes
 from wsplf_cli.qupath.values import Values
 from wsplf_cli.schema import (
@@ -35,7 +35,6 @@ from wsplf_cli.schema import (
 #: The id where the file's version of QuPath has none of its own (before 0.4).
 OWN_ID_KEY = "wsplf.id"
 
-FIRST_PLANE = Plane()
 _BATCH = 20_000
 
 

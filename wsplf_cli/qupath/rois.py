@@ -18,7 +18,7 @@ from wsplf_cli.schema import Plane
 POLYGON = "qupath.lib.roi.PolygonROI$SerializationProxy"
 WKB = "qupath.lib.roi.GeometryROI$WKBSerializationProxy"
 
-_FIRST = Plane()
+FIRST_PLANE = Plane()
 #: Segments in a quarter of an ellipse: its area is right to 0.01 %.
 _QUARTER_SEGMENTS = 64
 _MAX_WKB_DEPTH = 8
@@ -69,23 +69,35 @@ def read_roi(node: Any, spend: Callable[[int], None] = lambda size: None) -> Bas
     return Polygon()
 
 
-def write_roi(maker: Maker, shape: Polygon, plane: Plane = _FIRST) -> Instance:
-    """The ROI of a polygon: single precision without holes, WKB with holes.
+def write_roi(maker: Maker, shape: BaseGeometry, *, plane: Plane = FIRST_PLANE) -> Instance:
+    """The ROI that QuPath itself makes of a shape, but for boxes, which stay polygons.
 
-    The statistics that QuPath caches are left out: it believes them, and works them out when they are missing.
+    A polygon without holes, points and a line are in single precision; everything else, such as holes and several
+    parts, is WKB in double precision. The statistics that QuPath caches are left out: it believes them, and works them
+    out when they are missing.
     """
-    place = {"c": plane.c, "t": plane.t, "z": plane.z, "stats": None}
-    if shape.interiors:
-        wkb = shapely.to_wkb(shape, output_dimension=2, byte_order=0)
-        return maker.object(WKB, **place, wkb=maker.raw("[B", wkb))
-    points = np.asarray(shape.exterior.coords)[:-1].astype(">f4")
-    return maker.object(
-        POLYGON,
-        **place,
-        name=None,
-        x=maker.raw("[F", points[:, 0].tobytes()),
-        y=maker.raw("[F", points[:, 1].tobytes()),
-    )
+    place = {"c": plane.c, "t": plane.t, "z": plane.z}
+    points = shapely.get_coordinates(shape)
+    if shape.geom_type == "LineString" and len(points) == 2:
+        corners = dict(zip(("x", "y", "x2", "y2"), points.ravel().tolist(), strict=True))
+        return maker.object("qupath.lib.roi.LineROI$SerializationProxy", name=None, **place, **corners)
+    if isinstance(shape, Polygon) and not shape.interiors:
+        fields = {"name": None, "stats": None, **_singles(maker, points[:-1])}
+        return maker.object(POLYGON, **place, **fields)
+    if shape.geom_type in {"Point", "MultiPoint"}:
+        return maker.object(
+            "qupath.lib.roi.PointsROI$SerializationProxy", name=None, **place, **_singles(maker, points)
+        )
+    if shape.geom_type == "LineString":
+        return maker.object("qupath.lib.roi.PolylineROI$SerializationProxy", **place, **_singles(maker, points))
+    wkb = shapely.to_wkb(shape, output_dimension=2, byte_order=0)
+    return maker.object(WKB, **place, stats=None, wkb=maker.raw("[B", wkb))
+
+
+def _singles(maker: Maker, points: NDArray[np.float64]) -> dict[str, Array]:
+    """The coordinates of points [N, 2] in single precision."""
+    single = points.astype(">f4")
+    return {"x": maker.raw("[F", single[:, 0].tobytes()), "y": maker.raw("[F", single[:, 1].tobytes())}
 
 
 def _array(node: Any) -> Array:
