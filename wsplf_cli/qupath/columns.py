@@ -4,6 +4,7 @@ A layout whose form is not known here, and an object in which something is not a
 then read from their graphs (records.held), with the same result.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -194,7 +195,7 @@ class _Table:
                 values,
                 plane,
                 None if tint is None else rgb_of(tint),
-                None if number != number else number,
+                None if math.isnan(number) else number,
                 roi,
             )
             for shape, name, path_class, lock, data, values, plane, tint, number in zip(

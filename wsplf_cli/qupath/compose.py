@@ -159,9 +159,8 @@ class _Template:
         packed = None if one.rgb is None else (one.rgb[0] << 16 | one.rgb[1] << 8 | one.rgb[2]) - (1 << 24)
         self.start = b"\x73" + of(ANNOTATION)
         self.metadata = (b"\x70" if packed is None else refer(maker.integer(packed))) + b"\x73" + of(METADATA_MAP)
-        self.metadata += (
-            refer(maker.integer(1)) + strings + b"".join(refer(maker.shared(key)) for key in keys) + strings
-        )
+        named = b"".join(refer(maker.shared(key)) for key in keys)
+        self.metadata += refer(maker.integer(1)) + strings + named + strings
         self.measurements = b"\x78"
         self.names: list[bytes] = []
         path_class = news.path_class(one.path_class)

@@ -83,6 +83,7 @@ class Reader:
         return values[0]
 
     def take(self, size: int) -> bytes:
+        """The next bytes."""
         end = self.at + size
         if end > len(self.stream):
             raise JavaStreamError(f"the stream ends at byte {len(self.stream)}, in the middle of a value")
@@ -91,6 +92,7 @@ class Reader:
         return part
 
     def number(self, size: int) -> int:
+        """The next bytes as an unsigned number."""
         end = self.at + size
         if end > len(self.stream):
             self.take(size)
@@ -99,19 +101,23 @@ class Reader:
         return number
 
     def name(self) -> str:
+        """A name: two bytes of length, then its text."""
         return decode_text(self.take(self.number(2)))
 
     def count(self, more: int = 1) -> None:
+        """Count nodes that are held."""
         self.loose += more
         if self.loose > MAX_NODES:
             raise JavaStreamError(f"the stream holds over {MAX_NODES} objects")
 
     def add(self, node: Any) -> Any:
+        """Give a node the next handle."""
         self.count()
         self.handles.append(node)
         return node
 
     def reference(self) -> Any:
+        """The node that a handle stands for."""
         at, handle = self.at, self.number(4) - BASE_HANDLE
         place = handle - self.first
         if 0 <= place < len(self.handles):
@@ -161,6 +167,7 @@ class Reader:
         raise JavaStreamError(f"a class has over {MAX_SUPERCLASSES} superclasses")
 
     def new_desc(self) -> ClassDesc:
+        """A class that is described here, but for its superclass."""
         desc = ClassDesc(self.name(), int.from_bytes(self.take(8), "big", signed=True), 0, complete=False)
         self.add(desc)
         self.descs.setdefault(desc.name, desc)
@@ -177,6 +184,7 @@ class Reader:
         return desc
 
     def new_proxy(self) -> ClassDesc:
+        """The class of a dynamic proxy, but for its superclass."""
         desc: ClassDesc = self.add(ClassDesc("", 0, SERIALIZABLE, complete=False))
         names = self.number(4)
         self.count(min(names, len(self.stream) - self.at))
@@ -198,11 +206,13 @@ class Reader:
         return tuple(values)
 
     def block(self, tag: int) -> Block:
+        """Block data."""
         self.count()
         wide = tag == LONG_BLOCK
         return Block(self.take(self.number(4 if wide else 1)), wide)
 
     def array(self) -> tuple[Array, int]:
+        """An array, and how many elements it has; objects are still to be read."""
         desc = self.class_of("an array")
         node: Array = self.add(Array(desc))
         count = self.number(4)
@@ -218,12 +228,13 @@ class Reader:
         return node, count
 
     def class_of(self, what: str) -> ClassDesc:
+        """A class where there must be one."""
         desc = self.desc()
         if desc is None:
             raise JavaStreamError(f"byte {self.at}: {what} without a class")
         return desc
 
-    def run(self, steps: Iterator[int], values: list[Any]) -> None:
+    def run(self, steps: Iterator[int], values: list[Any]) -> None:  # noqa: PLR0912 (the loop over all bytes)
         """Read ``steps`` into ``values``, and all that they hold; ends also where a class's annotation does."""
         stream, packs, packing = self.stream, self.packs, self.packing
         top = values is self.contents

@@ -37,7 +37,6 @@ from wsplf_cli.qupath.javaread import (
     NULL,
     OBJECT,
     PROXY_DESC,
-    REFERENCE,
     RESET,
     STRING,
 )
@@ -90,14 +89,17 @@ class Writer:
         return True
 
     def add(self, node: Any) -> None:
+        """Give a node the next handle."""
         self.handles[id(node)] = self.next
         self.next += 1
 
     def name(self, text: str) -> None:
+        """Write a name: two bytes of length, then its text."""
         raw = encode_text(text)
         self.out += len(raw).to_bytes(2, "big") + raw
 
     def text(self, node: Text) -> None:
+        """Write a string."""
         if self.refer(node):
             return
         self.add(node)
@@ -118,6 +120,7 @@ class Writer:
             self.out += len(part).to_bytes(4 if wide else 1, "big") + part
 
     def desc(self, node: ClassDesc | None) -> None:
+        """Write a class and its superclasses."""
         while node is not None:
             if self.refer(node):
                 return
@@ -146,6 +149,7 @@ class Writer:
         self.out.append(NULL)
 
     def annotation(self, values: tuple[Any, ...]) -> None:
+        """Write what annotateClass wrote."""
         if self.class_depth >= MAX_CLASS_DEPTH:
             raise JavaStreamError(f"classes lie over {MAX_CLASS_DEPTH} deep in the annotations of classes")
         self.class_depth += 1
@@ -225,6 +229,7 @@ class Writer:
         return None
 
     def array(self, node: Array) -> tuple[Iterator[Any], bytes] | None:
+        """Write an array, or its start where it holds objects."""
         self.out.append(ARRAY)
         self.desc(node.desc)
         self.add(node)
@@ -235,11 +240,9 @@ class Writer:
         return None
 
     def rare(self, node: Enum | ClassObject) -> None:
+        """Write an enum constant or a class as a value."""
         self.out.append(ENUM if isinstance(node, Enum) else CLASS)
         self.desc(node.desc)
         self.add(node)
         if isinstance(node, Enum):
             self.text(node.constant)
-
-
-__all__ = ["REFERENCE", "Writer"]

@@ -1,5 +1,6 @@
 """The objects of a hierarchy inside data.qpdata: where the parts of an object lie, and the tree they form."""
 
+import math
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -158,7 +159,7 @@ def tail(parts: Body, kind: ObjectKind) -> Tail:
     found = Tail(locked, path_class, roi, None)
     if isinstance(cursor.skip(), Block):
         number: float = struct.unpack(">d", cursor.take(8))[0]
-        found.probability = None if number != number else number
+        found.probability = None if math.isnan(number) else number
     if kind == "tma_core" and isinstance(cursor.skip(), Block):
         found.missing = cursor.take(1) != b"\0"
     if kind == "cell" and isinstance(nucleus := cursor.skip(), Instance):

@@ -37,6 +37,7 @@ from wsplf_cli.schema import (
     RUN_KEY,
     SHAPE_KEY,
     Annotation,
+    ObjectKind,
     Origin,
     PathObject,
 )
@@ -93,7 +94,8 @@ class QpData:
         Raises:
             JavaStreamError: the hierarchy is not laid out as any release of QuPath does.
         """
-        nodes, parents = [], []
+        nodes: list[tuple[Node, Body | None]] = []
+        parents: list[int] = []
         place_of: dict[int, int] = {}
         for node, parts, above in self._objects():
             place_of[id(node)] = len(nodes)
@@ -137,7 +139,7 @@ class QpData:
         classes: dict[str, Counter[str]] = {"annotation": Counter(), "detection": Counter()}
         values = Values(self._size)
         packed = []
-        kind_names: dict[int, tuple[str, str]] = {}
+        kind_names: dict[int, tuple[str, ObjectKind]] = {}
         for node, parts, _ in self._objects():
             title, kind = kind_names.get(id(node.desc)) or kind_names.setdefault(id(node.desc), kind_of(node))
             kinds[title] += 1

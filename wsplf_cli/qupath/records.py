@@ -101,7 +101,7 @@ def annotations(found: Sequence[Held]) -> list[Annotation]:
             metadata = one.metadata
             origin: Any = metadata.get(ORIGIN_KEY)
             review: Any = metadata.get(REVIEW_KEY)
-            own = origin if origin in _ORIGINS else "human"
+            own: Origin = origin if origin in _ORIGINS else "human"
             edited = stored is not None and (
                 metadata.get(SHAPE_KEY) != stored or metadata.get(CLASS_KEY, "") != (one.path_class or "")
             )

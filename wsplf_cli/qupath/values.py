@@ -108,12 +108,12 @@ class Values:
         """The strings of a list of names."""
         known = self._memo.get(id(node))
         if known is None:
-            texts = [self.text(item) for item in self.items(node)]
+            texts: list[Any] = [self.text(item) for item in self.items(node)]
             if None in texts:
                 raise JavaStreamError("the names of measurements are not laid out as QuPath does")
             known = self._memo[id(node)] = node, texts
-        found: list[str] = known[1]
-        return found
+        listed: list[str] = known[1]
+        return listed
 
     def items(self, node: Any) -> Sequence[Any]:
         """The elements of a java.util list as QuPath's versions write them."""
