@@ -166,7 +166,6 @@ class _Table:
         self.begins, self.ends = begins, begins + sizes
         self.bases = np.column_stack([packs.starts[rows], self.ends])
         self.links = packs.targets(layout, rows)
-        self._seen: dict[bytes, str] = {}
 
     def held(self, form: _Form) -> NDArray[np.object_]:
         """Object array [N] of Held, None where something is odd."""
@@ -225,17 +224,15 @@ class _Table:
             self.odd |= np.array([text is None for text in found])[places]
             return [found[place] or "" for place in places.tolist()]
         spans = zip(self.begins[:, item.index].tolist(), self.ends[:, item.index].tolist(), strict=True)
-        stream, seen = self.packs.stream, self._seen
-        texts = []
-        for begin, end in spans:
-            raw = stream[begin:end]
-            text = seen.get(raw)
-            if text is None:
-                text = decode_text(raw)
-                if len(seen) < 1_000:
-                    seen[raw] = text
-            texts.append(text)
-        return texts
+        stream = self.packs.stream
+        raws = [stream[begin:end] for begin, end in spans]
+        known = set(raws[:100])
+        if len(known) < 50:
+            # what many objects have in common is kept once
+            known.update(raws)
+            texts = {raw: decode_text(raw) for raw in known}
+            return [texts[raw] for raw in raws]
+        return [raw.decode("ascii") if raw.isascii() else decode_text(raw) for raw in raws]
 
     def linked_text(self, handle: int) -> str | None:
         raw = self.packs.inner_text(handle)
