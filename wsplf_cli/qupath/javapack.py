@@ -29,6 +29,7 @@ MAX_PIECES = 1_000
 """A layout of more tags than this is not learned."""
 
 _ITEM, _DONE = -2, -3
+_BATCH = 20_000
 
 Ints = NDArray[np.int64]
 
@@ -255,6 +256,8 @@ class Packs:
         """Where the contents of the variable parts begin, and their bytes: two int64 [N, spots]."""
         places = np.asarray(self._place_of, np.int64)[rows] if len(rows) > 8 else [self._place_of[row] for row in rows]
         width = len(layout.parts)
+        if not width:
+            return np.zeros((len(rows), 0), np.int64), np.zeros((len(rows), 0), np.int64)
         at = np.frombuffer(layout.spots, np.int64).reshape(-1, width)[places]
         sizes = np.zeros_like(at)
         begins = at.copy()
@@ -268,8 +271,6 @@ class Packs:
     def bases(self, layout: Layout, rows: Ints) -> Ints:
         """Where the segments begin: int64 [N, segments]."""
         starts = self.starts[rows] if "starts" in self.__dict__ else np.array([self._starts[row] for row in rows])
-        if not layout.parts:
-            return starts[:, None]
         begins, sizes = self.spans(layout, rows)
         return np.column_stack([starts, begins + sizes])
 
@@ -337,13 +338,18 @@ class Packs:
         """Write objects that nobody opened, one after another."""
         from wsplf_cli.qupath.javacopy import copy
 
-        for rows in batches(np.array([node.row for node in nodes], np.int64)):
-            copy(self, writer, rows)
+        for at in range(0, len(nodes), _BATCH):
+            batch = nodes[at : at + _BATCH]
+            opened = [node for node in batch if node.row in self.graphs]
+            if opened:  # by what was written just before
+                writer.put([node if node.opened is None else node.opened for node in batch])
+            else:
+                copy(self, writer, np.array([node.row for node in batch], np.int64))
 
 
-def batches(rows: Ints, size: int = 20_000) -> Iterator[Ints]:
+def batches(rows: Ints) -> Iterator[Ints]:
     """Rows in pieces that bound the memory needed at once."""
-    return (rows[at : at + size] for at in range(0, len(rows), size))
+    return (rows[at : at + _BATCH] for at in range(0, len(rows), _BATCH))
 
 
 class _Learner:

@@ -50,6 +50,7 @@ def storable_all(shapes: Sequence[BaseGeometry]) -> list[list[Polygon]]:
         snapped[plain] = _snapped(batch[plain])
         good = plain.copy()
         good[plain] = _stores_well(snapped[plain])
+        snapped[good] = _once(snapped[good])
         found += [
             [one] if done else _repaired_parts(shape) for one, shape, done in zip(snapped, batch, good, strict=True)
         ]
@@ -127,14 +128,17 @@ def _batches(shapes: Shapes) -> Iterator[Shapes]:
 
 
 def _snapped(shapes: Shapes) -> Shapes:
-    """Shapes with their vertices on the grid, equal neighbours once."""
-    if not len(shapes):
-        return shapes
+    """Shapes with their vertices on the grid."""
     snapped: Shapes = shapely.transform(shapes, lambda points: np.rint(points / GRID_PX) / round(1 / GRID_PX))
-    coords, owner = shapely.get_coordinates(snapped, return_index=True)
-    twice = np.unique(owner[1:][(coords[1:] == coords[:-1]).all(axis=1) & (owner[1:] == owner[:-1])])
-    snapped[twice] = shapely.remove_repeated_points(snapped[twice])
     return snapped
+
+
+def _once(shapes: Shapes) -> Shapes:
+    """Valid shapes with equal neighbours among their vertices once."""
+    coords, owner = shapely.get_coordinates(shapes, return_index=True)
+    twice = np.unique(owner[1:][(coords[1:] == coords[:-1]).all(axis=1) & (owner[1:] == owner[:-1])])
+    shapes[twice] = shapely.remove_repeated_points(shapes[twice])
+    return shapes
 
 
 def _stores_well(shapes: Shapes) -> NDArray[np.bool_]:
@@ -250,10 +254,11 @@ def _canonical(part: BaseGeometry) -> bytes:
 
 def _hundredths(coords: NDArray[np.float64]) -> NDArray[np.int64]:
     """``coords`` [N, 2] -> int64 [N, 2]; what is no number counts as 0, what is beyond int64 as its end."""
-    single = coords.astype(np.float32).astype(np.float64)
+    with np.errstate(over="ignore"):
+        single = coords.astype(np.float32).astype(np.float64)
     if not np.isfinite(single).all():
         single = np.nan_to_num(single)
-    return np.rint(np.clip(single * 100, -9e18, 9e18)).astype(np.int64)
+    return np.rint(np.clip(single, -9e16, 9e16) * 100).astype(np.int64)
 
 
 def _rings(coords: NDArray[np.float64], sizes: NDArray[np.int64]) -> list[bytes]:
