@@ -14,7 +14,8 @@ import shapely
 from numpy.typing import NDArray
 
 from wsplf_cli.qupath.javagraph import SIZES, Array, Instance, Text, decode_text, get
-from wsplf_cli.qupath.javapack import Ints, Layout, Link, Packs, Place, Spot, batches
+from wsplf_cli.qupath.javalayout import Layout, Link, Place, Spot
+from wsplf_cli.qupath.javapack import Ints, Packs, batches
 from wsplf_cli.qupath.pathobjects import METADATA_MAP, kind_of
 from wsplf_cli.qupath.records import Held, rgb_of
 from wsplf_cli.qupath.rois import FIRST_PLANE, POLYGON, roi_kind
@@ -324,8 +325,9 @@ class _Table:
         shapes = np.empty(self.size, object)
         good, sizes = good[~short], sizes[~short]
         if len(good):
-            rings = shapely.linearrings(points[keep], indices=np.repeat(np.arange(len(good)), sizes))
-            shapes[good] = shapely.polygons(rings)
+            with np.errstate(invalid="ignore"):
+                rings = shapely.linearrings(points[keep], indices=np.repeat(np.arange(len(good)), sizes))
+                shapes[good] = shapely.polygons(rings)
         listed: list[Any] = shapes.tolist()
         return listed
 
