@@ -19,8 +19,8 @@ from wsplf_cli.config import ProjectOptions
 from wsplf_cli.errors import ConfigError, MissingDependency, ProjectError, SlideError
 from wsplf_cli.qupath import qpdata
 from wsplf_cli.qupath.javaclasses import Maker
-from wsplf_cli.qupath.pathobjects import read_metadata
 from wsplf_cli.qupath.rois import write_roi
+from wsplf_cli.qupath.values import Values
 from wsplf_cli.schema import Annotation, PathClass, Plane, Replaced
 
 HOLED = Polygon([(100, 100), (300, 100.12), (300, 300), (100, 300)], [[(150, 150), (150, 200), (200, 200), (200, 150)]])
@@ -121,7 +121,7 @@ def test_replacing_touches_only_its_own(open_: Open, tiny_project: Path) -> None
 
 
 def _metadata(maker: Maker, content: list[Any], **changes: str) -> None:
-    pairs = read_metadata(content[2]) | {f"wsplf.{key}": value for key, value in changes.items()}
+    pairs = Values(0).metadata(content[2]) | {f"wsplf.{key}": value for key, value in changes.items()}
     content[2] = maker.metadata(pairs)
 
 

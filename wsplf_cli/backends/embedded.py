@@ -13,7 +13,7 @@ from wsplf_cli.qupath.atomic import write_files
 from wsplf_cli.qupath.images import uri_path
 from wsplf_cli.qupath.javagraph import JavaStreamError
 from wsplf_cli.qupath.qpdata import QpData
-from wsplf_cli.schema import CLASS_KEY, SHAPE_KEY, Annotation, Entry, Origin, PathClass, Replaced
+from wsplf_cli.schema import CLASS_KEY, SHAPE_KEY, Annotation, Entry, Origin, PathClass, PathObject, Replaced
 from wsplf_cli.slides import measure
 
 DATA = "data.qpdata"
@@ -69,6 +69,18 @@ class EmbeddedProject:
         contents = self._read(entry_id)
         return [] if contents is None else [one.annotation for one in contents[1]]
 
+    def objects(self, entry_id: str) -> list[PathObject]:
+        """All objects of an entry, the root first, parents before children; an entry without data has none."""
+        source = self._source(entry_id)
+        if source is None:
+            return []
+        try:
+            return qpdata.loads(source.read_bytes()).objects()
+        except OSError as error:
+            raise SlideError(f"{source}: cannot be read: {error.strerror}", hint="check the permissions") from error
+        except JavaStreamError as error:
+            raise self._unreadable(source, error) from error
+
     def replace(self, entry_id: str, *, origin: Origin, annotations: Sequence[Annotation]) -> Replaced:
         """Replace wsplf's own pending, unedited annotations of ``origin`` by ``annotations``.
 
@@ -80,7 +92,7 @@ class EmbeddedProject:
         mine = [one for one in found if one.annotation.origin == origin != "human"]
         old = [one for one in mine if qpdata.undecided(one.annotation)]
         decided = {_written_as(one.annotation) for one in mine if not qpdata.undecided(one.annotation)}
-        new = [part for one in annotations for part in qpdata.mark(one, origin=origin)]
+        new = qpdata.mark_all(annotations, origin=origin)
         new = [part for part in new if origin == "human" or _written_as(part) not in decided]
         kept = len(mine) - len(old)
         if [_content(one.annotation) for one in old] == [_content(one) for one in new]:
@@ -118,12 +130,22 @@ class EmbeddedProject:
                 return image
         raise ProjectError(f"{self.path}: no entry has the id {entry_id}")
 
-    def _read(self, entry_id: str) -> tuple[QpData, list[qpdata.Found]] | None:
-        """The entry's data and its annotations; None without data."""
+    def _source(self, entry_id: str) -> Path | None:
+        """The entry's data file; None without data."""
         self._image(entry_id)
         path = self._data_path(entry_id)
         source = path if path.is_file() else path.with_name(FALLBACK)
-        if not source.is_file():
+        return source if source.is_file() else None
+
+    def _unreadable(self, source: Path, error: JavaStreamError) -> SlideError:
+        spare = source.with_name(FALLBACK)
+        hint = f"QuPath left its previous state in {spare}" if spare.is_file() else "open it in QuPath to check it"
+        return SlideError(f"{source}: cannot be read: {error.message}", hint=hint)
+
+    def _read(self, entry_id: str) -> tuple[QpData, list[qpdata.Found]] | None:
+        """The entry's data and its annotations; None without data."""
+        source, path = self._source(entry_id), self._data_path(entry_id)
+        if source is None:
             return None
         seen = self._seen[entry_id]
         try:
@@ -134,9 +156,7 @@ class EmbeddedProject:
         except OSError as error:
             raise SlideError(f"{source}: cannot be read: {error.strerror}", hint="check the permissions") from error
         except JavaStreamError as error:
-            spare = path.with_name(FALLBACK)
-            hint = f"QuPath left its previous state in {spare}" if spare.is_file() else "open it in QuPath to check it"
-            raise SlideError(f"{source}: cannot be read: {error.message}", hint=hint) from error
+            raise self._unreadable(source, error) from error
         if seen.digest is None and stat == seen.stat:
             seen.digest = _digest(raw)
         return data, found

@@ -206,8 +206,11 @@ class Maker:
         items = [self.object(name, value=float(value), name=self.shared(key)) for key, value in values.items()]
         return self.object("qupath.lib.measurements.DefaultMeasurementList", list=self.list(items))
 
-    def path_class(self, name: str, colour: int | None) -> Instance:
-        """The class of a full name such as "Tumor: Positive"; ``colour`` is packed ARGB, of the last component."""
+    def path_class(self, name: str, colour: int | None, *, all_parts: bool = False) -> Instance:
+        """The class of a full name such as "Tumor: Positive".
+
+        ``colour`` is packed ARGB, of the last component; until 0.4 QuPath gave it to ``all_parts``.
+        """
         key = ("class", name)
         if key not in self._shared:
             node: Instance | None = None
@@ -216,7 +219,7 @@ class Maker:
                 raise JavaStreamError("the name of a class is empty")
             for place, part in enumerate(parts):
                 last = place == len(parts) - 1
-                packed = None if colour is None or not last else self.integer(colour)
+                packed = None if colour is None or not (last or all_parts) else self.integer(colour)
                 node = self.object(
                     "qupath.lib.objects.classes.PathClass",
                     colorRGB=packed,
