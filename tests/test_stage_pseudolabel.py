@@ -15,7 +15,7 @@ from wsplf_cli.prediction.cams import HeatMap, cells_of
 from wsplf_cli.qupath.create import Image, create_project
 from wsplf_cli.schema import REVIEW_KEY, REVIEWED_KEY, Annotation
 from wsplf_cli.stages import pseudolabel as stage
-from wsplf_cli.stages._review import keep_written
+from wsplf_cli.stages._review import Review, write_polygons
 from wsplf_cli.stages.labels import resolve_labels
 from wsplf_cli.stages.pseudolabel import pseudolabel
 from wsplf_cli.synthetic.pyramid import write_pyramid
@@ -162,9 +162,8 @@ def test_a_deleted_area_is_not_drawn_again_however_often_it_is_run(cohort, given
     project = open_project(cohort, ProjectOptions())
     own = project.annotations(ids["p1"])[0]
     elsewhere = changed(own, id=uuid4(), shape=box(480, 480, 560, 560))
-    project.replace(ids["p1"], origin="pseudolabel", annotations=[own, elsewhere])
-    run_id = own.run_id
-    keep_written(open_project(cohort, ProjectOptions()), ids["p1"], origin="pseudolabel", run_id=run_id)
+    review = Review(ids["p1"])
+    write_polygons(project, review, annotations=[own, elsewhere], origin="pseudolabel", run_id=own.run_id)
     gone = delete(cohort, ids["p1"])
     for _ in range(3):
         run(cohort, recorder)

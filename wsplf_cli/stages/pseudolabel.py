@@ -30,7 +30,7 @@ from wsplf_cli.slides import entry_slide
 from wsplf_cli.stages import Run, Skipped, done, each, merge, start_run
 from wsplf_cli.stages._bags import Prepared, folds_of, tile_sources
 from wsplf_cli.stages._own import without
-from wsplf_cli.stages._review import REVIEWED, keep_written, read_review, remember
+from wsplf_cli.stages._review import REVIEWED, read_review, write_polygons
 from wsplf_cli.stages.labels import require_both
 from wsplf_cli.tiles import make_grid, tissue_mask, tissue_um2
 from wsplf_cli.training.mil import Bag, MilSettings, fit, steps_of
@@ -324,9 +324,7 @@ def _writer(
         }
         if options.run.dry_run:
             return counts
-        remember(project.folder, entry.id, options.project.path_class, one.review.removed)
-        replaced = project.replace(entry.id, origin="pseudolabel", annotations=annotations)
-        keep_written(project, entry.id, origin="pseudolabel", run_id=run.id)
+        replaced = write_polygons(project, one.review, annotations=annotations, origin="pseudolabel", run_id=run.id)
         return counts | {"removed": replaced.removed, "kept": replaced.kept}
 
     return write

@@ -19,7 +19,7 @@ from wsplf_cli.schema import Annotation, Entry, StageReport, TissueMask, Tracker
 from wsplf_cli.slides import Slide, entry_slide
 from wsplf_cli.stages import Skipped, each, start_run
 from wsplf_cli.stages._own import decided, without
-from wsplf_cli.stages._review import REVIEWED, keep_written, read_review, remember
+from wsplf_cli.stages._review import REVIEWED, read_review, write_polygons
 from wsplf_cli.tiles import tissue_mask
 from wsplf_cli.training import checkpoint
 from wsplf_cli.training.checkpoint import Checkpoint
@@ -166,9 +166,7 @@ def _predict_entry(
     }
     if options.run.dry_run:
         return counts
-    remember(project.folder, entry.id, model.checkpoint.classes[0], review.removed)
-    replaced = project.replace(entry.id, origin="prediction", annotations=annotations)
-    keep_written(project, entry.id, origin="prediction", run_id=run_id)
+    replaced = write_polygons(project, review, annotations=annotations, origin="prediction", run_id=run_id)
     return counts | {"removed": replaced.removed, "kept": replaced.kept}
 
 
