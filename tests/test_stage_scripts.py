@@ -1,4 +1,6 @@
 import json
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -92,3 +94,10 @@ def test_a_folder_that_cannot_be_written_is_a_clear_error(tiny_project):
 def test_no_project_is_a_clear_error(tmp_path):
     with pytest.raises(ProjectError):
         run(tmp_path)
+
+
+def test_the_wheel_takes_the_scripts_along():
+    """They stand beside the package in a checkout, and inside it when it is installed."""
+    settings = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+    included = settings["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    assert included == {"qupath_scripts": "wsplf_cli/qupath_scripts"}
