@@ -191,12 +191,13 @@ def test_rejected_with_another_class_is_still_background(image):
     assert is_only(image.marks(), "refused")
 
 
-def test_polygon_of_another_class_by_a_person_is_background(image):
-    image.draw(polygon(origin="human", path_class="Necrosis"))
+@pytest.mark.parametrize("path_class", ["Necrosis", "Regional stroma"])
+def test_polygon_of_another_class_by_a_person_is_background(image, path_class):
+    image.draw(polygon(origin="human", path_class=path_class))
     assert is_only(image.marks(), "refused")
 
 
-@pytest.mark.parametrize("path_class", ["Region*", "Tissue", "ROI", None, "Immune cells*"])
+@pytest.mark.parametrize("path_class", ["Region*", "Tissue", "ROI", "Region 2", "roi_3", None, "Immune cells*"])
 def test_polygon_that_only_marks_a_place_teaches_nothing(image, path_class):
     image.draw(polygon(origin="human", path_class=path_class))
     assert image.marks() == Marks()

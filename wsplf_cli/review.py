@@ -19,6 +19,7 @@ marked the image as reviewed                   ``complete``: what is pending is 
 Where they disagree, truth is stronger than refused: who rejects a polygon and draws a better one means the better one.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -36,7 +37,7 @@ IGNORED_MARK = "*"
 """QuPath ignores classes whose name ends so, such as Region* and Ignore*."""
 IGNORE = "ignore"
 PLACES = frozenset({"tissue", "region", "roi", "slide", "section", "core", "area", "annotation"})
-"""Classes that say where to look, not what is there: a person's polygon of such a class teaches nothing."""
+"""First words of classes that say where to look, not what is there ("Region 2"): such a polygon teaches nothing."""
 SLIVER_UM = 4.0
 """What is left where a polygon was, and is nowhere so wide, is the rest of a corrected outline, not a removal."""
 
@@ -195,7 +196,8 @@ def _role_of_persons(name: str | None, path_class: str) -> str:
     base = name.split(":")[0].strip().casefold()
     if _is_ignored(name):
         return "ignored" if base.rstrip(IGNORED_MARK).strip() == IGNORE else ""
-    return "" if base in PLACES else "refused"
+    first = re.match(r"[^\W\d_]*", base)
+    return "" if first is not None and first[0] in PLACES else "refused"
 
 
 def _is_ignored(name: str | None) -> bool:
