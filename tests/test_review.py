@@ -139,6 +139,16 @@ def test_drawn_by_a_person_is_truth(image):
     assert is_only(image.marks(), "decided")
 
 
+def test_drawn_by_one_person_and_rejected_by_another_is_background(image):
+    image.draw(polygon(origin="human", metadata={REVIEW_KEY: "rejected"}))
+    assert is_only(image.marks(), "refused")
+
+
+def test_rejected_stroma_says_nothing_about_tumour(image):
+    image.draw(polygon(origin="human", path_class="Stroma", metadata={REVIEW_KEY: "rejected"}))
+    assert image.marks() == Marks()
+
+
 def test_drawn_in_a_derived_class_is_truth(image):
     image.draw(polygon(origin="human", path_class="Tumor: Necrotic"))
     assert is_only(image.marks(), "decided")

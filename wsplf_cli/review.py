@@ -76,7 +76,8 @@ def role_of(annotation: Annotation, path_class: str) -> str:
     if annotation.shape.area == 0:
         return ""
     if annotation.origin == "human":
-        return _role_of_persons(annotation.path_class, path_class)
+        role = _role_of_persons(annotation.path_class, path_class)
+        return role if annotation.review != "rejected" else {"decided": "refused", "ignored": "ignored"}.get(role, "")
     if not is_a(annotation.metadata.get(CLASS_KEY, annotation.path_class), path_class):
         decided = annotation.review != "rejected" and not undecided(annotation)
         return _role_of_persons(annotation.path_class, path_class) if decided else ""
