@@ -1,4 +1,4 @@
-"""Draw an image of a QuPath project as QuPath shows it in review: the annotation list, and the slide with outlines.
+"""Draw an image of a QuPath project as QuPath shows it in review: list of annotations, menu, slide with outlines.
 
     python examples/draw_review.py PROJECT.qpproj IMAGE-NAME OUT.png
 
@@ -16,14 +16,17 @@ from PIL import Image, ImageDraw, ImageFont
 from wsplf_cli.backends.embedded import open_project
 from wsplf_cli.config import ProjectOptions
 from wsplf_cli.geometry import polygonal
+from wsplf_cli.qupath.project_file import DEFAULT_RGB
 from wsplf_cli.qupath.qpdata import undecided
 from wsplf_cli.schema import Annotation
 from wsplf_cli.slides import entry_slide
+from wsplf_cli.stages.scripts import shipped
 
-LIST_PX, VIEW_PX, ROW_PX, BAR_PX, PAD_PX = 430, 660, 30, 34, 12
+LIST_PX, VIEW_PX, ROW_PX, MENU_ROW_PX, BAR_PX, PAD_PX = 430, 660, 30, 24, 34, 12
 PAPER, INK, SOFT, LINE, CHOSEN = (244, 244, 244), (30, 30, 30), (110, 110, 110), (205, 205, 205), (0, 150, 201)
 YELLOW, GREY = (255, 255, 0), (140, 140, 140)
 CONFIDENCE = "wsplf: confidence"
+SLIDE_COLOURS = 96  # more make the file larger, and are not seen
 
 
 def main(path: Path, name: str, out: Path) -> None:
@@ -32,22 +35,33 @@ def main(path: Path, name: str, out: Path) -> None:
     entry = next(one for one in project.entries() if one.name == name)
     slide, _ = entry_slide(entry)
     pixels, downsample = slide.thumbnail(VIEW_PX)
-    colours = {one.name: one.rgb or GREY for one in project.path_classes()}
+    colours = {**DEFAULT_RGB, **{one.name: one.rgb for one in project.path_classes() if one.rgb}}
     annotations = [one for one in project.annotations(entry.id) if one.shape.area > 0]
     pending = sorted(filter(undecided, annotations), key=confidence)
     chosen = pending[0] if pending else None
     canvas = Image.new("RGB", (LIST_PX + pixels.shape[1], BAR_PX + pixels.shape[0]), PAPER)
-    canvas.paste(Image.fromarray(pixels), (LIST_PX, BAR_PX))
+    few = Image.fromarray(pixels).quantize(SLIDE_COLOURS, dither=Image.Dither.NONE)
+    canvas.paste(few.convert("RGB"), (LIST_PX, BAR_PX))
     draw = ImageDraw.Draw(canvas)
     for one in annotations:
         outline(draw, one, downsample=downsample, rgb=YELLOW if one is chosen else colour(one, colours))
     draw.text((LIST_PX + PAD_PX, 8), f"{name}   label: {entry.metadata.get('label', '-')}", INK, font(15))
     draw.text((PAD_PX, 8), "Annotations", INK, font(15))
     rows(draw, sorted(annotations, key=confidence), chosen, colours)
-    foot(draw, annotations, pending, top=canvas.height - 3 * 22 - PAD_PX)
+    menu(draw, bottom=canvas.height - 2 * ROW_PX)
+    foot(draw, annotations, pending, top=canvas.height - ROW_PX - PAD_PX)
     draw.line([(LIST_PX - 1, 0), (LIST_PX - 1, canvas.height)], LINE, 2)
     draw.line([(0, BAR_PX - 1), (canvas.width, BAR_PX - 1)], LINE, 1)
-    canvas.quantize(192, dither=Image.Dither.NONE).save(out, optimize=True)
+    canvas.quantize(palette=palette(few, [*colours.values()]), dither=Image.Dither.NONE).save(out, optimize=True)
+
+
+def palette(slide: Image.Image, colours: Sequence[Sequence[int]]) -> Image.Image:
+    """The few colours of the slide, those of outlines and list, and greys for the letters: a small file."""
+    greys = [(value, value, value) for value in range(0, 256, 8)]
+    drawn = [*colours, PAPER, INK, SOFT, LINE, CHOSEN, YELLOW, GREY, *greys]
+    image = Image.new("P", (1, 1))
+    image.putpalette([*(slide.getpalette() or [])[: 3 * SLIDE_COLOURS], *(value for rgb in drawn for value in rgb)])
+    return image
 
 
 def confidence(annotation: Annotation) -> float:
@@ -107,14 +121,23 @@ def padlock(draw: ImageDraw.ImageDraw, x: int, y: int, ink: tuple[int, int, int]
     draw.rectangle([x, y + 5, x + 12, y + 14], ink)
 
 
+def menu(draw: ImageDraw.ImageDraw, *, bottom: int) -> None:
+    """The scripts as they stand in QuPath's menu once they are installed in the project."""
+    names = [Path(name).stem.replace("_", " ") for name in shipped()]
+    top = bottom - MENU_ROW_PX * len(names) - PAD_PX
+    draw.text((PAD_PX, top - 24), "Automate > Project scripts", SOFT, font(13))
+    draw.rectangle([PAD_PX, top, LIST_PX - 2 * PAD_PX, bottom], (255, 255, 255), LINE)
+    for number, name in enumerate(names):
+        draw.text((2 * PAD_PX, top + PAD_PX // 2 + number * MENU_ROW_PX), name, INK, font(14))
+
+
 def foot(
     draw: ImageDraw.ImageDraw, annotations: Sequence[Annotation], pending: Sequence[Annotation], *, top: int
 ) -> None:
-    """What the scripts say, and where they are."""
+    """What wsplf_next_pending says, and how many are decided."""
     first = f"{len(pending)} to review" + (f"; this one: confidence {confidence(pending[0]):.2f}" if pending else "")
     decided = sum(not undecided(one) for one in annotations)
-    for number, text in enumerate((first, f"{decided} decided by a person", "Automate > Project scripts > wsplf ...")):
-        draw.text((PAD_PX, top + number * 22), text, SOFT if number else INK, font(14))
+    draw.text((PAD_PX, top), f"{first}   ({decided} decided or drawn)", INK, font(14))
 
 
 def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
