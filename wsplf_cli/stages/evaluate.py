@@ -15,6 +15,7 @@ from wsplf_cli.errors import ConfigError, ProjectError, SlideError
 from wsplf_cli.geometry import union
 from wsplf_cli.metrics import Overlap, boundary_f1, fp_share, overlap
 from wsplf_cli.qupath import geojson
+from wsplf_cli.review import marks_of
 from wsplf_cli.schema import Annotation, Entry, Tracker
 from wsplf_cli.slides import entry_slide
 from wsplf_cli.stages import Skipped, each, start_run
@@ -206,7 +207,7 @@ def _truth_in_folder(folder: Path, entry: Entry, options: ProjectOptions) -> Bas
 def _truth_in_project(path: Path, options: ProjectOptions) -> TruthOf:
     """The annotations of the class in the entries of the same name of another project.
 
-    What wsplf made there and no one accepted or corrected is no truth; neither is what was rejected.
+    What wsplf made there and no one has decided on is no truth, unless the image is marked as reviewed.
     """
     opened: Project = plugins.load("backends", options.backend).open_project(path, options)
     by_name: dict[str, list[Entry]] = {}
@@ -222,11 +223,7 @@ def _truth_in_project(path: Path, options: ProjectOptions) -> TruthOf:
             )
         if not same:
             return None
-        return union(one.shape for one in opened.annotations(same[0].id) if _is_truth(one, options))
+        marks = marks_of(opened.annotations(same[0].id), options.path_class, reviewed=same[0].reviewed)
+        return union(marks.decided)
 
     return find
-
-
-def _is_truth(annotation: Annotation, options: ProjectOptions) -> bool:
-    of_person = annotation.origin == "human" or annotation.edited or annotation.review == "accepted"
-    return of_person and annotation.review != "rejected" and annotation.path_class == options.path_class

@@ -29,7 +29,8 @@ from wsplf_cli.schema import Annotation, Entry, EntryResult, StageReport, Tracke
 from wsplf_cli.slides import entry_slide
 from wsplf_cli.stages import Run, Skipped, done, each, merge, start_run
 from wsplf_cli.stages._bags import Prepared, folds_of, tile_sources
-from wsplf_cli.stages._own import decided, without
+from wsplf_cli.stages._own import without
+from wsplf_cli.stages._review import REVIEWED, read_review, write_polygons
 from wsplf_cli.stages.labels import require_both
 from wsplf_cli.tiles import make_grid, tissue_mask, tissue_um2
 from wsplf_cli.training.mil import Bag, MilSettings, fit, steps_of
@@ -83,7 +84,7 @@ def pseudolabel(
         dry_run=options.run.dry_run,
     )
     with run:
-        prepared, first = _tile(used, options, tracker)
+        prepared, first = _tile(project, used, options, tracker)
         fold_of = folds_of(prepared, folds=options.folds, rng=rng)
         networks = _fit(prepared, fold_of, parts, options=options, rng=rng, device=device, run=run, tracker=tracker)
         looked, second = _look(prepared, fold_of, networks, options=options, device=device, tracker=tracker)
@@ -124,12 +125,13 @@ def _load(options: PseudolabelOptions, device: torch.device) -> Parts:
 
 
 def _tile(
-    entries: Sequence[Entry], options: PseudolabelOptions, tracker: Tracker
+    project: Project, entries: Sequence[Entry], options: PseudolabelOptions, tracker: Tracker
 ) -> tuple[list[Prepared], list[EntryResult]]:
-    """Find the tissue of each slide and lay its tiles."""
+    """Find the tissue of each slide and lay its tiles; read what a person's review says of it."""
     prepared: dict[str, Prepared] = {}
 
     def prepare(entry: Entry) -> Mapping[str, float]:
+        review = read_review(project, entry, options.project.path_class, tracker)
         slide, calibration = entry_slide(entry, mpp_override=options.project.mpp_override)
         if calibration.warning:
             tracker.say(calibration.warning)
@@ -143,7 +145,7 @@ def _tile(
             min_tissue=options.tiles.min_tissue,
             overlap=TILE_OVERLAP,
         )
-        prepared[entry.id] = Prepared(entry, calibration.mpp, tissue, grid)
+        prepared[entry.id] = Prepared(entry, calibration.mpp, tissue, grid, review)
         return {"tiles": len(grid.xy_px0), "tissue mm2": tissue_um2(tissue, mpp_slide=calibration.mpp) / 1e6}
 
     results = each(entries, prepare, tracker=tracker, name="tissue")
@@ -171,7 +173,10 @@ def _fit(
 ) -> list[MilNetwork]:
     """One classifier for each fold, trained on the slides of the others; with a single fold, on all."""
     sources = tile_sources(prepared)
-    bags = [Bag(one.entry.id, sources[one.entry.id], np.array([float(one.positive)], np.float32)) for one in prepared]
+    bags = [
+        Bag(one.entry.id, sources[one.entry.id], np.array([float(one.positive)], np.float32), known=one.known)
+        for one in prepared
+    ]
     settings = MilSettings(epochs=options.epochs)
     folds = sorted(set(fold_of.values()))
     learning = [[bag for bag in bags if len(folds) == 1 or fold_of[bag.entry_id] != fold] for fold in folds]
@@ -297,6 +302,8 @@ def _writer(
         cam = calibration.cam(looked[entry.id].mean.logits[0])
         if run.folder is not None:
             _save_cam(cam, run.folder / "cams" / f"{entry.id}.png")
+        if entry.reviewed:
+            return Skipped(REVIEWED)
         annotations: list[Annotation] = []
         if one.positive:
             annotations = outline(
@@ -309,15 +316,15 @@ def _writer(
                 rng=np.random.default_rng(seeds[entry.id]),
                 tracker=tracker,
             )
-            kept = decided(project.annotations(entry.id), origin="pseudolabel")
-            annotations = without(annotations, kept, min_area_px0=options.min_area_um2 / one.mpp_slide**2)
+            settled = one.review.marks.settled
+            annotations = without(annotations, settled, min_area_px0=options.min_area_um2 / one.mpp_slide**2)
         counts = {
             "polygons": len(annotations),
             "area mm2": sum(a.shape.area for a in annotations) * one.mpp_slide**2 / 1e6,
         }
         if options.run.dry_run:
             return counts
-        replaced = project.replace(entry.id, origin="pseudolabel", annotations=annotations)
+        replaced = write_polygons(project, one.review, annotations=annotations, origin="pseudolabel", run_id=run.id)
         return counts | {"removed": replaced.removed, "kept": replaced.kept}
 
     return write
