@@ -190,8 +190,7 @@ class QuPath:
             node, above = rest.pop()
             cell = cells.get(int(self._java.System.identityHashCode(node))) if cells else None
             found.append((node, above, cell))
-            if node.hasChildren():
-                rest.extend((child, len(found) - 1) for child in reversed(list(node.getChildObjects())))
+            rest.extend((child, len(found) - 1) for child in reversed(list(node.getChildObjects())))
         return found
 
     def _shown(self, node: Any, above: int, cell: tuple[int, int] | None) -> dict[str, Any]:
