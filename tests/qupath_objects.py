@@ -24,8 +24,8 @@ DETECTION = "qupath.lib.objects.PathDetectionObject"
 class Workbench:
     """Makes objects for one data file."""
 
-    def __init__(self) -> None:
-        self.data: QpData = create(version="0.6.0", server=None, path="", properties={"my property": "value"})
+    def __init__(self, *, version: str = "0.6.0") -> None:
+        self.data: QpData = create(version=version, server=None, path="", properties={"my property": "value"})
         self.stream: Stream = self.data._stream
         self.maker = Maker(self.stream.descs)
 
@@ -66,9 +66,9 @@ class Workbench:
         name = self.desc("qupath.lib.roi.AreaROI$SerializationProxy", AREA)
         return self.maker.object(name, c=-1, t=0, z=0, name=None, stats=None, x=arrays[0], y=arrays[1])
 
-    def numeric(self, names: Sequence[str], values: Sequence[float], *, kind: str, wrapped: str) -> Instance:
+    def numeric(self, names: Sequence[str | Text], values: Sequence[float], *, kind: str, wrapped: str) -> Instance:
         """A FloatList or DoubleList whose names are in an ArrayList, UnmodifiableList or CollSer."""
-        texts: list[Any] = [self.maker.text(name) for name in names]
+        texts: list[Any] = [self.maker.text(name) if isinstance(name, str) else name for name in names]
         held = self.maker.list(texts)
         if wrapped == "CollSer":
             name = self.desc("java.util.CollSer", [("I", "tag", "")], flags=3)

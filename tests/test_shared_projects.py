@@ -20,7 +20,7 @@ from wsplf_cli.backends.embedded import EmbeddedProject, open_project
 from wsplf_cli.config import ProjectOptions
 from wsplf_cli.errors import ProjectError
 from wsplf_cli.qupath import geojson, gson, javaser, project_file, qpdata
-from wsplf_cli.qupath.javagraph import Block, Enum, Instance, Text
+from wsplf_cli.qupath.javagraph import Block, Enum, Instance, Text, opened
 from wsplf_cli.schema import Annotation, PathClass
 from wsplf_cli.slides import slide_of
 
@@ -132,6 +132,7 @@ def test_project_files_are_written_back_to_the_same_bytes(shared_data: Path, pat
 
 def _plain(value: Any) -> Any:
     """A graph as plain values, without what depends on where handles fall."""
+    value = opened(value)
     if isinstance(value, Instance):
         return value.desc.name, [_plain(one) for one in value.values]
     if isinstance(value, Text | Block):

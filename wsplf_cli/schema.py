@@ -19,6 +19,7 @@ from shapely.geometry.base import BaseGeometry
 Origin = Literal["human", "pseudolabel", "prediction"]
 Review = Literal["pending", "accepted", "rejected"]
 Status = Literal["done", "skipped", "failed"]
+ObjectKind = Literal["root", "annotation", "detection", "cell", "tile", "tma_core"]
 
 #: Keys of the object metadata by which wsplf knows its own annotations again (string -> string).
 ORIGIN_KEY = "wsplf.origin"
@@ -95,11 +96,20 @@ class PathClass:
 
 
 @dataclass(frozen=True, slots=True)
+class Plane:
+    """The plane of the image that a shape lies on: channel (-1 for all), z-slice and time point, from 0."""
+
+    c: int = -1
+    z: int = 0
+    t: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Annotation:
     """One annotation of an entry. ``shape`` is in level-0 pixels, y down.
 
     ``origin`` and ``review`` come from the object's metadata. ``edited`` is true when wsplf made the annotation and
-    its shape or class is no longer as wsplf wrote it.
+    its shape or class is no longer as wsplf wrote it. ``rgb`` is the object's own colour, None where its class's holds.
     """
 
     id: UUID
@@ -113,6 +123,34 @@ class Annotation:
     metadata: Mapping[str, str] = field(default_factory=dict)
     locked: bool = False
     edited: bool = False
+    plane: Plane = Plane()
+    rgb: tuple[int, int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PathObject:
+    """One object of an entry's hierarchy, of any kind. ``shape`` is in level-0 pixels, y down, empty for the root.
+
+    ``roi`` is QuPath's name of the kind of shape ("PolygonROI", "GeometryROI"). ``nucleus`` is a cell's, ``missing``
+    a TMA core's flag and ``grid`` its (row, column) in the image's TMA grid. ``parent`` is the id of the object above.
+    """
+
+    id: UUID
+    kind: ObjectKind
+    shape: BaseGeometry
+    parent: UUID | None = None
+    path_class: str | None = None
+    probability: float | None = None
+    name: str = ""
+    rgb: tuple[int, int, int] | None = None
+    locked: bool = False
+    roi: str = ""
+    plane: Plane = Plane()
+    nucleus: BaseGeometry | None = None
+    missing: bool = False
+    grid: tuple[int, int] | None = None
+    measurements: Mapping[str, float] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

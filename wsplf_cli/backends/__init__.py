@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Protocol
 from uuid import UUID
 
-from wsplf_cli.schema import Annotation, Entry, Origin, PathClass, Replaced
+from wsplf_cli.schema import Annotation, Entry, Origin, PathClass, PathObject, Replaced
 
 
 class Project(Protocol):
@@ -30,6 +30,15 @@ class Project(Protocol):
 
     def annotations(self, entry_id: str) -> list[Annotation]:
         """All annotations of an entry, in file order, at any depth; an entry without data has none.
+
+        Raises:
+            SlideError: the entry's data file cannot be read; the message names the file.
+        """
+
+    def objects(self, entry_id: str) -> list[PathObject]:
+        """All objects of an entry (annotations, detections, cells, tiles, TMA cores), in file order.
+
+        The root comes first and parents before children; an entry without data has none.
 
         Raises:
             SlideError: the entry's data file cannot be read; the message names the file.

@@ -23,6 +23,8 @@ from wsplf_cli.qupath.javagraph import (
 
 _STRING, _OBJECT = "Ljava/lang/String;", "Ljava/lang/Object;"
 _PLANE = (("I", "c", ""), ("I", "t", ""), ("I", "z", ""))
+_CORNERS = (("D", "x", ""), ("D", "x2", ""), ("D", "y", ""), ("D", "y2", ""))
+_POINTS = (("[", "x", "[F"), ("[", "y", "[F"))
 
 # name -> serialVersionUID, flags, fields (kind, name, signature), superclass
 _TABLE: dict[str, tuple[int, int, tuple[tuple[str, str, str], ...], str]] = {
@@ -84,6 +86,14 @@ _TABLE: dict[str, tuple[int, int, tuple[tuple[str, str, str], ...], str]] = {
         ),
         "",
     ),
+    "qupath.lib.roi.LineROI$SerializationProxy": (
+        1,
+        2,
+        (*_PLANE[:2], *_CORNERS, _PLANE[2], ("L", "name", _STRING)),
+        "",
+    ),
+    "qupath.lib.roi.PointsROI$SerializationProxy": (1, 2, (*_PLANE, ("L", "name", _STRING), *_POINTS), ""),
+    "qupath.lib.roi.PolylineROI$SerializationProxy": (1, 2, (*_PLANE, *_POINTS), ""),
     "qupath.lib.roi.GeometryROI$WKBSerializationProxy": (
         1,
         2,
@@ -196,8 +206,11 @@ class Maker:
         items = [self.object(name, value=float(value), name=self.shared(key)) for key, value in values.items()]
         return self.object("qupath.lib.measurements.DefaultMeasurementList", list=self.list(items))
 
-    def path_class(self, name: str, colour: int | None) -> Instance:
-        """The class of a full name such as "Tumor: Positive"; ``colour`` is packed ARGB, of the last component."""
+    def path_class(self, name: str, colour: int | None, *, all_parts: bool = False) -> Instance:
+        """The class of a full name such as "Tumor: Positive".
+
+        ``colour`` is packed ARGB, of the last component; until 0.4 QuPath gave it to ``all_parts``.
+        """
         key = ("class", name)
         if key not in self._shared:
             node: Instance | None = None
@@ -206,7 +219,7 @@ class Maker:
                 raise JavaStreamError("the name of a class is empty")
             for place, part in enumerate(parts):
                 last = place == len(parts) - 1
-                packed = None if colour is None or not last else self.integer(colour)
+                packed = None if colour is None or not (last or all_parts) else self.integer(colour)
                 node = self.object(
                     "qupath.lib.objects.classes.PathClass",
                     colorRGB=packed,

@@ -4,14 +4,19 @@ Primitive fields and arrays stay raw big-endian bytes, strings stay modified UTF
 that a graph can be written back to the same bytes. Nodes are compared by identity, as Java's handles are.
 """
 
+# A node may also be a Deferred one (see javapack and compose): an object whose bytes are known, and whose graph is made
+# only when somebody asks for it.
+
 import struct
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 from wsplf_cli.errors import ProjectError
 
 MAX_SUPERCLASSES = 100
+JAVA_BLOCK = 1024
+"""Java cuts the block data that it writes after so many bytes."""
 
 #: Java's type character -> struct format of one value.
 PRIMITIVES = {"B": ">b", "C": ">H", "D": ">d", "F": ">f", "I": ">i", "J": ">q", "S": ">h", "Z": ">?"}
@@ -55,6 +60,13 @@ class Reset:
     """The stream forgets all handles here."""
 
 
+@dataclass(slots=True, eq=False)
+class Failure:
+    """Java gave up writing here: everything begun is left unfinished, and ``values`` holds the exception."""
+
+    values: list[Any] = field(default_factory=list)
+
+
 @dataclass(slots=True, frozen=True)
 class Field:
     """One field of a class: Java's type character, its name and, for objects and arrays, the type's signature."""
@@ -73,9 +85,11 @@ class ClassDesc:
     flags: int
     fields: tuple[Field, ...] = ()
     parent: "ClassDesc | None" = None
-    annotation: tuple[Block, ...] = ()
+    annotation: tuple[Any, ...] = ()
     interfaces: tuple[str, ...] | None = None
     """Names of the interfaces when this describes a dynamic proxy; such a descriptor has no name and no fields."""
+    complete: bool = True
+    """False while its own annotation or superclass is still being read."""
 
     @cached_property
     def lineage(self) -> tuple["ClassDesc", ...]:
@@ -161,6 +175,8 @@ class Array:
     desc: ClassDesc
     raw: bytes = b""
     values: list[Any] | None = None
+    missing: int = 0
+    """Elements that were announced and not written, where Java gave up writing (see Failure)."""
 
 
 @dataclass(slots=True, eq=False)
@@ -178,12 +194,48 @@ class ClassObject:
     desc: ClassDesc
 
 
+class Deferred(Protocol):
+    """An object whose graph is made only when it is asked for."""
+
+    @property
+    def group(self) -> Any:
+        """What writes runs of such objects: ``group.write(writer, nodes)``."""
+
+    @property
+    def desc(self) -> ClassDesc:
+        """The object's class."""
+
+    @property
+    def opened(self) -> "Instance | None":
+        """The graph, if it was asked for; it is then what is written."""
+
+    def open(self) -> "Instance":
+        """The graph, which from now on stands for the object."""
+
+    def peek(self) -> "Instance":
+        """The graph to look at; changes to it are lost."""
+
+
 @dataclass(slots=True)
 class Stream:
     """A whole stream: its top-level ``contents`` and its class descriptors by name (the first of each name)."""
 
     contents: list[Any]
     descs: dict[str, ClassDesc]
+    failed: bool = False
+    """Whether Java recorded in it that writing failed."""
+    packs: Any = None
+    """The table of the objects left packed (javapack.Packs), or None."""
+
+
+def opened(node: Any) -> Any:
+    """The node itself, or the graph of a deferred one."""
+    return node.open() if hasattr(node, "peek") else node
+
+
+def blocks(raw: bytes) -> list[Block]:
+    """Block data cut as Java does when a class writes that many bytes in a row."""
+    return [Block(raw[at : at + JAVA_BLOCK]) for at in range(0, len(raw), JAVA_BLOCK)]
 
 
 def decode_text(raw: bytes) -> str:

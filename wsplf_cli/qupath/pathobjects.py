@@ -1,27 +1,43 @@
 """The objects of a hierarchy inside data.qpdata: where the parts of an object lie, and the tree they form."""
 
+import math
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from wsplf_cli.qupath.javagraph import Array, Block, Instance, JavaStreamError, Text, content, get, text_of
+from wsplf_cli.qupath.javagraph import Block, ClassDesc, Deferred, Instance, JavaStreamError, content, get, opened
+from wsplf_cli.schema import ObjectKind
 
 _PACKAGE = "qupath.lib.objects."
 ANNOTATION = _PACKAGE + "PathAnnotationObject"
 METADATA_MAP = _PACKAGE + "MetadataMap"
 ID_KEY = "Object ID"
 
-#: Class -> what summary.json calls it, in QuPath's order of looking.
-KINDS = {
-    _PACKAGE + "PathRootObject": "Root objects",
-    ANNOTATION: "Annotations",
-    _PACKAGE + "TMACoreObject": "TMA cores",
-    _PACKAGE + "PathTileObject": "Tiles",
-    _PACKAGE + "PathCellObject": "Cells",
-    _PACKAGE + "PathDetectionObject": "Detections",
+#: Class -> what summary.json calls it, in QuPath's order of looking, and wsplf's word for it.
+KINDS: dict[str, tuple[str, ObjectKind]] = {
+    _PACKAGE + "PathRootObject": ("Root objects", "root"),
+    ANNOTATION: ("Annotations", "annotation"),
+    _PACKAGE + "TMACoreObject": ("TMA cores", "tma_core"),
+    _PACKAGE + "PathTileObject": ("Tiles", "tile"),
+    _PACKAGE + "PathCellObject": ("Cells", "cell"),
+    _PACKAGE + "PathDetectionObject": ("Detections", "detection"),
 }
+_PACKED = frozenset(name for name, (_, kind) in KINDS.items() if kind not in {"root", "tma_core"})
+
+Node = Instance | Deferred
+
+
+def packable(desc: ClassDesc) -> bool:
+    """Whether objects of a class come in such numbers that they are left packed."""
+    return desc.name in _PACKED
+
+
+def kind_of(node: Node) -> tuple[str, ObjectKind]:
+    """What summary.json and wsplf call the kind of an object; an extension's own counts as what it derives from."""
+    names = [desc.name for desc in reversed(node.desc.lineage)]
+    return next((KINDS[name] for name in names if name in KINDS), ("Detections", "detection"))
 
 
 @dataclass(slots=True)
@@ -30,47 +46,74 @@ class Body:
 
     content: list[Any]
     name: Any
+    colour: Any
     metadata: Instance | None
     measurements: Any
     own_id: UUID | None
     count_at: tuple[int, int]
-    """Index of the block, and byte in it, of the number of children; the children follow that block."""
-    children: list[Instance]
+    """Index of the block, and byte in it, where the number of children begins."""
+    first: int
+    """Index of the first child, or of what would follow it."""
+    children: list[Any]
 
     @property
     def after(self) -> int:
         """Index of the first item after the children: locked, class, ROI, probability."""
-        return self.count_at[0] + 1 + len(self.children)
+        return self.first + len(self.children)
+
+
+@dataclass(slots=True)
+class Tail:
+    """What an object that has a place in the image wrote after its children."""
+
+    locked: Any
+    path_class: Any
+    roi: Any
+    probability: float | None
+    missing: bool = False
+    nucleus: Any = None
 
 
 class _Cursor:
-    """Reads objects and primitives from the content that a class's own code wrote."""
+    """Reads objects and primitives from the content that a class's own code wrote; blocks side by side are one."""
 
-    def __init__(self, content: list[Any]) -> None:
+    def __init__(self, content: list[Any], index: int = 0) -> None:
         self.content = content
-        self.index = 0
+        self.index = index
         self.offset = 0
+
+    def skip(self) -> Any:
+        """The item here, where blocks that are used up are passed over; None at the end."""
+        while self.index < len(self.content):
+            item = self.content[self.index]
+            if not isinstance(item, Block) or self.offset < len(item.raw):
+                return item
+            self.index, self.offset = self.index + 1, 0
+        return self
 
     def object(self) -> Any:
         """The next object, where all primitives before it were read."""
-        while self.index < len(self.content):
-            item = self.content[self.index]
+        item = self.skip()
+        if item is self or isinstance(item, Block):
+            raise JavaStreamError("an object of the hierarchy is not laid out as QuPath does")
+        self.index += 1
+        return item
+
+    def take(self, size: int) -> bytes:
+        """The next bytes, across blocks."""
+        found = b""
+        while len(found) < size:
+            item = self.skip()
             if not isinstance(item, Block):
-                self.index += 1
-                return item
-            if self.offset < len(item.raw):
-                break
-            self.index, self.offset = self.index + 1, 0
-        raise JavaStreamError("an object of the hierarchy is not laid out as QuPath does")
+                raise JavaStreamError("an object of the hierarchy is not laid out as QuPath does")
+            part = item.raw[self.offset : self.offset + size - len(found)]
+            self.offset += len(part)
+            found += part
+        return found
 
     def integer(self) -> int:
-        """The next four bytes, which must lie in one block."""
-        item = self.content[self.index] if self.index < len(self.content) else None
-        if not isinstance(item, Block) or self.offset + 4 > len(item.raw):
-            raise JavaStreamError("an object of the hierarchy is not laid out as QuPath does")
-        number: int = struct.unpack_from(">i", item.raw, self.offset)[0]
-        self.offset += 4
-        return number
+        """The next four bytes."""
+        return int.from_bytes(self.take(4), "big", signed=True)
 
 
 def body(node: Instance) -> Body:
@@ -80,10 +123,10 @@ def body(node: Instance) -> Body:
         JavaStreamError: it is not laid out as any release of QuPath does.
     """
     if not is_path_object(node):
-        raise JavaStreamError(f"a {node.desc.name} stands where an object of the hierarchy should be")
+        raise JavaStreamError(f"a {node.desc.name[:80]} stands where an object of the hierarchy should be")
     written = content(node)
     cursor = _Cursor(written)
-    name, _colour, third = cursor.object(), cursor.object(), cursor.object()
+    name, colour, third = cursor.object(), cursor.object(), cursor.object()
     metadata, measurements, own_id = None, third, None
     if isinstance(third, Instance) and third.desc.name == METADATA_MAP:
         metadata, measurements = third, cursor.object()
@@ -92,22 +135,36 @@ def body(node: Instance) -> Body:
         parts = [cursor.object() for _ in range(cursor.integer())]
         metadata = next((one for one in parts if _is_metadata(one)), None)
         measurements = next((one for one in parts if one is not None and not _is_metadata(one)), None)
+    cursor.skip()
+    count_at = (cursor.index, cursor.offset)
     count = cursor.integer()
-    count_at = (cursor.index, cursor.offset - 4)
-    children = written[cursor.index + 1 : cursor.index + 1 + count] if count > 0 else []
-    if len(children) < count or not all(isinstance(child, Instance) for child in children):
+    if count <= 0:
+        return Body(written, name, colour, metadata, measurements, own_id, count_at, cursor.index + 1, [])
+    if isinstance(cursor.skip(), Block):
+        raise JavaStreamError("an object of the hierarchy is not laid out as QuPath does")
+    children = written[cursor.index : cursor.index + count]
+    if len(children) < count or not all(isinstance(one, Instance) or hasattr(one, "peek") for one in children):
         raise JavaStreamError("an object of the hierarchy lacks some of its children")
-    if count > 0 and cursor.offset != len(written[cursor.index].raw):
-        raise JavaStreamError("an object of the hierarchy is not laid out as QuPath does")
-    return Body(written, name, metadata, measurements, own_id, count_at, children)
+    return Body(written, name, colour, metadata, measurements, own_id, count_at, cursor.index, children)
 
 
-def tail(parts: Body) -> tuple[Any, Any, Any]:
-    """Locked, class and ROI of an object that has a place in the image."""
-    found = parts.content[parts.after : parts.after + 3]
-    if len(found) < 3:
-        raise JavaStreamError("an object of the hierarchy is not laid out as QuPath does")
-    return found[0], found[1], found[2]
+def tail(parts: Body, kind: ObjectKind) -> Tail:
+    """What follows the children of an object that has a place in the image.
+
+    Raises:
+        JavaStreamError: it is not laid out as any release of QuPath does.
+    """
+    cursor = _Cursor(parts.content, parts.after)
+    locked, path_class, roi = cursor.object(), cursor.object(), cursor.object()
+    found = Tail(locked, path_class, roi, None)
+    if isinstance(cursor.skip(), Block):
+        number: float = struct.unpack(">d", cursor.take(8))[0]
+        found.probability = None if math.isnan(number) else number
+    if kind == "tma_core" and isinstance(cursor.skip(), Block):
+        found.missing = cursor.take(1) != b"\0"
+    if kind == "cell" and isinstance(nucleus := cursor.skip(), Instance):
+        found.nucleus = nucleus
+    return found
 
 
 def _is_metadata(node: Any) -> bool:
@@ -124,85 +181,51 @@ def is_path_object(node: Instance) -> bool:
     return any(desc.name == _PACKAGE + "PathObject" for desc in node.desc.lineage)
 
 
-def set_children(parent: Body, children: list[Instance]) -> None:
+def set_children(parent: Body, children: list[Any]) -> None:
     """Write other children into an object."""
     index, offset = parent.count_at
-    block = parent.content[index]
-    if offset + 4 != len(block.raw):
+    blocks = parent.content[index : parent.first]
+    raw = b"".join(block.raw for block in blocks)
+    if offset + 4 != len(raw):
         raise JavaStreamError("an object of the hierarchy is not laid out as QuPath does")
-    block.raw = block.raw[:offset] + struct.pack(">i", len(children))
-    parent.content[index + 1 : parent.after] = children
+    raw = raw[:offset] + struct.pack(">i", len(children))
+    if len(blocks) == 1:
+        blocks[0].raw = raw
+    else:
+        blocks = [Block(raw)]
+    parent.content[index : parent.after] = [*blocks, *children]
+    parent.first = index + 1
     parent.children = children
 
 
-def walk(root: Instance) -> Iterator[tuple[Instance, Body]]:
-    """Every object from the root on, parents before children, in file order.
+def tree(root: Node) -> Iterator[tuple[Node, Body | None, Node | None]]:
+    """Every object from the root on, parents before children, in file order, with the object above it.
+
+    An object that is still packed has no children and comes without its parts.
 
     Raises:
         JavaStreamError: an object is not laid out as QuPath does, or is its own descendant.
     """
     seen: set[int] = set()
-    rest = [root]
+    rest: list[tuple[Any, Node | None]] = [(root, None)]
     while rest:
-        node = rest.pop()
+        one, above = rest.pop()
+        node = one
+        if not isinstance(one, Instance):
+            node = one.opened or one
         if id(node) in seen:
             raise JavaStreamError("an object of the hierarchy appears twice")
         seen.add(id(node))
-        parts = body(node)
-        yield node, parts
-        rest.extend(reversed(parts.children))
-
-
-def read_metadata(node: Instance | None) -> dict[str, str]:
-    """The strings of a MetadataMap, in order."""
-    if node is None:
-        return {}
-    arrays = [item for item in content(node) if isinstance(item, Array)]
-    if len(arrays) != 2:
-        raise JavaStreamError("the metadata of an object is not laid out as QuPath does")
-    keys, values = (array.values or [] for array in arrays)
-    pairs = zip(keys, values, strict=False)
-    return {key.value: value.value for key, value in pairs if isinstance(key, Text) and isinstance(value, Text)}
-
-
-def read_class(node: Any) -> str | None:
-    """The full name of a PathClass ("Tumor: Positive"), or None for no class."""
-    parts: list[str] = []
-    while isinstance(node, Instance) and len(parts) < 100:
-        name = get(node, "name")
-        if isinstance(name, Text):
-            parts.append(name.value)
-        node = get(node, "parentClass")
-    return ": ".join(reversed(parts)) or None
-
-
-def read_measurements(node: Any) -> dict[str, float]:
-    """Name -> value of any of QuPath's three kinds of list, in order."""
-    if not isinstance(node, Instance):
-        return {}
-    if node.desc.name.endswith("DefaultMeasurementList"):
-        items = read_list(get(node, "list"))
-        return {text_of(get(item, "name")): float(get(item, "value")) for item in items if isinstance(item, Instance)}
-    names, values = read_list(get(node, "names")), get(node, "values")
-    if not isinstance(values, Array):
-        return {}
-    code = {"[F": "f", "[D": "d"}.get(values.desc.name)
-    if code is None:
-        raise JavaStreamError(f"measurements of the class {values.desc.name}")
-    numbers = [number for (number,) in struct.iter_unpack(f">{code}", values.raw)]
-    return {name.value: number for name, number in zip(names, numbers, strict=False) if isinstance(name, Text)}
-
-
-def read_list(node: Any) -> list[Any]:
-    """The elements of a java.util list as QuPath's versions write them."""
-    for _ in range(10):
         if not isinstance(node, Instance):
-            return []
-        kind = node.desc.name
-        if kind in {"java.util.ArrayList", "java.util.CollSer"}:
-            return [item for item in content(node) if not isinstance(item, Block)]
-        if kind == "java.util.Arrays$ArrayList":
-            array = get(node, "a")
-            return (array.values or []) if isinstance(array, Array) else []
-        node = get(node, "list")
-    raise JavaStreamError("a list of lists of lists")
+            yield node, None, above
+            continue
+        parts = body(node)
+        yield node, parts, above
+        rest.extend((child, node) for child in reversed(parts.children))
+
+
+def walk(root: Node) -> Iterator[tuple[Instance, Body]]:
+    """Every object with its parts, as `tree` gives them; packed ones are opened."""
+    for node, parts, _ in tree(root):
+        graph = opened(node)
+        yield graph, parts or body(graph)

@@ -1,36 +1,35 @@
 """data.qpdata <-> annotations: the parsed graph is edited in place, so that all else of the file stays as it was."""
 
 import json
-import math
 import re
 import struct
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, get_args
-from uuid import NAMESPACE_URL, UUID, uuid5
+from typing import Any
 
-import shapely
-from shapely.geometry.base import BaseGeometry
+import numpy as np
 
-from wsplf_cli.qupath import javaser
+from wsplf_cli.qupath import columns, javaser
+from wsplf_cli.qupath.compose import New, News
 from wsplf_cli.qupath.javaclasses import Maker
 from wsplf_cli.qupath.javagraph import Block, ClassDesc, Enum, Instance, JavaStreamError, Stream, Text, get
+from wsplf_cli.qupath.javapack import Packed
 from wsplf_cli.qupath.pathobjects import (
-    ANNOTATION,
     ID_KEY,
-    KINDS,
     Body,
-    read_class,
-    read_measurements,
-    read_metadata,
+    Node,
+    body,
+    kind_of,
+    packable,
     set_children,
     tail,
-    walk,
+    tree,
 )
-from wsplf_cli.qupath.rois import read_roi, write_roi
-from wsplf_cli.qupath.shapes import part_id, polygons, shape_hash, storable
+from wsplf_cli.qupath.records import OWN_ID_KEY, Held, annotations, held, path_objects
+from wsplf_cli.qupath.shapes import part_id, shape_hashes, storable_all
+from wsplf_cli.qupath.values import Values
 from wsplf_cli.schema import (
     CLASS_KEY,
     ORIGIN_KEY,
@@ -38,33 +37,34 @@ from wsplf_cli.schema import (
     RUN_KEY,
     SHAPE_KEY,
     Annotation,
+    ObjectKind,
     Origin,
-    Review,
+    PathObject,
 )
 
 #: The name as wsplf wrote it, so that a renamed annotation is known as one that a person decided on.
 NAME_KEY = "wsplf.name"
-#: The id where the file's version of QuPath has none of its own (before 0.4).
-OWN_ID_KEY = "wsplf.id"
 DESCRIPTION_KEY = "ANNOTATION_DESCRIPTION"
 
 _HIERARCHY = "qupath.lib.objects.hierarchy.PathObjectHierarchy"
 _NO_IDS_BEFORE = (0, 4)
+_COLOUR_ALL_PARTS_BEFORE = (0, 5)
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
     """An annotation of the file and the object that it was read from."""
 
-    node: Instance
+    node: Node
     annotation: Annotation
 
 
 class QpData:
     """One data.qpdata."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Stream, *, size: int = 0) -> None:
         self._stream = stream
+        self._size = size
         self._maker = Maker(stream.descs)
 
     @property
@@ -76,7 +76,7 @@ class QpData:
     @cached_property
     def has_ids(self) -> bool:
         """Whether the version of QuPath that wrote the file gives its objects ids."""
-        return version_number(self._version()) >= _NO_IDS_BEFORE
+        return self._written_by >= _NO_IDS_BEFORE
 
     def found(self) -> list[Found]:
         """All annotations at any depth, in file order.
@@ -84,46 +84,77 @@ class QpData:
         Raises:
             JavaStreamError: the hierarchy is not laid out as any release of QuPath does.
         """
-        times: Counter[str] = Counter()
-        return [
-            Found(node, _read(parts, times))
-            for node, parts in self._objects()
-            if any(desc.name == ANNOTATION for desc in node.desc.lineage)
-        ]
+        nodes = [(node, parts) for node, parts, _ in self._objects() if kind_of(node)[1] == "annotation"]
+        read = annotations(self._held(nodes, Values(self._size)))
+        return [Found(node, one) for (node, _), one in zip(nodes, read, strict=True)]
 
-    def remove(self, nodes: Collection[Instance]) -> None:
+    def objects(self) -> list[PathObject]:
+        """All objects, the root first, parents before children, in file order.
+
+        Raises:
+            JavaStreamError: the hierarchy is not laid out as any release of QuPath does.
+        """
+        nodes: list[tuple[Node, Body | None]] = []
+        parents: list[int] = []
+        place_of: dict[int, int] = {}
+        for node, parts, above in self._objects():
+            place_of[id(node)] = len(nodes)
+            nodes.append((node, parts))
+            parents.append(-1 if above is None else place_of[id(above)])
+        values = Values(self._size)
+        return path_objects(self._held(nodes, values), parents, self._grid(place_of, values))
+
+    def remove(self, nodes: Collection[Node]) -> None:
         """Take objects out of the hierarchy; their children take their place."""
         doomed = {id(node) for node in nodes}
-        kept: dict[int, list[Instance]] = {}
-        for node, parts in reversed(list(self._objects())):
-            children = [one for child in parts.children for one in kept.get(id(child), [child])]
+        kept: dict[int, list[Any]] = {one: [] for one in doomed}
+        for node, parts, _ in reversed(list(self._objects())):
+            if parts is None or not (id(node) in doomed or any(_known(child) in doomed for child in parts.children)):
+                continue
+            children = [one for child in parts.children for one in kept.get(_known(child), (child,))]
             if id(node) in doomed:
                 kept[id(node)] = children
-            elif any(id(child) in doomed for child in parts.children):
+            else:
                 set_children(parts, children)
 
     def add(self, annotations: Sequence[Annotation], *, colours: Mapping[str, int]) -> None:
         """Add annotations at the top of the hierarchy, as they are; ``colours`` packed ARGB by full class name."""
-        nodes = [self._write(annotation, colours) for annotation in annotations]
+        news = News(
+            self._maker,
+            id_key=ID_KEY if self.has_ids else OWN_ID_KEY,
+            colours=colours,
+            colour_all_parts=self._written_by < _COLOUR_ALL_PARTS_BEFORE,
+        )
+        nodes = [New(news, annotation) for annotation in annotations]
         root = self._root()
         if root is None:
             root = _new_root(self._maker)
             self._put_root(root)
-        _, parts = next(walk(root))
+        parts = body(root)
         set_children(parts, [*parts.children, *nodes])
 
     def counts(self) -> dict[str, Any]:
         """What summary.json says of the hierarchy."""
         kinds: Counter[str] = Counter()
         classes: dict[str, Counter[str]] = {"annotation": Counter(), "detection": Counter()}
-        for node, parts in self._objects():
-            names = [desc.name for desc in reversed(node.desc.lineage)]
-            kind = next((KINDS[name] for name in names if name in KINDS), "Detections")
-            kinds[kind] += 1
-            if kind in {"Root objects", "TMA cores"}:
+        values = Values(self._size)
+        packed = []
+        kind_names: dict[int, tuple[str, ObjectKind]] = {}
+        for node, parts, _ in self._objects():
+            title, kind = kind_names.get(id(node.desc)) or kind_names.setdefault(id(node.desc), kind_of(node))
+            kinds[title] += 1
+            if kind in {"root", "tma_core"}:
                 continue
-            group = "annotation" if kind == "Annotations" else "detection"
-            classes[group][read_class(tail(parts)[1]) or "Unclassified"] += 1
+            group = classes["annotation" if kind == "annotation" else "detection"]
+            if isinstance(node, New):
+                group[node.annotation.path_class or "Unclassified"] += 1
+            elif parts is not None:
+                group[values.path_class(tail(parts, kind).path_class) or "Unclassified"] += 1
+            else:
+                packed.append((node, group))
+        names = self._packed_classes([node for node, _ in packed], values)
+        for (_, group), name in zip(packed, names, strict=True):
+            group[name or "Unclassified"] += 1
         return {
             "nObjects": kinds.total(),
             "objectTypeCounts": dict(kinds),
@@ -135,17 +166,18 @@ class QpData:
         """The bytes of the file."""
         return javaser.dumps(self._stream)
 
-    def _version(self) -> str:
-        """The QuPath version in the file's header; empty for files of 0.2 and where it does not say."""
+    @cached_property
+    def _written_by(self) -> tuple[int, int]:
+        """The QuPath version in the file's header; (0, 2) for files of 0.2, the newest where it does not say."""
         texts = (item.value for item in self._stream.contents[:3] if isinstance(item, Text))
         head = next(texts, "")
         if not head.startswith("{"):
-            return "0.2"
+            return 0, 2
         try:
             version = json.loads(head).get("qupathVersion")
         except (ValueError, RecursionError) as error:
             raise JavaStreamError("the header of the file is not JSON") from error
-        return str(version or "")
+        return version_number(str(version or ""))
 
     def _hierarchy(self) -> Instance | None:
         for item in self._stream.contents:
@@ -167,29 +199,53 @@ class QpData:
         ends = isinstance(contents[-1], Text) if contents else False
         contents.insert(len(contents) - ends, self._maker.object(_HIERARCHY, rootObject=root, tmaGrid=None))
 
-    def _objects(self) -> Iterator[tuple[Instance, Body]]:
+    def _objects(self) -> Iterator[tuple[Node, Body | None, Node | None]]:
         root = self._root()
-        return iter(()) if root is None else walk(root)
+        return iter(()) if root is None else tree(root)
 
-    def _write(self, annotation: Annotation, colours: Mapping[str, int]) -> Instance:
-        maker = self._maker
-        (shape,) = polygons(annotation.shape)
-        metadata = {ID_KEY if self.has_ids else OWN_ID_KEY: str(annotation.id), **annotation.metadata}
-        name = annotation.path_class
-        return maker.external(
-            ANNOTATION,
-            [
-                maker.text(annotation.name) if annotation.name else None,
-                None,
-                maker.metadata(metadata),
-                maker.measurements(annotation.measurements),
-                Block(struct.pack(">i", 0)),
-                maker.boolean(annotation.locked),
-                None if name is None else maker.path_class(name, colours.get(name)),
-                write_roi(maker, shape),
-                Block(struct.pack(">d", math.nan)),
-            ],
-        )
+    def _held(self, nodes: Sequence[tuple[Node, Body | None]], values: Values) -> list[Held]:
+        """What objects hold: those still packed by columns, the others, and the odd ones, from their graphs."""
+        packs = self._stream.packs
+        places = [place for place, (node, parts) in enumerate(nodes) if parts is None and isinstance(node, Packed)]
+        rows = np.array([nodes[place][0].row for place in places], np.int64)  # type: ignore[union-attr]
+        found: dict[int, Held | None] = {}
+        if places:
+            found = dict(zip(places, columns.read(packs, rows, values), strict=True))
+        read = []
+        for place, (node, parts) in enumerate(nodes):
+            one = found.get(place)
+            if one is None:
+                graph = node if isinstance(node, Instance) else node.peek()
+                one = held(graph, parts or body(graph), values)
+            read.append(one)
+        return read
+
+    def _packed_classes(self, nodes: Sequence[Any], values: Values) -> list[str | None]:
+        """The class of each packed object."""
+        if not nodes:
+            return []
+        rows = np.array([node.row for node in nodes], np.int64)
+        found = columns.classes(self._stream.packs, rows, values)
+        return [
+            values.path_class(tail(body(node.peek()), "detection").path_class) if name is columns.UNKNOWN else name
+            for node, name in zip(nodes, found, strict=True)
+        ]
+
+    def _grid(self, place_of: Mapping[int, int], values: Values) -> dict[int, tuple[int, int]]:
+        """Row and column of the TMA cores in the image's grid, by their place among the objects."""
+        hierarchy = self._hierarchy()
+        grid = None if hierarchy is None else get(hierarchy, "tmaGrid")
+        if not isinstance(grid, Instance):
+            return {}
+        width = int(get(grid, "gridWidth"))
+        cores = values.items(get(grid, "cores"))
+        places = ((place_of.get(_known(core)), at) for at, core in enumerate(cores) if width > 0)
+        return {place: divmod(at, width) for place, at in places if place is not None}
+
+
+def _known(node: Any) -> int:
+    """The identity of an object: that of its graph if it was opened."""
+    return id(node if isinstance(node, Instance) else getattr(node, "opened", None) or node)
 
 
 def loads(data: bytes) -> QpData:
@@ -198,13 +254,15 @@ def loads(data: bytes) -> QpData:
     Raises:
         JavaStreamError: the bytes are cut short or damaged.
     """
-    stream = javaser.loads(data)
+    stream = javaser.loads(data, packed=packable)
+    if stream.failed:
+        raise JavaStreamError("Java recorded that writing this file failed")
     first = stream.contents[0] if stream.contents else None
     if not isinstance(first, Block) or not re.match(rb"..Data file version \d", first.raw, re.DOTALL):
         raise JavaStreamError("not a QuPath data file: its header is missing")
     if not any(isinstance(item, Text) and item.raw == b"EOF" for item in stream.contents[-3:]):
         raise JavaStreamError("the file ends early: its end mark is missing")
-    return QpData(stream)
+    return QpData(stream, size=len(data))
 
 
 def create(*, version: str, server: str | None, path: str, properties: Mapping[str, str]) -> QpData:
@@ -242,37 +300,48 @@ def create(*, version: str, server: str | None, path: str, properties: Mapping[s
 
 
 def mark(annotation: Annotation, *, origin: Origin) -> list[Annotation]:
-    """The annotations to write for one: a polygon for each part, repaired, with wsplf's marks in the metadata.
+    """`mark_all` of one annotation."""
+    return mark_all([annotation], origin=origin)
 
-    A person's annotation (``origin`` human) gets no marks.
+
+def mark_all(annotations: Sequence[Annotation], *, origin: Origin) -> list[Annotation]:
+    """The annotations to write: a polygon for each part of each shape, repaired, with wsplf's marks in the metadata.
+
+    A person's annotations (``origin`` human) get no marks.
     """
+    parts = storable_all([one.shape for one in annotations])
+    hashes = iter(shape_hashes([shape for shapes in parts for shape in shapes]) if origin != "human" else ())
+    names = {one.path_class: class_name(one.path_class) for one in annotations}
     written = []
-    path_class = class_name(annotation.path_class)
-    for place, shape in enumerate(storable(annotation.shape)):
-        metadata = dict(annotation.metadata)
-        if origin != "human":
-            metadata |= {
-                ORIGIN_KEY: origin,
-                RUN_KEY: annotation.run_id,
-                REVIEW_KEY: annotation.review,
-                SHAPE_KEY: shape_hash(shape),
-                CLASS_KEY: path_class or "",
-                NAME_KEY: annotation.name,
-            }
-        written.append(
-            Annotation(
-                id=part_id(annotation.id, place),
-                shape=shape,
-                path_class=path_class,
-                origin=origin,
-                review=annotation.review,
-                run_id=annotation.run_id,
-                name=annotation.name,
-                measurements=dict(annotation.measurements),
-                metadata=metadata,
-                locked=annotation.locked,
+    for annotation, shapes in zip(annotations, parts, strict=True):
+        path_class = names[annotation.path_class]
+        for place, shape in enumerate(shapes):
+            metadata = dict(annotation.metadata)
+            if origin != "human":
+                metadata |= {
+                    ORIGIN_KEY: origin,
+                    RUN_KEY: annotation.run_id,
+                    REVIEW_KEY: annotation.review,
+                    SHAPE_KEY: next(hashes),
+                    CLASS_KEY: path_class or "",
+                    NAME_KEY: annotation.name,
+                }
+            written.append(
+                Annotation(
+                    id=part_id(annotation.id, place),
+                    shape=shape,
+                    path_class=path_class,
+                    origin=origin,
+                    review=annotation.review,
+                    run_id=annotation.run_id,
+                    name=annotation.name,
+                    measurements=dict(annotation.measurements),
+                    metadata=metadata,
+                    locked=annotation.locked,
+                    plane=annotation.plane,
+                    rgb=annotation.rgb,
+                )
             )
-        )
     return written
 
 
@@ -301,54 +370,3 @@ def version_number(version: str) -> tuple[int, int]:
 
 def _new_root(maker: Maker) -> Instance:
     return maker.external("qupath.lib.objects.PathRootObject", [None, None, None, Block(struct.pack(">i", 0))])
-
-
-def _read(parts: Body, times: Counter[str]) -> Annotation:
-    """The annotation of an object; ``times`` counts equal ones without ids, which are told apart by their order."""
-    locked, path_class, roi = tail(parts)
-    metadata = read_metadata(parts.metadata)
-    stored = read_roi(roi)
-    name = parts.name.value if isinstance(parts.name, Text) else ""
-    class_name = read_class(path_class)
-    origin = metadata.get(ORIGIN_KEY)
-    review = metadata.get(REVIEW_KEY)
-    own: Origin = origin if origin in get_args(Origin) else "human"  # type: ignore[assignment]
-    decided: Review = review if review in get_args(Review) else "pending"  # type: ignore[assignment]
-    edited = own != "human" and (
-        metadata.get(SHAPE_KEY) != shape_hash(stored) or metadata.get(CLASS_KEY, "") != (class_name or "")
-    )
-    return Annotation(
-        id=_identity(parts, metadata, (stored, name, class_name), times),
-        shape=_usable(stored),
-        path_class=class_name,
-        origin=own,
-        review=decided,
-        run_id=metadata.get(RUN_KEY, ""),
-        name=name,
-        measurements=read_measurements(parts.measurements),
-        metadata={key: value for key, value in metadata.items() if key not in {ID_KEY, OWN_ID_KEY}},
-        locked=isinstance(locked, Instance) and bool(get(locked, "value")),
-        edited=edited,
-    )
-
-
-def _identity(
-    parts: Body, metadata: Mapping[str, str], looks: tuple[BaseGeometry, str, str | None], times: Counter[str]
-) -> UUID:
-    """The object's id; where it has none, one that stays the same as long as the object does."""
-    for text in (metadata.get(ID_KEY, ""), metadata.get(OWN_ID_KEY, "")):
-        if parts.own_id is not None:
-            return parts.own_id
-        if re.fullmatch(r"[0-9a-fA-F-]{32,36}", text) and len(text.replace("-", "")) == 32:
-            return UUID(text)
-    shape, name, class_name = looks
-    seed = f"{shapely.to_wkb(shape, hex=True)} {name} {class_name}"
-    times[seed] += 1
-    return uuid5(NAMESPACE_URL, f"wsplf:{times[seed]}:{seed}")
-
-
-def _usable(shape: BaseGeometry) -> BaseGeometry:
-    """A polygon that crosses itself as the area that it covers; anything else as it is."""
-    if shape.is_valid or not polygons(shape):
-        return shape
-    return shapely.union_all(polygons(shapely.make_valid(shape)))

@@ -1,6 +1,7 @@
 """QuPath's ROI objects in data.qpdata <-> shapely geometry, in level-0 pixels."""
 
-from functools import reduce
+import struct
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,55 +12,92 @@ from shapely.geometry.base import BaseGeometry
 
 from wsplf_cli.qupath.javaclasses import Maker
 from wsplf_cli.qupath.javagraph import Array, Instance, JavaStreamError, get
-from wsplf_cli.qupath.shapes import polygons
+from wsplf_cli.qupath.shapes import odd_area
+from wsplf_cli.schema import Plane
 
+POLYGON = "qupath.lib.roi.PolygonROI$SerializationProxy"
+WKB = "qupath.lib.roi.GeometryROI$WKBSerializationProxy"
+
+FIRST_PLANE = Plane()
 #: Segments in a quarter of an ellipse: its area is right to 0.01 %.
 _QUARTER_SEGMENTS = 64
+_MAX_WKB_DEPTH = 8
+_MAX_RINGS = 2_000
+"""Rings of an old area at most: putting them together takes longer than in proportion."""
 
 
-def read_roi(node: Any) -> BaseGeometry:
+def roi_kind(node: Any) -> str:
+    """QuPath's name of the kind of a ROI, such as PolygonROI; empty for no ROI."""
+    return node.desc.name.rpartition(".")[2].partition("$")[0] if isinstance(node, Instance) else ""
+
+
+def read_plane(node: Any) -> Plane:
+    """The plane of a ROI; the first, and all channels, where it does not say."""
+    if not isinstance(node, Instance):
+        return Plane()
+    slots = node.desc.slots
+    c, z, t = (get(node, name) if slots.get(name, ("", "", ""))[2] == "I" else None for name in "czt")
+    return Plane(c=-1 if c is None else c, z=z or 0, t=t or 0)
+
+
+def read_roi(node: Any, spend: Callable[[int], None] = lambda size: None) -> BaseGeometry:
     """The geometry of a ROI as it is stored, not repaired; empty for no ROI and for kinds that QuPath never had.
+
+    ``spend`` is told the bytes of every array that is read, and may refuse.
 
     Raises:
         JavaStreamError: the ROI's fields are not those of its kind.
     """
     if not isinstance(node, Instance):
         return Polygon()
-    kind = node.desc.name.rpartition(".")[2].partition("$")[0]
+    kind = roi_kind(node)
     try:
         if kind in {"RectangleROI", "EllipseROI", "LineROI"}:
             return _from_corners(kind, tuple(float(get(node, name)) for name in ("x", "y", "x2", "y2")))
         if kind in {"PolygonROI", "PolylineROI", "PointsROI"}:
-            return _from_points(kind, np.column_stack([_floats(get(node, "x")), _floats(get(node, "y"))]))
+            columns = [_floats(get(node, name), spend) for name in ("x", "y")]
+            return _from_points(kind, np.column_stack(columns))
         if kind == "GeometryROI":
-            return shapely.force_2d(shapely.from_wkb(_array(get(node, "wkb")).raw))
+            wkb = _array(get(node, "wkb")).raw
+            spend(len(wkb))
+            _check_wkb(wkb)
+            return shapely.force_2d(shapely.from_wkb(wkb))
         if kind in {"AreaROI", "AWTAreaROI"}:
-            return _from_rings(_array(get(node, "x")), _array(get(node, "y")))
-    except (ValueError, GEOSException) as error:
+            return _from_rings(_array(get(node, "x")), _array(get(node, "y")), spend)
+    except (ValueError, TypeError, OverflowError, struct.error, GEOSException) as error:
         raise JavaStreamError(f"a {kind} cannot be read: {error}") from error
     return Polygon()
 
 
-def write_roi(maker: Maker, shape: Polygon) -> Instance:
-    """The ROI of a polygon: single precision without holes, WKB with holes; all channels, first plane.
+def write_roi(maker: Maker, shape: BaseGeometry, *, plane: Plane = FIRST_PLANE) -> Instance:
+    """The ROI that QuPath itself makes of a shape, but for boxes, which stay polygons.
 
-    The statistics that QuPath caches are left out: it believes them, and works them out when they are missing.
+    A polygon without holes, points and a line are in single precision; everything else, such as holes and several
+    parts, is WKB in double precision. The statistics that QuPath caches are left out: it believes them, and works them
+    out when they are missing.
     """
-    if shape.interiors:
-        wkb = shapely.to_wkb(shape, output_dimension=2, byte_order=0)
-        name = "qupath.lib.roi.GeometryROI$WKBSerializationProxy"
-        return maker.object(name, c=-1, t=0, z=0, stats=None, wkb=maker.raw("[B", wkb))
-    points = np.asarray(shape.exterior.coords)[:-1].astype(">f4")
-    return maker.object(
-        "qupath.lib.roi.PolygonROI$SerializationProxy",
-        c=-1,
-        t=0,
-        z=0,
-        name=None,
-        stats=None,
-        x=maker.raw("[F", points[:, 0].tobytes()),
-        y=maker.raw("[F", points[:, 1].tobytes()),
-    )
+    place = {"c": plane.c, "t": plane.t, "z": plane.z}
+    points = shapely.get_coordinates(shape)
+    if shape.geom_type == "LineString" and len(points) == 2:
+        corners = dict(zip(("x", "y", "x2", "y2"), points.ravel().tolist(), strict=True))
+        return maker.object("qupath.lib.roi.LineROI$SerializationProxy", name=None, **place, **corners)
+    if isinstance(shape, Polygon) and not shape.interiors:
+        fields = {"name": None, "stats": None, **_singles(maker, points[:-1])}
+        return maker.object(POLYGON, **place, **fields)
+    if shape.geom_type in {"Point", "MultiPoint"}:
+        return maker.object(
+            "qupath.lib.roi.PointsROI$SerializationProxy", name=None, **place, **_singles(maker, points)
+        )
+    if shape.geom_type == "LineString":
+        return maker.object("qupath.lib.roi.PolylineROI$SerializationProxy", **place, **_singles(maker, points))
+    wkb = shapely.to_wkb(shape, output_dimension=2, byte_order=0)
+    return maker.object(WKB, **place, stats=None, wkb=maker.raw("[B", wkb))
+
+
+def _singles(maker: Maker, points: NDArray[np.float64]) -> dict[str, Array]:
+    """The coordinates of points [N, 2] in single precision."""
+    single = points.astype(">f4")
+    return {"x": maker.raw("[F", single[:, 0].tobytes()), "y": maker.raw("[F", single[:, 1].tobytes())}
 
 
 def _array(node: Any) -> Array:
@@ -68,9 +106,11 @@ def _array(node: Any) -> Array:
     return node
 
 
-def _floats(node: Any) -> NDArray[np.float64]:
+def _floats(node: Any, spend: Callable[[int], None]) -> NDArray[np.float64]:
     """float64 [N]."""
-    return np.frombuffer(_array(node).raw, dtype=">f4").astype(np.float64)
+    raw = _array(node).raw
+    spend(len(raw))
+    return np.frombuffer(raw, dtype=">f4").astype(np.float64)
 
 
 def _from_corners(kind: str, corners: tuple[float, ...]) -> BaseGeometry:
@@ -90,6 +130,8 @@ def _from_points(kind: str, points: NDArray[np.float64]) -> BaseGeometry:
     """``points`` float64 [N, 2]. QuPath takes polygons and lines of any number of points; shapely does not."""
     if kind == "PointsROI":
         return Point(points[0]) if len(points) == 1 else MultiPoint(points)
+    if kind == "PolygonROI" and len(points) > 1 and (points[0] == points[-1]).all():
+        points = points[:-1]  # 0.6 and later close polygons that come from a geometry
     if kind == "PolygonROI" and len(points) > 2:
         return Polygon(points)
     if len(points) > 1:
@@ -97,12 +139,47 @@ def _from_points(kind: str, points: NDArray[np.float64]) -> BaseGeometry:
     return Point(points[0]) if len(points) else Polygon()
 
 
-def _from_rings(x: Array, y: Array) -> BaseGeometry:
+def _from_rings(x: Array, y: Array, spend: Callable[[int], None]) -> BaseGeometry:
     """Old shapes: rings in no order, inside is where an odd number of them is around."""
     rings = []
+    if len(x.values or []) > _MAX_RINGS:
+        raise JavaStreamError(f"an area of over {_MAX_RINGS} rings")
     for across, down in zip(x.values or [], y.values or [], strict=True):
-        points = np.column_stack([_floats(across), _floats(down)])
+        points = np.column_stack([_floats(across, spend), _floats(down, spend)])
         if len(points) > 2:
-            rings.append(shapely.make_valid(Polygon(points)))
-    area = reduce(shapely.symmetric_difference, rings, Polygon())
-    return shapely.union_all(polygons(area))
+            rings.append(Polygon(points))
+    return odd_area(rings)
+
+
+def _check_wkb(wkb: bytes) -> None:
+    """That the counts in WKB are met by its bytes and that it is not nested without end.
+
+    Raises:
+        JavaStreamError: they are not; GEOS itself would run out of memory or stack.
+    """
+    at, rest = 0, [1]
+    while rest:
+        rest[-1] -= 1
+        if rest[-1] < 0:
+            rest.pop()
+            continue
+        order = "<" if wkb[at : at + 1] == b"\x01" else ">"
+        (kind,) = struct.unpack_from(f"{order}I", wkb, at + 1)
+        at += 9 if kind & 0x20000000 else 5
+        width = 8 * (2 + (kind >> 31) + (kind >> 30 & 1) + (0, 1, 1, 2)[kind % 0x10000000 // 1000 % 4])
+        kind = kind % 0x10000000 % 1000
+        if kind == 1:
+            at += width
+        elif kind in {2, 3}:
+            (lines,) = struct.unpack_from(f"{order}I", wkb, at) if kind == 3 else (1,)
+            at += 4 * (kind == 3)
+            for _ in range(lines):
+                (points,) = struct.unpack_from(f"{order}I", wkb, at)
+                at += 4 + points * width
+        elif kind in {4, 5, 6, 7} and len(rest) < _MAX_WKB_DEPTH:
+            rest.append(struct.unpack_from(f"{order}I", wkb, at)[0])
+            at += 4
+        else:
+            raise JavaStreamError(f"a geometry of the kind {kind}")
+        if at > len(wkb):
+            raise JavaStreamError("a geometry ends early")

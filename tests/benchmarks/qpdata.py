@@ -1,0 +1,155 @@
+"""How long wsplf takes to read and write a data file of very many annotations, and the memory it needs.
+
+    python tests/benchmarks/qpdata.py                     a Markdown table for 100,000 polygons of 50 vertices
+    python tests/benchmarks/qpdata.py --count 20000 --vertices 200 --seed 1
+
+Each line runs in a process of its own, so that its peak memory is its own.
+"""
+
+import argparse
+import multiprocessing
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import shapely
+
+from wsplf_cli.qupath import qpdata
+from wsplf_cli.schema import Annotation
+
+Seconds = tuple[float, float]
+"""On the clock, and of processor time: on a busy machine the second is the one to compare."""
+
+
+class Clock:
+    """Starts when it is made."""
+
+    def __init__(self) -> None:
+        self.start = time.perf_counter(), time.process_time()
+
+    def seconds(self) -> Seconds:
+        """Since it was made."""
+        return time.perf_counter() - self.start[0], time.process_time() - self.start[1]
+
+
+def make(count: int, vertices: int, seed: int) -> list[Annotation]:
+    """Annotations as a stage makes them, spread over a slide of 100,000 pixels."""
+    rng = np.random.default_rng(seed)
+    angles = np.linspace(0, 2 * np.pi, vertices, endpoint=False)
+    radii = 20 + 10 * rng.random((count, vertices))
+    centres = 50 + 100_000 * rng.random((count, 1, 2))
+    shapes = shapely.polygons(centres + np.stack([np.cos(angles) * radii, np.sin(angles) * radii], axis=-1))
+    scores = rng.random((count, 3)).tolist()
+    return [
+        Annotation(
+            UUID(bytes=rng.bytes(16), version=4),
+            shape,
+            "Tumor" if place % 3 else "Stroma",
+            run_id="20250101-120000-segment",
+            name=f"polygon {place}",
+            measurements={"wsplf: confidence": one, "wsplf: uncertainty": two, "wsplf: area um^2": three},
+        )
+        for place, (shape, (one, two, three)) in enumerate(zip(shapes, scores, strict=True))
+    ]
+
+
+def _write(path: Path, options: argparse.Namespace) -> Seconds:
+    annotations = make(options.count, options.vertices, options.seed)
+    clock = Clock()
+    data = qpdata.create(version="0.6.0", server="{}", path="", properties={})
+    data.add(qpdata.mark_all(annotations, origin="prediction"), colours={"Tumor": -3670016})
+    data.counts()
+    path.write_bytes(data.dumps())
+    return clock.seconds()
+
+
+def _read(path: Path, options: argparse.Namespace) -> Seconds:
+    clock = Clock()
+    found = qpdata.loads(path.read_bytes()).found()
+    seconds = clock.seconds()
+    assert len(found) == options.count, len(found)
+    assert not any(one.annotation.edited for one in found)
+    return seconds
+
+
+def _replace(path: Path, options: argparse.Namespace) -> Seconds:
+    annotations = make(options.count, options.vertices, options.seed + 1)
+    clock = Clock()
+    data = qpdata.loads(path.read_bytes())
+    old = [one.node for one in data.found() if qpdata.undecided(one.annotation)]
+    data.remove(old)
+    data.add(qpdata.mark_all(annotations, origin="prediction"), colours={})
+    data.counts()
+    data.dumps()
+    return clock.seconds()
+
+
+def _add_one(path: Path, options: argparse.Namespace) -> Seconds:
+    (annotation,) = make(1, options.vertices, options.seed + 2)
+    clock = Clock()
+    data = qpdata.loads(path.read_bytes())
+    found = data.found()
+    data.remove([one.node for one in found[::10]])
+    data.add(qpdata.mark(annotation, origin="prediction"), colours={})
+    data.counts()
+    data.dumps()
+    return clock.seconds()
+
+
+TASKS: dict[str, Callable[[Path, argparse.Namespace], Seconds]] = {
+    "write all (repair, hash, mark, write)": _write,
+    "read all to records with shapes": _read,
+    "replace all (read, remove, write)": _replace,
+    "remove every tenth, add one": _add_one,
+}
+
+
+def _peak_mb() -> float:
+    try:
+        import resource
+    except ImportError:  # Windows has no such figure in the standard library
+        return float("nan")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+
+
+def _run(name: str, path: Path, options: argparse.Namespace, answer: Any) -> None:
+    seconds, processor = TASKS[name](path, options)
+    answer.put((seconds, processor, _peak_mb()))
+
+
+def measure(name: str, path: Path, options: argparse.Namespace) -> tuple[float, float, float]:
+    """Seconds, seconds of processor time and peak megabytes of one task in a fresh process."""
+    context = multiprocessing.get_context("spawn")
+    answer = context.Queue()
+    process = context.Process(target=_run, args=(name, path, options, answer))
+    process.start()
+    result: tuple[float, float, float] = answer.get(timeout=3_600)
+    process.join()
+    return result
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=100_000)
+    parser.add_argument("--vertices", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    print(f"{options.count:,} polygons of {options.vertices} vertices\n")
+    print("| task | seconds | processor seconds | peak MB |\n|---|---:|---:|---:|")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "data.qpdata"
+        for name in TASKS:
+            seconds, processor, peak = measure(name, path, options)
+            print(f"| {name} | {seconds:.2f} | {processor:.2f} | {peak:,.0f} |", flush=True)
+        print(f"\nThe file has {path.stat().st_size / 1e6:,.0f} MB.")
+
+
+if __name__ == "__main__":
+    main()

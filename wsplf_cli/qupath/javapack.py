@@ -1,0 +1,467 @@
+"""Objects of a stream that are left packed: bytes with a known layout, for files of very many objects.
+
+Most objects of a class are laid out alike: the same tags and classes, other numbers, references and lengths. Such a
+layout is learned from an object that was just read, as a few regular expressions with the parts of variable length
+(strings and arrays of primitives) between them. An object that matches is passed over: its place, its handles and its
+variable parts are noted in flat arrays. Columns of values can then be taken from all objects of a layout at once, and
+runs of objects can be written by copying their bytes with the references renumbered. ``Packs.open`` gives the graph of
+one object; an object that fits no layout is read as a graph straight away.
+"""
+
+import re
+from array import array
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import repeat
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsplf_cli.qupath.javagraph import CONTENT, SIZES, VALUE, Array, ClassDesc, Instance, JavaStreamError
+from wsplf_cli.qupath.javaread import ARRAY, BASE_HANDLE, BLOCK, END, NULL, OBJECT, REFERENCE, STRING, Reader
+
+MAX_LAYOUTS = 64
+MAX_TRIES = 256
+"""Objects of one class of which a layout is learned at most."""
+MAX_PIECES = 1_000
+"""A layout of more tags than this is not learned."""
+
+_ITEM, _DONE = -2, -3
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Primitive bytes of a fixed size: fields, or block data (``block``)."""
+
+    segment: int
+    offset: int
+    size: int
+    block: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """A part of variable length: a string, or an array of primitives of class ``desc``."""
+
+    index: int
+    desc: ClassDesc | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A reference to an object that was written before."""
+
+    index: int
+
+
+@dataclass(slots=True, eq=False)
+class Layout:
+    """How the objects of one form lie in the stream, and where each of them does."""
+
+    number: int
+    tree: Instance
+    """The object with Place, Spot and Link where its values differ."""
+    parts: list[tuple[Callable[[bytes, int], Any], int, int]]
+    """What to match, then the bytes of the length that follows and of one element."""
+    last: Callable[[bytes, int], Any]
+    links: list[tuple[int, int, int]]
+    """Segment, offset and number of handles given before, of each reference; Link counts in these."""
+    classes: list[tuple[int, int]]
+    """Segment and offset of the references to classes."""
+    count: int
+    inner: list[int]
+    """For each handle that the object gives: the spot that holds the string, or -1."""
+    spots: "array[int]" = field(default_factory=lambda: array("q"))
+    rows: "array[int]" = field(default_factory=lambda: array("q"))
+
+    def match(self, stream: bytes, at: int) -> tuple[int, list[int]] | None:
+        """Where an object that begins at a byte ends, and its variable parts; None if it is laid out differently."""
+        spots = []
+        for match, width, unit in self.parts:
+            found = match(stream, at)
+            if found is None:
+                return None
+            at = found.end()
+            spots.append(at)
+            at += width + int.from_bytes(stream[at : at + width], "big") * unit
+        found = self.last(stream, at)
+        if found is None or at > len(stream):
+            return None
+        return found.end(), spots
+
+
+@dataclass(slots=True, eq=False)
+class Packed:
+    """One object left packed. See javagraph.Deferred."""
+
+    group: "Packs"
+    row: int
+
+    @property
+    def desc(self) -> ClassDesc:
+        """The object's class."""
+        return self.group.layout(self.row).tree.desc
+
+    @property
+    def opened(self) -> Instance | None:
+        """The graph, if it was asked for."""
+        nodes = self.group.graphs.get(self.row)
+        return None if nodes is None else nodes[0]
+
+    def open(self) -> Instance:
+        """The graph, which from now on stands for the object."""
+        return self.group.open(self.row)
+
+    def peek(self) -> Instance:
+        """The graph to look at; changes to it are lost."""
+        return self.opened or self.group.parse(self.row)[0]
+
+
+class Packs:
+    """All packed objects of a stream. ``wanted`` says of which classes they are."""
+
+    def __init__(self, stream: bytes, wanted: Callable[[ClassDesc], bool]) -> None:
+        self.stream = stream
+        self.wanted = wanted
+        self.handles: list[Any] = []
+        self.layouts: list[Layout] = []
+        self.graphs: dict[int, list[Instance]] = {}
+        self.origins: dict[int, int] = {}
+        self.learning: list[tuple[int, int, int]] = []
+        self._by_key: dict[bytes, list[Layout]] = {}
+        self._tries: dict[bytes, int] = {}
+        self._starts, self._ends, self._firsts = array("q"), array("q"), array("q")
+        self._layout_of, self._place_of = array("q"), array("q")
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    # --- while the stream is read
+
+    def take(self, at: int, values: list[Any]) -> int:
+        """Pass over the objects of known layouts from a byte on; returns the byte after them."""
+        stream = self.stream
+        key = stream[at : at + 6]
+        layouts = self._by_key.get(key)
+        if not layouts:
+            return at
+        while stream[at : at + 6] == key:
+            found = None
+            for place, layout in enumerate(layouts):  # noqa: B007 (both are used after the loop)
+                found = layout.match(stream, at)
+                if found is not None:
+                    break
+            if found is None:
+                break
+            if place:
+                layouts.insert(0, layouts.pop(place))
+            end, spots = found
+            node = Packed(self, len(self._starts))
+            self._layout_of.append(layout.number)
+            self._place_of.append(len(layout.rows))
+            layout.rows.append(node.row)
+            layout.spots.extend(spots)
+            self._starts.append(at)
+            self._ends.append(end)
+            self._firsts.append(len(self.handles))
+            self.handles += [node] * layout.count
+            values.append(node)
+            at = end
+        return at
+
+    def begin(self, start: int, depth: int) -> None:
+        """An object that begins at a byte is now read as a graph: perhaps to learn from."""
+        key = self.stream[start : start + 6]
+        if key[1] != REFERENCE:
+            return
+        tries = self._tries.get(key)
+        if tries is None:
+            desc = self.handles[int.from_bytes(key[2:], "big") - BASE_HANDLE]
+            tries = self._tries[key] = 0 if self.wanted(desc) else MAX_TRIES
+            self._by_key[key] = []
+        if tries < MAX_TRIES:
+            self._tries[key] = tries + 1
+            self.learning.append((depth, start, len(self.handles) - 1))
+
+    def learn(self, end: int, depth: int) -> None:
+        """An object was read to its end: if it is one to learn from, its layout is added."""
+        if self.learning[-1][0] != depth:
+            return
+        _, start, first = self.learning.pop()
+        known = self._by_key[self.stream[start : start + 6]]
+        if len(known) < MAX_LAYOUTS and end - start < 1 << 24:
+            layout = _Learner(self, start, first).learn(end, len(self.layouts))
+            if layout is not None:
+                known.append(layout)
+                self.layouts.append(layout)
+
+    def check(self) -> None:
+        """That every reference of a packed object is to something before it.
+
+        Raises:
+            JavaStreamError: one is not.
+        """
+        for layout in self.layouts:
+            if not layout.rows or not layout.links:
+                continue
+            before = np.array([count for _, _, count in layout.links])
+            for rows in batches(np.asarray(layout.rows, np.int64)):
+                old = self.targets(layout, rows)
+                if (old < 0).any() or (old >= self.firsts[rows][:, None] + before).any():
+                    raise JavaStreamError("a reference to an object that is not there")
+
+    # --- places, for rows of the table (int64 [N])
+
+    @cached_property
+    def raw(self) -> NDArray[np.uint8]:
+        """The stream as uint8."""
+        return np.frombuffer(self.stream, np.uint8)
+
+    @cached_property
+    def starts(self) -> Ints:
+        """Byte at which each object begins."""
+        return np.array(self._starts, np.int64)
+
+    @cached_property
+    def ends(self) -> Ints:
+        """Byte after each object."""
+        return np.array(self._ends, np.int64)
+
+    @cached_property
+    def firsts(self) -> Ints:
+        """Each object's own handle; those of what it holds follow."""
+        return np.array(self._firsts, np.int64)
+
+    @cached_property
+    def layout_of(self) -> Ints:
+        """Number of each object's layout."""
+        return np.array(self._layout_of, np.int64)
+
+    @cached_property
+    def counts(self) -> Ints:
+        """How many handles each object gives."""
+        counts = np.array([layout.count for layout in self.layouts], np.int64)
+        return counts[self.layout_of]
+
+    def layout(self, row: int) -> Layout:
+        """The layout of one object."""
+        return self.layouts[self._layout_of[row]]
+
+    def spans(self, layout: Layout, rows: Ints) -> tuple[Ints, Ints]:
+        """Where the contents of the variable parts begin, and their bytes: two int64 [N, spots]."""
+        places = np.asarray(self._place_of, np.int64)[rows] if len(rows) > 8 else [self._place_of[row] for row in rows]
+        width = len(layout.parts)
+        at = np.frombuffer(layout.spots, np.int64).reshape(-1, width)[places]
+        sizes = np.zeros_like(at)
+        begins = at.copy()
+        for place, (_, wide, unit) in enumerate(layout.parts):
+            for byte in range(wide):
+                sizes[:, place] = sizes[:, place] << 8 | self.raw[at[:, place] + byte]
+            sizes[:, place] *= unit
+            begins[:, place] += wide
+        return begins, sizes
+
+    def bases(self, layout: Layout, rows: Ints) -> Ints:
+        """Where the segments begin: int64 [N, segments]."""
+        starts = self.starts[rows] if "starts" in self.__dict__ else np.array([self._starts[row] for row in rows])
+        if not layout.parts:
+            return starts[:, None]
+        begins, sizes = self.spans(layout, rows)
+        return np.column_stack([starts, begins + sizes])
+
+    def targets(self, layout: Layout, rows: Ints) -> Ints:
+        """The handles that the references refer to: int64 [N, links]."""
+        places = np.array([link[:2] for link in layout.links], np.int64).reshape(-1, 2)
+        return self.read_handles(self.bases(layout, rows)[:, places[:, 0]] + places[:, 1])
+
+    def read_handles(self, at: Ints) -> Ints:
+        """The handles that stand at some bytes."""
+        found = np.zeros_like(at)
+        for byte in range(4):
+            found = found << 8 | self.raw[at + byte]
+        return found - BASE_HANDLE
+
+    # --- graphs
+
+    def node(self, handle: int) -> Any:
+        """The node with a handle; a packed object that holds it is opened."""
+        node = self.handles[handle]
+        if isinstance(node, Packed):
+            self.open(node.row)
+            return self.graphs[node.row][handle - self._firsts[node.row]]
+        return node
+
+    def inner_text(self, handle: int) -> bytes | None:
+        """The bytes of a string that a packed object holds; None when there is something else."""
+        node = self.handles[handle]
+        if not isinstance(node, Packed) or node.row in self.graphs:
+            return None
+        layout = self.layout(node.row)
+        spot = layout.inner[handle - self._firsts[node.row]]
+        if spot < 0:
+            return None
+        at = layout.spots[self._place_of[node.row] * len(layout.parts) + spot]
+        return self.stream[at + 2 : at + 2 + int.from_bytes(self.stream[at : at + 2], "big")]
+
+    def parse(self, row: int) -> list[Any]:
+        """The nodes of an object, itself first, in order of their handles."""
+        reader = Reader(self.stream, at=self._starts[row], first=self._firsts[row], packs=self)
+        reader.one()
+        return reader.handles
+
+    def open(self, row: int) -> Instance:
+        """The graph of an object, made once; those that it refers into are opened first, without recursion."""
+        rest = [row]
+        while rest:
+            top = rest[-1]
+            if top not in self.graphs:
+                layout = self.layout(top)
+                targets = self.targets(layout, np.array([top])).ravel().tolist() if layout.links else []
+                inside = [self.handles[one] for one in targets if 0 <= one < self._firsts[top]]
+                needed = {one.row for one in inside if isinstance(one, Packed)} - self.graphs.keys()
+                if needed:
+                    rest.extend(needed)
+                    continue
+                self.graphs[top] = nodes = self.parse(top)
+                self.origins.update((id(node), self._firsts[top] + place) for place, node in enumerate(nodes))
+            rest.pop()
+        return self.graphs[row][0]
+
+    # --- writing
+
+    def write(self, writer: Any, nodes: list[Packed]) -> None:
+        """Write objects that nobody opened, one after another."""
+        from wsplf_cli.qupath.javacopy import copy
+
+        for rows in batches(np.array([node.row for node in nodes], np.int64)):
+            copy(self, writer, rows)
+
+
+def batches(rows: Ints, size: int = 20_000) -> Iterator[Ints]:
+    """Rows in pieces that bound the memory needed at once."""
+    return (rows[at : at + size] for at in range(0, len(rows), size))
+
+
+class _Learner:
+    """Goes through the bytes of one object that is known to be sound."""
+
+    def __init__(self, packs: Packs, start: int, first: int) -> None:
+        self.packs = packs
+        self.at = start
+        self.first = first
+        self.pieces: list[bytes] = []
+        self.offset = 0
+        self.tags = 0
+        self.parts: list[tuple[Callable[[bytes, int], Any], int, int]] = []
+        self.links: list[tuple[int, int, int]] = []
+        self.classes: list[tuple[int, int]] = []
+        self.inner: list[int] = []
+
+    def learn(self, end: int, number: int) -> Layout | None:
+        values: list[Any] = []
+        steps: Iterator[int] = repeat(VALUE, 1)
+        stack: list[tuple[Iterator[int], list[Any]]] = []
+        while (step := next(steps, _DONE)) != _DONE or stack:
+            inner: tuple[Iterator[int], list[Any]] | None = None
+            self.tags += 1
+            if self.tags > MAX_PIECES:
+                return None
+            if step == _DONE:
+                steps, values = stack.pop()
+            elif step > 0:
+                values.append(self.any(step))
+            elif step == CONTENT:
+                inner = (repeat(_ITEM), [])
+                values.append(inner[1])
+            elif step == _ITEM and self.packs.stream[self.at] == END:
+                self.same(1)
+                steps, values = stack.pop()
+            else:
+                found = self.value(step, top=not stack)
+                if found is None:
+                    return None
+                values.append(found[0])
+                inner = found[1]
+            if inner is not None:
+                stack.append((steps, values))
+                steps, values = inner
+        if self.at != end:
+            return None
+        return Layout(
+            number, values[0], self.parts, self.pattern(), self.links, self.classes, len(self.inner), self.inner
+        )
+
+    def value(  # noqa: PLR0911 (one return for each kind of value)
+        self, step: int, *, top: bool
+    ) -> tuple[Any, tuple[Iterator[int], list[Any]] | None] | None:
+        """One value and what of it is still to come; None where a layout cannot be learned."""
+        tag = self.packs.stream[self.at]
+        if tag == NULL:
+            self.same(1)
+            return None, None
+        if tag == REFERENCE:
+            self.links.append((len(self.parts), self.offset + 1, len(self.inner)))
+            self.same(1)
+            self.any(4)
+            return Link(len(self.links) - 1), None
+        if tag == STRING:
+            self.same(1)
+            self.inner.append(len(self.parts))
+            return self.spot(2, 1, None), None
+        if tag == BLOCK and step == _ITEM:
+            self.same(2)
+            return self.any(self.packs.stream[self.at - 1], block=True), None
+        desc = self.desc() if tag in {OBJECT, ARRAY} else None
+        if desc is None:
+            return None
+        self.classes.append((len(self.parts), self.offset + 2))
+        self.same(6)
+        self.inner.append(-1)
+        if tag == OBJECT:
+            if not top and self.packs.wanted(desc):
+                return None
+            node = Instance(desc)
+            return node, (iter(desc.steps), node.values)
+        unit = SIZES.get(desc.name[1:2])
+        if unit is not None:
+            return self.spot(4, unit, desc), None
+        count = int.from_bytes(self.packs.stream[self.at : self.at + 4], "big")
+        self.same(4)
+        held: list[Any] = []
+        return Array(desc, values=held), (repeat(VALUE, count), held)
+
+    def desc(self) -> ClassDesc | None:
+        stream, at = self.packs.stream, self.at
+        if stream[at + 1] != REFERENCE:
+            return None
+        node = self.packs.handles[int.from_bytes(stream[at + 2 : at + 6], "big") - BASE_HANDLE]
+        return node if isinstance(node, ClassDesc) else None
+
+    def same(self, size: int) -> None:
+        """Bytes that are the same in every object of the layout."""
+        self.pieces.append(re.escape(self.packs.stream[self.at : self.at + size]))
+        self.at += size
+        self.offset += size
+
+    def any(self, size: int, *, block: bool = False) -> Place:
+        """Bytes that may differ."""
+        place = Place(len(self.parts), self.offset, size, block)
+        self.pieces.append(b".{%d}" % size)
+        self.at += size
+        self.offset += size
+        return place
+
+    def spot(self, width: int, unit: int, desc: ClassDesc | None) -> Spot:
+        """A part of variable length, its length before it."""
+        self.parts.append((self.pattern(), width, unit))
+        self.at += width + int.from_bytes(self.packs.stream[self.at : self.at + width], "big") * unit
+        self.pieces = []
+        self.offset = 0
+        return Spot(len(self.parts) - 1, desc)
+
+    def pattern(self) -> Callable[[bytes, int], Any]:
+        return re.compile(b"".join(self.pieces), re.DOTALL).match
