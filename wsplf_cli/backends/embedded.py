@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
+from wsplf_cli.backends._plan import plan
 from wsplf_cli.config import ProjectOptions
 from wsplf_cli.errors import ConfigError, ProjectError, SlideError
 from wsplf_cli.qupath import gson, project_file, qpdata, servers
@@ -13,7 +14,7 @@ from wsplf_cli.qupath.atomic import write_files
 from wsplf_cli.qupath.images import uri_path
 from wsplf_cli.qupath.javagraph import JavaStreamError
 from wsplf_cli.qupath.qpdata import QpData
-from wsplf_cli.schema import CLASS_KEY, SHAPE_KEY, Annotation, Entry, Origin, PathClass, PathObject, Replaced
+from wsplf_cli.schema import Annotation, Entry, Origin, PathClass, PathObject, Replaced
 from wsplf_cli.slides import measure
 
 DATA = "data.qpdata"
@@ -41,6 +42,15 @@ class _Seen:
     digest: bytes | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A data file: its bytes, what they hold, and the annotations in it."""
+
+    raw: bytes
+    data: QpData
+    found: list[qpdata.Found]
+
+
 class EmbeddedProject:
     """A QuPath project on disk. See ``backends.Project`` for what the methods promise."""
 
@@ -66,8 +76,8 @@ class EmbeddedProject:
 
     def annotations(self, entry_id: str) -> list[Annotation]:
         """All annotations of an entry, in file order, at any depth; an entry without data has none."""
-        contents = self._read(entry_id)
-        return [] if contents is None else [one.annotation for one in contents[1]]
+        stored = self.read(entry_id)
+        return [] if stored is None else [one.annotation for one in stored.found]
 
     def objects(self, entry_id: str) -> list[PathObject]:
         """All objects of an entry, the root first, parents before children; an entry without data has none."""
@@ -87,33 +97,27 @@ class EmbeddedProject:
         A shape that a person has decided on already (accepted, rejected or edited as wsplf wrote it) is not written
         a second time.
         """
-        contents = self._read(entry_id)
-        data, found = contents if contents is not None else (self._fresh(entry_id), [])
-        mine = [one for one in found if one.annotation.origin == origin != "human"]
-        old = [one for one in mine if qpdata.undecided(one.annotation)]
-        decided = {_written_as(one.annotation) for one in mine if not qpdata.undecided(one.annotation)}
-        new = qpdata.mark_all(annotations, origin=origin)
-        new = [part for part in new if origin == "human" or _written_as(part) not in decided]
-        kept = len(mine) - len(old)
-        if [_content(one.annotation) for one in old] == [_content(one) for one in new]:
-            return Replaced(added=0, removed=0, kept=kept)
-        self._edit(entry_id, data, remove=old, add=new)
-        return Replaced(added=len(new), removed=len(old), kept=kept)
+        stored = self.read(entry_id)
+        data, found = (self._fresh(entry_id), []) if stored is None else (stored.data, stored.found)
+        change = plan([one.annotation for one in found], origin=origin, annotations=annotations)
+        if change.remove or change.add:
+            self._edit(entry_id, data, remove=[found[place] for place in change.remove], add=change.add)
+        return Replaced(added=len(change.add), removed=len(change.remove), kept=change.kept)
 
     def add(self, entry_id: str, annotations: Sequence[Annotation], *, path_classes: Collection[PathClass] = ()) -> int:
         """Add annotations of any shape as they are, at the top of the hierarchy; returns how many."""
         if annotations:
-            contents = self._read(entry_id)
-            data = contents[0] if contents is not None else self._fresh(entry_id)
+            stored = self.read(entry_id)
+            data = self._fresh(entry_id) if stored is None else stored.data
             self._edit(entry_id, data, remove=[], add=annotations, path_classes=path_classes)
         return len(annotations)
 
     def remove(self, entry_id: str, ids: Collection[UUID]) -> int:
         """Remove annotations by id, their children move up; returns how many were found."""
-        contents = self._read(entry_id)
-        found = [] if contents is None else [one for one in contents[1] if one.annotation.id in set(ids)]
-        if contents is not None and found:
-            self._edit(entry_id, contents[0], remove=found, add=[])
+        stored = self.read(entry_id)
+        found = [] if stored is None else [one for one in stored.found if one.annotation.id in set(ids)]
+        if stored is not None and found:
+            self._edit(entry_id, stored.data, remove=found, add=[])
         return len(found)
 
     def set_metadata(self, values: Mapping[str, Mapping[str, str]]) -> None:
@@ -124,7 +128,8 @@ class EmbeddedProject:
     def _data_path(self, entry_id: str) -> Path:
         return self.folder / "data" / entry_id / DATA
 
-    def _image(self, entry_id: str) -> Mapping[str, object]:
+    def image(self, entry_id: str) -> Mapping[str, object]:
+        """An entry's record in the project file."""
         for image in self._project.images:
             if project_file.entry_id(image) == entry_id:
                 return image
@@ -132,7 +137,7 @@ class EmbeddedProject:
 
     def _source(self, entry_id: str) -> Path | None:
         """The entry's data file; None without data."""
-        self._image(entry_id)
+        self.image(entry_id)
         path = self._data_path(entry_id)
         source = path if path.is_file() else path.with_name(FALLBACK)
         return source if source.is_file() else None
@@ -142,8 +147,12 @@ class EmbeddedProject:
         hint = f"QuPath left its previous state in {spare}" if spare.is_file() else "open it in QuPath to check it"
         return SlideError(f"{source}: cannot be read: {error.message}", hint=hint)
 
-    def _read(self, entry_id: str) -> tuple[QpData, list[qpdata.Found]] | None:
-        """The entry's data and its annotations; None without data."""
+    def read(self, entry_id: str) -> Stored | None:
+        """The entry's data and its annotations; None without data.
+
+        Raises:
+            SlideError: the data file cannot be read; the message names it.
+        """
         source, path = self._source(entry_id), self._data_path(entry_id)
         if source is None:
             return None
@@ -159,10 +168,10 @@ class EmbeddedProject:
             raise self._unreadable(source, error) from error
         if seen.digest is None and stat == seen.stat:
             seen.digest = _digest(raw)
-        return data, found
+        return Stored(raw, data, found)
 
     def _fresh(self, entry_id: str) -> QpData:
-        image = self._image(entry_id)
+        image = self.image(entry_id)
         chain = servers.builders(image)
         uri = str(chain[-1].get("uri") or "") if chain else ""
         return qpdata.create(
@@ -182,8 +191,7 @@ class EmbeddedProject:
         path_classes: Collection[PathClass] = (),
     ) -> None:
         """Change the hierarchy of an entry and write its files: classes first, the data itself last."""
-        self._check_single(entry_id)
-        self._check_unchanged(entry_id)
+        self.check_unchanged(entry_id)
         path = self._data_path(entry_id)
         known = {one.name: one.rgb for one in self.path_classes()}
         given = {one.name: one.rgb for one in path_classes}
@@ -199,10 +207,19 @@ class EmbeddedProject:
             raise SlideError(
                 f"{path}: cannot be changed: {error.message}", hint="open it in QuPath to check it"
             ) from error
+        self.install(entry_id, content=content, summary=summary, classes=used)
+
+    def install(self, entry_id: str, *, content: bytes, summary: bytes, classes: Collection[PathClass]) -> None:
+        """Write an entry's data and summary, and the path classes that the project lacks.
+
+        Raises:
+            ProjectError: the files cannot be written; the old ones are in place.
+        """
+        path = self._data_path(entry_id)
         files: dict[Path, bytes] = {}
-        classes = project_file.add_classes(self.folder, used)
-        if classes is not None:
-            files[project_file.classes_path(self.folder)] = classes
+        listed = project_file.add_classes(self.folder, classes)
+        if listed is not None:
+            files[project_file.classes_path(self.folder)] = listed
         files[path.with_name("summary.json")] = summary
         files[path] = content
         write_files(files)
@@ -216,8 +233,13 @@ class EmbeddedProject:
                 hint="remove all but one of them from the project in QuPath and add them again",
             )
 
-    def _check_unchanged(self, entry_id: str) -> None:
-        """Refuse to write over what another program saved since this project was opened."""
+    def check_unchanged(self, entry_id: str) -> None:
+        """Refuse to write over what another program saved since this project was opened.
+
+        Raises:
+            SlideError: it did, or several entries share the data.
+        """
+        self._check_single(entry_id)
         path, seen = self._data_path(entry_id), self._seen[entry_id]
         now = _stat(path)
         if now == seen.stat:
@@ -231,7 +253,7 @@ class EmbeddedProject:
 
     def _summary(self, entry_id: str, data: QpData) -> bytes:
         """summary.json of an entry."""
-        chain = servers.builders(self._image(entry_id))
+        chain = servers.builders(self.image(entry_id))
         server = next((one["metadata"] for one in chain if isinstance(one.get("metadata"), dict)), None)
         document: dict[str, object] = {"timestamp": project_file.now_ms(), "imageType": data.image_type}
         if server is not None:
@@ -256,14 +278,3 @@ def _stat(path: Path) -> tuple[int, int] | None:
 
 def _digest(raw: bytes) -> bytes:
     return hashlib.sha256(raw).digest()
-
-
-def _written_as(annotation: Annotation) -> tuple[str, str]:
-    """The shape and class that wsplf wrote, whatever they are by now."""
-    return annotation.metadata.get(SHAPE_KEY, ""), annotation.metadata.get(CLASS_KEY, "")
-
-
-def _content(annotation: Annotation) -> tuple[object, ...]:
-    """All that is written of one of wsplf's own annotations, but for its id."""
-    marks = sorted(annotation.metadata.items())
-    return marks, sorted(annotation.measurements.items()), annotation.path_class, annotation.name, annotation.locked

@@ -1,0 +1,296 @@
+"""The child process that holds QuPath: reads requests from its standard input, answers on its standard output.
+
+It works on a copy of the project that the parent made, so that nothing that QuPath or paquo do on their own (paquo
+saves on leaving a project, QuPath makes folders on opening one) reaches the user's files.
+"""
+
+import base64
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, BinaryIO
+
+from wsplf_cli.backends._paquo_link import receive, send
+from wsplf_cli.qupath.records import OWN_ID_KEY
+
+NEWEST_KNOWN = (0, 7)
+"""The newest QuPath that this file was run with; paquo 0.9 itself names 0.6."""
+
+KINDS = (
+    ("PathRootObject", "root"),
+    ("PathAnnotationObject", "annotation"),
+    ("TMACoreObject", "tma_core"),
+    ("PathCellObject", "cell"),
+    ("PathTileObject", "tile"),
+    ("PathDetectionObject", "detection"),
+)
+SEARCH = "set PAQUO_QUPATH_DIR to the folder of QuPath (on macOS QuPath.app), or use --backend embedded"
+
+
+class Refused(Exception):  # noqa: N818 - an answer, not a fault
+    """What the parent is to tell the user: kind ("missing", "project", "slide"), message and hint."""
+
+    def __init__(self, kind: str, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.answer = {"error": kind, "message": message, "hint": hint}
+
+
+def main() -> None:
+    """Answer until the parent closes the pipe."""
+    requests, answers = _pipes()
+    try:
+        qupath = QuPath()
+    except Refused as refused:
+        send(answers, refused.answer)
+        return
+    send(answers, {"qupath": qupath.version})
+    deeds: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
+        "read": qupath.read,
+        "load": qupath.load,
+        "save": qupath.save,
+    }
+    while (request := receive(requests)) is not None:
+        try:
+            answer = deeds[request["do"]](request)
+        except Refused as refused:
+            answer = refused.answer
+        except qupath.java_error as error:
+            text = f"QuPath {qupath.version} cannot {request['do']} this entry: {_short(error)}"
+            answer = Refused("slide", text, hint="open it in QuPath to check it").answer
+        send(answers, answer)
+    sys.stderr.flush()
+    os._exit(0)  # threads of QuPath may never end
+
+
+def _pipes() -> tuple[BinaryIO, BinaryIO]:
+    """Our input and output; what anything else prints goes to standard error, not between our answers."""
+    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    return requests, answers
+
+
+def _start() -> tuple[Any, Any, Any]:
+    """The modules jpype, paquo.java and paquo.projects, with QuPath's Java machine running.
+
+    Raises:
+        Refused: why it cannot be.
+    """
+    try:
+        import jpype
+        import paquo
+    except ImportError as error:
+        raise Refused("missing", f"paquo cannot be imported: {error}", hint='pip install "wsplf[paquo]"') from error
+    embedded = "use --backend embedded, which needs no QuPath"
+    try:
+        import paquo.java
+        import paquo.projects
+    except (ImportError, AttributeError, TypeError, jpype.JException) as error:
+        version = _version_of(jpype)
+        raise Refused(
+            "project", f"paquo {paquo.__version__} does not know QuPath {version}: {_short(error)}", hint=embedded
+        ) from error
+    except FileNotFoundError as error:
+        named = os.environ.get("PAQUO_QUPATH_DIR", "")
+        raise Refused("project", f"no QuPath at {named or 'the place that paquo knows'}: {error}", hint=SEARCH) from error
+    except ValueError as error:  # also jpype's JVMNotFoundException
+        raise Refused("project", f"paquo finds no QuPath: {_short(error)}", hint=SEARCH) from error
+    except OSError as error:
+        raise Refused(
+            "project",
+            f"the Java of QuPath cannot be loaded into this Python ({_machine()}): {_short(error)}",
+            hint=f"take a QuPath and a Python of one architecture, or {embedded}",
+        ) from error
+    except RuntimeError as error:
+        raise Refused("project", f"the Java of QuPath does not start: {_short(error)}", hint=embedded) from error
+    return jpype, paquo.java, paquo.projects
+
+
+class QuPath:
+    """A real QuPath, through paquo."""
+
+    def __init__(self) -> None:
+        """Start it.
+
+        Raises:
+            Refused: it cannot be found or started, or is a version that paquo does not know.
+        """
+        jpype, java, self._projects = _start()
+        self.java_error: type[Exception] = jpype.JException
+        self._java = java
+        self.version = str(java.qupath_version) if java.qupath_version is not None else ""
+        numbers = tuple(int(part) for part in self.version.split("-")[0].split(".")[:2] if part.isdigit())
+        if len(numbers) < 2 or numbers < (0, 2) or numbers > NEWEST_KNOWN:
+            raise Refused(
+                "project",
+                f"QuPath {self.version or 'of unknown version'} is not one that paquo knows (0.2 to 0.7)",
+                hint="set PAQUO_QUPATH_DIR to one of these, or use --backend embedded",
+            )
+        self._numbers = numbers
+        self._plane = jpype.JClass("qupath.lib.regions.ImagePlane")
+        self._uuid = jpype.JClass("java.util.UUID")
+        self._core = jpype.JClass("qupath.lib.objects.TMACoreObject")
+        # before 0.5 (for detections before 0.6) QuPath shows an object's metadata to its own code only
+        path_object = jpype.JClass("qupath.lib.objects.PathObject").class_
+        self._metadata_of = path_object.getDeclaredMethod("getUnmodifiableMetadataMap")
+        self._metadata_of.setAccessible(True)
+        text = java.String.class_
+        self._put_metadata = path_object.getDeclaredMethod("storeMetadataValue", text, text)
+        self._put_metadata.setAccessible(True)
+        self._open: tuple[Any, Any, Any, list[Any]] | None = None
+
+    def read(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The objects of an entry's data file; the image itself is not needed."""
+        _, entry = self._entry(request)
+        hierarchy = entry.readHierarchy()
+        return {"objects": [self._shown(*found) for found in self._walk(hierarchy)]}
+
+    def load(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The same for an entry that is to be changed; QuPath needs its image for that, before 0.6."""
+        project, entry = self._entry(request)
+        data = entry.readImageData()
+        found = self._walk(data.getHierarchy())
+        self._open = (project, entry, data, [node for node, _, _ in found])
+        return {"objects": [self._shown(*one) for one in found]}
+
+    def save(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Change what was loaded and save it in the copy: "remove" (places), "add" (records)."""
+        assert self._open is not None
+        _, entry, data, nodes = self._open
+        self._open = None
+        hierarchy = data.getHierarchy()
+        removed = self._java.ArrayList([nodes[place] for place in request["remove"]])
+        added = self._java.ArrayList([self._made(record) for record in request["add"]])
+        if removed.size():
+            hierarchy.removeObjects(removed, True)
+        if added.size():
+            (hierarchy.addObjects if self._java.compatibility.supports_addobjects else hierarchy.addPathObjects)(added)
+        data.setProperty("PROJECT_ENTRY_ID", self._java.String(request["entry_key"]))
+        entry.saveImageData(data)
+        return {"count": int(hierarchy.nObjects())}
+
+    def _entry(self, request: Mapping[str, Any]) -> tuple[Any, Any]:
+        project = self._projects.QuPathProject(request["project"], mode="r+")
+        for image in project.images:
+            if image.entry_id == request["entry"]:
+                return project, image.java_object
+        raise Refused("project", f"QuPath finds no entry {request['entry']} in the project")
+
+    def _walk(self, hierarchy: Any) -> list[tuple[Any, int, tuple[int, int] | None]]:
+        """All objects with the place of the parent (-1: none) and of a TMA core in its grid; parents first."""
+        grid = hierarchy.getTMAGrid()
+        cells: dict[int, tuple[int, int]] = {}
+        if grid is not None:
+            width = int(grid.getGridWidth())
+            for at, core in enumerate(grid.getTMACoreList()):
+                cells[int(self._java.System.identityHashCode(core))] = divmod(at, width)
+        found: list[tuple[Any, int, tuple[int, int] | None]] = []
+        rest = [(hierarchy.getRootObject(), -1)]
+        while rest:
+            node, above = rest.pop()
+            cell = cells.get(int(self._java.System.identityHashCode(node))) if cells else None
+            found.append((node, above, cell))
+            rest.extend((child, len(found) - 1) for child in reversed(list(node.getChildObjects())))
+        return found
+
+    def _shown(self, node: Any, above: int, cell: tuple[int, int] | None) -> dict[str, Any]:
+        """One object as JSON values."""
+        full = str(node.getClass().getSimpleName())
+        kind = next((kind for name, kind in KINDS if name == full), "detection")
+        path_class, name, roi = node.getPathClass(), node.getName(), node.getROI()
+        colour = node.getColor() if self._numbers >= (0, 4) else node.getColorRGB()
+        probability = float(node.getClassProbability())
+        shown: dict[str, Any] = {
+            "kind": kind,
+            "above": above,
+            "name": "" if name is None else str(name),
+            "class": None if path_class is None else str(path_class.toString()),
+            "color": None if colour is None else int(colour.intValue()),
+            "id": str(node.getID()) if self._numbers >= (0, 4) else None,
+            "locked": bool(node.isLocked()) if kind != "root" else False,
+            "probability": None if math.isnan(probability) else probability,
+            "metadata": {str(one.getKey()): str(one.getValue()) for one in self._metadata_of.invoke(node).entrySet()},
+            "measurements": self._measurements(node.getMeasurementList()),
+            "missing": bool(node.isMissing()) if kind == "tma_core" else False,
+            "grid": cell,
+        }
+        if roi is not None:
+            shown |= {"roi": str(roi.getClass().getSimpleName()), "wkb": self._wkb(roi)}
+            shown["plane"] = [int(roi.getC()), int(roi.getZ()), int(roi.getT())]
+        if kind == "cell" and (nucleus := node.getNucleusROI()) is not None:
+            shown["nucleus"] = self._wkb(nucleus)
+        return shown
+
+    def _wkb(self, roi: Any) -> str:
+        written = self._java.WKBWriter(2).write(roi.getGeometry())
+        return base64.b64encode(bytes(written)).decode("ascii")
+
+    def _measurements(self, held: Any) -> dict[str, float]:
+        if held is None or held.isEmpty():
+            return {}
+        newer = self._java.compatibility.supports_newer_measurements_interface
+        names = list(held.getNames() if newer else held.getMeasurementNames())
+        value: Callable[[Any], Any] = held.get if newer else held.getMeasurementValue
+        return {str(name): float(value(name)) for name in names}
+
+    def _made(self, record: Mapping[str, Any]) -> Any:
+        """A new annotation."""
+        geometry = self._java.WKBReader().read(base64.b64decode(record["wkb"]))
+        roi = self._java.GeometryTools.geometryToROI(geometry, self._plane.getPlaneWithChannel(*record["plane"]))
+        node = self._java.PathObjects.createAnnotationObject(roi, self._class_of(record["class"]))
+        metadata = dict(record["metadata"])
+        if self._numbers >= (0, 4):
+            node.setID(self._uuid.fromString(record["id"]))
+        else:
+            metadata[OWN_ID_KEY] = record["id"]
+        for key, value in metadata.items():
+            self._put_metadata.invoke(node, self._java.String(key), self._java.String(value))
+        held = node.getMeasurementList()
+        newer = self._java.compatibility.supports_newer_measurements_interface
+        put = held.put if newer else held.putMeasurement
+        for key, number in record["measurements"].items():
+            put(key, float(number))
+        held.close()
+        if record["name"]:
+            node.setName(self._java.String(record["name"]))
+        if record["color"] is not None:
+            (node.setColor if self._numbers >= (0, 4) else node.setColorRGB)(self._java.Integer(record["color"]))
+        node.setLocked(record["locked"])
+        return node
+
+    def _class_of(self, full_name: str | None) -> Any:
+        """A path class of QuPath by its full name ("Tumor: Positive"), in the colour that QuPath gives it."""
+        from paquo.classes import QuPathPathClass
+
+        found = None
+        for part in _parts(full_name):
+            found = QuPathPathClass(part, parent=found)
+        return None if found is None else found.java_object
+
+
+def _parts(full_name: str | None) -> Iterator[str]:
+    return (part.strip() for part in (full_name or "").split(":") if part.strip())
+
+
+def _version_of(jpype: Any) -> str:
+    """The version of the QuPath that is running, as far as it can be told."""
+    try:
+        return str(jpype.JClass("qupath.lib.common.GeneralTools").getVersion())
+    except (AttributeError, TypeError, RuntimeError, jpype.JException):
+        return "of unknown version"
+
+
+def _machine() -> str:
+    import platform
+
+    return f"{platform.system()} {platform.machine()}"
+
+
+def _short(error: BaseException) -> str:
+    """The first line of an error's text."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,295 @@
+"""Reads and writes annotations through a real QuPath, with paquo; the other files of a project are read directly.
+
+QuPath never sees the user's files. It gets a copy of the one entry that is asked for, in a temporary folder; what it
+saves there is checked and then put in place as the embedded backend puts its own, so that a QuPath that crashes,
+hangs, or cannot read a file leaves the old files as they are.
+"""
+
+import base64
+import importlib.util
+import json
+import tempfile
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import shapely
+from shapely import Polygon
+from shapely.geometry.base import BaseGeometry
+
+from wsplf_cli.backends import embedded
+from wsplf_cli.backends._paquo_link import Link
+from wsplf_cli.backends._plan import plan
+from wsplf_cli.config import ProjectOptions
+from wsplf_cli.errors import MissingDependency, ProjectError, SlideError
+from wsplf_cli.qupath import gson, project_file, qpdata, servers
+from wsplf_cli.qupath.images import uri_path
+from wsplf_cli.qupath.javagraph import JavaStreamError
+from wsplf_cli.qupath.records import Held, annotations, path_objects, rgb_of
+from wsplf_cli.schema import Annotation, Entry, Origin, PathClass, PathObject, Plane, Replaced
+
+INSTALL = 'pip install "wsplf[paquo]"'
+
+
+def open_project(path: Path, options: ProjectOptions) -> "PaquoProject":
+    """The project at ``path``. QuPath is started when annotations are first asked for.
+
+    Raises:
+        MissingDependency: paquo is not installed.
+        ProjectError: there is no project, or it cannot be read.
+        ConfigError: the folder of slides that the options name is not there.
+    """
+    if importlib.util.find_spec("paquo") is None:
+        raise MissingDependency("--backend paquo needs paquo, which is not installed", hint=INSTALL)
+    return PaquoProject(embedded.open_project(path, options))
+
+
+class PaquoProject:
+    """A QuPath project whose annotations go through QuPath. See ``backends.Project`` for what the methods promise."""
+
+    def __init__(self, files: embedded.EmbeddedProject) -> None:
+        self._files = files
+        self._link: Link | None = None
+        self.path = files.path
+        self.folder = files.folder
+        self.version = files.version
+
+    def entries(self) -> list[Entry]:
+        """The entries in project order, slides looked up."""
+        return self._files.entries()
+
+    def path_classes(self) -> list[PathClass]:
+        """The classes of the project, in order."""
+        return self._files.path_classes()
+
+    def set_metadata(self, values: Mapping[str, Mapping[str, str]]) -> None:
+        """Set entry metadata: entry id -> {key: value}. Other keys are kept."""
+        self._files.set_metadata(values)
+
+    def annotations(self, entry_id: str) -> list[Annotation]:
+        """All annotations of an entry, in QuPath's order, at any depth; an entry without data has none."""
+        stored = self._files.read(entry_id)
+        if stored is None:
+            return []
+        return annotations([one for one in self._held(entry_id, stored) if one.kind == "annotation"])
+
+    def objects(self, entry_id: str) -> list[PathObject]:
+        """All objects of an entry, the root first, parents before children; an entry without data has none."""
+        stored = self._files.read(entry_id)
+        if stored is None:
+            return []
+        shown = self._shown(entry_id, stored)
+        grid = {place: (one["grid"][0], one["grid"][1]) for place, one in enumerate(shown) if one["grid"] is not None}
+        return path_objects(_held(shown, stored), [one["above"] for one in shown], grid)
+
+    def replace(self, entry_id: str, *, origin: Origin, annotations: Sequence[Annotation]) -> Replaced:
+        """Replace wsplf's own pending, unedited annotations of ``origin`` by ``annotations``.
+
+        A shape that a person has decided on already (accepted, rejected or edited as wsplf wrote it) is not written
+        a second time.
+        """
+        stored = self._files.read(entry_id)
+        if stored is None and not plan([], origin=origin, annotations=annotations).add:
+            return Replaced(added=0, removed=0, kept=0)
+        with self._loaded(entry_id, stored) as (staged, found, places):
+            change = plan(found, origin=origin, annotations=annotations)
+            if change.remove or change.add:
+                remove = [places[at] for at in change.remove]
+                self._save(entry_id, staged, stored, remove=remove, add=change.add)
+        return Replaced(added=len(change.add), removed=len(change.remove), kept=change.kept)
+
+    def remove(self, entry_id: str, ids: Collection[UUID]) -> int:
+        """Remove annotations by id, their children move up; returns how many were found."""
+        stored = self._files.read(entry_id)
+        if stored is None:
+            return 0
+        with self._loaded(entry_id, stored) as (staged, found, places):
+            doomed = [place for one, place in zip(found, places, strict=True) if one.id in set(ids)]
+            if doomed:
+                self._save(entry_id, staged, stored, remove=doomed, add=[])
+        return len(doomed)
+
+    def close(self) -> None:
+        """End QuPath, if it runs."""
+        if self._link is not None:
+            self._link.close()
+
+    def _qupath(self) -> Link:
+        if self._link is None or not self._link.alive:
+            self._link = Link()
+        return self._link
+
+    def _shown(self, entry_id: str, stored: embedded.Stored) -> list[dict[str, Any]]:
+        """What QuPath reads of an entry that has data: its objects as the child shows them."""
+        link = self._qupath()
+        with self._staged(entry_id, stored) as staged:
+            found: list[dict[str, Any]] = self._ask(link, entry_id, {"do": "read", **staged})["objects"]
+        self._check_all_read(entry_id, stored, found)
+        return found
+
+    def _held(self, entry_id: str, stored: embedded.Stored) -> list[Held]:
+        return _held(self._shown(entry_id, stored), stored)
+
+    @contextmanager
+    def _loaded(
+        self, entry_id: str, stored: embedded.Stored | None
+    ) -> Iterator[tuple[dict[str, str], list[Annotation], list[int]]]:
+        """The entry opened in QuPath to be changed: where, its annotations, and their places among all objects."""
+        link = self._qupath()
+        with self._staged(entry_id, stored) as staged:
+            shown = self._ask(link, entry_id, {"do": "load", **staged})["objects"]
+            self._check_all_read(entry_id, stored, shown)
+            places = [place for place, one in enumerate(shown) if one["kind"] == "annotation"]
+            found = annotations(_held([shown[place] for place in places], stored))
+            yield staged, found, places
+
+    def _ask(self, link: Link, entry_id: str, request: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            return link.ask(request)
+        except SlideError as error:
+            raise SlideError(f"{self._data(entry_id)}: {error.message}", hint=error.hint) from error
+
+    def _data(self, entry_id: str) -> Path:
+        return self.folder / "data" / entry_id / embedded.DATA
+
+    def _check_all_read(
+        self, entry_id: str, stored: embedded.Stored | None, shown: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """QuPath answers a file that it cannot read with an empty image, and would save that over it."""
+        count = 1 if stored is None else int(stored.data.counts()["nObjects"])
+        if len(shown) != max(count, 1):
+            raise SlideError(
+                f"{self._data(entry_id)}: QuPath {self._qupath().qupath} reads {len(shown)} of its {count} objects; "
+                "nothing was written",
+                hint="its image may be missing or the file be of a newer QuPath; --backend embedded needs neither",
+            )
+
+    @contextmanager
+    def _staged(self, entry_id: str, stored: embedded.Stored | None) -> Iterator[dict[str, str]]:
+        """A project with this one entry in a temporary folder, for QuPath to work on."""
+        try:
+            with tempfile.TemporaryDirectory(prefix="wsplf-", ignore_cleanup_errors=True) as name:
+                folder = Path(name)
+                try:
+                    self._stage(folder, entry_id, stored)
+                except OSError as error:
+                    raise ProjectError(
+                        f"cannot make a copy for QuPath in {folder}: {error.strerror}", hint="free disk space there"
+                    ) from error
+                yield {"project": str(folder / "project.qpproj"), "entry": entry_id}
+        except FileNotFoundError as error:
+            raise ProjectError(f"no folder for temporary files: {error}", hint="set TMPDIR to one") from error
+
+    def _stage(self, folder: Path, entry_id: str, stored: embedded.Stored | None) -> None:
+        image = json.loads(json.dumps(self._files.image(entry_id)))
+        source = (servers.builders(image) or [{}])[-1]
+        recorded = uri_path(str(source.get("uri") or ""))
+        (slide,) = [one.slide_path for one in self.entries() if one.id == entry_id][:1] or [None]
+        if slide is not None and recorded is not None and not Path(recorded).is_file():
+            source["uri"] = slide.absolute().as_uri()
+        now = project_file.now_ms()
+        document = {
+            "version": self.version or "0.2.3",
+            "createTimestamp": now,
+            "modifyTimestamp": now,
+            "lastID": int(entry_id),
+            "images": [image],
+        }
+        (folder / "project.qpproj").write_text(gson.dumps(document, indent=True), encoding="utf-8")
+        classes = project_file.classes_path(self.folder)
+        project_file.classes_path(folder).parent.mkdir()
+        if classes.is_file():
+            project_file.classes_path(folder).write_bytes(classes.read_bytes())
+        data = folder / "data" / entry_id
+        data.mkdir(parents=True)
+        if stored is not None:
+            (data / embedded.DATA).write_bytes(stored.raw)
+
+    def _save(
+        self,
+        entry_id: str,
+        staged: Mapping[str, str],
+        stored: embedded.Stored | None,
+        *,
+        remove: Sequence[int],
+        add: Sequence[Annotation],
+    ) -> None:
+        """Change the loaded entry, let QuPath save it in its copy, check that, and put it in place."""
+        self._files.check_unchanged(entry_id)
+        key = f"{self.path}::{entry_id}"
+        records = [_record(one) for one in add]
+        request = {"do": "save", "entry_key": key, "remove": list(remove), "add": records}
+        self._ask(self._qupath(), entry_id, request)
+        folder = Path(staged["project"]).parent / "data" / entry_id
+        try:
+            content = (folder / embedded.DATA).read_bytes()
+            summary = (folder / "summary.json").read_bytes()
+            count = int(qpdata.loads(content).counts()["nObjects"])
+        except (OSError, JavaStreamError) as error:
+            raise SlideError(
+                f"{self._data(entry_id)}: what QuPath saved cannot be read ({error}); the old file is in place",
+                hint="use --backend embedded",
+            ) from error
+        before = 1 if stored is None else max(int(stored.data.counts()["nObjects"]), 1)
+        if count != before - len(remove) + len(add):
+            raise SlideError(
+                f"{self._data(entry_id)}: QuPath saved {count} objects where {before - len(remove) + len(add)} were "
+                "expected; the old file is in place",
+                hint="use --backend embedded",
+            )
+        used = [PathClass(name) for name in sorted({one.path_class for one in add if one.path_class})]
+        self._files.check_unchanged(entry_id)
+        self._files.install(entry_id, content=content, summary=summary, classes=used)
+
+
+def _held(shown: Sequence[Mapping[str, Any]], stored: embedded.Stored | None) -> list[Held]:
+    """The child's objects as the records that annotations are made of.
+
+    A QuPath that gives ids invents one for an object without, a new one at each reading: only ids that are in the
+    file count.
+    """
+    known = set() if stored is None else {one.id for one in stored.data.objects()}
+    held = []
+    for one in shown:
+        own_id = None if one["id"] is None else UUID(one["id"])
+        held.append(
+            Held(
+                kind=one["kind"],
+                shape=_shape(one.get("wkb")),
+                name=one["name"],
+                path_class=one["class"],
+                locked=one["locked"],
+                metadata=dict(one["metadata"]),
+                measurements=dict(one["measurements"]),
+                plane=Plane(*one.get("plane", ())),
+                rgb=None if one["color"] is None else rgb_of(one["color"]),
+                probability=one["probability"],
+                roi=one.get("roi", ""),
+                own_id=own_id if own_id in known else None,
+                missing=one["missing"],
+                nucleus=_shape(one["nucleus"]) if one.get("nucleus") else None,
+            )
+        )
+    return held
+
+
+def _shape(text: str | None) -> BaseGeometry:
+    return Polygon() if text is None else shapely.from_wkb(base64.b64decode(text))
+
+
+def _record(annotation: Annotation) -> dict[str, Any]:
+    """An annotation as the child takes it."""
+    plane = annotation.plane
+    return {
+        "id": str(annotation.id),
+        "wkb": base64.b64encode(shapely.to_wkb(annotation.shape, byte_order=0)).decode("ascii"),
+        "plane": [plane.c, plane.z, plane.t],
+        "class": annotation.path_class,
+        "color": project_file.pack_rgb(annotation.rgb),
+        "name": annotation.name,
+        "locked": annotation.locked,
+        "metadata": dict(annotation.metadata),
+        "measurements": {key: float(value) for key, value in annotation.measurements.items()},
+    }
