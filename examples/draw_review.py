@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from wsplf_cli.backends.embedded import open_project
 from wsplf_cli.config import ProjectOptions
 from wsplf_cli.geometry import polygonal
-from wsplf_cli.qupath.project_file import DEFAULT_RGB
+from wsplf_cli.qupath.colours import STANDARD
 from wsplf_cli.qupath.qpdata import undecided
 from wsplf_cli.schema import Annotation
 from wsplf_cli.slides import entry_slide
@@ -35,7 +35,7 @@ def main(path: Path, name: str, out: Path) -> None:
     entry = next(one for one in project.entries() if one.name == name)
     slide, _ = entry_slide(entry)
     pixels, downsample = slide.thumbnail(VIEW_PX)
-    colours = {**DEFAULT_RGB, **{one.name: one.rgb for one in project.path_classes() if one.rgb}}
+    colours = {**STANDARD, **{one.name: one.rgb for one in project.path_classes() if one.rgb}}
     annotations = [one for one in project.annotations(entry.id) if one.shape.area > 0]
     pending = sorted(filter(undecided, annotations), key=confidence)
     chosen = pending[0] if pending else None
