@@ -364,6 +364,8 @@ def test_annotations_composed_as_bytes_are_those_of_their_graphs(version: str) -
         )
         for place in range(300)
     ]
+    own += [Annotation(UUID(int=1_000 + place), HOLED, "Tumor", name="x" * (place % 3)) for place in range(30)]
+    own += [Annotation(UUID(int=2_000 + place), SQUARE, None) for place in range(30)]
     marked = qpdata.mark_all(own, origin="pseudolabel")
     composed, graphs = _fresh(version), _fresh(version)
     for data in (composed, graphs):
@@ -387,6 +389,24 @@ def test_annotations_composed_as_bytes_are_those_of_their_graphs(version: str) -
         )
         assert one.shape.normalize().equals_exact(other.shape.normalize(), 1e-5)
         assert _alike(one.measurements, other.measurements)
+
+
+def test_shapes_with_holes_are_read_by_columns_as_from_graphs_and_refused_alike() -> None:
+    shapes = [HOLED if place % 3 else shapely.affinity.translate(HOLED, place) for place in range(30)]
+    data = _fresh()
+    data.add(mark_all([_own(shape) for shape in shapes], origin="prediction"), colours={})
+    raw = data.dumps()
+    assert len(qpdata.loads(raw)._stream.packs) > 25
+    assert _alike(qpdata.loads(raw).objects(), _graphs(raw).objects())
+    at = raw.rindex(b"\0\0\0\0\3\0\0\0\2")
+    for damage in (b"\0\0\0\0\3\x7f\0\0\2", b"\0\0\0\0\x63\0\0\0\2"):
+        damaged = raw[:at] + damage + raw[at + len(damage) :]
+        reasons = []
+        for read in (qpdata.loads(damaged), _graphs(damaged)):
+            with pytest.raises(JavaStreamError) as caught:
+                read.found()
+            reasons.append(caught.value.message)
+        assert reasons[0] == reasons[1]
 
 
 def test_text_that_is_no_utf8_in_a_packed_object_is_refused() -> None:

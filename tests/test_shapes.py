@@ -25,6 +25,11 @@ def _single(shape: Polygon) -> Polygon:
     return shapely.transform(shape, lambda points: points.astype("float32").astype("float64"))
 
 
+def _nowhere() -> Polygon:
+    with np.errstate(invalid="ignore"):
+        return Polygon([(0, 0), (np.nan, 1), (1, 1)])
+
+
 def _star(vertices: int, *, noise: float, radius: float = 5_000, seed: int = 0) -> Polygon:
     angles = np.linspace(0, 2 * np.pi, vertices, endpoint=False)
     radii = radius + noise * np.random.default_rng(seed).random(vertices)
@@ -57,7 +62,11 @@ def test_many_shapes_are_stored_as_each_alone() -> None:
     rng = np.random.default_rng(1)
     shapes = [Polygon(rng.random((5, 2)) * 50) for _ in range(50)]
     shapes += [box(0, 0, 9, 9) - box(2, 2, 3, 3), MultiPolygon([box(0, 0, 1, 1), box(3, 3, 4, 4)]), Polygon()]
-    shapes += [LineString([(0, 0), (1, 1)]), Polygon([(0, 0), (np.nan, 1), (1, 1)]), _star(3_000, noise=2)]
+    shapes += [
+        LineString([(0, 0), (1, 1)]),
+        _nowhere(),
+        _star(3_000, noise=2),
+    ]
     assert [[one.wkb for one in parts] for parts in storable_all(shapes)] == [
         [one.wkb for one in storable(shape)] for shape in shapes
     ]

@@ -5,6 +5,7 @@ then read from their graphs (records.held), with the same result.
 """
 
 import math
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,13 +13,14 @@ from typing import Any
 import numpy as np
 import shapely
 from numpy.typing import NDArray
+from shapely import GEOSException
 
-from wsplf_cli.qupath.javagraph import SIZES, Array, Instance, Text, decode_text, get
+from wsplf_cli.qupath.javagraph import SIZES, Array, Instance, JavaStreamError, Text, decode_text, get
 from wsplf_cli.qupath.javalayout import Layout, Link, Place, Spot
 from wsplf_cli.qupath.javapack import Ints, Packs, batches
 from wsplf_cli.qupath.pathobjects import METADATA_MAP, kind_of
 from wsplf_cli.qupath.records import Held, rgb_of
-from wsplf_cli.qupath.rois import FIRST_PLANE, POLYGON, roi_kind
+from wsplf_cli.qupath.rois import FIRST_PLANE, POLYGON, WKB, check_wkb, roi_kind
 from wsplf_cli.qupath.values import Values
 from wsplf_cli.schema import Plane
 
@@ -44,7 +46,7 @@ class _Form:
     roi: Instance
     probability: Place
     usual: bool
-    """Whether the shape is a polygon and nothing follows it: all can be read from columns, not only the class."""
+    """Whether the shape is a polygon or WKB and nothing follows: all is read from columns, not only the class."""
 
 
 def _form(tree: Instance) -> _Form | None:
@@ -74,7 +76,7 @@ def _form(tree: Instance) -> _Form | None:
     tint = None if colour is None else _integer(colour)
     if colour is not None and tint is None:
         return None
-    usual = isinstance(roi, Instance) and roi.desc.name == POLYGON and not more
+    usual = isinstance(roi, Instance) and roi.desc.name in {POLYGON, WKB} and not more
     return _Form(name, tint, keys, texts, names, numbers, array, count, locked, path_class, roi, probability, usual)
 
 
@@ -194,7 +196,7 @@ class _Table:
         probabilities = self.numbers(form.probability, ">f8").tolist()
         tints = [None] * self.size if form.colour is None else self.numbers(form.colour, ">i4").tolist()
         planes = self.planes(form.roi)
-        shapes = self.polygons(form.roi)
+        shapes = self.polygons(form.roi) if form.roi.desc.name == POLYGON else self.geometries(form.roi)
         kind, roi = kind_of(self.layout.tree)[1], roi_kind(form.roi)
         found = np.empty(self.size, object)
         found[:] = [
@@ -330,6 +332,26 @@ class _Table:
                 shapes[good] = shapely.polygons(rings)
         listed: list[Any] = shapes.tolist()
         return listed
+
+    def geometries(self, roi: Instance) -> list[Any]:
+        """The shapes of ROIs stored as WKB; all are odd where one is."""
+        slots = roi.desc.slots
+        spot = roi.values[slots["wkb"][0]] if "wkb" in slots else None
+        if not isinstance(spot, Spot) or spot.desc is None or spot.desc.name != "[B":
+            self.odd[:] = True
+            return [None] * self.size
+        stream = self.packs.stream
+        spans = zip(self.begins[:, spot.index].tolist(), self.ends[:, spot.index].tolist(), strict=True)
+        raws = [stream[begin:end] for begin, end in spans]
+        try:
+            for raw in raws:
+                check_wkb(raw)
+            with np.errstate(invalid="ignore"):
+                found: list[Any] = shapely.force_2d(shapely.from_wkb(np.array(raws, object))).tolist()
+        except (JavaStreamError, struct.error, GEOSException):
+            self.odd[:] = True
+            return [None] * self.size
+        return found
 
     def floats(self, spot: Spot, chosen: Ints | None = None) -> NDArray[np.float32]:
         """The arrays of all objects, or of those chosen, one after another."""

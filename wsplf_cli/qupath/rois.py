@@ -61,7 +61,7 @@ def read_roi(node: Any, spend: Callable[[int], None] = lambda size: None) -> Bas
         if kind == "GeometryROI":
             wkb = _array(get(node, "wkb")).raw
             spend(len(wkb))
-            _check_wkb(wkb)
+            check_wkb(wkb)
             with np.errstate(invalid="ignore"):
                 return shapely.force_2d(shapely.from_wkb(wkb))
         if kind in {"AreaROI", "AWTAreaROI"}:
@@ -153,7 +153,7 @@ def _from_rings(x: Array, y: Array, spend: Callable[[int], None]) -> BaseGeometr
     return odd_area(rings)
 
 
-def _check_wkb(wkb: bytes) -> None:
+def check_wkb(wkb: bytes) -> None:
     """That the counts in WKB are met by its bytes and that it is not nested without end.
 
     Raises:

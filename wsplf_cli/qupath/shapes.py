@@ -28,6 +28,9 @@ _MANY_CROSSINGS = 100
 _MAX_CROSSINGS = 5_000
 
 Shapes = NDArray[np.object_]
+
+# GEOS sets the processor's flags for numbers that it deals with itself, which numpy would then warn of.
+_quiet = np.errstate(divide="ignore", invalid="ignore", over="ignore", under="ignore")
 _POLYGON = 3
 
 
@@ -36,6 +39,7 @@ def storable(shape: BaseGeometry) -> list[Polygon]:
     return storable_all([shape])[0]
 
 
+@_quiet
 def storable_all(shapes: Sequence[BaseGeometry]) -> list[list[Polygon]]:
     """For each shape its polygons: repaired, on the 0.01-pixel grid, one for each connected part; lines are dropped.
 
@@ -76,6 +80,7 @@ def shape_hash(shape: BaseGeometry) -> str:
     return shape_hashes([shape])[0]
 
 
+@_quiet
 def shape_hashes(shapes: Sequence[BaseGeometry] | Shapes) -> list[str]:
     """`shape_hash` of each shape."""
     found: list[str] = []
@@ -91,6 +96,7 @@ def shape_hashes(shapes: Sequence[BaseGeometry] | Shapes) -> list[str]:
     return found
 
 
+@_quiet
 def repaired(shape: BaseGeometry) -> BaseGeometry:
     """A polygon that crosses itself as the area that it covers; anything else as it is.
 
@@ -102,6 +108,7 @@ def repaired(shape: BaseGeometry) -> BaseGeometry:
     return shape if valid is None else shapely.union_all(polygons(valid))
 
 
+@_quiet
 def odd_area(rings: Sequence[Polygon]) -> BaseGeometry:
     """What lies in an odd number of rings; a scribble (see `repaired`) gives all of its rings as they are."""
     if _crossings(rings) > _MAX_CROSSINGS:
