@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from wsplf_cli.errors import ConfigError
+from wsplf_cli.recipes import RECIPES
 
 T = TypeVar("T")
 
@@ -98,6 +99,9 @@ class PseudolabelOptions:
     project: ProjectOptions = field(default_factory=ProjectOptions)
     tiles: TileOptions = field(default_factory=TileOptions)
     run: RunOptions = field(default_factory=RunOptions)
+    recipe: str = _option(
+        "default", "A named set of options; those given beside it count more.", choices=tuple(RECIPES)
+    )
     backbone: str = _option("small", "Network that reads the tiles: small (shipped), or a name timm knows.")
     backbone_weights: Path | None = _option(None, "Weights file of the backbone (safetensors or PyTorch).")
     head: str = _option("gated-attention", "MIL head.", plugins="heads")
@@ -106,6 +110,35 @@ class PseudolabelOptions:
         "tiny", "SAM model; all but tiny need --sam-checkpoint.", choices=("tiny", "vit_b", "vit_l", "vit_h")
     )
     sam_checkpoint: Path | None = _option(None, "Checkpoint file of the SAM model.")
+    adl: bool = _option(True, "Hide what the classifier attends to most while it learns (attention-based dropout).")
+    high_frequency: bool = _option(False, "Show the classifier the fine structure of a tile as a fourth channel.")
+    contrast: bool = _option(True, "Set the likeliest places of a positive slide against its least likely ones.")
+    cam_scale: str = _option(
+        "cohort",
+        "One scale and threshold of the CAM for all slides, from the negative ones; or one for each tile (the paper's).",
+        choices=("cohort", "tile"),
+    )
+    refiner: str = _option(
+        "sam",
+        "What draws the outlines: SAM together with the CAM, SAM alone, superpixels, or none (the CAM itself).",
+        choices=("sam", "sam-alone", "slic", "none"),
+    )
+    rounds: int = _option(
+        0,
+        "How often SAM's decoder is tuned: first on the CAMs, then on masks of its own; 0 takes it as it is.",
+        least=0,
+    )
+    selection: str = _option(
+        "agreement",
+        "Masks that go into the next round: those that agree with the CAM, or those that lie in it (ids, the paper's).",
+        choices=("agreement", "ids"),
+    )
+    robust_loss: bool = _option(
+        True, "Pixels that SAM's decoder keeps contradicting count less while it is tuned; else Dice and IoU loss."
+    )
+    cache_gb: float = _option(
+        4.0, "Most gigabytes of SAM embeddings kept beside the project for the next run; 0 keeps none.", least=0
+    )
     epochs: int = _option(10, "Epochs of the MIL training.", least=1)
     folds: int = _option(
         3, "Slides are in so many parts, each judged by a classifier that did not see it; 1: by one for all.", least=1
@@ -294,10 +327,14 @@ def options(record: type) -> dict[str, Option]:
 def build(record: type[T], values: Mapping[str, Any]) -> T:
     """Fill a record, and the records inside it, from flat values by field name; what is missing keeps its default.
 
+    Where the record has a recipe, its options stand before the defaults and behind the values.
+
     Raises:
         ConfigError: a value is outside its limits.
     """
     hints = typing.get_type_hints(record)
+    if "recipe" in hints and values.get("recipe") in RECIPES:
+        values = {**RECIPES[values["recipe"]].options, **values}
     arguments: dict[str, Any] = {}
     for part in dataclasses.fields(cast(Any, record)):
         if dataclasses.is_dataclass(hints[part.name]):

@@ -136,6 +136,8 @@ def _parameter(option: config.Option) -> inspect.Parameter:
     kind = list[str] if several else option.kind
     default = list(option.default) if several else option.default
     flags = ["--label-key", "--key"] if option.name == "label_key" else [option.flag]
+    if option.kind is bool and option.default:
+        flags = [f"{option.flag}/--no-{option.key}"]
     value = typer.Option(default, *flags, help=help_text, metavar=METAVARS.get(option.kind, "TEXT"))
     return _given(option.name, kind if default is not None else kind | None, default=value)
 

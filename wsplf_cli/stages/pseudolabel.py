@@ -1,45 +1,40 @@
 """``wsplf pseudolabel``: from slide labels to polygons that a pathologist can review."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from uuid import uuid4
+import time
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
-from shapely import Polygon
 
 from wsplf_cli import plugins
 from wsplf_cli.backends import Project
+from wsplf_cli.cache import Store
 from wsplf_cli.config import PseudolabelOptions
-from wsplf_cli.errors import ProjectError
-from wsplf_cli.files import replacing
-from wsplf_cli.geometry import mask_polygons, rasterise
+from wsplf_cli.errors import ConfigError, ProjectError
 from wsplf_cli.models.backbone import build_backbone
 from wsplf_cli.models.mil import MilNetwork
 from wsplf_cli.models.sam import Sam, load_sam
+from wsplf_cli.prediction import refiners
 from wsplf_cli.prediction.calibration import Calibration, calibrate, level
 from wsplf_cli.prediction.cams import HeatMap, heat_map
-from wsplf_cli.prediction.refine import Refined, refine
+from wsplf_cli.prediction.embeddings import Embedder
+from wsplf_cli.prediction.tile_scale import tile_cam
 from wsplf_cli.prompts import Strategy
 from wsplf_cli.runtime import pick_device, seed_everything
-from wsplf_cli.schema import Annotation, Entry, EntryResult, StageReport, Tracker
+from wsplf_cli.schema import Entry, EntryResult, StageReport, Tracker
 from wsplf_cli.slides import entry_slide
-from wsplf_cli.stages import Run, Skipped, done, each, merge, start_run
+from wsplf_cli.stages import Run, done, each, merge, start_run
 from wsplf_cli.stages._bags import Prepared, folds_of, tile_sources
-from wsplf_cli.stages._own import decided, without
+from wsplf_cli.stages._outline import Cams, writer
+from wsplf_cli.stages._rounds import tune_rounds
 from wsplf_cli.stages.labels import require_both
 from wsplf_cli.tiles import make_grid, tissue_mask, tissue_um2
 from wsplf_cli.training.mil import Bag, MilSettings, fit, steps_of
 
 #: Tiles overlap by half, so that whatever is cut by one is in the middle of another.
 TILE_OVERLAP = 0.5
-#: Outlines are simplified by this much: under a third of a nucleus.
-TOLERANCE_UM = 1.5
-#: Smaller holes are filled: a lumen belongs to its gland, a vessel of this size is no border.
-MIN_HOLE_UM2 = 2000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +46,44 @@ class Parts:
     network: Callable[[], MilNetwork]
 
 
+#: Options that say how CAMs become polygons: those that differ only in these share what was learned.
+DRAWING = (
+    "recipe",
+    "cam_scale",
+    "prompts",
+    "refiner",
+    "sam",
+    "sam_checkpoint",
+    "rounds",
+    "selection",
+    "robust_loss",
+    "cache_gb",
+    "min_area_um2",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What the slide labels taught: the CAM logits of every slide, and the ``seconds`` that it took."""
+
+    prepared: list[Prepared]
+    fold_of: dict[str, int]
+    looked: dict[str, "Looked"]
+    results: list[EntryResult]
+    seconds: float
+
+
+Memory = MutableMapping[str, Learned]
+"""What earlier runs on the same entries learned, by the options that it depends on."""
+
+
 def pseudolabel(
-    project: Project, entries: Sequence[Entry], options: PseudolabelOptions, tracker: Tracker
+    project: Project,
+    entries: Sequence[Entry],
+    options: PseudolabelOptions,
+    tracker: Tracker,
+    *,
+    memory: Memory | None = None,
 ) -> StageReport:
     """Learn from slide labels where the tumour is, and write it as pending pseudo-labels into the positive slides.
 
@@ -63,6 +94,7 @@ def pseudolabel(
         entries: With their labels resolved.
         options: All that can be chosen.
         tracker: Where progress is told.
+        memory: Of earlier runs on these entries in this process: what they learned is not learned again.
 
     Raises:
         ProjectError: no slide of one of the classes can be used, or the project cannot be written.
@@ -83,21 +115,76 @@ def pseudolabel(
         dry_run=options.run.dry_run,
     )
     with run:
-        prepared, first = _tile(used, options, tracker)
-        fold_of = folds_of(prepared, folds=options.folds, rng=rng)
-        networks = _fit(prepared, fold_of, parts, options=options, rng=rng, device=device, run=run, tracker=tracker)
-        looked, second = _look(prepared, fold_of, networks, options=options, device=device, tracker=tracker)
-        prepared = [one for one in prepared if one.entry.id in looked]
-        calibration = _calibrate(prepared, looked, tracker=tracker)
+        learned = _recall(memory, options)
+        if learned is None:
+            learned = _learn(used, parts, options=options, rng=rng, device=device, run=run, tracker=tracker)
+            _keep(memory, options, learned)
+        prepared = [one for one in learned.prepared if one.entry.id in learned.looked]
+        cell_px0 = {entry_id: heat.mean.downsample for entry_id, heat in learned.looked.items()}
+        cams, details = _scaled(prepared, learned.looked, options=options, tracker=tracker)
+        store = Store(
+            None if run.folder is None else project.folder / "wsplf" / "cache" / "embeddings",
+            most_bytes=round(options.cache_gb * 1e9),
+        )
+        embed = Embedder(parts.sam, store)
+        sam = parts.sam
+        if options.rounds:
+            tuned = tune_rounds(
+                parts.sam,
+                [one for one in prepared if one.positive],
+                cams,
+                cell_px0=cell_px0,
+                embed=embed,
+                strategy=parts.strategy,
+                options=options,
+                run=run,
+                tracker=tracker,
+            )
+            sam = tuned.sam
+            details["round_windows"] = list(tuned.windows)
+        refiner = refiners.build(options.refiner, sam=sam, embed=embed, strategy=parts.strategy)
         last = each(
             [one.entry for one in prepared],
-            _writer(
-                project, prepared, looked, calibration, parts=parts, options=options, run=run, rng=rng, tracker=tracker
-            ),
+            writer(project, prepared, cams, cell_px0=cell_px0, refiner=refiner, options=options, run=run),
             tracker=tracker,
             name="polygons",
         )
-        return run.finish(merge(first, second, last), details=_details(calibration, fold_of))
+        details |= {"folds": learned.fold_of, "learn_seconds": learned.seconds, "embedded": embed.computed}
+        return run.finish(merge(learned.results, last), details=details)
+
+
+def _memory_key(options: PseudolabelOptions) -> str:
+    """The options without those of ``DRAWING``, as text."""
+    default = PseudolabelOptions()
+    return repr(replace(options, **{name: getattr(default, name) for name in DRAWING}))
+
+
+def _recall(memory: Memory | None, options: PseudolabelOptions) -> Learned | None:
+    return None if memory is None else memory.get(_memory_key(options))
+
+
+def _keep(memory: Memory | None, options: PseudolabelOptions, learned: Learned) -> None:
+    if memory is not None:
+        memory[_memory_key(options)] = learned
+
+
+def _learn(
+    used: Sequence[Entry],
+    parts: Parts,
+    *,
+    options: PseudolabelOptions,
+    rng: np.random.Generator,
+    device: torch.device,
+    run: Run,
+    tracker: Tracker,
+) -> Learned:
+    """Tiles, classifiers and CAMs of the slides."""
+    began = time.monotonic()
+    prepared, first = _tile(used, options, tracker)
+    fold_of = folds_of(prepared, folds=options.folds, rng=rng)
+    networks = _fit(prepared, fold_of, parts, options=options, rng=rng, device=device, run=run, tracker=tracker)
+    looked, second = _look(prepared, fold_of, networks, options=options, device=device, tracker=tracker)
+    return Learned(prepared, dict(fold_of), looked, merge(first, second), time.monotonic() - began)
 
 
 def _say_left_out(entries: Sequence[Entry], used: Sequence[Entry], tracker: Tracker) -> None:
@@ -111,12 +198,22 @@ def _say_left_out(entries: Sequence[Entry], used: Sequence[Entry], tracker: Trac
 
 
 def _load(options: PseudolabelOptions, device: torch.device) -> Parts:
+    if options.rounds and options.refiner not in ("sam", "sam-alone"):
+        raise ConfigError(
+            f"--rounds {options.rounds} tunes SAM, which --refiner {options.refiner} does not use",
+            hint="--rounds 0, or --refiner sam",
+        )
     head = plugins.load("heads", options.head)
     strategy: Strategy = plugins.load("prompts", options.prompts).build()
     sam = load_sam(options.sam, checkpoint=options.sam_checkpoint, device=device)
 
     def network() -> MilNetwork:
-        backbone = build_backbone(options.backbone, weights=options.backbone_weights, adl=True)
+        backbone = build_backbone(
+            options.backbone,
+            weights=options.backbone_weights,
+            adl=options.adl,
+            high_frequency=options.high_frequency,
+        )
         return MilNetwork(backbone, head.build(backbone.channels, 1))
 
     network()
@@ -173,6 +270,8 @@ def _fit(
     sources = tile_sources(prepared)
     bags = [Bag(one.entry.id, sources[one.entry.id], np.array([float(one.positive)], np.float32)) for one in prepared]
     settings = MilSettings(epochs=options.epochs)
+    if not options.contrast:
+        settings = replace(settings, contrast_weight=0.0)
     folds = sorted(set(fold_of.values()))
     learning = [[bag for bag in bags if len(folds) == 1 or fold_of[bag.entry_id] != fold] for fold in folds]
     tracker.start("MIL", sum(steps_of(some, settings) for some in learning))
@@ -189,10 +288,14 @@ def _fit(
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """CAM logits of one slide: ``unseen`` by the classifier that did not learn from it, ``mean`` by all of them."""
+    """CAM logits of one slide: ``unseen`` by the classifier that did not learn from it, ``mean`` by all of them.
+
+    ``raw`` is the mean of the logits as the classifiers give them, above 0 where they rather see tumour.
+    """
 
     unseen: HeatMap
     mean: HeatMap
+    raw: HeatMap
 
 
 def _look(
@@ -234,7 +337,9 @@ def _look(
     for entry_id, maps in raw.items():
         even = [(one.logits - centre) / spread for one, (centre, spread) in zip(maps, levels, strict=True)]
         size = maps[0].downsample
-        looked[entry_id] = Looked(HeatMap(even[fold_of[entry_id]], size), HeatMap(np.mean(even, axis=0), size))
+        raw_mean = np.mean([one.logits for one in maps], axis=0)
+        layers = (even[fold_of[entry_id]], np.mean(even, axis=0), raw_mean)
+        looked[entry_id] = Looked(*(HeatMap(layer, size) for layer in layers))
     return looked, results
 
 
@@ -266,133 +371,23 @@ def _calibrate(prepared: Sequence[Prepared], looked: Mapping[str, Looked], *, tr
     return calibration
 
 
-def _details(calibration: Calibration, fold_of: Mapping[str, int]) -> dict[str, object]:
-    return {
+def _scaled(
+    prepared: Sequence[Prepared], looked: Mapping[str, Looked], *, options: PseudolabelOptions, tracker: Tracker
+) -> tuple[Cams, dict[str, object]]:
+    """The CAMs in 0..1 with their threshold at 0.5, and what is to be said of the threshold."""
+    if options.cam_scale == "tile":
+
+        def by_tile(one: Prepared) -> NDArray[np.float32]:
+            heat = looked[one.entry.id].raw
+            side = round(options.tiles.tile_px * options.tiles.mpp / one.mpp_slide / heat.downsample)
+            return tile_cam(heat.logits[0], side=max(1, side))
+
+        return by_tile, {}
+    calibration = _calibrate(prepared, looked, tracker=tracker)
+    details: dict[str, object] = {
         "tumour_share": calibration.tumour_share,
         "called_share": calibration.called_share,
         "expected_dice": calibration.expected_dice,
         "negative_share_above_threshold": calibration.false_positive_share,
-        "folds": dict(fold_of),
     }
-
-
-def _writer(
-    project: Project,
-    prepared: Sequence[Prepared],
-    looked: Mapping[str, Looked],
-    calibration: Calibration,
-    *,
-    parts: Parts,
-    options: PseudolabelOptions,
-    run: Run,
-    rng: np.random.Generator,
-    tracker: Tracker,
-) -> Callable[[Entry], Mapping[str, float] | Skipped]:
-    """The last piece of work on one entry: prompts, SAM masks, polygons, written into the project."""
-    by_id = {one.entry.id: one for one in prepared}
-    seeds = {one.entry.id: int(rng.integers(2**62)) for one in prepared}
-
-    def write(entry: Entry) -> Mapping[str, float] | Skipped:
-        one = by_id[entry.id]
-        cam = calibration.cam(looked[entry.id].mean.logits[0])
-        if run.folder is not None:
-            _save_cam(cam, run.folder / "cams" / f"{entry.id}.png")
-        annotations: list[Annotation] = []
-        if one.positive:
-            annotations = outline(
-                one,
-                cam,
-                cell_px0=looked[entry.id].mean.downsample,
-                parts=parts,
-                options=options,
-                run_id=run.id,
-                rng=np.random.default_rng(seeds[entry.id]),
-                tracker=tracker,
-            )
-            kept = decided(project.annotations(entry.id), origin="pseudolabel")
-            annotations = without(annotations, kept, min_area_px0=options.min_area_um2 / one.mpp_slide**2)
-        counts = {
-            "polygons": len(annotations),
-            "area mm2": sum(a.shape.area for a in annotations) * one.mpp_slide**2 / 1e6,
-        }
-        if options.run.dry_run:
-            return counts
-        replaced = project.replace(entry.id, origin="pseudolabel", annotations=annotations)
-        return counts | {"removed": replaced.removed, "kept": replaced.kept}
-
-    return write
-
-
-def outline(
-    one: Prepared,
-    cam: NDArray[np.float32],
-    *,
-    cell_px0: float,
-    parts: Parts,
-    options: PseudolabelOptions,
-    run_id: str,
-    rng: np.random.Generator,
-    tracker: Tracker,
-) -> list[Annotation]:
-    """The pseudo-labels of one positive slide from its CAM, float32 [rows, columns] in 0..1."""
-    annotations = []
-    for part in refine(
-        one.slide(),
-        cam,
-        parts.sam,
-        cell_px0=cell_px0,
-        mpp=options.tiles.mpp,
-        mpp_slide=one.mpp_slide,
-        strategy=parts.strategy,
-        rng=rng,
-    ):
-        shapes = mask_polygons(
-            part.vote >= 0.5,
-            origin_px0=part.origin_px0,
-            downsample=part.downsample,
-            tolerance_px0=TOLERANCE_UM / one.mpp_slide,
-            min_area_px0=options.min_area_um2 / one.mpp_slide**2,
-            min_hole_px0=MIN_HOLE_UM2 / one.mpp_slide**2,
-        )
-        annotations += [
-            Annotation(
-                id=uuid4(),
-                shape=shape,
-                path_class=options.project.path_class,
-                origin="pseudolabel",
-                review="pending",
-                run_id=run_id,
-                name="",
-                measurements=measure(shape, part, mpp_slide=one.mpp_slide),
-            )
-            for shape in shapes
-        ]
-    return annotations
-
-
-def measure(shape: Polygon, part: Refined, *, mpp_slide: float) -> dict[str, float]:
-    """What is said of one polygon: its confidence, what it is made of, and its area."""
-    left, top, right, bottom = shape.bounds
-    height, width = part.vote.shape
-    x, y = ((np.array([left, top]) - part.origin_px0) / part.downsample).astype(np.intp).clip(0)
-    size = np.ceil(np.array([right - left, bottom - top]) / part.downsample).astype(np.intp) + 2
-    size = np.minimum(size, (width - x, height - y))
-    origin = (part.origin_px0[0] + x * part.downsample, part.origin_px0[1] + y * part.downsample)
-    inside = rasterise([shape], origin_px0=origin, downsample=part.downsample, size_px=(int(size[0]), int(size[1])))
-    window = np.s_[y : y + size[1], x : x + size[0]]
-    vote, cam, sam = (layer[window][inside] for layer in (part.vote, part.cam, part.sam))
-    covered = sam > 0
-    return {
-        "wsplf: confidence": float(vote.mean()),
-        "wsplf: CAM": float(cam.mean()),
-        "wsplf: SAM IoU": float(sam[covered].mean()) if covered.any() else float("nan"),
-        "wsplf: SAM share": float(covered.mean()),
-        "wsplf: area um^2": float(shape.area * mpp_slide**2),
-    }
-
-
-def _save_cam(cam: NDArray[np.float32], path: Path) -> None:
-    """The CAM as an 8-bit grey PNG over the whole entry, 128 at the threshold, for the report."""
-    path.parent.mkdir(exist_ok=True)
-    with replacing(path) as part:
-        Image.fromarray((cam * 255).round().astype(np.uint8)).save(part, format="PNG")
+    return lambda one: calibration.cam(looked[one.entry.id].mean.logits[0]), details

@@ -1,0 +1,55 @@
+"""Named sets of options of ``wsplf pseudolabel``: ours, the paper's, and ours with one part changed.
+
+``wsplf pseudolabel --recipe NAME`` takes one, ``wsplf benchmark`` runs several over the same slides. What is not named
+here has its default (config.py), which is the default recipe; backbone, epochs and SAM are no part of a recipe, so
+that recipes are compared with the same ones.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """``options`` by field name of PseudolabelOptions; ``trains``: benchmark trains the segmentation model on it."""
+
+    summary: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    trains: bool = False
+
+
+#: The method of EP-SAM (arXiv 2410.13621) with its programming faults mended, learning from slide labels.
+#: What differs from the paper: slide labels in place of tile labels; a tile that the classifier calls normal gets no
+#: CAM (the paper knows which tiles hold tumour); windows overlap and are joined (the paper has only single tiles);
+#: rates and epochs are those of the default recipe, for its networks and budget.
+_PAPER: Mapping[str, Any] = {
+    "head": "mean",
+    "contrast": False,
+    "adl": True,
+    "folds": 1,
+    "cam_scale": "tile",
+    "prompts": "sampled",
+    "refiner": "sam-alone",
+    "rounds": 4,  # once on the CAMs, three times on its own masks
+    "selection": "ids",
+    "robust_loss": False,
+}
+
+RECIPES: Mapping[str, Recipe] = {
+    "default": Recipe("the defaults", trains=True),
+    "paper": Recipe("the method of EP-SAM on slide labels, its programming faults mended", _PAPER, trains=True),
+    "cam": Recipe("the CAM alone, no refiner", {"refiner": "none", "rounds": 0}),
+    "cam-slic": Recipe("the CAM refined by superpixels", {"refiner": "slic", "rounds": 0}),
+    "cam-sam": Recipe("the CAM refined by SAM as it is", {"refiner": "sam", "rounds": 0}),
+    "round-1": Recipe("SAM's decoder tuned on the CAMs", {"refiner": "sam", "rounds": 1}),
+    "round-2": Recipe("and once on its own masks", {"refiner": "sam", "rounds": 2}),
+    "round-3": Recipe("and twice on its own masks", {"refiner": "sam", "rounds": 3}),
+    "plain-loss": Recipe("two rounds with the paper's loss", {"refiner": "sam", "rounds": 2, "robust_loss": False}),
+    "no-adl": Recipe("without attention-based dropout", {"adl": False}),
+    "high-frequency": Recipe("with the high-frequency channel", {"high_frequency": True}),
+    "no-contrast": Recipe("without setting tumour against the rest of its slide", {"contrast": False}),
+    "prompts-spread": Recipe("spread points, negatives where the CAM is low", {"prompts": "spread"}),
+    "prompts-boxes": Recipe("peaks with boxes", {"prompts": "boxes"}),
+    "prompts-sampled": Recipe("the paper's sampled points", {"prompts": "sampled"}),
+}
