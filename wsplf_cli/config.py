@@ -115,7 +115,7 @@ class PseudolabelOptions:
     contrast: bool = _option(True, "Set the likeliest places of a positive slide against its least likely ones.")
     cam_scale: str = _option(
         "cohort",
-        "One scale and threshold of the CAM for all slides, from the negative ones; or one for each tile (the paper's).",
+        "One scale and threshold of the CAM for all slides, from the negative ones; or one a tile (the paper's).",
         choices=("cohort", "tile"),
     )
     refiner: str = _option(
@@ -192,6 +192,30 @@ class EvaluateOptions:
     origin: str = _option(
         "pseudolabel", "Which annotations are measured.", choices=("pseudolabel", "prediction", "human")
     )
+    tolerance_um: float = _option(5.0, "Distance within which two boundaries count as the same.", least=0)
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkOptions:
+    """``wsplf benchmark``."""
+
+    project: ProjectOptions = field(default_factory=ProjectOptions)
+    tiles: TileOptions = field(default_factory=TileOptions)
+    truth: Path = _option(Path("truth"), "Folder of SLIDE-STEM.geojson files, or another project.qpproj.")
+    recipes: tuple[str, ...] = _option((), "Recipes to run, with commas or repeated; all by default.")
+    seeds: int = _option(3, "How many seeds each recipe runs with: 0, 1 and so on.", least=1)
+    out: Path | None = _option(None, "Folder of the results; wsplf/benchmark beside the project by default.")
+    device: str = _option("auto", "Where networks run.", choices=("auto", "cpu", "cuda", "mps"))
+    dry_run: bool = _option(False, "List what would run, and what is there already; run nothing.")
+    backbone: str = _option("small", "Network of all recipes: small (shipped), or a name timm knows.")
+    backbone_weights: Path | None = _option(None, "Weights file of the backbone (safetensors or PyTorch).")
+    sam: str = _option(
+        "tiny", "SAM of all recipes; all but tiny need --sam-checkpoint.", choices=("tiny", "vit_b", "vit_l", "vit_h")
+    )
+    sam_checkpoint: Path | None = _option(None, "Checkpoint file of the SAM model.")
+    epochs: int = _option(10, "Epochs of the MIL training of all recipes.", least=1)
+    folds: int = _option(3, "Folds of the recipes that do not say.", least=1)
+    train_epochs: int = _option(20, "Epochs of the segmentation model.", least=1)
     tolerance_um: float = _option(5.0, "Distance within which two boundaries count as the same.", least=0)
 
 
@@ -275,6 +299,7 @@ COMMANDS: Mapping[str, type] = {
     "train": TrainOptions,
     "segment": SegmentOptions,
     "evaluate": EvaluateOptions,
+    "benchmark": BenchmarkOptions,
     "report": ReportOptions,
     "export": ExportOptions,
     "import": ImportOptions,
