@@ -1,6 +1,6 @@
 import pytest
 
-from wsplf_cli import config, plugins
+from wsplf_cli import plugins, settings
 from wsplf_cli.config import PseudolabelOptions
 from wsplf_cli.errors import ConfigError
 from wsplf_cli.recipes import RECIPES
@@ -8,9 +8,9 @@ from wsplf_cli.recipes import RECIPES
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_sets_known_options_within_their_limits(name):
-    known = config.options(PseudolabelOptions)
+    known = settings.options(PseudolabelOptions)
     assert set(RECIPES[name].options) <= set(known) - {"recipe", "seed", "device", "epochs", "backbone", "sam"}
-    built = config.build(PseudolabelOptions, {"recipe": name})
+    built = settings.build(PseudolabelOptions, {"recipe": name})
     for option, value in RECIPES[name].options.items():
         assert getattr(built, option) == value
         folder = known[option].metadata.get("plugins")
@@ -19,11 +19,11 @@ def test_a_recipe_sets_known_options_within_their_limits(name):
 
 
 def test_the_default_recipe_is_the_defaults():
-    assert config.build(PseudolabelOptions, {"recipe": "default"}) == PseudolabelOptions()
+    assert settings.build(PseudolabelOptions, {"recipe": "default"}) == PseudolabelOptions()
 
 
 def test_what_is_typed_counts_more_than_the_recipe():
-    built = config.build(PseudolabelOptions, {"recipe": "paper", "rounds": 1})
+    built = settings.build(PseudolabelOptions, {"recipe": "paper", "rounds": 1})
     assert built.rounds == 1
     assert built.prompts == "sampled"
 
@@ -34,4 +34,4 @@ def test_every_prompt_strategy_has_its_recipe():
 
 def test_an_unknown_recipe_is_refused():
     with pytest.raises(ConfigError, match="recipe"):
-        config.build(PseudolabelOptions, {"recipe": "nonsense"})
+        settings.build(PseudolabelOptions, {"recipe": "nonsense"})

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wsplf_cli import __version__, config, files
+from wsplf_cli import __version__, files, settings
 from wsplf_cli.config import BenchmarkOptions, PseudolabelOptions, RunOptions, TrainOptions
 from wsplf_cli.errors import ConfigError
 from wsplf_cli.recipes import RECIPES
@@ -66,7 +66,7 @@ def jobs_of(names: Sequence[str], seed: int, entries: Sequence[Entry], options: 
         chosen = {} if recipe is None else {**recipe.options, "recipe": name}
         values = {key: value for part in kept for key, value in _flat(getattr(options, part)).items()}
         values |= {**_flat(run), **shared, **chosen}
-        labelled = config.build(PseudolabelOptions, values)
+        labelled = settings.build(PseudolabelOptions, values)
         trained = TrainOptions(
             project=options.project,
             tiles=options.tiles,
@@ -92,7 +92,7 @@ def jobs_of(names: Sequence[str], seed: int, entries: Sequence[Entry], options: 
 
 def _flat(record: Any) -> dict[str, Any]:
     """The fields of an options record by name."""
-    return {name: getattr(record, name) for name in config.options(type(record))}
+    return {name: getattr(record, name) for name in settings.options(type(record))}
 
 
 def _truth_state(truth: Path) -> list[tuple[str, int, int]]:

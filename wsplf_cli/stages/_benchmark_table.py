@@ -12,10 +12,11 @@ PSEUDO, PREDICTED = "pseudo-labels", "predictions"
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One column: its key in the results, its title, and how a value is written."""
+    """One column: its key in the results, its title, a short one for terminals, and how a value is written."""
 
     key: str
     title: str
+    short: str
     write: Callable[[float], str]
 
 
@@ -32,14 +33,14 @@ def _short(value: float) -> str:
 
 
 FIGURES = (
-    Figure("mean_dice", "mean Dice", _plain),
-    Figure("pooled_iou", "pooled IoU", _plain),
-    Figure("mean_boundary_f1", "boundary F1", _plain),
-    Figure("negative_fp_share", "false positives on negatives", _percent),
-    Figure("confidence_auroc", "AUROC of confidence", _plain),
-    Figure("of_upper_bound", "share of the upper bound", _plain),
-    Figure("seconds_per_mm2", "s per mm2", _short),
-    Figure("peak_gb", "peak memory, GB", _short),
+    Figure("mean_dice", "mean Dice", "Dice", _plain),
+    Figure("pooled_iou", "pooled IoU", "IoU", _plain),
+    Figure("mean_boundary_f1", "boundary F1", "bF1", _plain),
+    Figure("negative_fp_share", "false positives on negatives", "fp", _percent),
+    Figure("confidence_auroc", "AUROC of confidence", "AUROC", _plain),
+    Figure("of_upper_bound", "share of the upper bound", "of bound", _plain),
+    Figure("seconds_per_mm2", "s per mm2", "s/mm2", _short),
+    Figure("peak_gb", "peak memory, GB", "GB", _short),
 )
 
 
@@ -114,6 +115,19 @@ def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
         [row.recipe, row.measured, str(len(row.seeds)), *(cell(figure, row.figures[figure.key]) for figure in shown)]
         for row in rows
     ]
+
+
+def narrow(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Titles and texts of a table for a terminal: means alone."""
+    shown = columns(rows)
+    return ["recipe", "measured", *(figure.short for figure in shown)], [
+        [row.recipe, row.measured, *(cell(figure, _mean_only(row.figures[figure.key])) for figure in shown)]
+        for row in rows
+    ]
+
+
+def _mean_only(values: Sequence[float]) -> tuple[float, ...]:
+    return (statistics.fmean(values),) if values else ()
 
 
 def markdown(rows: Sequence[Row], *, notes: Sequence[str]) -> str:

@@ -81,6 +81,7 @@ def tune_rounds(
         run: Gets the curves.
         tracker: Where progress is told.
     """
+    cams = _last_kept(cams)
     # of its own, so that the polygons' random numbers are the same whatever the rounds
     rng = np.random.default_rng([options.run.seed, 1])
     places = _readable(
@@ -113,6 +114,19 @@ def tune_rounds(
         curves[f"round {number}"] = curve.loss
         run.curve("SAM decoder loss", x=range(1, settings.epochs + 1), y=curves)
     return Tuned(tuned, tuple(counts))
+
+
+def _last_kept(cams: Cams) -> Cams:
+    """The same CAMs; that of the slide asked for last is not computed again, since windows come slide by slide."""
+    last: dict[str, NDArray[np.float32]] = {}
+
+    def cam(slide: Prepared) -> NDArray[np.float32]:
+        if slide.entry.id not in last:
+            last.clear()
+            last[slide.entry.id] = cams(slide)
+        return last[slide.entry.id]
+
+    return cam
 
 
 def _places(

@@ -57,8 +57,8 @@ def benchmark(
         tracker: Where progress is shown.
 
     Returns:
-        ``out``; ``runs`` (recipe, seed, status "done", "to run" or "failed"); ``columns`` and ``cells`` of the table
-        as texts; ``rows`` with the values of every seed; ``notes`` and ``failed`` (lines for the reader).
+        ``out``; ``runs`` (recipe, seed, status "done", "to run" or "failed"); ``columns`` and ``cells`` of a table
+        of means, as texts; ``rows`` with the values of every seed; ``notes`` and ``failed`` (lines for the reader).
 
     Raises:
         ConfigError: an unknown recipe, no such truth, or a folder that a benchmark did not make.
@@ -167,9 +167,7 @@ def _run(
         except ProjectError as error:  # a recipe that drew nothing: its pseudo-labels still count
             problems.append(f"no model: {error.message}")
         else:
-            measured[PREDICTED] = _predicted(
-                project, slides, reports, options=options, device=device, tracker=tracker
-            )
+            measured[PREDICTED] = _predicted(project, slides, reports, options=options, device=device, tracker=tracker)
     return _result(job, measured, reports, recalled=recalled, problems=problems)
 
 
@@ -191,9 +189,7 @@ def _bound(
         project.replace(entry.id, origin="human", annotations=drawn)
     start_peak(device)
     reports = _train(project, slides, job, tracker=tracker)
-    measured = {
-        PREDICTED: _predicted(project, slides, reports, options=options, device=device, tracker=tracker)
-    }
+    measured = {PREDICTED: _predicted(project, slides, reports, options=options, device=device, tracker=tracker)}
     return _result(job, measured, reports, recalled=False, problems=[])
 
 
@@ -294,7 +290,7 @@ def _document(
 ) -> dict[str, Any]:
     """What ``benchmark`` returns; written as the table and the plots too."""
     rows = table.rows_of(results)
-    titles, texts = table.cells(rows)
+    titles, texts = table.narrow(rows)
     done = {(one["recipe"], one["seed"]) for one in results}
     where = f"the {len(slides.testing)} held-back slides" if slides.held_back else "the slides that were learned from"
     notes = [

@@ -72,10 +72,10 @@ def evaluate(project: Project, entries: Sequence[Entry], options: EvaluateOption
 
     Returns:
         ``entries``: name, label (the word in the project), dice, iou, boundary_f1, fp_share (None without tissue),
-        truth_um2, predicted_um2; ``mean_dice`` over the positive slides; ``pooled_dice`` and ``pooled_iou`` of the
-        areas of all slides; ``mean_boundary_f1`` over the positive slides; ``negative_fp_share`` of the tissue of all
-        negative slides; None where there are none; ``negative_tissue_um2``; ``confidence``: how well it tells good polygons from bad ones;
-        ``skipped`` and ``failed``: name and reason.
+        truth_um2, predicted_um2; ``mean_dice`` and ``mean_boundary_f1`` over the positive slides; ``pooled_dice`` and
+        ``pooled_iou`` of the areas of all slides; ``negative_fp_share`` of the tissue of all negative slides, and
+        ``negative_tissue_um2``; None where there are none; ``confidence``: how well it tells good polygons from bad
+        ones; ``skipped`` and ``failed``: name and reason.
 
     Raises:
         ConfigError: there is no such truth.
