@@ -59,6 +59,7 @@ def test_every_command_line_in_the_readme_uses_real_commands_and_options():
 def test_every_option_in_the_readme_exists():
     known = {option.flag for record in config.ALL.values() for option in settings.options(record).values()}
     known |= {"--json", "--config", "--key", "--help", "--version"}
+    known |= {flag.replace("--", "--no-", 1) for flag in known}
     text = re.sub(r"`[^`\n]*pip [^`\n]*`", "", read())
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", text)) <= known
 
