@@ -106,6 +106,7 @@ class PseudolabelOptions:
     adl: bool = _option(True, "Hide what the classifier attends to most while it learns (attention-based dropout).")
     high_frequency: bool = _option(False, "Show the classifier the fine structure of a tile as a fourth channel.")
     contrast: bool = _option(True, "Set the likeliest places of a positive slide against its least likely ones.")
+    turns: int = _option(1, "Quarter turns of a tile over which its CAM is averaged.", least=1, most=4)
     cam_scale: str = _option(
         "cohort",
         "One scale and threshold of the CAM for all slides, from the negative ones; or one a tile (the paper's).",

@@ -322,6 +322,7 @@ def _look(
                 mpp_slide=one.mpp_slide,
                 block_px=block_side(options.tiles.tile_px),
                 device=device,
+                turns=options.turns,
             )
             for network in networks
         ]
