@@ -119,8 +119,13 @@ class PseudolabelOptions:
     )
     rounds: int = _option(
         0,
-        "How often SAM's decoder is tuned: first on the CAMs, then on masks of its own; 0 takes it as it is.",
+        "How often SAM's decoder is tuned on masks that it made itself; 0 takes it as it is.",
         least=0,
+    )
+    first_round: str = _option(
+        "sam",
+        "What the first round learns from: the masks of SAM as it is, or the CAMs (as the paper).",
+        choices=("sam", "cam"),
     )
     selection: str = _option(
         "agreement",

@@ -67,8 +67,8 @@ def tune_rounds(
 ) -> Tuned:
     """Tune a decoder ``options.rounds`` times, each time from that of ``sam``.
 
-    The first round learns the CAM's foreground, each next one the masks that the one before makes on the same
-    windows, those that pass the selection. Ends early when no mask passes.
+    The first round learns the CAM's foreground, or the masks of ``sam``; each next one the masks that the one before
+    makes on the same windows. Only masks that pass the selection count; it ends early when none does.
 
     Args:
         sam: Left as it is.
@@ -94,7 +94,7 @@ def tune_rounds(
     curves: dict[str, list[float]] = {}
     local = {index: _local_cam(place, cams, size=sam.mask_px) for index, place in enumerate(places)}
     for number in range(1, options.rounds + 1):
-        if number == 1:
+        if number == 1 and options.first_round == "cam":
             examples = [_example(place, local[index], local[index], embed) for index, place in enumerate(places)]
         else:
             refiner = refiners.build(options.refiner, sam=tuned, embed=embed, strategy=strategy)

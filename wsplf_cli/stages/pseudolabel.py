@@ -55,6 +55,7 @@ DRAWING = (
     "sam",
     "sam_checkpoint",
     "rounds",
+    "first_round",
     "selection",
     "robust_loss",
     "cache_gb",
