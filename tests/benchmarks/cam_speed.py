@@ -4,7 +4,7 @@
 
 The paper's flow: a CAM is four passes of one tile each, one for each quarter turn, each turned back and scaled as an
 image; an epoch of tuning reads every window and embeds it again. Ours: the CAM of a slide is computed in blocks, and
-the embeddings are there. Both read the same synthetic slide and run the same networks. ``vit_b`` has random weights:
+the embeddings are there. Both cover all tissue of the same synthetic slide with the same networks. ``vit_b`` has random weights:
 they are as fast as any. On a CPU the time is that of the process, so that other work on the machine does not count.
 """
 
@@ -65,7 +65,7 @@ def report_cams(slide: Slide, backbone: str, *, device: torch.device) -> None:
     trunk = build_backbone(backbone)
     network = MilNetwork(trunk, build_head(trunk.channels, 1)).to(device).eval()
     tissue = tissue_mask(slide, mpp_slide=1.0)
-    grid = make_grid("1", tissue, tile_px=tile_px, mpp=1.0, mpp_slide=1.0, min_tissue=0.25)
+    grid = make_grid("1", tissue, tile_px=tile_px, mpp=1.0, mpp_slide=1.0, min_tissue=0.001)
     corners = [(int(x), int(y)) for x, y in grid.xy_px0]
 
     def ours() -> None:
