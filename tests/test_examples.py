@@ -7,6 +7,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from shapely import box
 
 from wsplf_cli import config, settings
@@ -16,6 +17,14 @@ from wsplf_cli.schema import Annotation
 from wsplf_cli.stages.labels import match_table, read_table
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def load(name):
+    """A script among the examples, as a module."""
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script
 
 
 def test_example_labels_can_be_read_and_matched(make_entry):
@@ -44,12 +53,28 @@ def test_read_results_prints_the_area_of_every_slide(tiny_project, capsys):
     project = open_project(tiny_project, ProjectOptions())
     square = Annotation(uuid.uuid4(), box(100, 100, 300, 300), "Tumor")
     project.replace("1", origin="pseudolabel", annotations=[square])
-    spec = importlib.util.spec_from_file_location("read_results", EXAMPLES / "read_results.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    script.main(tiny_project)
+    load("read_results").main(tiny_project)
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert len(rows) == 1
     assert rows[0]["slide"] == "positive.tif"
     assert (rows[0]["class"], rows[0]["origin"], rows[0]["review"]) == ("Tumor", "pseudolabel", "pending")
     assert float(rows[0]["area_mm2"]) == pytest.approx(200 * 200 * 0.25 / 1e6)
+
+
+def test_draw_review_shows_the_selected_the_rejected_and_the_drawn(tiny_project, tmp_path):
+    project = open_project(tiny_project, ProjectOptions())
+    selected = Annotation(uuid.uuid4(), box(300, 300, 400, 400), "Tumor", measurements={"wsplf: confidence": 0.3})
+    sure = Annotation(uuid.uuid4(), box(450, 300, 550, 400), "Tumor", measurements={"wsplf: confidence": 0.9})
+    rejected = Annotation(uuid.uuid4(), box(600, 300, 700, 400), "Tumor", review="rejected")
+    project.replace("1", origin="pseudolabel", annotations=[selected, sure, rejected])
+    script = load("draw_review")
+    script.main(tiny_project, "positive.tif", tmp_path / "review.png")
+    with Image.open(tmp_path / "review.png") as image:
+        pixels = image.convert("RGB")
+    scale = 1024 / (pixels.width - script.LIST_PX)
+    seen = [
+        pixels.getpixel((script.LIST_PX + round(x / scale), script.BAR_PX + round(350 / scale)))
+        for x in (300, 450, 600)
+    ]
+    for rgb, wanted in zip(seen, [script.YELLOW, (200, 0, 0), script.GREY], strict=True):
+        assert max(abs(a - b) for a, b in zip(rgb, wanted, strict=True)) < 40

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -6,7 +8,7 @@ from wsplf_cli import plugins
 from wsplf_cli.models.backbone import Backbone, small_trunk
 from wsplf_cli.models.mil import MilNetwork
 from wsplf_cli.schema import Silent
-from wsplf_cli.training.mil import Bag, MilSettings, choose, fit, steps_of
+from wsplf_cli.training.mil import Bag, MilSettings, choose, contrast_loss, fit, known_layers, known_loss, steps_of
 
 
 class Painted:
@@ -80,3 +82,63 @@ def test_tiles_never_seen_come_first_then_the_highest() -> None:
     assert {1, 4} <= set(chosen.tolist())
     assert len(set(chosen.tolist())) == 4
     assert choose(seen, 99, rng=rng).tolist() == list(range(8))
+
+
+def reviewed(indices: NDArray[np.integer]) -> NDArray[np.float32]:
+    """A person has rejected what is in the first three tiles of a slide and accepted what is in the fourth."""
+    layers = np.zeros((len(indices), 2, 8, 8), np.float32)
+    layers[indices < 3, 1] = 1
+    layers[indices == 3, 0] = 1
+    return layers
+
+
+def test_what_a_person_rejected_on_positive_slides_is_learned_as_negative() -> None:
+    """Every positive slide has three tiles of dark dots, which a person rejects, and two of red dots."""
+    margins = {}
+    for known in (None, reviewed):
+        bags = cohort(0)
+        for bag in bags[:2]:
+            tiles = bag.tiles.tiles
+            tiles[3:5, 4::8, 4::8] = tiles[3:5, 5::8, 4::8] = tiles[3:5, 4::8, 5::8] = (210, 60, 60)
+        bags = [replace(bag, known=known) for bag in bags[:2]] + bags[2:]
+        model = network()
+        settings = MilSettings(epochs=6, tiles_per_bag=8, backbone_rate=2e-3)
+        fit(model, bags, settings=settings, rng=np.random.default_rng(0), device=torch.device("cpu"), track=Silent())
+        batch = torch.from_numpy(bags[0].tiles.read(np.arange(8))).permute(0, 3, 1, 2).float() / 255
+        with torch.no_grad():
+            logits = model.cam(batch).mean(dim=(1, 2, 3))
+        margins[known is reviewed] = float(logits[3:5].mean() - logits[:3].mean())
+    assert margins[False] < 0 < margins[True]
+
+
+def test_known_places_are_pushed_to_their_side_and_others_are_not() -> None:
+    cam = torch.zeros(3, 1, 4, 4, requires_grad=True)
+    known_loss(cam, torch.from_numpy(reviewed(np.array([2, 3, 4])))).backward()
+    assert cam.grad is not None
+    assert (cam.grad[0] > 0).all()
+    assert (cam.grad[1] < 0).all()
+    assert (cam.grad[2] == 0).all()
+
+
+def test_nothing_known_costs_nothing() -> None:
+    assert known_layers(cohort(0)[:2], [np.arange(2), np.arange(2)]) is None
+    assert known_loss(torch.randn(2, 1, 4, 4), None) == 0
+
+
+def test_known_layers_of_bags_stand_in_their_order() -> None:
+    first, second = cohort(0)[:2]
+    known = Bag(second.entry_id, second.tiles, second.target, known=reviewed)
+    layers = known_layers([first, known], [np.array([0, 1]), np.array([3, 5])])
+    assert layers is not None
+    assert layers.shape == (4, 2, 8, 8)
+    assert layers.flatten(2).any(dim=2).tolist() == [[False, False], [False, False], [True, False], [False, False]]
+
+
+def test_contrast_guesses_only_where_no_person_has_decided() -> None:
+    cam = torch.zeros(3, 1, 4, 4)
+    cam[0], cam[1] = 9.0, -9.0
+    cam.requires_grad_()
+    contrast_loss(cam, cohort(0)[0], torch.from_numpy(reviewed(np.array([2, 3, 4])))).backward()
+    assert cam.grad is not None
+    assert (cam.grad[:2] == 0).all()
+    assert cam.grad[2].any()

@@ -2,6 +2,7 @@ import base64
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from uuid import uuid4
 
@@ -13,7 +14,7 @@ from shapely import LineString, Polygon, box
 
 from wsplf_cli.config import ProjectOptions
 from wsplf_cli.errors import ConfigError, ProjectError, SlideError
-from wsplf_cli.schema import Annotation
+from wsplf_cli.schema import REVIEWED_KEY, Annotation
 from wsplf_cli.stages._report_charts import charts, ticks
 from wsplf_cli.stages._report_views import cam_layer, outline
 from wsplf_cli.stages.report import latest, read_runs, read_scores, report, thumbnail_px
@@ -122,8 +123,15 @@ def test_outlines_of_each_origin_and_their_areas_are_shown(entries, page_of):
     page = page_of(entries, annotations=annotations)
     groups = [value for tag, name, value in page.attributes if (tag, name) == ("g", "class")]
     assert groups == ["pseudolabel", "prediction", "human"]
-    assert "Prediction 2 0 1 0.010" in page.text
-    assert "Pseudo-label 2 1 0 0.012" in page.text
+    assert "Prediction 2 1 0 1 0.010" in page.text
+    assert "Pseudo-label 2 1 1 0 0.012" in page.text
+
+
+def test_a_reviewed_image_says_so_and_has_nothing_pending(entries, page_of):
+    reviewed = replace(entries[0], metadata={REVIEWED_KEY: "2026-01-31 A. Person"})
+    page = page_of([reviewed], annotations={"1": [annotation(box(400, 300, 600, 500), origin="pseudolabel")]})
+    assert "reviewed" in page.text
+    assert "Pseudo-label 1 0 0 0 0.010" in page.text
 
 
 def test_the_cam_of_the_newest_run_lies_over_the_thumbnail(entries, page_of, tmp_path):

@@ -13,9 +13,10 @@ from wsplf_cli.errors import ConfigError, ProjectError
 from wsplf_cli.geometry import rasterise
 from wsplf_cli.prediction.cams import HeatMap, cells_of
 from wsplf_cli.qupath.create import Image, create_project
-from wsplf_cli.schema import Annotation
+from wsplf_cli.schema import REVIEW_KEY, REVIEWED_KEY, Annotation
 from wsplf_cli.stages import _rounds
 from wsplf_cli.stages import pseudolabel as stage
+from wsplf_cli.stages._review import Review, write_polygons
 from wsplf_cli.stages.labels import resolve_labels
 from wsplf_cli.stages.pseudolabel import pseudolabel
 from wsplf_cli.synthetic.pyramid import write_pyramid
@@ -134,6 +135,93 @@ def test_what_a_person_drew_or_edited_stays_as_it_is_and_is_not_drawn_again(coho
     run(cohort, recorder)
     after = shapes(cohort, ids["p1"])
     assert before.items() <= {one.id: one.shape.wkb for one in after}.items()
+
+
+def test_a_rejected_area_is_not_drawn_again(cohort, given_cams, recorder):
+    ids, _ = run(cohort, recorder)
+    project = open_project(cohort, ProjectOptions())
+    (first, *_) = sorted(project.annotations(ids["p1"]), key=lambda one: -one.shape.area)
+    rejected = changed(first, metadata=dict(first.metadata) | {REVIEW_KEY: "rejected"})
+    project.remove(ids["p1"], [first.id])
+    project.replace(ids["p1"], origin="human", annotations=[rejected])
+    run(cohort, recorder)
+    after = shapes(cohort, ids["p1"])
+    assert [one.review for one in after if one.id == first.id] == ["rejected"]
+    assert sum(one.shape.intersection(first.shape).area for one in after if one.review == "pending") < 1
+
+
+def delete(path, entry_id, *, but=()):
+    """A person deletes the polygons that lie in the tumour; returns what they covered."""
+    project = open_project(path, ProjectOptions())
+    gone = [one for one in project.annotations(entry_id) if one.shape.intersects(TUMOUR) and one.id not in but]
+    project.remove(entry_id, [one.id for one in gone])
+    return union_all([one.shape for one in gone])
+
+
+def test_a_deleted_area_is_not_drawn_again_however_often_it_is_run(cohort, given_cams, recorder):
+    ids, _ = run(cohort, recorder)
+    project = open_project(cohort, ProjectOptions())
+    own = project.annotations(ids["p1"])[0]
+    elsewhere = changed(own, id=uuid4(), shape=box(480, 480, 560, 560))
+    review = Review(ids["p1"])
+    write_polygons(project, review, annotations=[own, elsewhere], origin="pseudolabel", run_id=own.run_id)
+    gone = delete(cohort, ids["p1"])
+    for _ in range(3):
+        run(cohort, recorder)
+        after = shapes(cohort, ids["p1"])
+        assert sum(one.shape.intersection(gone).area for one in after) < 1
+    assert union_all([one.shape for one in shapes(cohort, ids["p2"])]).intersects(TUMOUR)
+
+
+def test_an_image_that_was_saved_over_the_run_rejects_nothing(cohort, given_cams, recorder):
+    ids, _ = run(cohort, recorder)
+    gone = delete(cohort, ids["p1"])
+    run(cohort, recorder)
+    drawn = union_all([one.shape for one in shapes(cohort, ids["p1"])])
+    assert drawn.intersection(gone).area == pytest.approx(gone.area, rel=0.01)
+    assert any("nothing is left of" in line and "p1" in line for line in recorder.said)
+
+
+def test_what_a_person_drew_is_not_drawn_over(cohort, given_cams, recorder):
+    project = open_project(cohort, ProjectOptions())
+    ids = {entry.name.removesuffix(".tif"): entry.id for entry in project.entries()}
+    half = box(180, 200, 300, 440)
+    project.replace(ids["p1"], origin="human", annotations=[Annotation(uuid4(), half, "Tumor")])
+    run(cohort, recorder)
+    new = [one.shape for one in shapes(cohort, ids["p1"]) if one.origin == "pseudolabel"]
+    assert new
+    assert union_all(new).intersection(half).area < 1
+
+
+def test_a_reviewed_image_is_left_as_it_is(cohort, given_cams, recorder):
+    ids, _ = run(cohort, recorder)
+    before = [(one.id, one.shape.wkb) for one in shapes(cohort, ids["p1"])]
+    open_project(cohort, ProjectOptions()).set_metadata({ids["p1"]: {REVIEWED_KEY: "2026-01-31 A. Person"}})
+    _, report = run(cohort, recorder)
+    assert [(one.id, one.shape.wkb) for one in shapes(cohort, ids["p1"])] == before
+    (result,) = [entry for entry in report.entries if entry.id == ids["p1"]]
+    assert (result.status, result.reason) == ("skipped", "reviewed by a person: left as it is")
+
+
+def test_the_classifier_is_told_what_a_person_decided(cohort, given_cams, recorder, monkeypatch):
+    project = open_project(cohort, ProjectOptions())
+    ids = {entry.name.removesuffix(".tif"): entry.id for entry in project.entries()}
+    drawn = [Annotation(uuid4(), TUMOUR, "Tumor"), Annotation(uuid4(), box(430, 60, 580, 580), "Stroma")]
+    project.replace(ids["p1"], origin="human", annotations=drawn)
+    told = {}
+    before = stage._fit
+
+    def fit(prepared, *rest, **options):
+        told.update({one.entry.id: one for one in prepared})
+        return before(prepared, *rest, **options)
+
+    monkeypatch.setattr(stage, "_fit", fit)
+    run(cohort, recorder)
+    one = told[ids["p1"]]
+    layers = one.known(np.arange(len(one.grid.xy_px0)))
+    assert layers[:, 0].any()
+    assert layers[:, 1].any()
+    assert told[ids["p2"]].known is None
 
 
 def test_dry_run_writes_nothing(cohort, given_cams, recorder):

@@ -10,7 +10,7 @@ from torch import nn
 
 from wsplf_cli.config import RunOptions, SegmentOptions
 from wsplf_cli.errors import ConfigError
-from wsplf_cli.schema import Annotation, Entry, Replaced, Silent, SlideLabel
+from wsplf_cli.schema import REVIEWED_KEY, Annotation, Entry, Replaced, Silent, SlideLabel
 from wsplf_cli.segmenters import unet
 from wsplf_cli.stages._own import without
 from wsplf_cli.stages.segment import is_known_negative, segment
@@ -167,9 +167,26 @@ def test_what_is_cut_keeps_its_parts_and_drops_slivers():
     whole = Annotation(uuid4(), box(0, 0, 100, 10), "Tumor", origin="prediction")
     far = Annotation(uuid4(), box(0, 50, 10, 60), "Tumor", origin="prediction")
     kept = Annotation(uuid4(), box(40, -5, 97, 15), "Tumor", origin="prediction", review="rejected")
-    left = without([whole, far], [kept], min_area_px0=50)
+    left = without([whole, far], [kept.shape], min_area_px0=50)
     assert [one.shape.area for one in left] == [400, 100]
     assert left[1] is far
     assert left[0].id != whole.id
-    assert len(without([whole], [kept])) == 2
-    assert union_all([one.shape for one in without([whole], [kept])]).intersection(kept.shape).area == 0
+    assert len(without([whole], [kept.shape])) == 2
+    assert union_all([one.shape for one in without([whole], [kept.shape])]).intersection(kept.shape).area == 0
+
+
+def test_a_reviewed_image_is_left_as_it_is(slide, project):
+    reviewed = entry(slide, metadata={REVIEWED_KEY: "2026-01-31 A. Person"})
+    report = segment(project, [reviewed], SegmentOptions(), Silent())
+    assert (report.entries[0].status, report.entries[0].reason) == ("skipped", "reviewed by a person: left as it is")
+    assert project.written == {}
+
+
+def test_nothing_is_drawn_where_a_person_said_that_it_is_not_tumour(slide, project, monkeypatch):
+    half = box(*TUMOUR_PX0.bounds[:2], TUMOUR_PX0.centroid.x, TUMOUR_PX0.bounds[3])
+    stroma = Annotation(uuid4(), half, "Stroma")
+    monkeypatch.setattr(project, "annotations", lambda entry_id: [stroma])
+    segment(project, [entry(slide)], SegmentOptions(), Silent())
+    found = union_all([one.shape for one in project.written["7"]])
+    assert found.intersection(half).area < 1
+    assert found.intersection(TUMOUR_PX0).area > 0.9 * (TUMOUR_PX0.area - half.area)

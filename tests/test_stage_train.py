@@ -8,8 +8,8 @@ from shapely import box
 
 from wsplf_cli.config import ProjectOptions, RunOptions, TileOptions, TrainOptions
 from wsplf_cli.errors import ConfigError, ProjectError
-from wsplf_cli.schema import Annotation, Entry, Silent, SlideLabel
-from wsplf_cli.stages.train import marks_of, role_of, train
+from wsplf_cli.schema import REVIEWED_KEY, Annotation, Entry, Silent, SlideLabel
+from wsplf_cli.stages.train import train
 from wsplf_cli.synthetic.pyramid import write_pyramid
 
 TUMOUR = box(200, 200, 360, 330)
@@ -17,32 +17,6 @@ TUMOUR = box(200, 200, 360, 330)
 
 def annotation(shape=TUMOUR, **fields):
     return Annotation(uuid4(), shape, **({"path_class": "Tumor", "origin": "pseudolabel"} | fields))
-
-
-@pytest.mark.parametrize(
-    ("fields", "role"),
-    [
-        ({}, "pending"),
-        ({"review": "accepted"}, "decided"),
-        ({"review": "rejected"}, "refused"),
-        ({"edited": True}, "decided"),
-        ({"locked": True}, "decided"),
-        ({"origin": "human"}, "decided"),
-        ({"origin": "human", "path_class": "Stroma"}, ""),
-        ({"origin": "human", "path_class": None}, ""),
-        ({"origin": "prediction"}, ""),
-        ({"origin": "prediction", "review": "accepted"}, "decided"),
-        ({"origin": "prediction", "review": "rejected"}, "refused"),
-        ({"shape": box(0, 0, 10, 10).boundary, "origin": "human"}, ""),
-    ],
-)
-def test_review_gives_an_annotation_its_role(fields, role):
-    assert role_of(annotation(**fields), "Tumor").name == role
-
-
-def test_confidence_of_a_pseudo_label_is_its_weight():
-    marks = marks_of([annotation(measurements={"wsplf: confidence": 0.4}), annotation()], "Tumor")
-    assert [confidence for _, confidence in marks.pending] == [0.4, 1.0]
 
 
 class Project:
@@ -126,6 +100,35 @@ def test_pending_pseudo_labels_of_a_slide_that_became_negative_teach_nothing(sli
     dry = replace(OPTIONS, run=RunOptions(dry_run=True))
     report = train(project, [slides[0], slides[2]], dry, Silent())
     assert [result.counts["pending"] for result in report.entries] == [1, 0]
+
+
+def test_every_role_of_a_review_is_counted(slides, tmp_path, recorder):
+    marks = [
+        annotation(),
+        annotation(review="accepted"),
+        annotation(box(70, 70, 120, 120), review="rejected"),
+        annotation(box(70, 130, 120, 180), origin="human", path_class="Stroma"),
+    ]
+    dry = replace(OPTIONS, run=RunOptions(dry_run=True))
+    report = train(Project(tmp_path, {"0": marks}), slides, dry, recorder)
+    counts = report.entries[0].counts
+    assert {key: counts[key] for key in ("decided", "pending", "refused")} == {"decided": 1, "pending": 1, "refused": 2}
+    assert any("2 areas of background by a person" in line for line in recorder.said)
+
+
+def test_a_reviewed_image_without_a_polygon_teaches_background(slides, tmp_path):
+    reviewed = replace(slides[1], metadata={REVIEWED_KEY: "2026-01-31 A. Person"})
+    dry = replace(OPTIONS, run=RunOptions(dry_run=True))
+    report = train(Project(tmp_path, {"0": [annotation()]}), [slides[0], reviewed], dry, Silent())
+    assert [result.status for result in report.entries] == ["done", "done"]
+    assert report.entries[1].counts["reviewed"] == 1
+
+
+def test_a_prediction_in_a_reviewed_image_is_truth(slides, tmp_path):
+    reviewed = replace(slides[0], metadata={REVIEWED_KEY: "2026-01-31 A. Person"})
+    dry = replace(OPTIONS, run=RunOptions(dry_run=True))
+    report = train(Project(tmp_path, {"0": [annotation(origin="prediction")]}), [reviewed], dry, Silent())
+    assert report.entries[0].counts["decided"] == 1
 
 
 def test_no_polygon_says_what_to_type_and_writes_no_model(slides, tmp_path):

@@ -55,6 +55,30 @@ def test_the_outline_of_a_pseudo_label_is_ignored_and_that_of_a_person_is_not():
     assert (beside[20, 62:] == IGNORE).all()
 
 
+def test_truth_is_stronger_than_background_and_ignored_stronger_than_both():
+    square = box(10, 10, 40, 40)
+    both = Marks(decided=(square,), refused=(box(10, 10, 40, 60),))
+    target, weight = paint(both, _slide("a").grid, 0)
+    assert (target[12:38, 12:38] == 1).all()
+    assert (target[42:58, 12:38] == 0).all()
+    assert (weight[12:58, 12:38] == DECIDED).all()
+    ignored, _ = paint(Marks(decided=(square,), ignored=(box(20, 20, 30, 30),)), _slide("a").grid, 0)
+    assert (ignored[21:29, 21:29] == IGNORE).all()
+
+
+def test_a_rejected_area_over_a_pseudo_label_is_background_with_the_weight_of_truth():
+    marks = Marks(pending=((box(0, 0, 60, 60), 0.9),), refused=(box(20, 20, 40, 40),))
+    target, weight = paint(marks, _slide("a").grid, 0)
+    assert (target[21:39, 21:39] == 0).all()
+    assert (weight[21:39, 21:39] == DECIDED).all()
+    assert (target[8:12, 8:12] == 1).all()
+
+
+def test_background_of_a_reviewed_image_weighs_more():
+    _, weight = paint(Marks(complete=True), _slide("a").grid, 0)
+    assert FULL < weight[0, 0] < DECIDED
+
+
 def test_crops_are_balanced_and_those_of_tumour_hold_tumour():
     marked = _slide(
         "a", marks=Marks(pending=((box(70, 5, 100, 30), 1.0),), refused=(box(260, 20, 300, 60),)), columns=8

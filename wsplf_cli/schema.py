@@ -26,6 +26,9 @@ REVIEW_KEY = "wsplf.review"
 SHAPE_KEY = "wsplf.shape"
 CLASS_KEY = "wsplf.class"
 
+#: Key of an entry's metadata: a person has reviewed the whole image (when and who; "no" takes it back).
+REVIEWED_KEY = "wsplf.reviewed"
+
 #: Values of an entry's split that keep it back: no stage learns anything from it.
 HELD_OUT = frozenset({"test", "held-out", "held out", "holdout", "hold-out"})
 
@@ -57,6 +60,11 @@ class Entry:
     tags: tuple[str, ...] = ()
     crop_to_bounds: bool = True
     problem: str = ""
+
+    @property
+    def reviewed(self) -> bool:
+        """True when a person marked the image as reviewed: all that is annotated now is right, the rest background."""
+        return self.metadata.get(REVIEWED_KEY, "").strip().casefold() not in {"", "no", "false", "0"}
 
     @property
     def held_out(self) -> bool:

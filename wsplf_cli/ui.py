@@ -161,7 +161,8 @@ class Screen:
             for entry in report.entries
         ]
         self.table(["entry", "status", *keys, "s", ""], rows, right=range(2, len(keys) + 3))
-        self.line(f"{report.stage}: {_counted(report)} in {report.seconds:.0f} s; run {report.run_id}")
+        run = f"; run {report.run_id}" if report.run_id else ""
+        self.line(f"{report.stage}: {_counted(report)} in {report.seconds:.0f} s{run}")
 
     def checks(self, checks: "Sequence[Check]") -> None:
         """Show the checks of ``doctor``, and what to do where one did not pass."""

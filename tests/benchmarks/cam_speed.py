@@ -4,8 +4,8 @@
 
 The paper's flow: a CAM is four passes of one tile each, one for each quarter turn, each turned back and scaled as an
 image; an epoch of tuning reads every window and embeds it again. Ours: the CAM of a slide is computed in blocks, and
-the embeddings are there. Both cover all tissue of the same synthetic slide with the same networks. ``vit_b`` has random weights:
-they are as fast as any. On a CPU the time is that of the process, so that other work on the machine does not count.
+the embeddings are there. Both cover all tissue of the same synthetic slide with the same networks. ``vit_b`` has random
+weights: they are as fast as any. On a CPU the time is that of the process, so that other work does not count.
 """
 
 import argparse

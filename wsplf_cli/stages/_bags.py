@@ -1,17 +1,21 @@
 """The tiles of a cohort as the MIL classifier takes them, and the folds in which slides are judged by others."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wsplf_cli.review import known_places
 from wsplf_cli.schema import Entry, TileGrid, TissueMask
 from wsplf_cli.slides import Slide, slide_for
+from wsplf_cli.stages._review import Review
 from wsplf_cli.tiles import read_tiles
 
 #: Tiles are kept in memory until so much is used; the rest is read anew each time.
 KEPT_BYTES = 3 * 1024**3
+#: Pixels of a tile in one cell of what is known of it: no network's map is much finer.
+KNOWN_CELL_PX = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +26,7 @@ class Prepared:
     mpp_slide: float
     tissue: TissueMask
     grid: TileGrid
+    review: Review = field(default_factory=Review)
 
     def slide(self) -> Slide:
         """The open slide; handles are shared and few, so ask anew for each piece of work."""
@@ -32,6 +37,15 @@ class Prepared:
     def positive(self) -> bool:
         """Whether the slide label says that there is something to find."""
         return self.entry.label is not None and bool(self.entry.label.classes)
+
+    @property
+    def known(self) -> Callable[[NDArray[np.integer]], NDArray[np.float32]] | None:
+        """Where in tiles a person has said what is there (see ``review.known_places``); None where nobody has."""
+        marks = self.review.marks
+        if not (marks.decided or marks.refused or marks.complete):
+            return None
+        side_px = max(1, self.grid.tile_px // KNOWN_CELL_PX)
+        return lambda indices: known_places(marks, self.grid, indices, side_px=side_px)
 
     @property
     def group(self) -> str:

@@ -17,7 +17,8 @@ from wsplf_cli.prediction.refine import Refined, Refiner, refine
 from wsplf_cli.schema import Annotation, Entry
 from wsplf_cli.stages import Run, Skipped
 from wsplf_cli.stages._bags import Prepared
-from wsplf_cli.stages._own import decided, without
+from wsplf_cli.stages._own import without
+from wsplf_cli.stages._review import REVIEWED, write_polygons
 
 #: Outlines are simplified by this much: under a third of a nucleus.
 TOLERANCE_UM = 1.5
@@ -52,6 +53,8 @@ def writer(
         cam = cams(one)
         if run.folder is not None:
             save_cam(cam, run.folder / "cams" / f"{entry.id}.png")
+        if entry.reviewed:
+            return Skipped(REVIEWED)
         annotations = outline(
             one,
             cam,
@@ -65,8 +68,8 @@ def writer(
         if not one.positive:
             suppressed = sum(a.shape.area for a in annotations) * one.mpp_slide**2
             annotations = []
-        kept = decided(project.annotations(entry.id), origin="pseudolabel")
-        annotations = without(annotations, kept, min_area_px0=options.min_area_um2 / one.mpp_slide**2)
+        settled = one.review.marks.settled
+        annotations = without(annotations, settled, min_area_px0=options.min_area_um2 / one.mpp_slide**2)
         counts = {
             "polygons": len(annotations),
             "area mm2": sum(a.shape.area for a in annotations) * one.mpp_slide**2 / 1e6,
@@ -74,7 +77,7 @@ def writer(
         }
         if options.run.dry_run:
             return counts
-        replaced = project.replace(entry.id, origin="pseudolabel", annotations=annotations)
+        replaced = write_polygons(project, one.review, annotations=annotations, origin="pseudolabel", run_id=run.id)
         return counts | {"removed": replaced.removed, "kept": replaced.kept}
 
     return write

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from uuid import uuid4
 
+from shapely.geometry.base import BaseGeometry
+
 from wsplf_cli.geometry import polygonal, union
 from wsplf_cli.qupath.qpdata import undecided
 from wsplf_cli.schema import Annotation, Origin
@@ -18,13 +20,13 @@ def decided(annotations: Iterable[Annotation], *, origin: Origin) -> list[Annota
 
 
 def without(
-    annotations: Sequence[Annotation], kept: Sequence[Annotation], *, min_area_px0: float = 0.0
+    annotations: Sequence[Annotation], kept: Iterable[BaseGeometry], *, min_area_px0: float = 0.0
 ) -> list[Annotation]:
-    """What of the annotations lies outside all kept ones, in order; those that touch none are returned as they are.
+    """What of the annotations lies outside all kept shapes, in order; those that touch none are returned as they are.
 
     An annotation that is cut gives one for each part that is left and has at least ``min_area_px0``.
     """
-    taken = union(one.shape for one in kept)
+    taken = union(kept)
     left = []
     for annotation in annotations:
         if not annotation.shape.intersects(taken):

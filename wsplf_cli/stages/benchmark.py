@@ -126,6 +126,9 @@ def _copy(project: Project, folder: Path, options: BenchmarkOptions) -> Project:
         shutil.copyfile(project.path, folder / project.path.name)
         for path in folder.glob("data/*/*.qpdata*"):
             path.unlink()
+        for path in folder.glob("wsplf/*"):  # what runs remember of annotations that are gone now, but not embeddings
+            if path.name != "cache":
+                shutil.rmtree(path)
     except (OSError, shutil.Error) as error:
         raise ProjectError(f"cannot copy the project to {folder}: {error}") from error
     opened: Project = plugins.load("backends", options.project.backend).open_project(

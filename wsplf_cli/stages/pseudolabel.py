@@ -27,7 +27,9 @@ from wsplf_cli.schema import Entry, EntryResult, StageReport, Tracker
 from wsplf_cli.slides import entry_slide
 from wsplf_cli.stages import Run, done, each, merge, start_run
 from wsplf_cli.stages._bags import Prepared, folds_of, tile_sources
+from wsplf_cli.stages._learning import learning_key
 from wsplf_cli.stages._outline import Cams, writer
+from wsplf_cli.stages._review import read_review
 from wsplf_cli.stages._rounds import tune_rounds
 from wsplf_cli.stages.labels import require_both
 from wsplf_cli.tiles import make_grid, tissue_mask, tissue_um2
@@ -44,23 +46,6 @@ class Parts:
     sam: Sam
     strategy: Strategy
     network: Callable[[], MilNetwork]
-
-
-#: Options that say how CAMs become polygons: those that differ only in these share what was learned.
-DRAWING = (
-    "recipe",
-    "cam_scale",
-    "prompts",
-    "refiner",
-    "sam",
-    "sam_checkpoint",
-    "rounds",
-    "first_round",
-    "selection",
-    "robust_loss",
-    "cache_gb",
-    "min_area_um2",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +103,7 @@ def pseudolabel(
     with run:
         learned = _recall(memory, options)
         if learned is None:
-            learned = _learn(used, parts, options=options, rng=rng, device=device, run=run, tracker=tracker)
+            learned = _learn(project, used, parts, options=options, rng=rng, device=device, run=run, tracker=tracker)
             _keep(memory, options, learned)
         prepared = [one for one in learned.prepared if one.entry.id in learned.looked]
         cell_px0 = {entry_id: heat.mean.downsample for entry_id, heat in learned.looked.items()}
@@ -154,22 +139,17 @@ def pseudolabel(
         return run.finish(merge(learned.results, last), details=details)
 
 
-def _memory_key(options: PseudolabelOptions) -> str:
-    """The options without those of ``DRAWING``, as text."""
-    default = PseudolabelOptions()
-    return repr(replace(options, **{name: getattr(default, name) for name in DRAWING}))
-
-
 def _recall(memory: Memory | None, options: PseudolabelOptions) -> Learned | None:
-    return None if memory is None else memory.get(_memory_key(options))
+    return None if memory is None else memory.get(learning_key(options))
 
 
 def _keep(memory: Memory | None, options: PseudolabelOptions, learned: Learned) -> None:
     if memory is not None:
-        memory[_memory_key(options)] = learned
+        memory[learning_key(options)] = learned
 
 
 def _learn(
+    project: Project,
     used: Sequence[Entry],
     parts: Parts,
     *,
@@ -181,7 +161,7 @@ def _learn(
 ) -> Learned:
     """Tiles, classifiers and CAMs of the slides."""
     began = time.monotonic()
-    prepared, first = _tile(used, options, tracker)
+    prepared, first = _tile(project, used, options, tracker)
     fold_of = folds_of(prepared, folds=options.folds, rng=rng)
     networks = _fit(prepared, fold_of, parts, options=options, rng=rng, device=device, run=run, tracker=tracker)
     looked, second = _look(prepared, fold_of, networks, options=options, device=device, tracker=tracker)
@@ -222,12 +202,13 @@ def _load(options: PseudolabelOptions, device: torch.device) -> Parts:
 
 
 def _tile(
-    entries: Sequence[Entry], options: PseudolabelOptions, tracker: Tracker
+    project: Project, entries: Sequence[Entry], options: PseudolabelOptions, tracker: Tracker
 ) -> tuple[list[Prepared], list[EntryResult]]:
-    """Find the tissue of each slide and lay its tiles."""
+    """Find the tissue of each slide and lay its tiles; read what a person's review says of it."""
     prepared: dict[str, Prepared] = {}
 
     def prepare(entry: Entry) -> Mapping[str, float]:
+        review = read_review(project, entry, options.project.path_class, tracker)
         slide, calibration = entry_slide(entry, mpp_override=options.project.mpp_override)
         if calibration.warning:
             tracker.say(calibration.warning)
@@ -241,7 +222,7 @@ def _tile(
             min_tissue=options.tiles.min_tissue,
             overlap=TILE_OVERLAP,
         )
-        prepared[entry.id] = Prepared(entry, calibration.mpp, tissue, grid)
+        prepared[entry.id] = Prepared(entry, calibration.mpp, tissue, grid, review)
         return {"tiles": len(grid.xy_px0), "tissue mm2": tissue_um2(tissue, mpp_slide=calibration.mpp) / 1e6}
 
     results = each(entries, prepare, tracker=tracker, name="tissue")
@@ -269,7 +250,10 @@ def _fit(
 ) -> list[MilNetwork]:
     """One classifier for each fold, trained on the slides of the others; with a single fold, on all."""
     sources = tile_sources(prepared)
-    bags = [Bag(one.entry.id, sources[one.entry.id], np.array([float(one.positive)], np.float32)) for one in prepared]
+    bags = [
+        Bag(one.entry.id, sources[one.entry.id], np.array([float(one.positive)], np.float32), known=one.known)
+        for one in prepared
+    ]
     settings = MilSettings(epochs=options.epochs)
     if not options.contrast:
         settings = replace(settings, contrast_weight=0.0)

@@ -16,6 +16,7 @@ from wsplf_cli.backends import Project
 from wsplf_cli.config import ProjectOptions
 from wsplf_cli.errors import ConfigError, ProjectError, SlideError
 from wsplf_cli.geometry import union
+from wsplf_cli.qupath.qpdata import undecided
 from wsplf_cli.schema import Annotation, Entry, Origin, Tracker
 from wsplf_cli.slides import entry_slide
 from wsplf_cli.stages._report_charts import HEIGHT, LEFT, WIDTH, Chart, charts
@@ -44,10 +45,14 @@ TOTALS = {
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """The annotations of one origin on a slide; areas of what is not rejected."""
+    """The annotations of one origin on a slide; areas of what is not rejected.
+
+    ``pending``: no person has decided on them, in whatever way; none in an image that is marked as reviewed.
+    """
 
     origin: Origin
     number: int
+    pending: int
     accepted: int
     rejected: int
     area_mm2: float | None
@@ -234,7 +239,9 @@ def _show(
             mpp=mpp,
             mpp_source=calibration.source,
             tissue_mm2=tissue / 1e6,
-            counts=tuple(_count(origin, by_origin[origin], mpp=mpp, tissue_um2=tissue) for origin in ORIGINS),
+            counts=tuple(
+                _count(origin, by_origin[origin], entry=entry, mpp=mpp, tissue_um2=tissue) for origin in ORIGINS
+            ),
             scores=scores,
             view=view(slide, kept, cam=_cam(entry, runs), max_px=max_px),
             note=calibration.warning,
@@ -244,11 +251,12 @@ def _show(
         return Shown(entry, label, mpp=entry.mpp, mpp_source=entry.mpp_source, scores=scores, note=error.message)
 
 
-def _count(origin: Origin, annotations: Sequence[Annotation], *, mpp: float, tissue_um2: float) -> Count:
+def _count(origin: Origin, annotations: Sequence[Annotation], *, entry: Entry, mpp: float, tissue_um2: float) -> Count:
     area_um2 = union(one.shape for one in annotations if one.review != "rejected").area * mpp**2
     return Count(
         origin=origin,
         number=len(annotations),
+        pending=0 if entry.reviewed else sum(undecided(one) for one in annotations),
         accepted=sum(one.review == "accepted" for one in annotations),
         rejected=sum(one.review == "rejected" for one in annotations),
         area_mm2=area_um2 / 1e6,

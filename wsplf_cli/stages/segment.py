@@ -17,8 +17,9 @@ from wsplf_cli.prediction.windows import Outlined, Predict, Sweep, Wanted, outli
 from wsplf_cli.runtime import pick_device, seed_everything
 from wsplf_cli.schema import Annotation, Entry, StageReport, TissueMask, Tracker
 from wsplf_cli.slides import Slide, entry_slide
-from wsplf_cli.stages import each, start_run
+from wsplf_cli.stages import Skipped, each, start_run
 from wsplf_cli.stages._own import decided, without
+from wsplf_cli.stages._review import REVIEWED, read_review, write_polygons
 from wsplf_cli.tiles import tissue_mask
 from wsplf_cli.training import checkpoint
 from wsplf_cli.training.checkpoint import Checkpoint
@@ -68,7 +69,9 @@ def segment(project: Project, entries: Sequence[Entry], options: SegmentOptions,
         seed_everything(options.run.seed)
         tracker.say(f"model of run {described.run_id}: {described.plugin}, {described.mpp:g} um/px, from {threshold:g}")
 
-        def work(entry: Entry) -> Mapping[str, float]:
+        def work(entry: Entry) -> Mapping[str, float] | Skipped:
+            if entry.reviewed:
+                return Skipped(REVIEWED)
             return _predict_entry(project, entry, model, options, run_id=run.id, tracker=tracker)
 
         results = each(entries, work, tracker=tracker, name="segment")
@@ -147,9 +150,11 @@ def _predict_entry(
     if is_known_negative(entry, model.checkpoint.classes[0]):
         suppressed = sum(one.shape.area for one in found) * mpp**2
         found = []
+    review = read_review(project, entry, model.checkpoint.classes[0], tracker)
+    kept = [one.shape for one in decided(review.annotations, origin="prediction")]
     annotations = without(
         [_annotation(one, model, run_id=run_id) for one in found],
-        decided(project.annotations(entry.id), origin="prediction"),
+        [*kept, *review.marks.refused, *review.marks.ignored],
         min_area_px0=options.min_area_um2 / mpp**2,
     )
     annotations = [_with_area(annotation, mpp=mpp) for annotation in annotations]
@@ -161,7 +166,7 @@ def _predict_entry(
     }
     if options.run.dry_run:
         return counts
-    replaced = project.replace(entry.id, origin="prediction", annotations=annotations)
+    replaced = write_polygons(project, review, annotations=annotations, origin="prediction", run_id=run_id)
     return counts | {"removed": replaced.removed, "kept": replaced.kept}
 
 

@@ -3,36 +3,28 @@
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from wsplf_cli import plugins
 from wsplf_cli.backends import Project
 from wsplf_cli.config import TrainOptions
 from wsplf_cli.errors import ConfigError, ProjectError
-from wsplf_cli.qupath.qpdata import undecided
 from wsplf_cli.runtime import pick_device, seed_everything
-from wsplf_cli.schema import Annotation, Entry, StageReport, Tracker
+from wsplf_cli.schema import Entry, StageReport, Tracker
 from wsplf_cli.slides import entry_slide
 from wsplf_cli.stages import Run, Skipped, each, start_run
+from wsplf_cli.stages._review import read_review
 from wsplf_cli.tiles import make_grid, read_tiles, tissue_mask
 from wsplf_cli.training import checkpoint
 from wsplf_cli.training.checkpoint import Checkpoint
 from wsplf_cli.training.segmentation import Fit, FitSettings, fit
-from wsplf_cli.training.targets import Marks, TrainingSlide
+from wsplf_cli.training.targets import TrainingSlide
 
 BLOCK_TILES = 2
 """Side of a block in tiles: crops at random places in it, and still read from the slide in one go."""
 BLOCK_TISSUE = 0.05
 """A block needs less tissue than a tile: the glass at the tissue's edge must be learned as well."""
-
-
-@dataclass(frozen=True, slots=True)
-class Role:
-    """What an annotation is to the training: ``decided``, ``pending`` or ``refused``, or nothing ("")."""
-
-    name: str
-    confidence: float = 1.0
 
 
 def train(project: Project, entries: Sequence[Entry], options: TrainOptions, tracker: Tracker) -> StageReport:
@@ -68,7 +60,7 @@ def train(project: Project, entries: Sequence[Entry], options: TrainOptions, tra
         slides: dict[str, TrainingSlide] = {}
 
         def prepare(entry: Entry) -> Mapping[str, float] | Skipped:
-            return _prepare(project, entry, options, slides)
+            return _prepare(project, entry, options, slides, tracker=tracker)
 
         results = each(entries, prepare, tracker=tracker, name="read annotations")
         chosen = list(slides.values())
@@ -107,46 +99,19 @@ def train(project: Project, entries: Sequence[Entry], options: TrainOptions, tra
         return run.finish(results, details=details)
 
 
-def role_of(annotation: Annotation, path_class: str) -> Role:
-    """What an annotation teaches about a class.
-
-    What a person drew, accepted, edited, locked or named is truth; a rejected polygon is background; a pending
-    pseudo-label counts by its confidence; a pending prediction teaches nothing, or a model would learn from itself.
-    """
-    if annotation.path_class != path_class or annotation.shape.area == 0:
-        return Role("")
-    if annotation.review == "rejected":
-        return Role("refused")
-    if annotation.origin == "human" or not undecided(annotation):
-        return Role("decided")
-    if annotation.origin == "pseudolabel":
-        return Role("pending", annotation.measurements.get("wsplf: confidence", 1.0))
-    return Role("")
-
-
-def marks_of(annotations: Sequence[Annotation], path_class: str) -> Marks:
-    """The annotations of one entry by role."""
-    roles = [(role_of(annotation, path_class), annotation.shape) for annotation in annotations]
-    return Marks(
-        decided=tuple(shape for role, shape in roles if role.name == "decided"),
-        pending=tuple((shape, role.confidence) for role, shape in roles if role.name == "pending"),
-        refused=tuple(shape for role, shape in roles if role.name == "refused"),
-    )
-
-
 def _prepare(
-    project: Project, entry: Entry, options: TrainOptions, slides: dict[str, TrainingSlide]
+    project: Project, entry: Entry, options: TrainOptions, slides: dict[str, TrainingSlide], *, tracker: Tracker
 ) -> Mapping[str, float] | Skipped:
     """Put the slide of an entry among ``slides``, or say why it is left out."""
     if entry.held_out:
         return Skipped(f"held out (split: {entry.split})")
     path_class = options.project.path_class
-    marks = marks_of(project.annotations(entry.id), path_class)
-    marked = bool(marks.decided or marks.pending)
+    marks = read_review(project, entry, path_class, tracker).marks
     negative = entry.label is not None and path_class not in entry.label.classes
     if negative:
         marks = replace(marks, pending=())
-    elif not marked:
+    marked = bool(marks.decided or marks.pending)
+    if not (marked or negative or marks.complete):
         return Skipped("no polygon to learn from: without one, nothing says where its background is")
     slide, calibration = entry_slide(entry, mpp_override=options.project.mpp_override)
     grid = make_grid(
@@ -160,7 +125,7 @@ def _prepare(
     slides[entry.id] = TrainingSlide(
         name=entry.name,
         group=entry.metadata.get("patient", "") or entry.id,
-        positive=not negative,
+        positive=marked and not negative,
         grid=grid,
         read=lambda indices: read_tiles(entry, grid, indices),
         marks=marks,
@@ -170,6 +135,7 @@ def _prepare(
         "decided": len(marks.decided),
         "pending": len(marks.pending),
         "refused": len(marks.refused),
+        "reviewed": int(marks.complete),
     }
 
 
@@ -187,7 +153,8 @@ def _say(slides: Sequence[TrainingSlide], tracker: Tracker) -> None:
         counts["slides with polygons" if slide.positive else "negative slides"] += 1
         counts["polygons a person decided on"] += len(slide.marks.decided)
         counts["pending pseudo-labels"] += len(slide.marks.pending)
-        counts["rejected polygons"] += len(slide.marks.refused)
+        counts["areas of background by a person"] += len(slide.marks.refused)
+        counts["slides reviewed as a whole"] += slide.marks.complete
     tracker.say("learning from: " + ", ".join(f"{count} {what}" for what, count in counts.items() if count))
 
 

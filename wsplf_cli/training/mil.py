@@ -1,6 +1,6 @@
 """The MIL training loop: bags of tiles with slide labels in, a classifier of every place of every tile out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -34,11 +34,16 @@ class TileSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Bag:
-    """The tiles of one slide and its label, ``target`` float32 [C] of 0 and 1."""
+    """The tiles of one slide and its label, ``target`` float32 [C] of 0 and 1.
+
+    ``known`` gives where in tiles a person has said what is there, float32 [n, 2, s, s]: the class for sure, and for
+    sure not (see ``review.known_places``); None where nobody has.
+    """
 
     entry_id: str
     tiles: TileSource
     target: NDArray[np.float32]
+    known: Callable[[NDArray[np.integer]], NDArray[np.float32]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,14 +121,19 @@ def fit(
         for pair in zip(_deal(positive, steps, rng), _deal(negative, steps, rng), strict=True):
             chosen = [choose(seen[bag.entry_id], settings.tiles_per_bag, rng=rng) for bag in pair]
             tiles = np.concatenate([bag.tiles.read(index) for bag, index in zip(pair, chosen, strict=True)])
-            batch, _ = augment(as_batch(tiles), None, generator)
+            batch, masks = augment(as_batch(tiles), known_layers(pair, chosen), generator)
+            known: Sequence[Tensor | None] = [None] * len(pair)
+            if masks is not None:
+                known = torch.split(masks, [len(index) for index in chosen])
             with autocast(device):
                 outputs = network.bags(batch.to(device), [len(index) for index in chosen])
             contrast = settings.contrast_weight if epoch >= settings.settle_epochs else 0.0
             loss = torch.stack(
                 [
-                    bag_loss(output, bag, weight=settings.instance_weight) + contrast * contrast_loss(cam, bag)
-                    for (output, cam), bag in zip(outputs, pair, strict=True)
+                    bag_loss(output, bag, weight=settings.instance_weight)
+                    + contrast * contrast_loss(cam, bag, layers)
+                    + settings.instance_weight * known_loss(cam, layers)
+                    for (output, cam), bag, layers in zip(outputs, pair, known, strict=True)
                 ]
             ).sum()
             optimiser.zero_grad()
@@ -158,16 +168,54 @@ def bag_loss(output: BagOutput, bag: Bag, *, weight: float) -> Tensor:
     return functional.binary_cross_entropy_with_logits(output.bag_logits, target, reduction="sum") + weight * tiles
 
 
-def contrast_loss(cam: Tensor, bag: Bag) -> Tensor:
+def known_layers(bags: Sequence[Bag], chosen: Sequence[NDArray[np.integer]]) -> Tensor | None:
+    """What is known of the chosen tiles of bags, one after another, float [N, 2, s, s]; None when nothing is."""
+    parts = [None if bag.known is None else bag.known(index) for bag, index in zip(bags, chosen, strict=True)]
+    shapes = [part.shape[1:] for part in parts if part is not None]
+    if not any(part is not None and part.any() for part in parts):
+        return None
+    empty = [np.zeros((len(index), *shapes[0]), np.float32) for index in chosen]
+    return torch.from_numpy(
+        np.concatenate([blank if part is None else part for part, blank in zip(parts, empty, strict=True)])
+    )
+
+
+def known_loss(cam: Tensor, layers: Tensor | None) -> Tensor:
+    """Cross-entropy of the places that a person has decided on, truth and background weighing alike; 0 without any.
+
+    ``cam`` float [n, C, h, w] of one bag; what is known is about the first class.
+    """
+    if layers is None:
+        return cam.new_zeros(())
+    inside, outside = _known_cells(cam, layers)
+    loss = cam.new_zeros(())
+    for cells, sign in ((inside, -1.0), (outside, 1.0)):
+        if cells.any():
+            loss = loss + functional.softplus(sign * cam[:, 0][cells]).mean()
+    return loss
+
+
+def _known_cells(cam: Tensor, layers: Tensor) -> tuple[Tensor, Tensor]:
+    """The cells of a CAM that lie at least half in what is known, bool [n, h, w] each."""
+    share = functional.adaptive_avg_pool2d(layers.to(cam), (cam.shape[-2], cam.shape[-1]))
+    return share[:, 0] >= 0.5, share[:, 1] >= 0.5
+
+
+def contrast_loss(cam: Tensor, bag: Bag, layers: Tensor | None = None) -> Tensor:
     """Tumour against the other tissue of the same slide, where stain and scanner do not count.
 
     Of a positive bag's places, CAM logits float [N, C, h, w], those that look least like the class are taken for
-    negative and those that look most like it for positive, as CLAM (Lu et al. 2021) does with tiles.
+    negative and those that look most like it for positive, as CLAM (Lu et al. 2021) does with tiles. Places that a
+    person has decided on (``layers``, see ``known_loss``) are not guessed at.
     """
     losses = [cam.new_zeros(())]
-    for logits, target in zip(cam.movedim(1, 0).flatten(1), bag.target, strict=True):
-        if target:
-            ranked = logits.sort().values
+    free = torch.ones_like(cam[:, 0], dtype=torch.bool)
+    if layers is not None:
+        inside, outside = _known_cells(cam, layers)
+        free = ~(inside | outside)
+    for logits, target in zip(cam.movedim(1, 0), bag.target, strict=True):
+        if target and free.any():
+            ranked = logits[free].sort().values
             top, bottom = max(1, round(len(ranked) * _TOP_SHARE)), max(1, round(len(ranked) * _BOTTOM_SHARE))
             losses.append(functional.softplus(ranked[:bottom]).mean() + functional.softplus(-ranked[-top:]).mean())
     return torch.stack(losses).sum()

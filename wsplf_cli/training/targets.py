@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
 from wsplf_cli.geometry import rasterise
+from wsplf_cli.review import Marks
 from wsplf_cli.schema import TileGrid
 
 Kind = Literal["tumour", "refused", "positive", "negative"]
@@ -24,6 +25,8 @@ FULL = 100
 """Weight of an ordinary pixel: weights are uint8, in percent."""
 DECIDED = 200
 """Weight inside polygons that a person drew, accepted, edited or rejected."""
+REVIEWED = 150
+"""Weight of the background of an image that a person has reviewed as a whole."""
 BAND_UM = 4.0
 """Half the width of the strip along a pseudo-label's outline that teaches nothing: it is seldom right to a nucleus."""
 KEPT_BYTES = 1 << 30
@@ -40,19 +43,6 @@ class BlockReader(Protocol):
 
     def __call__(self, indices: NDArray[np.integer]) -> NDArray[np.uint8]:
         """Blocks uint8 [len(indices), S, S, 3], RGB, by their place in the grid."""
-
-
-@dataclass(frozen=True, slots=True)
-class Marks:
-    """What is known about a slide beside its label; shapes are in level-0 pixels.
-
-    ``decided`` are tumour for sure (a person drew, accepted or edited them), ``pending`` are pseudo-labels with their
-    confidence 0..1, ``refused`` are what a person rejected.
-    """
-
-    decided: tuple[BaseGeometry, ...] = ()
-    pending: tuple[tuple[BaseGeometry, float], ...] = ()
-    refused: tuple[BaseGeometry, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -123,7 +113,7 @@ def paint(marks: Marks, grid: TileGrid, index: int) -> tuple[NDArray[np.uint8], 
     side = grid.tile_px
     square = shapely.box(x_px0, y_px0, x_px0 + grid.side_px0, y_px0 + grid.side_px0)
     target = np.zeros((side, side), np.uint8)
-    weight = np.full((side, side), FULL, np.uint8)
+    weight = np.full((side, side), REVIEWED if marks.complete else FULL, np.uint8)
 
     def inside(shapes: Sequence[BaseGeometry]) -> NDArray[np.bool_]:
         near = [shape for shape in shapes if shape.intersects(square)]
@@ -137,10 +127,11 @@ def paint(marks: Marks, grid: TileGrid, index: int) -> tuple[NDArray[np.uint8], 
     near_square = square.buffer(band_px0)
     outlines = [shape.boundary for shape, _ in marks.pending if shape.intersects(near_square)]
     target[inside([outline.intersection(near_square).buffer(band_px0) for outline in outlines])] = IGNORE
-    for shapes, value in ((marks.decided, 1), (marks.refused, 0)):
+    for shapes, value in ((marks.refused, 0), (marks.decided, 1)):
         mask = inside(shapes)
         target[mask] = value
         weight[mask] = DECIDED
+    target[inside(marks.ignored)] = IGNORE
     return target, weight
 
 

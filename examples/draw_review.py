@@ -1,0 +1,128 @@
+"""Draw an image of a QuPath project as QuPath shows it in review: the annotation list, and the slide with outlines.
+
+    python examples/draw_review.py PROJECT.qpproj IMAGE-NAME OUT.png
+
+It is a drawing, not a screenshot of QuPath: made from the project's files alone. Outlines have the colours of their
+classes, a rejected polygon is grey, the least certain pending one is selected (yellow), as wsplf_next_pending does.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import shapely
+from PIL import Image, ImageDraw, ImageFont
+
+from wsplf_cli.backends.embedded import open_project
+from wsplf_cli.config import ProjectOptions
+from wsplf_cli.geometry import polygonal
+from wsplf_cli.qupath.qpdata import undecided
+from wsplf_cli.schema import Annotation
+from wsplf_cli.slides import entry_slide
+
+LIST_PX, VIEW_PX, ROW_PX, BAR_PX, PAD_PX = 430, 660, 30, 34, 12
+PAPER, INK, SOFT, LINE, CHOSEN = (244, 244, 244), (30, 30, 30), (110, 110, 110), (205, 205, 205), (0, 150, 201)
+YELLOW, GREY = (255, 255, 0), (140, 140, 140)
+CONFIDENCE = "wsplf: confidence"
+
+
+def main(path: Path, name: str, out: Path) -> None:
+    """Draw one image of a project into a PNG file."""
+    project = open_project(path, ProjectOptions())
+    entry = next(one for one in project.entries() if one.name == name)
+    slide, _ = entry_slide(entry)
+    pixels, downsample = slide.thumbnail(VIEW_PX)
+    colours = {one.name: one.rgb or GREY for one in project.path_classes()}
+    annotations = [one for one in project.annotations(entry.id) if one.shape.area > 0]
+    pending = sorted(filter(undecided, annotations), key=confidence)
+    chosen = pending[0] if pending else None
+    canvas = Image.new("RGB", (LIST_PX + pixels.shape[1], BAR_PX + pixels.shape[0]), PAPER)
+    canvas.paste(Image.fromarray(pixels), (LIST_PX, BAR_PX))
+    draw = ImageDraw.Draw(canvas)
+    for one in annotations:
+        outline(draw, one, downsample=downsample, rgb=YELLOW if one is chosen else colour(one, colours))
+    draw.text((LIST_PX + PAD_PX, 8), f"{name}   label: {entry.metadata.get('label', '-')}", INK, font(15))
+    draw.text((PAD_PX, 8), "Annotations", INK, font(15))
+    rows(draw, sorted(annotations, key=confidence), chosen, colours)
+    foot(draw, annotations, pending, top=canvas.height - 3 * 22 - PAD_PX)
+    draw.line([(LIST_PX - 1, 0), (LIST_PX - 1, canvas.height)], LINE, 2)
+    draw.line([(0, BAR_PX - 1), (canvas.width, BAR_PX - 1)], LINE, 1)
+    canvas.quantize(192, dither=Image.Dither.NONE).save(out, optimize=True)
+
+
+def confidence(annotation: Annotation) -> float:
+    """What the list is sorted by; a person's own polygons come last."""
+    return annotation.measurements.get(CONFIDENCE, 2.0)
+
+
+def colour(annotation: Annotation, colours: dict[str, tuple[int, int, int]]) -> tuple[int, int, int]:
+    """The colour in which QuPath shows an annotation: its own (grey when rejected), else that of its class."""
+    return GREY if annotation.review == "rejected" else colours.get(annotation.path_class or "", GREY)
+
+
+def state(annotation: Annotation) -> str:
+    """What a person has decided, in a word."""
+    if annotation.origin == "human":
+        return "drawn"
+    if annotation.review != "pending":
+        return annotation.review
+    return "pending" if undecided(annotation) else "edited"
+
+
+def outline(draw: ImageDraw.ImageDraw, annotation: Annotation, *, downsample: float, rgb: Sequence[int]) -> None:
+    """The rings of an annotation over the slide."""
+    for polygon in polygonal(annotation.shape):
+        for ring in (polygon.exterior, *polygon.interiors):
+            places = shapely.get_coordinates(ring) / downsample
+            draw.line([(LIST_PX + x, BAR_PX + y) for x, y in places], tuple(rgb), 3, joint="curve")
+
+
+def rows(
+    draw: ImageDraw.ImageDraw,
+    annotations: Sequence[Annotation],
+    chosen: Annotation | None,
+    colours: dict[str, tuple[int, int, int]],
+) -> None:
+    """The list: class, confidence, and what was decided; a padlock where it is locked."""
+    top = BAR_PX + 4
+    for place, text in ((44, "class"), (170, CONFIDENCE), (320, "wsplf.review")):
+        draw.text((place, top + 6), text, SOFT, font(13))
+    for number, one in enumerate(annotations):
+        y = top + (number + 1) * ROW_PX
+        if one is chosen:
+            draw.rectangle([4, y, LIST_PX - 6, y + ROW_PX - 2], CHOSEN)
+        ink = (255, 255, 255) if one is chosen else INK
+        draw.rectangle([16, y + 7, 32, y + 21], fill=colour(one, colours), outline=LINE)
+        draw.text((44, y + 5), one.path_class or "Unclassified", ink, font(15))
+        figure = one.measurements.get(CONFIDENCE)
+        draw.text((200, y + 5), "" if figure is None else f"{figure:.2f}", ink, font(15))
+        draw.text((320, y + 5), state(one), ink, font(15))
+        if one.locked:
+            padlock(draw, 404, y + 7, ink)
+
+
+def padlock(draw: ImageDraw.ImageDraw, x: int, y: int, ink: tuple[int, int, int]) -> None:
+    """QuPath's sign for a locked annotation."""
+    draw.arc([x + 2, y - 1, x + 10, y + 11], 180, 360, ink, 2)
+    draw.rectangle([x, y + 5, x + 12, y + 14], ink)
+
+
+def foot(
+    draw: ImageDraw.ImageDraw, annotations: Sequence[Annotation], pending: Sequence[Annotation], *, top: int
+) -> None:
+    """What the scripts say, and where they are."""
+    first = f"{len(pending)} to review" + (f"; this one: confidence {confidence(pending[0]):.2f}" if pending else "")
+    decided = sum(not undecided(one) for one in annotations)
+    for number, text in enumerate((first, f"{decided} decided by a person", "Automate > Project scripts > wsplf ...")):
+        draw.text((PAD_PX, top + number * 22), text, SOFT if number else INK, font(14))
+
+
+def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Pillow's own font, so that the picture is the same on every machine."""
+    return ImageFont.load_default(size)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 4:
+        sys.exit(__doc__)
+    main(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))

@@ -1,0 +1,34 @@
+/*
+ * wsplf: add annotations from GeoJSON to the open image, PROJECT/geojson/IMAGE-NAME.geojson
+ * QuPath 0.4 to 0.7. What is there stays; what is there already (same id) is not added again.
+ * Headless: QuPath script --project P.qpproj --image NAME --args FILE wsplf_import_geojson.groovy
+ */
+def folder = buildFilePath(PROJECT_BASE_DIR, 'geojson')  // where wsplf_export_geojson writes
+
+def say(text) {
+    println text
+    if (getQuPath() != null) Dialogs.showInfoNotification('wsplf', text)
+}
+
+def entry = getProjectEntry()
+if (entry == null) {
+    say('Open an image of a project first.')
+    return
+}
+def name = entry.getImageName().replaceAll(/[\\\/:*?"<>|]/, '_')
+def file = new File(folder, name + '.geojson')
+if (binding.hasVariable('args') && args) file = new File(args[0])
+if (!file.isFile()) {
+    say("There is no ${file.getPath()}")
+    return
+}
+def before = getAllObjects(false) as List
+def known = before.collect { it.getID() } as Set
+def there = new IdentityHashMap()
+before.each { there.put(it, true) }
+importObjectsFromFile(file.getPath())
+def added = getAllObjects(false).findAll { !there.containsKey(it) }
+def again = added.findAll { it.getID() in known }
+removeObjects(again, true)
+if (getQuPath() == null && added.size() > again.size()) entry.saveImageData(getCurrentImageData())
+say("${added.size() - again.size()} objects added from ${file.getName()}, ${again.size()} were there already")
