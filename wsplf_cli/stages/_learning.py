@@ -22,6 +22,6 @@ DRAWING = (
 
 
 def learning_key(options: PseudolabelOptions) -> str:
-    """The options without those of ``DRAWING``, as text. An option that is not named there counts as one of learning."""
+    """The options without those of ``DRAWING``, as text; one that is not named there counts as one of learning."""
     default = PseudolabelOptions()
     return repr(replace(options, **{name: getattr(default, name) for name in DRAWING}))
