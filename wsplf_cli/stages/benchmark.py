@@ -7,7 +7,7 @@ what people drew is not touched. The truth is read by ``evaluate``, and for the 
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -25,6 +25,7 @@ from wsplf_cli.stages import _benchmark_charts as charts
 from wsplf_cli.stages import _benchmark_table as table
 from wsplf_cli.stages._benchmark_plan import RUNS, UPPER_BOUND, Job, chosen_recipes, finished, jobs_of
 from wsplf_cli.stages._benchmark_table import PREDICTED, PSEUDO
+from wsplf_cli.stages._learning import learning_key
 from wsplf_cli.stages.evaluate import evaluate, truth_reader
 from wsplf_cli.stages.labels import require_both
 from wsplf_cli.stages.pseudolabel import Memory, pseudolabel
@@ -34,6 +35,14 @@ from wsplf_cli.stages.train import train
 #: Marks a folder that a benchmark made: only there are files removed.
 MARK = ".wsplf-benchmark"
 COPY, TRUE_COPY = "copy", "copy-with-truth"
+
+
+@dataclass(slots=True)
+class Earlier:
+    """What runs with one seed learned, and the most memory that this took, in GB, by learning_key."""
+
+    memory: Memory = field(default_factory=dict)
+    peaks_gb: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,19 +87,18 @@ def benchmark(
     if not options.dry_run:
         _prepare(out)
         copy = _copy(project, out / COPY, options)
-        memories: dict[int, Memory] = {}
+        seed, earlier = -1, Earlier()
         for number, job in enumerate(jobs, start=1):
             if known[job.file] is not None:
                 continue
             tracker.say(f"{number} of {len(jobs)}: {job.recipe}, seed {job.seed}")
-            memories = {job.seed: memories.get(job.seed, {})}
+            if job.seed != seed:
+                seed, earlier = job.seed, Earlier()
             if job.recipe == UPPER_BOUND:
                 true_copy = _copy(project, out / TRUE_COPY, options)
                 result = _bound(true_copy, slides, job, options=options, device=device, tracker=tracker)
             else:
-                result = _run(
-                    copy, slides, job, options=options, memory=memories[job.seed], device=device, tracker=tracker
-                )
+                result = _run(copy, slides, job, options=options, earlier=earlier, device=device, tracker=tracker)
             known[job.file] = result
             files.write_json(out / RUNS / job.file, result)
     results = [known[job.file] for job in jobs]
@@ -143,15 +151,15 @@ def _run(
     job: Job,
     *,
     options: BenchmarkOptions,
-    memory: Memory,
+    earlier: Earlier,
     device: torch.device,
     tracker: Tracker,
 ) -> dict[str, Any]:
     """Pseudo-labels by one recipe and, where it says so, a model trained on them, measured."""
     start_peak(device)
-    before = len(memory)
-    labelled = pseudolabel(project, slides.learning, job.pseudolabel, tracker, memory=memory)
-    recalled = len(memory) == before
+    before = len(earlier.memory)
+    labelled = pseudolabel(project, slides.learning, job.pseudolabel, tracker, memory=earlier.memory)
+    recalled = len(earlier.memory) == before
     seconds = labelled.seconds + (labelled.details["learn_seconds"] if recalled else 0.0)
     scores = _evaluate(project, slides.learning, "pseudolabel", options, tracker)
     measured = {
@@ -159,7 +167,7 @@ def _run(
         | {
             "negative_fp_share": _would_draw(labelled, slides.learning, scores),
             "seconds_per_mm2": seconds / max(_tissue_mm2(labelled, slides.learning), 1e-9),
-            "peak_gb": _peak_gb(device),
+            "peak_gb": _peak_of_all(earlier, job, _peak_gb(device), recalled=recalled),
         }
     }
     reports = {"pseudolabel": labelled}
@@ -261,6 +269,16 @@ def _peak_gb(device: torch.device) -> float | None:
     used = peak(device)
     most = used.host_bytes if used.gpu_bytes is None else used.gpu_bytes
     return None if most is None else most / 1e9
+
+
+def _peak_of_all(earlier: Earlier, job: Job, now_gb: float | None, *, recalled: bool) -> float | None:
+    """The peak of a run, that of the learning included where an earlier run did it."""
+    if now_gb is None:
+        return None
+    key = learning_key(job.pseudolabel)
+    if not recalled:
+        earlier.peaks_gb[key] = now_gb
+    return max(now_gb, earlier.peaks_gb.get(key, 0.0))
 
 
 def _result(
