@@ -15,7 +15,7 @@ from shapely import box
 from shapely.geometry import mapping
 
 from wsplf_cli.backends.embedded import open_project
-from wsplf_cli.config import BenchmarkOptions, ProjectOptions, PseudolabelOptions
+from wsplf_cli.config import BenchmarkOptions, ProjectOptions, PseudolabelOptions, TileOptions
 from wsplf_cli.errors import ConfigError, ProjectError
 from wsplf_cli.files import write_json
 from wsplf_cli.qupath.create import Image, create_project
@@ -293,7 +293,8 @@ def test_the_real_stages_run_on_a_tiny_cohort(tmp_path, recorder, monkeypatch):
         for one in slides
     ]
     path = create_project(tmp_path / "project", images, classes=[])
-    found = run(path, recorder, recipes=("cam,upper-bound",), seeds=1, epochs=1, folds=1, train_epochs=1)
+    small = {"tiles": TileOptions(tile_px=96), "epochs": 1, "folds": 1, "train_epochs": 1}
+    found = run(path, recorder, recipes=("cam,upper-bound",), seeds=1, **small)
     assert [one["status"] for one in found["runs"]] == ["done", "done"]
     rows = {row.recipe: row.figures for row in found["rows"]}
     assert rows["cam"]["seconds_per_mm2"][0] > 0

@@ -109,8 +109,9 @@ class PseudolabelOptions:
     turns: int = _option(1, "Quarter turns of a tile over which its CAM is averaged.", least=1, most=4)
     cam_scale: str = _option(
         "cohort",
-        "One scale and threshold of the CAM for all slides, from the negative ones; or one a tile (the paper's).",
-        choices=("cohort", "tile"),
+        "One scale and threshold of the CAM for all slides, from the negative ones; or one a tile (the paper's), on all"
+        " tiles or only (gated) on those that the classifier calls tumour.",
+        choices=("cohort", "tile", "tile-gated"),
     )
     refiner: str = _option(
         "sam",

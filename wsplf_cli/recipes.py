@@ -20,9 +20,10 @@ class Recipe:
 
 
 #: The method of EP-SAM (arXiv 2410.13621) with its programming faults mended, learning from slide labels.
-#: What differs from the paper: slide labels in place of tile labels; a tile that the classifier calls normal gets no
-#: CAM (the paper knows which tiles hold tumour); windows overlap and are joined (the paper has only single tiles);
-#: rates and epochs are those of the default recipe, for its networks and budget.
+#: What differs from the paper: slide labels in place of tile labels, so that every tile of a positive slide is taken
+#: for one with tumour, in learning and in drawing (the paper has only tiles with tumour, chosen by pixel masks);
+#: windows overlap and are joined (the paper has only single tiles); rates and epochs are those of the default recipe,
+#: for its networks and budget.
 _PAPER: Mapping[str, Any] = {
     "head": "mean",
     "contrast": False,
@@ -41,6 +42,10 @@ _PAPER: Mapping[str, Any] = {
 RECIPES: Mapping[str, Recipe] = {
     "default": Recipe("the defaults", trains=True),
     "paper": Recipe("the method of EP-SAM on slide labels, its programming faults mended", _PAPER, trains=True),
+    "paper-gated": Recipe(
+        "and no CAM where its classifier calls a tile normal, which is not in the paper",
+        {**_PAPER, "cam_scale": "tile-gated"},
+    ),
     "cam": Recipe("the CAM alone, no refiner", {"refiner": "none", "rounds": 0}),
     "cam-slic": Recipe("the CAM refined by superpixels", {"refiner": "slic", "rounds": 0}),
     "cam-sam": Recipe("the CAM refined by SAM as it is", {"refiner": "sam", "rounds": 0}),

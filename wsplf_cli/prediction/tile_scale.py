@@ -10,16 +10,17 @@ PERCENTILE = 30.0
 OPENING = np.ones((3, 3), bool)
 
 
-def tile_cam(logits: NDArray[np.float32], *, side: int) -> NDArray[np.float32]:
+def tile_cam(logits: NDArray[np.float32], *, side: int, least: float = -np.inf) -> NDArray[np.float32]:
     """A slide's CAM float32 [rows, columns] in 0..1, foreground from 0.5 on, scaled tile by tile.
 
-    In a tile whose mean logit is above 0, which the classifier calls tumour, the CAM goes from 0 at the lowest logit to
-    1 at the highest and is foreground above a percentile of its values. The paper has no other tiles (it knows from
-    pixel masks which hold tumour); here they are background.
+    In each tile the CAM goes from 0 at the lowest logit to 1 at the highest and is foreground above a percentile of its
+    values: as in the paper, every tile has foreground.
 
     Args:
         logits: Float32 [rows, columns], NaN where there is no tissue.
         side: Cells on a side of a tile.
+        least: A tile whose mean logit is not above this is background. With 0 these are the tiles that the classifier
+            calls normal; the paper does not ask it, since it knows from pixel masks which tiles hold tumour.
     """
     cam = np.zeros_like(logits)
     for top in range(0, logits.shape[0], side):
@@ -27,7 +28,7 @@ def tile_cam(logits: NDArray[np.float32], *, side: int) -> NDArray[np.float32]:
             part = np.s_[top : top + side, left : left + side]
             tile = logits[part]
             known = ~np.isnan(tile)
-            if known.any() and tile[known].mean() > 0:
+            if known.any() and tile[known].mean() > least:
                 cam[part] = np.where(known, _scaled(np.where(known, tile, tile[known].min())), 0)
     return cam
 

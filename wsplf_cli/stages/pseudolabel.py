@@ -361,12 +361,13 @@ def _scaled(
     prepared: Sequence[Prepared], looked: Mapping[str, Looked], *, options: PseudolabelOptions, tracker: Tracker
 ) -> tuple[Cams, dict[str, object]]:
     """The CAMs in 0..1 with their threshold at 0.5, and what is to be said of the threshold."""
-    if options.cam_scale == "tile":
+    if options.cam_scale != "cohort":
+        least = 0.0 if options.cam_scale == "tile-gated" else -np.inf
 
         def by_tile(one: Prepared) -> NDArray[np.float32]:
             heat = looked[one.entry.id].raw
             side = round(options.tiles.tile_px * options.tiles.mpp / one.mpp_slide / heat.downsample)
-            return tile_cam(heat.logits[0], side=max(1, side))
+            return tile_cam(heat.logits[0], side=max(1, side), least=least)
 
         return by_tile, {}
     calibration = _calibrate(prepared, looked, tracker=tracker)
