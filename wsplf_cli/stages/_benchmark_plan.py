@@ -82,7 +82,7 @@ def jobs_of(names: Sequence[str], seed: int, entries: Sequence[Entry], options: 
             "train": trained,
             "version": __version__,
             "tolerance_um": options.tolerance_um,
-            "slides": [(one.id, one.name, one.slide_path, one.label, one.split) for one in entries],
+            "entries": list(entries),
             "truth": _truth_state(options.truth),
         }
         digest = hashlib.sha256(json.dumps(files.json_value(content), sort_keys=True).encode()).hexdigest()
