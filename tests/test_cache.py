@@ -65,6 +65,16 @@ def test_a_folder_that_cannot_be_written_does_not_stop_the_work(tmp_path):
     assert np.array_equal(store.get("a"), ARRAY)
 
 
+def test_a_folder_that_may_only_be_read_is_of_use(tmp_path, monkeypatch):
+    Store(tmp_path, most_bytes=10**6).put("a", ARRAY)
+
+    def refuse(*args, **rest):
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr("wsplf_cli.cache.os.utime", refuse)
+    assert np.array_equal(Store(tmp_path, most_bytes=10**6).get("a"), ARRAY)
+
+
 def test_the_key_changes_with_the_options_and_with_the_slide(tmp_path):
     slide = tmp_path / "slide.tif"
     slide.write_bytes(b"1")

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,10 +114,11 @@ class Store:
             return None
         try:
             array = np.load(path, allow_pickle=False)
-            os.utime(path)
         except (OSError, ValueError, EOFError) as error:
             log.info("not read from the cache: %s: %s", path, error)
             return None
+        with suppress(OSError):  # a folder that may only be read is of use too
+            os.utime(path)
         return array if array.dtype == np.float16 else None
 
     def _files(self) -> list[tuple[int, int, Path]]:
