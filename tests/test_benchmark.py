@@ -117,7 +117,7 @@ def stages(monkeypatch):
 def run(path, recorder, **options):
     project = open_project(path, ProjectOptions())
     entries = resolve_labels(project, project.entries(), ProjectOptions())
-    settings = BenchmarkOptions(truth=path.parents[1] / "truth", **options)
+    settings = BenchmarkOptions(**{"truth": path.parents[1] / "truth", **options})
     return benchmark(project, entries, settings, recorder)
 
 
@@ -205,7 +205,7 @@ def test_a_dry_run_lists_the_runs_and_writes_nothing(cohort, stages, recorder):
     assert not (cohort.parent / "wsplf").exists()
 
 
-def test_an_unknown_recipe_a_foreign_folder_and_one_class_are_refused_before_any_work(
+def test_an_unknown_recipe_a_foreign_folder_no_truth_and_one_class_are_refused_before_any_work(
     cohort, stages, recorder, tmp_path, slide
 ):
     with pytest.raises(ConfigError, match="nonsense"):
@@ -215,6 +215,11 @@ def test_an_unknown_recipe_a_foreign_folder_and_one_class_are_refused_before_any
     (foreign / "project.qpproj").write_text("a person's")
     with pytest.raises(ConfigError, match="not of a benchmark"):
         run(cohort, recorder, out=foreign)
+    with pytest.raises(ConfigError, match="no truth"):
+        run(cohort, recorder, truth=tmp_path / "nowhere")
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(ConfigError, match="no truth of any"):
+        run(cohort, recorder, truth=tmp_path / "nothing")
     shutil.rmtree(cohort.parent)
     positives = make_project(tmp_path, slide, {name: words for name, words in WORDS.items() if name != "n1"})
     project = open_project(positives, ProjectOptions())

@@ -82,6 +82,7 @@ def benchmark(
     testing = [one for one in used if one.held_out]
     learning = [one for one in used if not one.held_out]
     slides = Slides(learning, testing or learning, bool(testing))
+    _require_truth(slides, options)
     jobs = [job for seed in range(options.seeds) for job in jobs_of(names, seed, used, options)]
     known = {job.file: finished(out, job) for job in jobs}
     if not options.dry_run:
@@ -109,6 +110,17 @@ def _require_own(out: Path) -> None:
     """Refuse a folder that holds anything but an earlier benchmark."""
     if out.exists() and not (out.is_dir() and ((out / MARK).is_file() or not any(out.iterdir()))):
         raise ConfigError(f"{out} is there and is not of a benchmark", hint="choose another folder with --out")
+
+
+def _require_truth(slides: Slides, options: BenchmarkOptions) -> None:
+    """Refuse, before hours of work, a truth that says nothing of the slides."""
+    truth_of = truth_reader(_evaluate_options(options, "pseudolabel"))
+    positive = [one for one in slides.learning if one.label is not None and one.label.classes]
+    if all(truth_of(one) is None for one in positive):
+        raise ConfigError(
+            f"{options.truth} has no truth of any positive slide",
+            hint="--truth takes a folder with SLIDE-STEM.geojson for each slide, or another project.qpproj",
+        )
 
 
 def _prepare(out: Path) -> None:
