@@ -14,6 +14,7 @@ from wsplf_cli.geometry import rasterise
 from wsplf_cli.prediction.cams import HeatMap, cells_of
 from wsplf_cli.qupath.create import Image, create_project
 from wsplf_cli.schema import Annotation
+from wsplf_cli.stages import _cams
 from wsplf_cli.stages import pseudolabel as stage
 from wsplf_cli.stages.labels import resolve_labels
 from wsplf_cli.stages.pseudolabel import pseudolabel
@@ -57,10 +58,10 @@ def cohort(tmp_path, slide):
 def given_cams(monkeypatch):
     """In place of the classifier: noise, and on positive slides high logits on the tumour."""
 
-    def fit(prepared, fold_of, parts, **rest):
-        return [None] * (max(fold_of.values()) + 1)
+    def committee(prepared, networks, **rest):
+        return _cams.Committee({one.entry.id: 0 for one in prepared}, [])
 
-    def look(prepared, fold_of, networks, *, options, device, tracker):
+    def look(prepared, committees, *, options, device, tracker):
         heat = {}
         for number, one in enumerate(prepared):
             rng = np.random.default_rng(number)
@@ -70,11 +71,12 @@ def given_cams(monkeypatch):
                 logits[rasterise([TUMOUR], origin_px0=(0, 0), downsample=8.0, size_px=shape)] += 6
             logits[~cells_of(one.tissue, shape=shape, downsample=8.0)] = np.nan
             found = HeatMap(logits[None].astype(np.float32), 8.0)
-            heat[one.entry.id] = stage.Looked(found, found)
+            heat[one.entry.id] = _cams.Looked(found, found)
         return heat, []
 
-    monkeypatch.setattr(stage, "_fit", fit)
-    monkeypatch.setattr(stage, "_look", look)
+    monkeypatch.setattr(stage, "fit_committee", committee)
+    monkeypatch.setattr(stage, "place_committee", committee)
+    monkeypatch.setattr(stage, "look", look)
 
 
 def run(path, tracker, **options):
@@ -171,6 +173,6 @@ def test_nothing_to_learn_from_is_said_before_any_work(cohort, recorder):
 
 @pytest.mark.parametrize("tile_px", [32, 64, 100, 192, 513])
 def test_blocks_are_large_enough_for_tiles_of_any_size(tile_px):
-    side = stage.block_side(tile_px)
+    side = _cams.block_side(tile_px)
     assert side % 32 == 0
     assert side >= max(256, 2 * tile_px)

@@ -107,6 +107,9 @@ class PseudolabelOptions:
     folds: int = _option(
         3, "Slides are in so many parts, each judged by a classifier that did not see it; 1: by one for all.", least=1
     )
+    alpha: float = _option(
+        0.01, "Share of the tissue of negative slides that may look like the core of a polygon.", above=0, most=1
+    )
     min_area_um2: float = _option(
         2000.0, "Smaller pieces are dropped (the default: about twenty tumour nuclei).", least=0
     )

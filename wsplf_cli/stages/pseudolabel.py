@@ -1,8 +1,9 @@
 """``wsplf pseudolabel``: from slide labels to polygons that a pathologist can review."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import ModuleType
 from uuid import uuid4
 
 import numpy as np
@@ -17,22 +18,29 @@ from wsplf_cli.config import PseudolabelOptions
 from wsplf_cli.errors import ProjectError
 from wsplf_cli.files import replacing
 from wsplf_cli.geometry import mask_polygons, rasterise
-from wsplf_cli.models.backbone import build_backbone
+from wsplf_cli.models.backbone import Backbone, build_backbone
 from wsplf_cli.models.mil import MilNetwork
 from wsplf_cli.models.sam import Sam, load_sam
-from wsplf_cli.prediction.calibration import Calibration, calibrate, level
-from wsplf_cli.prediction.cams import HeatMap, heat_map
+from wsplf_cli.prediction.calibration import Calibration, Core, calibrate, core, cored
 from wsplf_cli.prediction.refine import Refined, refine
 from wsplf_cli.prompts import Strategy
 from wsplf_cli.runtime import pick_device, seed_everything
 from wsplf_cli.schema import Annotation, Entry, EntryResult, StageReport, Tracker
 from wsplf_cli.slides import entry_slide
 from wsplf_cli.stages import Run, Skipped, done, each, merge, start_run
-from wsplf_cli.stages._bags import Prepared, folds_of, tile_sources
+from wsplf_cli.stages._bags import Prepared
+from wsplf_cli.stages._cams import (
+    Committee,
+    Looked,
+    Networks,
+    fit_committee,
+    look,
+    place_committee,
+    tissue_of,
+)
 from wsplf_cli.stages._own import decided, without
 from wsplf_cli.stages.labels import require_both
 from wsplf_cli.tiles import make_grid, tissue_mask, tissue_um2
-from wsplf_cli.training.mil import Bag, MilSettings, fit, steps_of
 
 #: Tiles overlap by half, so that whatever is cut by one is in the middle of another.
 TILE_OVERLAP = 0.5
@@ -48,7 +56,7 @@ class Parts:
 
     sam: Sam
     strategy: Strategy
-    network: Callable[[], MilNetwork]
+    networks: Networks
 
 
 def pseudolabel(
@@ -84,20 +92,32 @@ def pseudolabel(
     )
     with run:
         prepared, first = _tile(used, options, tracker)
-        fold_of = folds_of(prepared, folds=options.folds, rng=rng)
-        networks = _fit(prepared, fold_of, parts, options=options, rng=rng, device=device, run=run, tracker=tracker)
-        looked, second = _look(prepared, fold_of, networks, options=options, device=device, tracker=tracker)
+        committees = [
+            fit_committee(prepared, parts.networks, options=options, rng=rng, device=device, run=run, tracker=tracker),
+            place_committee(prepared, parts.networks, rng=rng, device=device, tracker=tracker),
+        ]
+        looked, second = look(prepared, committees, options=options, device=device, tracker=tracker)
         prepared = [one for one in prepared if one.entry.id in looked]
         calibration = _calibrate(prepared, looked, tracker=tracker)
+        least = _core(prepared, looked, alpha=options.alpha, tracker=tracker)
         last = each(
             [one.entry for one in prepared],
             _writer(
-                project, prepared, looked, calibration, parts=parts, options=options, run=run, rng=rng, tracker=tracker
+                project,
+                prepared,
+                looked,
+                calibration,
+                least,
+                parts=parts,
+                options=options,
+                run=run,
+                rng=rng,
+                tracker=tracker,
             ),
             tracker=tracker,
             name="polygons",
         )
-        return run.finish(merge(first, second, last), details=_details(calibration, fold_of))
+        return run.finish(merge(first, second, last), details=_details(calibration, least, committees))
 
 
 def _say_left_out(entries: Sequence[Entry], used: Sequence[Entry], tracker: Tracker) -> None:
@@ -115,12 +135,21 @@ def _load(options: PseudolabelOptions, device: torch.device) -> Parts:
     strategy: Strategy = plugins.load("prompts", options.prompts).build()
     sam = load_sam(options.sam, checkpoint=options.sam_checkpoint, device=device)
 
-    def network() -> MilNetwork:
-        backbone = build_backbone(options.backbone, weights=options.backbone_weights, adl=True)
-        return MilNetwork(backbone, head.build(backbone.channels, 1))
+    networks = Networks(
+        mil=lambda: _network(options, head),
+        frozen=lambda: _backbone(options, adl=False).to(device).eval(),
+    )
+    networks.mil()
+    return Parts(sam, strategy, networks)
 
-    network()
-    return Parts(sam, strategy, network)
+
+def _network(options: PseudolabelOptions, head: ModuleType) -> MilNetwork:
+    backbone = _backbone(options, adl=True)
+    return MilNetwork(backbone, head.build(backbone.channels, 1))
+
+
+def _backbone(options: PseudolabelOptions, *, adl: bool) -> Backbone:
+    return build_backbone(options.backbone, weights=options.backbone_weights, adl=adl)
 
 
 def _tile(
@@ -158,103 +187,12 @@ def _tile(
     return usable, results
 
 
-def _fit(
-    prepared: Sequence[Prepared],
-    fold_of: Mapping[str, int],
-    parts: Parts,
-    *,
-    options: PseudolabelOptions,
-    rng: np.random.Generator,
-    device: torch.device,
-    run: Run,
-    tracker: Tracker,
-) -> list[MilNetwork]:
-    """One classifier for each fold, trained on the slides of the others; with a single fold, on all."""
-    sources = tile_sources(prepared)
-    bags = [Bag(one.entry.id, sources[one.entry.id], np.array([float(one.positive)], np.float32)) for one in prepared]
-    settings = MilSettings(epochs=options.epochs)
-    folds = sorted(set(fold_of.values()))
-    learning = [[bag for bag in bags if len(folds) == 1 or fold_of[bag.entry_id] != fold] for fold in folds]
-    tracker.start("MIL", sum(steps_of(some, settings) for some in learning))
-    networks, losses = [], {}
-    for fold, some in zip(folds, learning, strict=True):
-        torch.manual_seed(options.run.seed + fold)
-        network = parts.network().to(device)
-        curve = fit(network, some, settings=settings, rng=rng, device=device, track=tracker)
-        losses[f"fold {fold + 1}"] = curve.loss
-        networks.append(network)
-        run.curve("MIL loss", x=range(1, options.epochs + 1), y=losses)
-    return networks
-
-
-@dataclass(frozen=True, slots=True)
-class Looked:
-    """CAM logits of one slide: ``unseen`` by the classifier that did not learn from it, ``mean`` by all of them."""
-
-    unseen: HeatMap
-    mean: HeatMap
-
-
-def _look(
-    prepared: Sequence[Prepared],
-    fold_of: Mapping[str, int],
-    networks: Sequence[MilNetwork],
-    *,
-    options: PseudolabelOptions,
-    device: torch.device,
-    tracker: Tracker,
-) -> tuple[dict[str, Looked], list[EntryResult]]:
-    """The CAMs of every slide, each classifier's logits in spreads of those of negatives that it did not see."""
-    by_id = {one.entry.id: one for one in prepared}
-    raw: dict[str, list[HeatMap]] = {}
-
-    def look(entry: Entry) -> Mapping[str, float]:
-        one = by_id[entry.id]
-        raw[entry.id] = [
-            heat_map(
-                one.slide(),
-                one.tissue,
-                network,
-                mpp=options.tiles.mpp,
-                mpp_slide=one.mpp_slide,
-                block_px=block_side(options.tiles.tile_px),
-                device=device,
-            )
-            for network in networks
-        ]
-        return {}
-
-    results = each([one.entry for one in prepared], look, tracker=tracker, name="CAM")
-    levels = []
-    for number in range(len(networks)):
-        negatives = [one.entry.id for one in prepared if not one.positive and one.entry.id in raw]
-        unseen = [entry_id for entry_id in negatives if fold_of[entry_id] == number]
-        levels.append(level([_known(raw[entry_id][number]) for entry_id in unseen or negatives]))
-    looked = {}
-    for entry_id, maps in raw.items():
-        even = [(one.logits - centre) / spread for one, (centre, spread) in zip(maps, levels, strict=True)]
-        size = maps[0].downsample
-        looked[entry_id] = Looked(HeatMap(even[fold_of[entry_id]], size), HeatMap(np.mean(even, axis=0), size))
-    return looked, results
-
-
-def block_side(tile_px: int) -> int:
-    """Side of the blocks in which a slide is looked at: two tiles or more, a multiple of every network's stride."""
-    return max(256, -(-2 * tile_px // 32) * 32)
-
-
-def _known(heat: HeatMap) -> NDArray[np.float32]:
-    """The logits of the tissue, float32 [N]."""
-    values: NDArray[np.float32] = heat.logits[0][~np.isnan(heat.logits[0])]
-    return values
-
-
 def _calibrate(prepared: Sequence[Prepared], looked: Mapping[str, Looked], *, tracker: Tracker) -> Calibration:
     """Choose the threshold of the mean CAM, and say what it means."""
 
     def logits(*, positive: bool, unseen: bool) -> list[NDArray[np.float32]]:
         of_kind = [looked[one.entry.id] for one in prepared if one.positive is positive]
-        return [_known(one.unseen if unseen else one.mean) for one in of_kind]
+        return [tissue_of((one.unseen if unseen else one.mean).logits[0]) for one in of_kind]
 
     judged = calibrate(logits(positive=True, unseen=True), logits(positive=False, unseen=True))
     calibration = judged.carried_to(logits(positive=True, unseen=False), logits(positive=False, unseen=False))
@@ -266,13 +204,34 @@ def _calibrate(prepared: Sequence[Prepared], looked: Mapping[str, Looked], *, tr
     return calibration
 
 
-def _details(calibration: Calibration, fold_of: Mapping[str, int]) -> dict[str, object]:
+def _core(
+    prepared: Sequence[Prepared],
+    looked: Mapping[str, Looked],
+    *,
+    alpha: float,
+    tracker: Tracker,
+) -> Core:
+    """Choose what the core of a piece must reach, and say what that guarantees and what not."""
+    negatives = [tissue_of(looked[one.entry.id].unseen.logits[0]) for one in prepared if not one.positive]
+    least = core(negatives, alpha=alpha)
+    promise = f"for a new negative slide {least.guaranteed:.1%} is guaranteed on average"
+    if least.slides < least.slides_needed:
+        promise += f"; --alpha {alpha:g} itself would take {least.slides_needed} negative slides"
+    tracker.say(
+        f"each polygon has a core that {least.measured:.2%} of the tissue of {least.slides} negative slides reaches, "
+        f"as judged by classifiers that did not see them; {promise}"
+    )
+    return least
+
+
+def _details(calibration: Calibration, least: Core, committees: Sequence[Committee]) -> dict[str, object]:
     return {
         "tumour_share": calibration.tumour_share,
         "called_share": calibration.called_share,
         "expected_dice": calibration.expected_dice,
         "negative_share_above_threshold": calibration.false_positive_share,
-        "folds": dict(fold_of),
+        "core": asdict(least),
+        "folds": [dict(committee.fold_of) for committee in committees],
     }
 
 
@@ -281,6 +240,7 @@ def _writer(
     prepared: Sequence[Prepared],
     looked: Mapping[str, Looked],
     calibration: Calibration,
+    least: Core,
     *,
     parts: Parts,
     options: PseudolabelOptions,
@@ -295,6 +255,7 @@ def _writer(
     def write(entry: Entry) -> Mapping[str, float] | Skipped:
         one = by_id[entry.id]
         cam = calibration.cam(looked[entry.id].mean.logits[0])
+        cam = cored(cam, least=float(calibration.cam(np.array(least.threshold, np.float32))))
         if run.folder is not None:
             _save_cam(cam, run.folder / "cams" / f"{entry.id}.png")
         annotations: list[Annotation] = []
