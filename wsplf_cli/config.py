@@ -105,6 +105,7 @@ class PseudolabelOptions:
     sam_checkpoint: Path | None = _option(None, "Checkpoint file of the SAM model.")
     adl: bool = _option(True, "Hide what the classifier attends to most while it learns (attention-based dropout).")
     high_frequency: bool = _option(False, "Show the classifier the fine structure of a tile as a fourth channel.")
+    places: bool = _option(True, "Join a second classifier, linear on the frozen backbone, in the CAM.")
     contrast: bool = _option(True, "Set the likeliest places of a positive slide against its least likely ones.")
     turns: int = _option(1, "Quarter turns of a tile over which its CAM is averaged.", least=1, most=4)
     cam_scale: str = _option(
@@ -142,6 +143,9 @@ class PseudolabelOptions:
     epochs: int = _option(10, "Epochs of the MIL training.", least=1)
     folds: int = _option(
         3, "Slides are in so many parts, each judged by a classifier that did not see it; 1: by one for all.", least=1
+    )
+    alpha: float = _option(
+        0.01, "Share of the tissue of negative slides that may look like the core of a polygon.", above=0, most=1
     )
     min_area_um2: float = _option(
         2000.0, "Smaller pieces are dropped (the default: about twenty tumour nuclei).", least=0

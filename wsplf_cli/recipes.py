@@ -26,6 +26,7 @@ class Recipe:
 #: for its networks and budget.
 _PAPER: Mapping[str, Any] = {
     "head": "mean",
+    "places": False,
     "contrast": False,
     "adl": True,
     "folds": 1,
@@ -57,6 +58,7 @@ RECIPES: Mapping[str, Recipe] = {
     "no-adl": Recipe("without attention-based dropout", {"adl": False}),
     "high-frequency": Recipe("with the high-frequency channel", {"high_frequency": True}),
     "turns": Recipe("the CAM as the mean over four quarter turns", {"turns": 4}),
+    "no-places": Recipe("without the linear classifiers on the frozen backbone", {"places": False}),
     "no-contrast": Recipe("without setting tumour against the rest of its slide", {"contrast": False}),
     "prompts-spread": Recipe("spread points, negatives where the CAM is low", {"prompts": "spread"}),
     "prompts-boxes": Recipe("peaks with boxes", {"prompts": "boxes"}),

@@ -30,7 +30,7 @@ from wsplf_cli.prompts import sampled
 from wsplf_cli.runtime import pick_device
 from wsplf_cli.schema import Silent
 from wsplf_cli.slides import Slide, open_slide
-from wsplf_cli.stages.pseudolabel import block_side
+from wsplf_cli.stages._cams import block_side
 from wsplf_cli.synthetic.pyramid import write_pyramid
 from wsplf_cli.synthetic.slide import paint_slide
 from wsplf_cli.tiles import make_grid, tissue_mask

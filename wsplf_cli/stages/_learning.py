@@ -8,6 +8,7 @@ from wsplf_cli.config import PseudolabelOptions
 DRAWING = (
     "recipe",
     "cam_scale",
+    "alpha",
     "prompts",
     "refiner",
     "sam",

@@ -1,8 +1,9 @@
 """``wsplf pseudolabel``: from slide labels to polygons that a pathologist can review."""
 
 import time
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import asdict, dataclass
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -17,8 +18,7 @@ from wsplf_cli.models.backbone import build_backbone
 from wsplf_cli.models.mil import MilNetwork
 from wsplf_cli.models.sam import Sam, load_sam
 from wsplf_cli.prediction import refiners
-from wsplf_cli.prediction.calibration import Calibration, calibrate, level
-from wsplf_cli.prediction.cams import HeatMap, heat_map
+from wsplf_cli.prediction.calibration import Calibration, Core, calibrate, core, cored
 from wsplf_cli.prediction.embeddings import Embedder
 from wsplf_cli.prediction.tile_scale import tile_cam
 from wsplf_cli.prompts import Strategy
@@ -26,14 +26,14 @@ from wsplf_cli.runtime import pick_device, seed_everything
 from wsplf_cli.schema import Entry, EntryResult, StageReport, Tracker
 from wsplf_cli.slides import entry_slide
 from wsplf_cli.stages import Run, done, each, merge, start_run
-from wsplf_cli.stages._bags import Prepared, folds_of, tile_sources
+from wsplf_cli.stages._bags import Prepared
+from wsplf_cli.stages._cams import Looked, Networks, fit_committee, look, place_committee, tissue_of
 from wsplf_cli.stages._learning import learning_key
 from wsplf_cli.stages._outline import Cams, writer
 from wsplf_cli.stages._review import read_review
 from wsplf_cli.stages._rounds import tune_rounds
 from wsplf_cli.stages.labels import require_both
 from wsplf_cli.tiles import make_grid, tissue_mask, tissue_um2
-from wsplf_cli.training.mil import Bag, MilSettings, fit, steps_of
 
 #: Tiles overlap by half, so that whatever is cut by one is in the middle of another.
 TILE_OVERLAP = 0.5
@@ -45,7 +45,7 @@ class Parts:
 
     sam: Sam
     strategy: Strategy
-    network: Callable[[], MilNetwork]
+    networks: Networks
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,8 @@ class Learned:
     """What the slide labels taught: the CAM logits of every slide, and the ``seconds`` that it took."""
 
     prepared: list[Prepared]
-    fold_of: dict[str, int]
-    looked: dict[str, "Looked"]
+    folds: list[dict[str, int]]
+    looked: dict[str, Looked]
     results: list[EntryResult]
     seconds: float
 
@@ -135,7 +135,7 @@ def pseudolabel(
             tracker=tracker,
             name="polygons",
         )
-        details |= {"folds": learned.fold_of, "learn_seconds": learned.seconds, "embedded": embed.computed}
+        details |= {"folds": learned.folds, "learn_seconds": learned.seconds, "embedded": embed.computed}
         return run.finish(merge(learned.results, last), details=details)
 
 
@@ -162,10 +162,14 @@ def _learn(
     """Tiles, classifiers and CAMs of the slides."""
     began = time.monotonic()
     prepared, first = _tile(project, used, options, tracker)
-    fold_of = folds_of(prepared, folds=options.folds, rng=rng)
-    networks = _fit(prepared, fold_of, parts, options=options, rng=rng, device=device, run=run, tracker=tracker)
-    looked, second = _look(prepared, fold_of, networks, options=options, device=device, tracker=tracker)
-    return Learned(prepared, dict(fold_of), looked, merge(first, second), time.monotonic() - began)
+    committees = [
+        fit_committee(prepared, parts.networks, options=options, rng=rng, device=device, run=run, tracker=tracker)
+    ]
+    if options.places:
+        committees.append(place_committee(prepared, parts.networks, rng=rng, device=device, tracker=tracker))
+    looked, second = look(prepared, committees, options=options, device=device, tracker=tracker)
+    folds = [dict(committee.fold_of) for committee in committees]
+    return Learned(prepared, folds, looked, merge(first, second), time.monotonic() - began)
 
 
 def _say_left_out(entries: Sequence[Entry], used: Sequence[Entry], tracker: Tracker) -> None:
@@ -188,17 +192,22 @@ def _load(options: PseudolabelOptions, device: torch.device) -> Parts:
     strategy: Strategy = plugins.load("prompts", options.prompts).build()
     sam = load_sam(options.sam, checkpoint=options.sam_checkpoint, device=device)
 
-    def network() -> MilNetwork:
-        backbone = build_backbone(
-            options.backbone,
-            weights=options.backbone_weights,
-            adl=options.adl,
-            high_frequency=options.high_frequency,
-        )
-        return MilNetwork(backbone, head.build(backbone.channels, 1))
+    networks = Networks(
+        mil=lambda: _network(options, head),
+        frozen=lambda: build_backbone(options.backbone, weights=options.backbone_weights).to(device).eval(),
+    )
+    networks.mil()
+    return Parts(sam, strategy, networks)
 
-    network()
-    return Parts(sam, strategy, network)
+
+def _network(options: PseudolabelOptions, head: ModuleType) -> MilNetwork:
+    backbone = build_backbone(
+        options.backbone,
+        weights=options.backbone_weights,
+        adl=options.adl,
+        high_frequency=options.high_frequency,
+    )
+    return MilNetwork(backbone, head.build(backbone.channels, 1))
 
 
 def _tile(
@@ -237,115 +246,12 @@ def _tile(
     return usable, results
 
 
-def _fit(
-    prepared: Sequence[Prepared],
-    fold_of: Mapping[str, int],
-    parts: Parts,
-    *,
-    options: PseudolabelOptions,
-    rng: np.random.Generator,
-    device: torch.device,
-    run: Run,
-    tracker: Tracker,
-) -> list[MilNetwork]:
-    """One classifier for each fold, trained on the slides of the others; with a single fold, on all."""
-    sources = tile_sources(prepared)
-    bags = [
-        Bag(one.entry.id, sources[one.entry.id], np.array([float(one.positive)], np.float32), known=one.known)
-        for one in prepared
-    ]
-    settings = MilSettings(epochs=options.epochs)
-    if not options.contrast:
-        settings = replace(settings, contrast_weight=0.0)
-    folds = sorted(set(fold_of.values()))
-    learning = [[bag for bag in bags if len(folds) == 1 or fold_of[bag.entry_id] != fold] for fold in folds]
-    tracker.start("MIL", sum(steps_of(some, settings) for some in learning))
-    networks, losses = [], {}
-    for fold, some in zip(folds, learning, strict=True):
-        torch.manual_seed(options.run.seed + fold)
-        network = parts.network().to(device)
-        curve = fit(network, some, settings=settings, rng=rng, device=device, track=tracker)
-        losses[f"fold {fold + 1}"] = curve.loss
-        networks.append(network)
-        run.curve("MIL loss", x=range(1, options.epochs + 1), y=losses)
-    return networks
-
-
-@dataclass(frozen=True, slots=True)
-class Looked:
-    """CAM logits of one slide: ``unseen`` by the classifier that did not learn from it, ``mean`` by all of them.
-
-    ``raw`` is the mean of the logits as the classifiers give them, above 0 where they rather see tumour.
-    """
-
-    unseen: HeatMap
-    mean: HeatMap
-    raw: HeatMap
-
-
-def _look(
-    prepared: Sequence[Prepared],
-    fold_of: Mapping[str, int],
-    networks: Sequence[MilNetwork],
-    *,
-    options: PseudolabelOptions,
-    device: torch.device,
-    tracker: Tracker,
-) -> tuple[dict[str, Looked], list[EntryResult]]:
-    """The CAMs of every slide, each classifier's logits in spreads of those of negatives that it did not see."""
-    by_id = {one.entry.id: one for one in prepared}
-    raw: dict[str, list[HeatMap]] = {}
-
-    def look(entry: Entry) -> Mapping[str, float]:
-        one = by_id[entry.id]
-        raw[entry.id] = [
-            heat_map(
-                one.slide(),
-                one.tissue,
-                network,
-                mpp=options.tiles.mpp,
-                mpp_slide=one.mpp_slide,
-                block_px=block_side(options.tiles.tile_px),
-                device=device,
-                turns=options.turns,
-            )
-            for network in networks
-        ]
-        return {}
-
-    results = each([one.entry for one in prepared], look, tracker=tracker, name="CAM")
-    levels = []
-    for number in range(len(networks)):
-        negatives = [one.entry.id for one in prepared if not one.positive and one.entry.id in raw]
-        unseen = [entry_id for entry_id in negatives if fold_of[entry_id] == number]
-        levels.append(level([_known(raw[entry_id][number]) for entry_id in unseen or negatives]))
-    looked = {}
-    for entry_id, maps in raw.items():
-        even = [(one.logits - centre) / spread for one, (centre, spread) in zip(maps, levels, strict=True)]
-        size = maps[0].downsample
-        raw_mean = np.mean([one.logits for one in maps], axis=0)
-        layers = (even[fold_of[entry_id]], np.mean(even, axis=0), raw_mean)
-        looked[entry_id] = Looked(*(HeatMap(layer, size) for layer in layers))
-    return looked, results
-
-
-def block_side(tile_px: int) -> int:
-    """Side of the blocks in which a slide is looked at: two tiles or more, a multiple of every network's stride."""
-    return max(256, -(-2 * tile_px // 32) * 32)
-
-
-def _known(heat: HeatMap) -> NDArray[np.float32]:
-    """The logits of the tissue, float32 [N]."""
-    values: NDArray[np.float32] = heat.logits[0][~np.isnan(heat.logits[0])]
-    return values
-
-
 def _calibrate(prepared: Sequence[Prepared], looked: Mapping[str, Looked], *, tracker: Tracker) -> Calibration:
     """Choose the threshold of the mean CAM, and say what it means."""
 
     def logits(*, positive: bool, unseen: bool) -> list[NDArray[np.float32]]:
         of_kind = [looked[one.entry.id] for one in prepared if one.positive is positive]
-        return [_known(one.unseen if unseen else one.mean) for one in of_kind]
+        return [tissue_of((one.unseen if unseen else one.mean).logits[0]) for one in of_kind]
 
     judged = calibrate(logits(positive=True, unseen=True), logits(positive=False, unseen=True))
     calibration = judged.carried_to(logits(positive=True, unseen=False), logits(positive=False, unseen=False))
@@ -357,17 +263,37 @@ def _calibrate(prepared: Sequence[Prepared], looked: Mapping[str, Looked], *, tr
     return calibration
 
 
+def _core(
+    prepared: Sequence[Prepared],
+    looked: Mapping[str, Looked],
+    *,
+    alpha: float,
+    tracker: Tracker,
+) -> Core:
+    """Choose what the core of a piece must reach, and say what that guarantees and what not."""
+    negatives = [tissue_of(looked[one.entry.id].unseen.logits[0]) for one in prepared if not one.positive]
+    least = core(negatives, alpha=alpha)
+    promise = f"for a new negative slide {least.guaranteed:.1%} is guaranteed on average"
+    if least.slides < least.slides_needed:
+        promise += f"; --alpha {alpha:g} itself would take {least.slides_needed} negative slides"
+    tracker.say(
+        f"each polygon has a core that {least.measured:.2%} of the tissue of {least.slides} negative slides reaches, "
+        f"as judged by classifiers that did not see them; {promise}"
+    )
+    return least
+
+
 def _scaled(
     prepared: Sequence[Prepared], looked: Mapping[str, Looked], *, options: PseudolabelOptions, tracker: Tracker
 ) -> tuple[Cams, dict[str, object]]:
     """The CAMs in 0..1 with their threshold at 0.5, and what is to be said of the threshold."""
     if options.cam_scale != "cohort":
-        least = 0.0 if options.cam_scale == "tile-gated" else -np.inf
+        lowest = 0.0 if options.cam_scale == "tile-gated" else -np.inf
 
         def by_tile(one: Prepared) -> NDArray[np.float32]:
             heat = looked[one.entry.id].raw
             side = round(options.tiles.tile_px * options.tiles.mpp / one.mpp_slide / heat.downsample)
-            return tile_cam(heat.logits[0], side=max(1, side), least=least)
+            return tile_cam(heat.logits[0], side=max(1, side), least=lowest)
 
         return by_tile, {}
     calibration = _calibrate(prepared, looked, tracker=tracker)
@@ -377,4 +303,11 @@ def _scaled(
         "expected_dice": calibration.expected_dice,
         "negative_share_above_threshold": calibration.false_positive_share,
     }
-    return lambda one: calibration.cam(looked[one.entry.id].mean.logits[0]), details
+    least = _core(prepared, looked, alpha=options.alpha, tracker=tracker)
+    details["core"] = asdict(least)
+
+    def by_cohort(one: Prepared) -> NDArray[np.float32]:
+        cam = calibration.cam(looked[one.entry.id].mean.logits[0])
+        return cored(cam, least=float(calibration.cam(np.array(least.threshold, np.float32))))
+
+    return by_cohort, details
