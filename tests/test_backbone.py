@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from wsplf_cli.errors import ConfigError
-from wsplf_cli.models.backbone import Backbone, build_backbone, small_trunk
+from wsplf_cli.models.backbone import Backbone, build_backbone, high_frequency, small_trunk
 
 
 def random_small(*, adl: bool = False) -> Backbone:
@@ -64,3 +64,27 @@ def test_missing_and_broken_weight_files_are_refused(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"not weights")
         with pytest.raises(ConfigError, match="can be read"):
             build_backbone("small", weights=tmp_path / name)
+
+
+def test_high_frequency_is_blind_to_flat_colour_and_slow_gradients_and_sees_edges() -> None:
+    flat = torch.full((1, 3, 32, 32), 0.7)
+    assert high_frequency(flat).max() < 1e-5
+    edges = flat.clone()
+    edges[:, :, ::4] = 0.1
+    assert high_frequency(edges).shape == (1, 1, 32, 32)
+    assert high_frequency(edges).mean() > 0.1
+
+
+@pytest.mark.parametrize("name", ["small", "resnet18"])
+def test_the_high_frequency_channel_changes_nothing_before_training_and_learns(name: str) -> None:
+    torch.manual_seed(0)
+    without = build_backbone(name).eval()
+    torch.manual_seed(0)
+    with_it = build_backbone(name, high_frequency=True).eval()
+    tiles = torch.rand(2, 3, 64, 64)
+    assert torch.allclose(without(tiles), with_it(tiles), atol=1e-4)
+    with_it(tiles).square().sum().backward()
+    wide = [weight for weight in with_it.trunk.parameters() if weight.ndim == 4 and weight.shape[1] == 4]
+    assert len(wide) == 1
+    assert wide[0].grad is not None
+    assert wide[0].grad[:, 3].abs().max() > 0

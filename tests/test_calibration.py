@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from wsplf_cli.prediction.calibration import calibrate, level
+from wsplf_cli.prediction.calibration import calibrate, core, cored, level
 
 
 def slides(share: float, *, seed: int = 0, count: int = 4, shift: float = 4.0):
@@ -74,3 +74,51 @@ def test_a_threshold_carried_to_other_cams_calls_as_much_of_the_tissue() -> None
     assert carried.called_share == pytest.approx(max(first.called_share, first.tumour_share), abs=0.002)
     assert carried.threshold == pytest.approx(3 * first.threshold - 1, abs=0.5)
     assert carried.false_positive_share == pytest.approx(first.false_positive_share, abs=0.01)
+
+
+def uneven(rng: np.random.Generator, count: int) -> list[np.ndarray]:
+    """Negative slides that differ in their level, as stains do."""
+    return [rng.normal(rng.normal(0, 0.7), 1, 800).astype(np.float32) for _ in range(count)]
+
+
+@pytest.mark.parametrize(("count", "alpha"), [(6, 0.01), (40, 0.05), (120, 0.01)])
+def test_the_bound_holds_on_average_for_new_negative_slides(count: int, alpha: float) -> None:
+    rng = np.random.default_rng(0)
+    shares, bounds = [], []
+    for _ in range(60):
+        chosen = core(uneven(rng, count), alpha=alpha)
+        shares.append(np.mean([(slide >= chosen.threshold).mean() for slide in uneven(rng, 10)]))
+        bounds.append(chosen.guaranteed)
+    assert np.mean(shares) <= np.mean(bounds)
+
+
+def test_alpha_is_promised_only_with_slides_enough() -> None:
+    rng = np.random.default_rng(0)
+    few, enough = (core(uneven(rng, count), alpha=0.05) for count in (6, 19))
+    assert few.slides_needed == enough.slides_needed == 19
+    assert few.guaranteed == pytest.approx((6 * 0.05 + 1) / 7)
+    assert few.measured <= 0.05
+    assert enough.guaranteed == pytest.approx(0.05)
+    assert enough.measured == 0
+
+
+def test_a_lower_alpha_is_stricter() -> None:
+    slides = uneven(np.random.default_rng(0), 8)
+    assert core(slides, alpha=0.01).threshold > core(slides, alpha=0.1).threshold
+
+
+def test_constant_negatives_are_all_below_their_core() -> None:
+    chosen = core([np.zeros(9, np.float32)], alpha=0.01)
+    assert chosen.threshold > 0
+    assert chosen.measured == 0
+
+
+def test_a_piece_without_a_core_is_no_foreground() -> None:
+    cam = np.zeros((8, 8), np.float32)
+    cam[1:3, 1:3] = 0.6
+    cam[5:8, 5:8] = 0.7
+    cam[6, 6] = 0.95
+    kept = cored(cam, least=0.9)
+    assert (kept[1:3, 1:3] < 0.5).all()
+    assert np.array_equal(kept[4:], cam[4:])
+    assert np.array_equal(cored(np.zeros_like(cam), least=0.9), np.zeros_like(cam))

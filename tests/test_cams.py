@@ -36,7 +36,9 @@ def everything(height: int, width: int) -> TissueMask:
     return TissueMask(np.ones((height // 8, width // 8), bool), 8.0)
 
 
-def look(rgb: NDArray[np.uint8], tissue: TissueMask, *, block_px: int = 256, batch: int = 4) -> NDArray[np.float32]:
+def look(
+    rgb: NDArray[np.uint8], tissue: TissueMask, *, block_px: int = 256, batch: int = 4, turns: int = 1
+) -> NDArray[np.float32]:
     slide = ArraySlide(rgb)
     found = heat_map(
         slide,  # type: ignore[arg-type]
@@ -47,6 +49,7 @@ def look(rgb: NDArray[np.uint8], tissue: TissueMask, *, block_px: int = 256, bat
         block_px=block_px,
         device=torch.device("cpu"),
         batch=batch,
+        turns=turns,
     )
     assert found.downsample == 8.0
     return found.logits
@@ -95,3 +98,13 @@ def test_cells_follow_the_tissue_at_any_scale() -> None:
     rows, columns = np.nonzero(cells)
     assert (rows.min(), rows.max() + 1) == (5, 10)
     assert (columns.min(), columns.max() + 1) == (15, 22)  # the centre of cell 22 is at 90, where the tissue ends
+
+
+def test_the_mean_over_four_turns_does_not_know_which_way_up_the_slide_is() -> None:
+    rgb = noise(128, 128)
+    tissue = everything(128, 128)
+    upright = look(rgb, tissue, turns=4)
+    assert np.allclose(
+        np.rot90(upright, axes=(1, 2)), look(np.ascontiguousarray(np.rot90(rgb)), tissue, turns=4), atol=1e-3
+    )
+    assert not np.allclose(upright, look(rgb, tissue), atol=1e-3)

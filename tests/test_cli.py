@@ -280,6 +280,44 @@ def test_demo_passes_its_options_and_shows_its_table(capsys, stage, tmp_path):
     assert "0.0010" in out
 
 
+def test_benchmark_passes_its_options_and_shows_its_table(capsys, stage, tiny_project):
+    found = {
+        "out": "there",
+        "runs": [{"recipe": "cam", "seed": 0, "status": "done"}, {"recipe": "paper", "seed": 0, "status": "to run"}],
+        "rows": [{}],
+        "columns": ["recipe", "measured", "Dice"],
+        "cells": [["cam", "pseudo-labels", "0.812"]],
+        "notes": ["a note"],
+        "failed": [],
+    }
+
+    def benchmark(project, entries, options, tracker):
+        assert (options.recipes, options.seeds) == (("cam", "paper"), 1)
+        assert len(entries) == 3
+        return found
+
+    stage("benchmark", benchmark)
+    arguments = ["benchmark", tiny_project, "--recipes", "cam", "--recipes", "paper", "--seeds", "1"]
+    code, out, _ = run(capsys, *arguments)
+    assert code == 0
+    for text in ("0.812", "paper, seed 0: to run", "a note", "results: there"):
+        assert text in out
+    assert json.loads(run(capsys, *arguments, "--json")[1]) == found
+    found["failed"] = ["cam, seed 0: broken"]
+    code, out, _ = run(capsys, *arguments)
+    assert code == 1
+    assert "broken" in out
+
+
+def test_pseudolabel_takes_a_recipe_and_what_is_typed_counts_more(capsys, stage, tiny_project):
+    seen = []
+    stage("pseudolabel", lambda project, entries, options, tracker: seen.append(options) or report("done"))
+    assert run(capsys, "pseudolabel", tiny_project, "--recipe", "paper", "--rounds", "1", "--no-adl")[0] == 0
+    (options,) = seen
+    assert (options.recipe, options.rounds, options.adl, options.prompts) == ("paper", 1, False, "sampled")
+    assert run(capsys, "pseudolabel", tiny_project, "--recipe", "nonsense")[0] == 2
+
+
 @pytest.fixture
 def seen_options(stage):
     """The options that train was called with."""

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from wsplf_cli import config, plugins
-from wsplf_cli.config import PseudolabelOptions, TrainOptions, build, options, read_settings
+from wsplf_cli.config import PseudolabelOptions, TrainOptions
 from wsplf_cli.errors import ConfigError
+from wsplf_cli.settings import build, options, read_settings
 
 
 @pytest.fixture

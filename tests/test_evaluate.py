@@ -266,3 +266,20 @@ def test_the_figures_are_kept_as_a_run_where_the_project_can_be_written(
     monkeypatch.setattr("wsplf_cli.stages.evaluate.os.access", lambda path, mode: False)
     assert evaluate(project, cohort, options_for(tmp_path), recorder) == found
     assert len(list((tmp_path / "wsplf" / "runs").iterdir())) == 1
+
+
+def test_confidence_is_judged_by_the_polygons_that_state_one(cohort, project_with, recorder, tmp_path):
+    write_truth(tmp_path, "p1", [TRUTH, box(10, 10, 110, 110)])
+    write_truth(tmp_path, "p2", [TRUTH])
+    confidence = "wsplf: confidence"
+    sure, lucky, wrong = (
+        annotation(shape, measurements={confidence: value})
+        for shape, value in ((TRUTH, 0.9), (box(10, 10, 110, 100), 0.7), (box(550, 10, 700, 60), 0.6))
+    )
+    project = project_with({"1": [sure, lucky, wrong], "2": [annotation(TRUTH)]})
+    found = evaluate(project, cohort, options_for(tmp_path), recorder)
+    assert found["confidence"] == {"polygons": 3, "bad": 1, "auroc": 1.0, "bad_in_lowest_third": 1.0}
+    assert found["negative_tissue_um2"] > 0
+    assert found["mean_boundary_f1"] == pytest.approx(np.mean([one["boundary_f1"] for one in found["entries"][:2]]))
+    nothing = evaluate(project_with({}), cohort, options_for(tmp_path), recorder)["confidence"]
+    assert nothing == {"polygons": 0, "bad": 0, "auroc": None, "bad_in_lowest_third": None}

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from shapely import box
 
-from wsplf_cli import config
+from wsplf_cli import config, settings
 from wsplf_cli.backends.embedded import open_project
 from wsplf_cli.config import ProjectOptions
 from wsplf_cli.schema import Annotation
@@ -37,15 +37,15 @@ def test_example_labels_can_be_read_and_matched(make_entry):
 
 @pytest.mark.parametrize("command", config.COMMANDS)
 def test_example_settings_are_valid_for_every_command(command):
-    values = config.read_settings(EXAMPLES / "wsplf.toml", command)
-    assert config.build(config.COMMANDS[command], values) != config.COMMANDS[command]()
+    values = settings.read_settings(EXAMPLES / "wsplf.toml", command)
+    assert settings.build(config.COMMANDS[command], values) != config.COMMANDS[command]()
 
 
 def test_example_settings_keep_working_when_what_is_commented_out_is_used(tmp_path):
     text = (EXAMPLES / "wsplf.toml").read_text(encoding="utf-8")
     path = tmp_path / "wsplf.toml"
     path.write_text(text.replace("\n# sam", "\nsam").replace("\n# slides", "\nslides"), encoding="utf-8")
-    values = config.read_settings(path, "pseudolabel")
+    values = settings.read_settings(path, "pseudolabel")
     assert (values["sam"], values["slides"]) == ("vit_b", tmp_path / "scans")
 
 

@@ -1,7 +1,7 @@
 import pytest
-from shapely import Point, Polygon, box
+from shapely import Point, Polygon, box, union_all
 
-from wsplf_cli.metrics import Overlap, boundary_f1, fp_share, overlap
+from wsplf_cli.metrics import Overlap, auroc, boundary_f1, fp_share, overlap, polygon_ious
 
 EMPTY = Polygon()
 
@@ -61,3 +61,24 @@ def test_what_is_claimed_too_much_lowers_the_boundary_score_as_what_is_missed():
     truth, more = box(0, 0, 100, 100), box(0, 0, 100, 100).union(box(300, 0, 400, 100))
     assert boundary_f1(truth, more, tolerance=2) == pytest.approx(2 / 3)
     assert boundary_f1(more, truth, tolerance=2) == pytest.approx(2 / 3)
+
+
+def test_a_polygon_is_compared_with_the_pieces_that_it_shows_and_not_with_its_neighbours():
+    truth = union_all([box(0, 0, 10, 10), box(10.5, 0, 40, 10), box(100, 0, 110, 10)])
+    exact, bold, apart = polygon_ious([box(0, 0, 10, 10), box(0, 0, 10.6, 10), box(50, 0, 60, 10)], truth)
+    assert exact == pytest.approx(1)
+    assert bold == pytest.approx(100 / 106)
+    assert apart == 0
+    (both,) = polygon_ious([box(0, 0, 40, 10)], truth)
+    assert both == pytest.approx(395 / 400)
+    assert polygon_ious([box(0, 0, 1, 1)], EMPTY) == [0]
+    assert polygon_ious([], truth) == []
+
+
+def test_auroc_is_the_chance_that_a_good_one_is_ranked_higher():
+    assert auroc([0.9, 0.8, 0.2, 0.1], [True, True, False, False]) == 1
+    assert auroc([0.1, 0.2, 0.8, 0.9], [True, True, False, False]) == 0
+    assert auroc([0.5, 0.5], [True, False]) == 0.5
+    assert auroc([0.9, 0.3, 0.5], [True, True, False]) == 0.5
+    assert auroc([0.9, 0.3], [True, True]) is None
+    assert auroc([], []) is None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from wsplf_cli import config
+from wsplf_cli import config, settings
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -45,7 +45,7 @@ def test_every_command_line_in_the_readme_uses_real_commands_and_options():
     lines = re.findall(r"(?:^\s*\$ |`)wsplf ([a-z][^`\n]*)", read(), re.M)
     assert len(lines) > 15
     flags = {
-        name: {option.flag for option in config.options(record).values()} | {"--json", "--config", "--key"}
+        name: {option.flag for option in settings.options(record).values()} | {"--json", "--config", "--key"}
         for name, record in config.ALL.items()
     }
     for line in lines:
@@ -57,8 +57,9 @@ def test_every_command_line_in_the_readme_uses_real_commands_and_options():
 
 
 def test_every_option_in_the_readme_exists():
-    known = {option.flag for record in config.ALL.values() for option in config.options(record).values()}
+    known = {option.flag for record in config.ALL.values() for option in settings.options(record).values()}
     known |= {"--json", "--config", "--key", "--help", "--version"}
+    known |= {flag.replace("--", "--no-", 1) for flag in known}
     text = re.sub(r"`[^`\n]*pip [^`\n]*`", "", read())
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", text)) <= known
 

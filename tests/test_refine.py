@@ -6,7 +6,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from wsplf_cli.prediction.refine import best_mask, crop, refine
+from wsplf_cli.prediction.refine import Votes, Window, best_mask, crop, refine, vote_with
 from wsplf_cli.prompts import spread
 from wsplf_cli.schema import Prompt, TileMask
 
@@ -41,6 +41,19 @@ class DiscSam:
         return [[TileMask(~disc, 0.99), TileMask(disc, 0.9)] for _ in prompts]
 
 
+class Prompted:
+    """The SAM, prompted as SamWithCam does, without a cache."""
+
+    side_px = 128
+
+    def __init__(self, sam: DiscSam) -> None:
+        self.sam = sam
+
+    def __call__(self, window: Window, cam: NDArray[np.float32], rng: np.random.Generator) -> Votes:
+        prompts = spread.build()(cam, rng)
+        return vote_with(cam, prompts, self.sam.prompt(self.sam.embed(window.read()), prompts))
+
+
 def square_cam() -> NDArray[np.float32]:
     """The disc's bounding square, in cells of 8 pixels."""
     cam = np.zeros((75, 100), np.float32)
@@ -53,11 +66,10 @@ def run(cam: NDArray[np.float32], *, sam: Any = None) -> list[Any]:
         refine(
             FakeSlide(),  # type: ignore[arg-type]
             cam,
-            sam or DiscSam(),
+            Prompted(sam or DiscSam()),
             cell_px0=8.0,
             mpp=1.0,
             mpp_slide=1.0,
-            strategy=spread.build(),
             rng=np.random.default_rng(0),
         )
     )

@@ -1,11 +1,13 @@
 """Device and seeds."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from wsplf_cli.errors import ConfigError
-from wsplf_cli.runtime import autocast, pick_device, seed_everything
+from wsplf_cli.runtime import autocast, peak, pick_device, seed_everything, start_peak
 
 
 def test_auto_is_cuda_or_cpu():
@@ -38,3 +40,23 @@ def test_the_same_seed_gives_the_same_numbers_everywhere():
 def test_autocast_changes_nothing_on_the_cpu():
     with autocast(torch.device("cpu")):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells")
+def test_the_peak_of_memory_is_that_since_the_last_start():
+    device = torch.device("cpu")
+    start_peak(device)
+    before = peak(device).host_bytes
+    large = np.ones(200_000_000, np.uint8)
+    high = peak(device).host_bytes
+    assert high >= before + 150_000_000
+    assert peak(device).gpu_bytes is None
+    del large
+    start_peak(device)
+    assert peak(device).host_bytes < high - 100_000_000
+
+
+def test_where_the_system_does_not_tell_there_is_no_peak(monkeypatch, tmp_path):
+    monkeypatch.setattr("wsplf_cli.runtime._RESET", tmp_path / "nowhere" / "clear_refs")
+    start_peak(torch.device("cpu"))
+    assert peak(torch.device("cpu")).host_bytes is None

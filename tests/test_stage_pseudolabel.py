@@ -14,6 +14,7 @@ from wsplf_cli.geometry import rasterise
 from wsplf_cli.prediction.cams import HeatMap, cells_of
 from wsplf_cli.qupath.create import Image, create_project
 from wsplf_cli.schema import REVIEW_KEY, REVIEWED_KEY, Annotation
+from wsplf_cli.stages import _cams, _rounds
 from wsplf_cli.stages import pseudolabel as stage
 from wsplf_cli.stages._review import Review, write_polygons
 from wsplf_cli.stages.labels import resolve_labels
@@ -58,10 +59,10 @@ def cohort(tmp_path, slide):
 def given_cams(monkeypatch):
     """In place of the classifier: noise, and on positive slides high logits on the tumour."""
 
-    def fit(prepared, fold_of, parts, **rest):
-        return [None] * (max(fold_of.values()) + 1)
+    def committee(prepared, networks, **rest):
+        return _cams.Committee({one.entry.id: 0 for one in prepared}, [])
 
-    def look(prepared, fold_of, networks, *, options, device, tracker):
+    def look(prepared, committees, *, options, device, tracker):
         heat = {}
         for number, one in enumerate(prepared):
             rng = np.random.default_rng(number)
@@ -71,11 +72,12 @@ def given_cams(monkeypatch):
                 logits[rasterise([TUMOUR], origin_px0=(0, 0), downsample=8.0, size_px=shape)] += 6
             logits[~cells_of(one.tissue, shape=shape, downsample=8.0)] = np.nan
             found = HeatMap(logits[None].astype(np.float32), 8.0)
-            heat[one.entry.id] = stage.Looked(found, found)
+            heat[one.entry.id] = _cams.Looked(found, found, found)
         return heat, []
 
-    monkeypatch.setattr(stage, "_fit", fit)
-    monkeypatch.setattr(stage, "_look", look)
+    monkeypatch.setattr(stage, "fit_committee", committee)
+    monkeypatch.setattr(stage, "place_committee", committee)
+    monkeypatch.setattr(stage, "look", look)
 
 
 def run(path, tracker, **options):
@@ -208,13 +210,13 @@ def test_the_classifier_is_told_what_a_person_decided(cohort, given_cams, record
     drawn = [Annotation(uuid4(), TUMOUR, "Tumor"), Annotation(uuid4(), box(430, 60, 580, 580), "Stroma")]
     project.replace(ids["p1"], origin="human", annotations=drawn)
     told = {}
-    before = stage._fit
+    before = stage.fit_committee
 
     def fit(prepared, *rest, **options):
         told.update({one.entry.id: one for one in prepared})
         return before(prepared, *rest, **options)
 
-    monkeypatch.setattr(stage, "_fit", fit)
+    monkeypatch.setattr(stage, "fit_committee", fit)
     run(cohort, recorder)
     one = told[ids["p1"]]
     layers = one.known(np.arange(len(one.grid.xy_px0)))
@@ -257,8 +259,89 @@ def test_nothing_to_learn_from_is_said_before_any_work(cohort, recorder):
     assert not (cohort.parent / "wsplf").exists()
 
 
+def test_what_a_negative_slide_would_get_is_counted_and_not_drawn(cohort, given_cams, recorder, monkeypatch):
+    look = stage.look
+
+    def swapped(prepared, *args, **rest):
+        heat, results = look(prepared, *args, **rest)
+        ids = {one.entry.name: one.entry.id for one in prepared}
+        return heat | {ids["n2.tif"]: heat[ids["p1.tif"]]}, results
+
+    monkeypatch.setattr(stage, "look", swapped)
+    monkeypatch.setattr(stage, "cored", lambda cam, *, least: cam)
+    monkeypatch.setattr(stage, "calibrate", lambda positives, negatives: Given())
+    ids, report = run(cohort, recorder)
+    counts = {one.name: one.counts for one in report.entries}
+    assert counts["n2.tif"]["suppressed_um2"] > 0.5 * TUMOUR.area
+    assert counts["n1.tif"]["suppressed_um2"] == counts["p1.tif"]["suppressed_um2"] == 0
+    assert shapes(cohort, ids["n2"]) == []
+
+
+class Given:
+    """A calibration with its threshold at 0."""
+
+    tumour_share = called_share = expected_dice = false_positive_share = 0.1
+
+    def carried_to(self, positives, negatives):
+        return self
+
+    def cam(self, logits):
+        return np.nan_to_num(1 / (1 + np.exp(-np.clip(logits, -30, 30))), nan=0.0).astype(np.float32)
+
+
+@pytest.mark.parametrize("refiner", ["none", "slic", "sam-alone"])
+def test_every_refiner_draws_the_tumour(cohort, given_cams, recorder, refiner):
+    ids, _ = run(cohort, recorder, refiner=refiner)
+    found = union_all([one.shape for one in shapes(cohort, ids["p1"])])
+    assert found.intersection(TUMOUR).area / found.union(TUMOUR).area > (0.4 if refiner == "sam-alone" else 0.7)
+
+
+@pytest.mark.parametrize("selection", ["agreement", "ids"])
+def test_rounds_tune_the_decoder_and_reuse_the_embeddings(cohort, given_cams, recorder, selection, monkeypatch):
+    monkeypatch.setattr(_rounds, "MOST_WINDOWS", 6)
+    options = {"rounds": 2, "selection": selection}
+    ids, report = run(cohort, recorder, **options)
+    assert len(report.details["round_windows"]) == 2
+    assert report.details["round_windows"][0] > 0
+    assert report.details["embedded"] > 0
+    found = union_all([one.shape for one in shapes(cohort, ids["p1"])])
+    assert found.intersection(TUMOUR).area / found.union(TUMOUR).area > 0.7
+    curves = (cohort.parent / "wsplf" / "runs" / report.run_id / "curves.json").read_text()
+    assert "SAM decoder loss" in curves
+    _, again = run(cohort, recorder)
+    assert again.details["embedded"] == 0
+
+
+def test_the_cache_is_bounded_and_can_be_left_out(cohort, given_cams, recorder):
+    run(cohort, recorder, cache_gb=0.0)
+    cache = cohort.parent / "wsplf" / "cache"
+    assert not cache.exists()
+    run(cohort, recorder, cache_gb=2e-4)
+    kept = sum(path.stat().st_size for path in cache.rglob("*.npy"))
+    assert 0 < kept <= 200_000
+
+
+def test_rounds_without_sam_are_refused_before_any_work(cohort, recorder):
+    with pytest.raises(ConfigError, match="rounds"):
+        run(cohort, recorder, rounds=1, refiner="slic")
+    assert not (cohort.parent / "wsplf").exists()
+
+
+def test_what_was_learned_once_serves_runs_that_differ_only_in_the_drawing(cohort, given_cams, recorder, monkeypatch):
+    fits = []
+    fit = stage.fit_committee
+    monkeypatch.setattr(stage, "fit_committee", lambda *args, **rest: fits.append(1) or fit(*args, **rest))
+    project = open_project(cohort, ProjectOptions())
+    entries = resolve_labels(project, project.entries(), ProjectOptions())
+    memory = {}
+    for options in ({"refiner": "none"}, {"refiner": "slic"}, {"prompts": "boxes"}, {"adl": False}):
+        pseudolabel(project, entries, PseudolabelOptions(**options), recorder, memory=memory)
+    assert len(fits) == 2
+    assert len(memory) == 2
+
+
 @pytest.mark.parametrize("tile_px", [32, 64, 100, 192, 513])
 def test_blocks_are_large_enough_for_tiles_of_any_size(tile_px):
-    side = stage.block_side(tile_px)
+    side = _cams.block_side(tile_px)
     assert side % 32 == 0
     assert side >= max(256, 2 * tile_px)

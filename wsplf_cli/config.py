@@ -5,18 +5,12 @@ the same on every scanner. Each field is an option of the command line (``label_
 wsplf.toml (``label-key``): the records that several commands share at the top level, the rest in the command's table.
 """
 
-import dataclasses
-import difflib
-import re
-import tomllib
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
-from wsplf_cli.errors import ConfigError
+from wsplf_cli.recipes import RECIPES
 
 T = TypeVar("T")
 
@@ -98,6 +92,9 @@ class PseudolabelOptions:
     project: ProjectOptions = field(default_factory=ProjectOptions)
     tiles: TileOptions = field(default_factory=TileOptions)
     run: RunOptions = field(default_factory=RunOptions)
+    recipe: str = _option(
+        "default", "A named set of options; those given beside it count more.", choices=tuple(RECIPES)
+    )
     backbone: str = _option("small", "Network that reads the tiles: small (shipped), or a name timm knows.")
     backbone_weights: Path | None = _option(None, "Weights file of the backbone (safetensors or PyTorch).")
     head: str = _option("gated-attention", "MIL head.", plugins="heads")
@@ -106,9 +103,49 @@ class PseudolabelOptions:
         "tiny", "SAM model; all but tiny need --sam-checkpoint.", choices=("tiny", "vit_b", "vit_l", "vit_h")
     )
     sam_checkpoint: Path | None = _option(None, "Checkpoint file of the SAM model.")
+    adl: bool = _option(True, "Hide what the classifier attends to most while it learns (attention-based dropout).")
+    high_frequency: bool = _option(False, "Show the classifier the fine structure of a tile as a fourth channel.")
+    places: bool = _option(True, "Join a second classifier, linear on the frozen backbone, in the CAM.")
+    contrast: bool = _option(True, "Set the likeliest places of a positive slide against its least likely ones.")
+    turns: int = _option(1, "Quarter turns of a tile over which its CAM is averaged.", least=1, most=4)
+    cam_scale: str = _option(
+        "cohort",
+        "One scale and threshold of the CAM for all slides, from the negative ones; or one a tile (the paper's), on all"
+        " tiles or only (gated) on those that the classifier calls tumour.",
+        choices=("cohort", "tile", "tile-gated"),
+    )
+    refiner: str = _option(
+        "sam",
+        "What draws the outlines: SAM together with the CAM, SAM alone, superpixels, or none (the CAM itself).",
+        choices=("sam", "sam-alone", "slic", "none"),
+    )
+    rounds: int = _option(
+        0,
+        "How often SAM's decoder is tuned on masks that it made itself; 0 takes it as it is.",
+        least=0,
+    )
+    first_round: str = _option(
+        "sam",
+        "What the first round learns from: the masks of SAM as it is, or the CAMs (as the paper).",
+        choices=("sam", "cam"),
+    )
+    selection: str = _option(
+        "agreement",
+        "Masks that go into the next round: those that agree with the CAM, or those that lie in it (ids, the paper's).",
+        choices=("agreement", "ids"),
+    )
+    robust_loss: bool = _option(
+        True, "Pixels that SAM's decoder keeps contradicting count less while it is tuned; else Dice and IoU loss."
+    )
+    cache_gb: float = _option(
+        4.0, "Most gigabytes of SAM embeddings kept beside the project for the next run; 0 keeps none.", least=0
+    )
     epochs: int = _option(10, "Epochs of the MIL training.", least=1)
     folds: int = _option(
         3, "Slides are in so many parts, each judged by a classifier that did not see it; 1: by one for all.", least=1
+    )
+    alpha: float = _option(
+        0.01, "Share of the tissue of negative slides that may look like the core of a polygon.", above=0, most=1
     )
     min_area_um2: float = _option(
         2000.0, "Smaller pieces are dropped (the default: about twenty tumour nuclei).", least=0
@@ -159,6 +196,30 @@ class EvaluateOptions:
     origin: str = _option(
         "pseudolabel", "Which annotations are measured.", choices=("pseudolabel", "prediction", "human")
     )
+    tolerance_um: float = _option(5.0, "Distance within which two boundaries count as the same.", least=0)
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkOptions:
+    """``wsplf benchmark``."""
+
+    project: ProjectOptions = field(default_factory=ProjectOptions)
+    tiles: TileOptions = field(default_factory=TileOptions)
+    truth: Path = _option(Path("truth"), "Folder of SLIDE-STEM.geojson files, or another project.qpproj.")
+    recipes: tuple[str, ...] = _option((), "Recipes to run, with commas or repeated; all by default.")
+    seeds: int = _option(3, "How many seeds each recipe runs with: 0, 1 and so on.", least=1)
+    out: Path | None = _option(None, "Folder of the results; wsplf/benchmark beside the project by default.")
+    device: str = _option("auto", "Where networks run.", choices=("auto", "cpu", "cuda", "mps"))
+    dry_run: bool = _option(False, "List what would run, and what is there already; run nothing.")
+    backbone: str = _option("small", "Network of all recipes: small (shipped), or a name timm knows.")
+    backbone_weights: Path | None = _option(None, "Weights file of the backbone (safetensors or PyTorch).")
+    sam: str = _option(
+        "tiny", "SAM of all recipes; all but tiny need --sam-checkpoint.", choices=("tiny", "vit_b", "vit_l", "vit_h")
+    )
+    sam_checkpoint: Path | None = _option(None, "Checkpoint file of the SAM model.")
+    epochs: int = _option(10, "Epochs of the MIL training of all recipes.", least=1)
+    folds: int = _option(3, "Folds of the recipes that do not say.", least=1)
+    train_epochs: int = _option(20, "Epochs of the segmentation model.", least=1)
     tolerance_um: float = _option(5.0, "Distance within which two boundaries count as the same.", least=0)
 
 
@@ -243,6 +304,7 @@ COMMANDS: Mapping[str, type] = {
     "train": TrainOptions,
     "segment": SegmentOptions,
     "evaluate": EvaluateOptions,
+    "benchmark": BenchmarkOptions,
     "report": ReportOptions,
     "export": ExportOptions,
     "import": ImportOptions,
@@ -257,154 +319,3 @@ ALL: Mapping[str, type] = {
     "undo": UndoOptions,
     "scripts install": InstallOptions,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Option:
-    """One option: ``name`` of the field, its type without None, default, and the metadata given above."""
-
-    name: str
-    kind: Any
-    default: Any
-    metadata: Mapping[str, Any]
-
-    @property
-    def flag(self) -> str:
-        """As on the command line: ``--label-key``."""
-        return "--" + self.key
-
-    @property
-    def key(self) -> str:
-        """As in wsplf.toml: ``label-key``."""
-        return self.name.replace("_", "-")
-
-
-def options(record: type) -> dict[str, Option]:
-    """The options of a record and of the records inside it, flat, by field name."""
-    found: dict[str, Option] = {}
-    hints = typing.get_type_hints(record)
-    for part in dataclasses.fields(record):
-        kind = hints[part.name]
-        if dataclasses.is_dataclass(kind):
-            found |= options(cast(type, kind))
-        else:
-            found[part.name] = Option(part.name, _without_none(kind), part.default, part.metadata)
-    return found
-
-
-def build(record: type[T], values: Mapping[str, Any]) -> T:
-    """Fill a record, and the records inside it, from flat values by field name; what is missing keeps its default.
-
-    Raises:
-        ConfigError: a value is outside its limits.
-    """
-    hints = typing.get_type_hints(record)
-    arguments: dict[str, Any] = {}
-    for part in dataclasses.fields(cast(Any, record)):
-        if dataclasses.is_dataclass(hints[part.name]):
-            arguments[part.name] = build(hints[part.name], values)
-        elif part.name in values:
-            option = Option(part.name, _without_none(hints[part.name]), part.default, part.metadata)
-            arguments[part.name] = _checked(option, values[part.name])
-    return record(**arguments)
-
-
-def read_settings(path: Path, command: str) -> dict[str, Any]:
-    """The values that a wsplf.toml has for a command, flat by field name. The whole file is checked, not only these.
-
-    Paths are relative to the file's folder.
-
-    Raises:
-        ConfigError: not TOML, an unknown key, or a value of the wrong type; names the file and the key.
-    """
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}") from error
-    shared = _by_key(options(ProjectOptions) | options(TileOptions) | options(RunOptions))
-    tables = {name: _by_key(options(record)) for name, record in COMMANDS.items()}
-    values: dict[str, Any] = {}
-    for key, value in content.items():
-        if isinstance(value, dict):
-            if key not in tables:
-                raise ConfigError(f"{path}: unknown table [{key}]", hint=_closest(key, tables))
-            for inner, inner_value in value.items():
-                option = _known(path, inner, tables[key], table=f"[{key}] ")
-                converted = _from_toml(path, option, inner_value)
-                if key == command:
-                    values[option.name] = converted
-        else:
-            owners = [f"[{name}]" for name, known in tables.items() if key in known]
-            if key not in shared and owners:
-                raise ConfigError(f"{path}: {key} cannot stand at the top", hint="move it into " + " or ".join(owners))
-            option = _known(path, key, shared, table="")
-            converted = _from_toml(path, option, value)
-            if key in tables[command]:
-                values.setdefault(option.name, converted)
-    return values
-
-
-def _by_key(found: Mapping[str, Option]) -> dict[str, Option]:
-    return {option.key: option for option in found.values()}
-
-
-def _known(path: Path, key: str, known: Mapping[str, Option], *, table: str) -> Option:
-    if key not in known:
-        raise ConfigError(f"{path}: unknown key {table}{key}", hint=_closest(key, known))
-    return known[key]
-
-
-def _closest(word: str, known: Mapping[str, object]) -> str:
-    near = difflib.get_close_matches(word.replace("_", "-"), known, n=1)
-    return f"did you mean {near[0]}?" if near else "known: " + ", ".join(sorted(known))
-
-
-def _from_toml(path: Path, option: Option, value: Any) -> Any:
-    """``value`` as the option's type, or a ConfigError: TOML's types are taken at their word."""
-    kind = option.kind
-    if kind is Path and isinstance(value, str):
-        return path.parent / Path(value).expanduser()
-    if kind is float and type(value) in (int, float):
-        return float(value)
-    if typing.get_origin(kind) is tuple and isinstance(value, list) and all(isinstance(word, str) for word in value):
-        return tuple(value)
-    if type(value) is kind:
-        return value
-    wanted = {Path: "a path", float: "a number", int: "a whole number", str: "text", bool: "true or false"}
-    raise ConfigError(
-        f"{path}: {option.key} must be {wanted.get(kind, 'a list of texts')}, not {value!r}",
-        hint=f"the default is {option.default!r}",
-    )
-
-
-def _checked(option: Option, value: Any) -> Any:
-    """``value`` within the limits of its option; a list becomes a tuple."""
-    limits = option.metadata
-    if value is None:
-        return None
-    wrong = ""
-    if "above" in limits and not value > limits["above"]:
-        wrong = f"above {limits['above']}"
-    elif "least" in limits and not value >= limits["least"]:
-        wrong = f"at least {limits['least']}"
-    elif "most" in limits and not value <= limits["most"]:
-        wrong = f"at most {limits['most']}"
-    elif "choices" in limits and value not in limits["choices"]:
-        wrong = "one of: " + ", ".join(limits["choices"])
-    if wrong:
-        raise ConfigError(f"{option.flag} must be {wrong}, not {value}")
-    if option.name == "images":
-        try:
-            re.compile(value)
-        except re.error as error:
-            raise ConfigError(f"--images is not a regular expression: {error}") from error
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _without_none(kind: Any) -> Any:
-    """``Path`` of ``Path | None``; other types as they are."""
-    if typing.get_origin(kind) in (types.UnionType, typing.Union):
-        return next(part for part in typing.get_args(kind) if part is not type(None))
-    return kind

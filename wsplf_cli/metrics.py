@@ -6,12 +6,14 @@ With T the truth and P the prediction, both unions of polygons, and |.| an area:
     IoU          |T & P| / |T | P|
     boundary F1  2 p r / (p + r): p the share of P's boundary within a tolerance of T's, r that of T's near P's
     fp share     |P - T| / |tissue|
+    AUROC        chance that a good polygon (IoU >= 0.5) has a higher confidence than a bad one
 
 Where both are empty, Dice, IoU and boundary F1 are 1: there was nothing to find and nothing was claimed. Where only one
 is empty they are 0.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,6 +84,38 @@ def boundary_f1(truth: BaseGeometry, predicted: BaseGeometry, *, tolerance: floa
     precision = _near(predicted.boundary, truth.boundary, tolerance=tolerance)
     recall = _near(truth.boundary, predicted.boundary, tolerance=tolerance)
     return 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0
+
+
+#: A piece of the truth that has less than this share of itself, or of the polygon, in common with it is a neighbour.
+LEAST_SHARED = 0.05
+
+
+def polygon_ious(polygons: Sequence[BaseGeometry], truth: BaseGeometry) -> list[float]:
+    """IoU 0..1 of each polygon with those pieces of the truth that it shows, not with all of the truth.
+
+    A piece that it merely touches is not one that it shows.
+    """
+    pieces = shapely.get_parts(truth)
+    tree = shapely.STRtree(pieces)
+    found = []
+    for polygon in polygons:
+        near = pieces[tree.query(polygon, predicate="intersects")]
+        common = shapely.area(shapely.intersection(near, polygon))
+        shown = common >= LEAST_SHARED * np.minimum(shapely.area(near), polygon.area)
+        either = polygon.area + shapely.area(near[shown]).sum() - common[shown].sum()
+        found.append(float(common[shown].sum() / either) if either > 0 else 0.0)
+    return found
+
+
+def auroc(scores: Sequence[float], good: Sequence[bool]) -> float | None:
+    """Area under the ROC curve 0..1, ties counting half; None where all are good or all are bad."""
+    values, is_good = np.asarray(scores, np.float64), np.asarray(good, bool)
+    bad_values = np.sort(values[~is_good])
+    if not is_good.any() or not len(bad_values):
+        return None
+    below = np.searchsorted(bad_values, values[is_good], side="left")
+    upto = np.searchsorted(bad_values, values[is_good], side="right")
+    return float((below + upto).mean() / 2 / len(bad_values))
 
 
 def _near(line: BaseGeometry, other: BaseGeometry, *, tolerance: float) -> float:

@@ -1,7 +1,10 @@
 """The device, the random numbers and mixed precision: made once per command and passed down."""
 
 import random
+import re
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -40,3 +43,39 @@ def autocast(device: torch.device) -> AbstractContextManager[object]:
     if device.type == "cuda" and torch.cuda.is_bf16_supported():
         return torch.autocast("cuda", dtype=torch.bfloat16)
     return nullcontext()
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """The most memory in use since ``start_peak``, in bytes; None where the system does not tell, or has no GPU."""
+
+    host_bytes: int | None
+    gpu_bytes: int | None
+
+
+_STATUS = Path("/proc/self/status")
+_RESET = Path("/proc/self/clear_refs")
+
+
+def start_peak(device: torch.device) -> None:
+    """Begin to watch how much memory is used at most (on Linux, and on CUDA devices)."""
+    try:
+        _RESET.write_text("5", encoding="ascii")
+    except OSError:  # not Linux, or not allowed
+        _watched[0] = False
+    else:
+        _watched[0] = True
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+_watched = [False]
+
+
+def peak(device: torch.device) -> Peak:
+    """The most memory used since ``start_peak``."""
+    host = None
+    if _watched[0]:
+        found = re.search(r"VmHWM:\s+(\d+) kB", _STATUS.read_text(encoding="ascii"))
+        host = int(found.group(1)) * 1024 if found else None
+    return Peak(host, torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None)

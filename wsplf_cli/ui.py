@@ -201,6 +201,20 @@ class Screen:
             if name in results:
                 self.line(f"{name}: {results[name]}")
 
+    def benchmark(self, found: Mapping[str, Any]) -> None:
+        """Show the table of ``benchmark``, or what it would run."""
+        if self.json:
+            self.document(found)
+            return
+        if found["rows"]:
+            self.table(found["columns"], found["cells"], right=range(2, len(found["columns"])))
+        for one in found["runs"]:
+            if one["status"] != "done":
+                self.line(f"{one['recipe']}, seed {one['seed']}: {one['status']}")
+        for line in (*found["notes"], *found["failed"]):
+            self.line(line)
+        self.line(f"results: {found['out']}")
+
     def labels(self, found: Mapping[str, Any]) -> None:
         """Show what ``labels`` found: the label of every entry, the counts, and what prevents learning from them."""
         rows = found["entries"]

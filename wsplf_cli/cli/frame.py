@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wsplf_cli import __version__, config, plugins
+from wsplf_cli import __version__, config, plugins, settings
 from wsplf_cli.errors import ConfigError, WsplfError
 
 if TYPE_CHECKING:
@@ -89,12 +89,12 @@ def command(name: str, *, under: typer.Typer = app) -> Callable[[Callable[..., i
 
             with Screen(json=values["json"]) as screen:
                 try:
-                    options: Any = config.build(record, _merged(ctx, record, values))
+                    options: Any = settings.build(record, _merged(ctx, record, values))
                     return function(**{p.name: values[p.name] for p in own}, options=options, screen=screen)
                 except KeyboardInterrupt as stop:
                     raise Stopped(str(stop) or f"0 entries were finished{screen.where}") from stop
 
-        generated = [_parameter(option) for option in config.options(record).values()]
+        generated = [_parameter(option) for option in settings.options(record).values()]
         extra = [_JSON, _CONFIG] if name in config.COMMANDS else [_JSON]
         run.__annotations__ = {}
         run.__signature__ = inspect.Signature([_CONTEXT, *own, *generated, *extra])  # type: ignore[attr-defined]
@@ -128,7 +128,7 @@ _CONFIG = _given(
 )
 
 
-def _parameter(option: config.Option) -> inspect.Parameter:
+def _parameter(option: settings.Option) -> inspect.Parameter:
     """A typer option for an option of a record."""
     words = option.metadata.get("choices") or _names(option)
     help_text = option.metadata["help"] + (f" One of: {', '.join(words)}." if words else "")
@@ -136,11 +136,13 @@ def _parameter(option: config.Option) -> inspect.Parameter:
     kind = list[str] if several else option.kind
     default = list(option.default) if several else option.default
     flags = ["--label-key", "--key"] if option.name == "label_key" else [option.flag]
+    if option.kind is bool and option.default:
+        flags = [f"{option.flag}/--no-{option.key}"]
     value = typer.Option(default, *flags, help=help_text, metavar=METAVARS.get(option.kind, "TEXT"))
     return _given(option.name, kind if default is not None else kind | None, default=value)
 
 
-def _names(option: config.Option) -> list[str]:
+def _names(option: settings.Option) -> list[str]:
     """The plug-ins that an option chooses from, as they are typed; empty when it chooses none."""
     package = option.metadata.get("plugins")
     return [name.replace("_", "-") for name in plugins.names(package)] if package else []
@@ -149,9 +151,9 @@ def _names(option: config.Option) -> list[str]:
 def _merged(ctx: typer.Context, record: type, values: dict[str, Any]) -> dict[str, Any]:
     """What was chosen, by field name: the command line over wsplf.toml; the records hold the defaults."""
     path = _settings_file(values)
-    settings = config.read_settings(path, str(ctx.info_name)) if path is not None else {}
-    merged = settings | {name: value for name, value in values.items() if _was_typed(ctx, name)}
-    for name, option in config.options(record).items():
+    read = settings.read_settings(path, str(ctx.info_name)) if path is not None else {}
+    merged = read | {name: value for name, value in values.items() if _was_typed(ctx, name)}
+    for name, option in settings.options(record).items():
         known = _names(option)
         if known and name in merged and merged[name].replace("_", "-") not in known:
             raise ConfigError(f"{option.flag}: unknown choice {merged[name]!r}", hint=f"one of {', '.join(known)}")

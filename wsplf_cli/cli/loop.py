@@ -111,6 +111,20 @@ def evaluate(project: ProjectPath, *, options: config.EvaluateOptions, screen: "
     return int(bool(scores["failed"]))
 
 
+@command("benchmark")
+def benchmark(project: ProjectPath, *, options: config.BenchmarkOptions, screen: "Screen") -> int:
+    """Compare recipes on the same slides.
+
+    Works on a copy of the project; what is finished is not run again. Writes a table (Markdown, CSV, JSON) and plots.
+    """
+    check_sam(options.sam, checkpoint=options.sam_checkpoint)
+    from wsplf_cli.stages.benchmark import benchmark as run_stage
+
+    found = run_stage(*open_labelled(project, options.project), options, screen)
+    screen.benchmark(found)
+    return int(bool(found["failed"]))
+
+
 @command("report")
 def report(project: ProjectPath, *, options: config.ReportOptions, screen: "Screen") -> int:
     """Write one HTML page about a project.

@@ -33,10 +33,23 @@ class Backbone(nn.Module):
         mean: Per-channel mean of the normalisation that the trunk's weights expect.
         std: Per-channel standard deviation, likewise.
         adl: Put an attention-based dropout layer behind each of the last two stages.
+        high_frequency: Give the trunk's first layer a fourth channel, ``high_frequency`` of the tile. Its weights
+            begin at zero, so that the trunk starts as it would without.
     """
 
-    def __init__(self, trunk: nn.Module, *, mean: tuple[float, ...], std: tuple[float, ...], adl: bool = False) -> None:
+    def __init__(
+        self,
+        trunk: nn.Module,
+        *,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        adl: bool = False,
+        high_frequency: bool = False,
+    ) -> None:
         super().__init__()
+        self.high_frequency = high_frequency
+        if high_frequency:
+            _widen_stem(trunk)
         self.trunk = trunk.to(memory_format=torch.channels_last)
         info = cast(Any, trunk).feature_info
         self.strides: list[int] = [int(value) for value in info.reduction()]
@@ -57,6 +70,8 @@ class Backbone(nn.Module):
     def pyramid(self, tiles: Tensor) -> list[Tensor]:
         """Tiles float [B, 3, H, W] RGB in 0..1 to the trunk's maps, finest first (strides in ``strides``)."""
         normalised = (tiles - self.mean) / self.std
+        if self.high_frequency:
+            normalised = torch.cat([normalised, high_frequency(tiles) / self.std.mean()], dim=1)
         maps: list[Tensor] = self.trunk(normalised.contiguous(memory_format=torch.channels_last))
         return maps
 
@@ -72,6 +87,39 @@ class Backbone(nn.Module):
                 level = functional.interpolate(level, size=size, mode="bilinear", align_corners=False)
             fused.append(level)
         return torch.cat(fused, dim=1)
+
+
+def high_frequency(tiles: Tensor) -> Tensor:
+    """The fine structure of tiles float [B, 3, H, W], float [B, 1, H, W]: what is left without the lowest frequencies.
+
+    As in EP-SAM: of each channel's Fourier transform the central 2 x 2 coefficients are zeroed; the absolute value of
+    the inverse, averaged over the channels.
+    """
+    spectrum = torch.fft.fft2(tiles.float())
+    rows, columns = (torch.tensor([-1, 0], device=tiles.device) % size for size in tiles.shape[-2:])
+    spectrum[..., rows[:, None], columns[None, :]] = 0
+    fine: Tensor = torch.fft.ifft2(spectrum).abs().mean(dim=1, keepdim=True)
+    return fine.to(tiles.dtype)
+
+
+def _widen_stem(trunk: nn.Module) -> None:
+    """Give the trunk's first convolution a fourth input channel with weights of zero, in place."""
+    name, first = next((name, one) for name, one in trunk.named_modules() if isinstance(one, nn.Conv2d))
+    wide = nn.Conv2d(
+        first.in_channels + 1,
+        first.out_channels,
+        kernel_size=cast(tuple[int, int], first.kernel_size),
+        stride=cast(tuple[int, int], first.stride),
+        padding=cast(Any, first.padding),
+        bias=first.bias is not None,
+    )
+    with torch.no_grad():
+        wide.weight.zero_()
+        wide.weight[:, :-1] = first.weight
+        if first.bias is not None and wide.bias is not None:
+            wide.bias.copy_(first.bias)
+    parent, _, own = name.rpartition(".")
+    setattr(trunk.get_submodule(parent), own, wide)
 
 
 def small_trunk() -> nn.Module:
@@ -91,7 +139,9 @@ def small_trunk() -> nn.Module:
     return trunk
 
 
-def build_backbone(name: str = SMALL, *, weights: Path | None = None, adl: bool = False) -> Backbone:
+def build_backbone(
+    name: str = SMALL, *, weights: Path | None = None, adl: bool = False, high_frequency: bool = False
+) -> Backbone:
     """The backbone of that name.
 
     Args:
@@ -100,6 +150,7 @@ def build_backbone(name: str = SMALL, *, weights: Path | None = None, adl: bool 
             ``small`` takes the weights that ship with wsplf and a timm CNN starts from random ones: nothing is
             ever downloaded.
         adl: Put an attention-based dropout layer behind the last two stages.
+        high_frequency: Show the network the fine structure of a tile as a fourth channel.
 
     Raises:
         ConfigError: no such CNN, or weights that do not fit it.
@@ -107,7 +158,7 @@ def build_backbone(name: str = SMALL, *, weights: Path | None = None, adl: bool 
     if name == SMALL:
         trunk = small_trunk()
         _load(trunk, weights or Path(str(files("wsplf_cli") / "assets" / _SMALL_ASSET)))
-        return Backbone(trunk, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), adl=adl)
+        return Backbone(trunk, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), adl=adl, high_frequency=high_frequency)
     if name not in timm.list_models():
         close = ", ".join(timm.list_models(f"*{name[:6]}*")[:5]) or "small, resnet18, resnet50"
         raise ConfigError(f"unknown backbone {name!r}", hint=f"choose small or a timm CNN, such as: {close}")
@@ -120,7 +171,7 @@ def build_backbone(name: str = SMALL, *, weights: Path | None = None, adl: bool 
     if weights is not None:
         _load(trunk, weights)
     mean, std = _normalisation(name)
-    return Backbone(trunk, mean=mean, std=std, adl=adl)
+    return Backbone(trunk, mean=mean, std=std, adl=adl, high_frequency=high_frequency)
 
 
 def _normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:

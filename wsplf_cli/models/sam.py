@@ -4,6 +4,8 @@ Points and boxes are continuous pixel coordinates of the window: the centre of t
 (c + 0.5, r + 0.5), and a window of S pixels reaches from 0 to S. So they scale with the window by one factor.
 """
 
+import copy
+import hashlib
 import logging
 import pickle
 from collections.abc import Callable, Sequence
@@ -51,6 +53,19 @@ class Sam:
         self.device = device
         self.side_px = int(self.network.image_encoder.img_size)
         self.mask_px = 4 * int(self.network.prompt_encoder.image_embedding_size[0])
+
+    def with_own_decoder(self) -> "Sam":
+        """The same SAM with a mask decoder of its own, to be tuned; the encoders are shared, not copied."""
+        shared = {id(part): part for part in (self.network.image_encoder, self.network.prompt_encoder)}
+        return Sam(copy.deepcopy(self.network, shared), name=self.name, device=self.device)
+
+    def encoder_digest(self) -> str:
+        """SHA-256 in hexadecimal of the image encoder's weights: what an embedding depends on beside its window."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.network.image_encoder.state_dict().items()):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
 
     def encode(self, batch: Tensor) -> Tensor:
         """Embedding float32 [B, C, g, g] of RGB windows float32 [B, 3, S, S] in 0..1; keeps gradients."""

@@ -5,6 +5,9 @@ logit beyond that is its surplus: tumour, or else tissue like that of no negativ
 themselves, so what counts as usual is what the next negative slide would stay below (mean and three standard
 deviations of a prediction).
 
+Besides, every piece must have a core that only a small share of the tissue of negative slides would reach (``core``).
+That share is bounded for a new slide by conformal risk control (Angelopoulos et al., ICLR 2024).
+
 The threshold is where the expected Dice is highest: the surplus above it is what is found, the largest surplus above
 any threshold is what there is to find.
 """
@@ -14,11 +17,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 _BINS = 200
 _CANDIDATES = 2000
 #: Thresholds that a negative slide may exceed with more of its tissue are not looked at.
 _MOST_USUAL = 0.5
+#: What a piece without a core becomes: just no foreground.
+_BELOW = np.float32(0.49)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +71,60 @@ class Calibration:
             called_share=float(called[best]),
             false_positive_share=float(np.mean([(slide >= threshold).mean() for slide in negatives])),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """The logit that the core of a piece must reach, and what that means for slides without tumour.
+
+    ``measured`` is the mean share of the tissue of the ``slides`` negative slides at or above ``threshold``,
+    ``guaranteed`` a bound on the expected share of a new negative slide, ``slides_needed`` how many negative slides
+    it takes until the bound is the share that was asked for.
+    """
+
+    threshold: float
+    measured: float
+    guaranteed: float
+    slides: int
+    slides_needed: int
+
+
+def core(negatives: Sequence[NDArray[np.float32]], *, alpha: float) -> Core:
+    """The lowest logit that at most a share ``alpha`` of the tissue of negative slides reaches, with its bound.
+
+    The loss of a slide, the share of its tissue at or above the logit, falls with the logit and is at most 1; so for a
+    new slide that could as well have been one of the n, judged like them, the expected loss is at most (n r + 1) /
+    (n + 1), where r is the mean that the n were held to (conformal risk control). With 1 / alpha - 1 slides or more,
+    r is lowered so that this bound is alpha itself; with fewer no threshold can promise alpha, and r is alpha.
+
+    Args:
+        negatives: Logits of the tissue of at least one slide, [N] each, by classifiers that did not see the slide.
+        alpha: Share 0..1.
+    """
+    count = len(negatives)
+    needed = int(np.ceil(1 / alpha - 1 - 1e-9))
+    most = ((count + 1) * alpha - 1) / count if count >= needed else alpha
+    values = np.unique(np.concatenate([slide[slide >= np.quantile(slide, 0.5)] for slide in negatives]))
+    candidates = np.append(values, np.nextafter(values[-1], np.float32(np.inf))).astype(np.float64)
+    shares = np.mean([_share_above(slide, candidates) for slide in negatives], axis=0)
+    chosen = int(np.argmax(shares <= most + 1e-12))
+    return Core(
+        threshold=float(candidates[chosen]),
+        measured=float(shares[chosen]),
+        guaranteed=float(min(1.0, (count * most + 1) / (count + 1))),
+        slides=count,
+        slides_needed=needed,
+    )
+
+
+def cored(cam: NDArray[np.float32], *, least: float) -> NDArray[np.float32]:
+    """The CAM float32 [rows, columns] with its pieces (0.5 and above) that nowhere reach ``least`` put below 0.5."""
+    pieces, count = ndimage.label(cam >= 0.5, structure=np.ones((3, 3)))
+    if not count:
+        return cam
+    peaks = np.concatenate([[1.0], ndimage.maximum(cam, pieces, np.arange(1, count + 1))])
+    kept: NDArray[np.float32] = np.where(peaks[pieces] >= least, cam, np.minimum(cam, _BELOW)).astype(np.float32)
+    return kept
 
 
 def level(negatives: Sequence[NDArray[np.float32]]) -> tuple[float, float]:

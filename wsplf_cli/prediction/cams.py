@@ -13,7 +13,7 @@ from wsplf_cli.runtime import autocast
 from wsplf_cli.schema import TissueMask
 from wsplf_cli.slides import Slide
 
-HALO_CELLS = 8
+HALO_CELLS = 6
 #: The CAM is smoothed by a Gaussian of this width: two cells, the size of a large nucleus at 1 um per pixel.
 SMOOTH_CELLS = 2.0
 
@@ -49,6 +49,7 @@ def heat_map(
     block_px: int,
     device: torch.device,
     batch: int = 4,
+    turns: int = 1,
 ) -> HeatMap:
     """The CAM of a network over the tissue of a slide.
 
@@ -64,6 +65,7 @@ def heat_map(
         block_px: Side of a block with its border, a multiple of the stride; the side of a training tile or more.
         device: Where the network is.
         batch: Blocks in one pass.
+        turns: Quarter turns over which the CAM is averaged: 1 for none, or 4.
     """
     stride = network.backbone.stride
     downsample = stride * mpp / mpp_slide
@@ -86,7 +88,7 @@ def heat_map(
                 for block in some
             ]
         )
-        values = _cam(network, tiles, device=device)
+        values = _cam(network, tiles, device=device, turns=turns)
         for block, cam in zip(some, values, strict=True):
             height, width = block.bottom - block.top, block.right - block.left
             logits[:, block.top : block.bottom, block.left : block.right] = cam[
@@ -125,8 +127,12 @@ def _blocks(inside: NDArray[np.bool_], side: int) -> Iterator[_Block]:
 
 
 @torch.no_grad()
-def _cam(network: MilNetwork, tiles: NDArray[np.uint8], *, device: torch.device) -> NDArray[np.float32]:
-    """CAM logits float32 [B, C, h, w] of tiles uint8 [B, H, W, 3]."""
+def _cam(network: MilNetwork, tiles: NDArray[np.uint8], *, device: torch.device, turns: int) -> NDArray[np.float32]:
+    """CAM logits float32 [B, C, h, w] of square tiles uint8 [B, H, W, 3], the mean over quarter turns, in one pass."""
+    upright = as_batch(tiles).to(device)
+    turned = torch.cat([torch.rot90(upright, turn, (2, 3)) for turn in range(turns)])
     with autocast(device):
-        logits: NDArray[np.float32] = network.cam(as_batch(tiles).to(device)).float().cpu().numpy()
+        cams = network.cam(turned).float().chunk(turns)
+    back = torch.stack([torch.rot90(cam, -turn, (2, 3)) for turn, cam in enumerate(cams)])
+    logits: NDArray[np.float32] = back.mean(dim=0).cpu().numpy()
     return logits

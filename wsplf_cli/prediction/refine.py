@@ -1,16 +1,16 @@
 """From a calibrated CAM to masks with outlines: SAM is prompted in overlapping windows, its masks vote with the CAM."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from wsplf_cli.models.sam import Sam
-from wsplf_cli.prompts import FOREGROUND, Strategy
-from wsplf_cli.schema import TileMask
+from wsplf_cli.prompts import FOREGROUND
+from wsplf_cli.schema import Prompt, TileMask
 from wsplf_cli.slides import Slide
 
 #: One pixel of the votes is this many pixels of a window: SAM's own masks are coarser than the window.
@@ -39,6 +39,46 @@ class Refined:
 
 
 @dataclass(frozen=True, slots=True)
+class Window:
+    """A square of a slide, not read yet: ``side_px`` pixels of ``downsample`` level-0 pixels from (x, y) on."""
+
+    slide: Slide
+    x_px0: float
+    y_px0: float
+    side_px: int
+    downsample: float
+
+    def read(self) -> NDArray[np.uint8]:
+        """Its pixels uint8 [S, S, 3], RGB."""
+        size_px = (self.side_px, self.side_px)
+        return self.slide.read(self.x_px0, self.y_px0, size_px=size_px, downsample=self.downsample)
+
+
+@dataclass(frozen=True, slots=True)
+class Votes:
+    """What is said of one window, all float32 [S, S].
+
+    ``vote`` 0..1 is foreground from 0.5 on, ``score`` the sum of SAM's estimates of the IoU of the masks that cover a
+    pixel, ``count`` the number of these masks.
+    """
+
+    vote: NDArray[np.float32]
+    score: NDArray[np.float32]
+    count: NDArray[np.float32]
+
+
+class Refiner(Protocol):
+    """Gives the CAM of a window its outline."""
+
+    @property
+    def side_px(self) -> int:
+        """Side of the windows that it wants, in pixels."""
+
+    def __call__(self, window: Window, cam: NDArray[np.float32], rng: np.random.Generator) -> Votes:
+        """The votes on a window with the CAM float32 [S, S] in 0..1, foreground from 0.5 on."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Sums:
     """Running sums over the windows of a part, each float32 [rows, columns]."""
 
@@ -52,12 +92,11 @@ class _Sums:
 def refine(
     slide: Slide,
     cam: NDArray[np.float32],
-    sam: Sam,
+    refiner: Refiner,
     *,
     cell_px0: float,
     mpp: float,
     mpp_slide: float,
-    strategy: Strategy,
     rng: np.random.Generator,
 ) -> Iterator[Refined]:
     """Refine the foreground of a slide's CAM; one part for each group of touching windows.
@@ -65,19 +104,26 @@ def refine(
     Args:
         slide: An open slide.
         cam: Float32 [rows, columns] in 0..1, foreground from 0.5 on, one cell ``cell_px0`` level-0 pixels wide.
-        sam: The model that is prompted, in windows of its own side.
+        refiner: Judges windows of its own side.
         cell_px0: See ``cam``.
         mpp: Micrometres per pixel of the windows.
         mpp_slide: Micrometres per pixel at level 0.
-        strategy: Makes prompts from the CAM of a window.
-        rng: For the strategy.
+        rng: For the refiner's prompts.
     """
-    side_px0 = sam.side_px * mpp / mpp_slide
-    groups = _groups(cam, side=side_px0 / cell_px0)
-    for group in groups:
-        yield _refine_group(
-            slide, cam, sam, group, cell_px0=cell_px0, mpp=mpp, mpp_slide=mpp_slide, strategy=strategy, rng=rng
-        )
+    for group in windows_on(slide, cam, side_px=refiner.side_px, cell_px0=cell_px0, mpp=mpp, mpp_slide=mpp_slide):
+        yield _refine_group(group, cam, refiner, cell_px0=cell_px0, rng=rng)
+
+
+def windows_on(
+    slide: Slide, cam: NDArray[np.float32], *, side_px: int, cell_px0: float, mpp: float, mpp_slide: float
+) -> list[list[Window]]:
+    """Overlapping windows over the foreground of a slide's CAM, in groups that touch; arguments as ``refine``."""
+    vote_px0 = VOTE_PX * mpp / mpp_slide
+    groups = []
+    for corners in _groups(cam, side=side_px * mpp / mpp_slide / cell_px0):
+        places = np.round(corners * cell_px0 / vote_px0) * vote_px0
+        groups.append([Window(slide, float(x), float(y), side_px, mpp / mpp_slide) for x, y in places])
+    return groups
 
 
 def best_mask(masks: list[TileMask], cam: NDArray[np.float32]) -> tuple[TileMask, float]:
@@ -86,12 +132,16 @@ def best_mask(masks: list[TileMask], cam: NDArray[np.float32]) -> tuple[TileMask
     The agreement is the Dice of the mask with the CAM above half its threshold, taken as weights: it punishes what
     the mask misses and what it adds. SAM's own estimate counts as much as the agreement in the choice.
     """
-    weights = np.clip((cam - 0.25) / 0.5, 0.0, 1.0)
-    total = float(weights.sum())
-    agreements = [2 * float(weights[mask.mask].sum()) / max(1e-6, total + float(mask.mask.sum())) for mask in masks]
-    ranked = [agreement * (0.5 + 0.5 * mask.score) for agreement, mask in zip(agreements, masks, strict=True)]
+    agreements = [agreement(mask.mask, cam) for mask in masks]
+    ranked = [agreed * (0.5 + 0.5 * mask.score) for agreed, mask in zip(agreements, masks, strict=True)]
     best = int(np.argmax(ranked))
     return masks[best], agreements[best]
+
+
+def agreement(mask: NDArray[np.bool_], cam: NDArray[np.float32]) -> float:
+    """Dice 0..1 of a mask with the CAM above half its threshold, taken as weights."""
+    weights = np.clip((cam - 0.25) / 0.5, 0.0, 1.0)
+    return 2 * float(weights[mask].sum()) / max(1e-6, float(weights.sum()) + float(mask.sum()))
 
 
 def _groups(cam: NDArray[np.float32], *, side: float) -> list[NDArray[np.float64]]:
@@ -118,37 +168,29 @@ def _groups(cam: NDArray[np.float32], *, side: float) -> list[NDArray[np.float64
 
 
 def _refine_group(
-    slide: Slide,
+    windows: Sequence[Window],
     cam: NDArray[np.float32],
-    sam: Sam,
-    corners: NDArray[np.float64],
+    refiner: Refiner,
     *,
     cell_px0: float,
-    mpp: float,
-    mpp_slide: float,
-    strategy: Strategy,
     rng: np.random.Generator,
 ) -> Refined:
-    side = sam.side_px // VOTE_PX
-    vote_px0 = VOTE_PX * mpp / mpp_slide
-    places = np.round(corners * cell_px0 / vote_px0).astype(np.intp)
+    side = refiner.side_px // VOTE_PX
+    vote_px0 = VOTE_PX * windows[0].downsample
+    places = np.array([(round(one.x_px0 / vote_px0), round(one.y_px0 / vote_px0)) for one in windows], np.intp)
     first = places.min(axis=0)
     width, height = places.max(axis=0) - first + side
     sums = _Sums(*(np.zeros((height, width), np.float32) for _ in range(5)))
     weight = _window_weight(side)
-    for x, y in places:
-        x_px0, y_px0 = x * vote_px0, y * vote_px0
-        rgb = slide.read(x_px0, y_px0, size_px=(sam.side_px, sam.side_px), downsample=mpp / mpp_slide)
-        local = crop(
-            cam, x=x_px0 / cell_px0, y=y_px0 / cell_px0, side=sam.side_px * mpp / mpp_slide / cell_px0, size=sam.side_px
-        )
-        vote, score, masks = _window_vote(sam, rgb, local, strategy=strategy, rng=rng)
+    for window, (x, y) in zip(windows, places, strict=True):
+        local = cam_of(window, cam, cell_px0=cell_px0, size=refiner.side_px)
+        votes = refiner(window, local, rng)
         part = np.s_[y - first[1] : y - first[1] + side, x - first[0] : x - first[0] + side]
         sums.weight[part] += weight
-        sums.vote[part] += weight * _shrink(vote)
+        sums.vote[part] += weight * _shrink(votes.vote)
         sums.cam[part] += weight * _shrink(local)
-        sums.score[part] += weight * _shrink(score)
-        sums.masks[part] += weight * _shrink(masks)
+        sums.score[part] += weight * _shrink(votes.score)
+        sums.masks[part] += weight * _shrink(votes.count)
     total = np.maximum(sums.weight, 1e-6)
     return Refined(
         origin_px0=(float(first[0] * vote_px0), float(first[1] * vote_px0)),
@@ -159,16 +201,10 @@ def _refine_group(
     )
 
 
-def _window_vote(
-    sam: Sam, rgb: NDArray[np.uint8], cam: NDArray[np.float32], *, strategy: Strategy, rng: np.random.Generator
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """Vote, sum of SAM's estimates, and number of masks at each pixel of one window, float32 [S, S]."""
+def vote_with(cam: NDArray[np.float32], prompts: Sequence[Prompt], answers: Sequence[list[TileMask]]) -> Votes:
+    """The CAM's votes joined by those of SAM's masks, ``answers`` to ``prompts``; a mask that disagrees is refused."""
     vote, score, count = cam.copy(), np.zeros_like(cam), np.zeros_like(cam)
-    prompts = strategy(cam, rng)
-    if not prompts:
-        return vote, score, count
     pieces, _ = ndimage.label(cam >= FOREGROUND, structure=np.ones((3, 3)))
-    answers = sam.prompt(sam.embed(rgb), prompts)
     union = np.zeros(cam.shape, bool)
     refused = np.zeros(cam.shape, bool)
     for prompt, masks in zip(prompts, answers, strict=True):
@@ -176,8 +212,8 @@ def _window_vote(
         numbers = np.setdiff1d(np.unique(pieces[inside[:, 1], inside[:, 0]]), [0])
         own = np.isin(pieces, numbers)
         others = (pieces > 0) & ~own
-        mask, agreement = best_mask(masks, np.where(others, np.float32(0.5), cam) if others.any() else cam)
-        if agreement < LEAST_AGREEMENT:
+        mask, agreed = best_mask(masks, np.where(others, np.float32(0.5), cam) if others.any() else cam)
+        if agreed < LEAST_AGREEMENT:
             refused |= own
             continue
         union |= mask.mask
@@ -185,7 +221,13 @@ def _window_vote(
         count += mask.mask
     voted = ~refused
     vote[voted] = (1 - SAM_WEIGHT) * cam[voted] + SAM_WEIGHT * union[voted]
-    return vote, score, count
+    return Votes(vote, score, count)
+
+
+def cam_of(window: Window, cam: NDArray[np.float32], *, cell_px0: float, size: int) -> NDArray[np.float32]:
+    """A window's part of a slide's CAM, float32 [size, size]."""
+    side = window.side_px * window.downsample / cell_px0
+    return crop(cam, x=window.x_px0 / cell_px0, y=window.y_px0 / cell_px0, side=side, size=size)
 
 
 def crop(cam: NDArray[np.float32], *, x: float, y: float, side: float, size: int) -> NDArray[np.float32]:

@@ -13,7 +13,7 @@ from wsplf_cli.backends import Project
 from wsplf_cli.config import EvaluateOptions, ProjectOptions
 from wsplf_cli.errors import ConfigError, ProjectError, SlideError
 from wsplf_cli.geometry import union
-from wsplf_cli.metrics import Overlap, boundary_f1, fp_share, overlap
+from wsplf_cli.metrics import Overlap, auroc, boundary_f1, fp_share, overlap, polygon_ious
 from wsplf_cli.qupath import geojson
 from wsplf_cli.review import marks_of
 from wsplf_cli.schema import Annotation, Entry, Tracker
@@ -26,10 +26,17 @@ TruthOf = Callable[[Entry], BaseGeometry | None]
 
 SUFFIXES = (".geojson", ".geojson.gz")
 
+CONFIDENCE = "wsplf: confidence"
+#: A polygon is good from this IoU on with what it shows of the truth.
+GOOD_IOU = 0.5
+
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What was measured on one entry; areas in um2. ``label`` is the word of the project, None where it has none."""
+    """What was measured on one entry; areas in um2. ``label`` is the word of the project, None where it has none.
+
+    ``polygons`` are the confidence and the IoU of each polygon that states a confidence.
+    """
 
     entry: Entry
     label: str | None
@@ -37,6 +44,7 @@ class Score:
     overlap: Overlap
     boundary_f1: float
     tissue_um2: float
+    polygons: tuple[tuple[float, float], ...] = ()
 
     @property
     def document(self) -> dict[str, Any]:
@@ -65,15 +73,16 @@ def evaluate(project: Project, entries: Sequence[Entry], options: EvaluateOption
 
     Returns:
         ``entries``: name, label (the word in the project), dice, iou, boundary_f1, fp_share (None without tissue),
-        truth_um2, predicted_um2; ``mean_dice`` over the positive slides; ``pooled_dice`` and ``pooled_iou`` of the
-        areas of all slides; ``negative_fp_share`` of the tissue of all negative slides; None where there are none;
-        ``skipped`` and ``failed``: name and reason.
+        truth_um2, predicted_um2; ``mean_dice`` and ``mean_boundary_f1`` over the positive slides; ``pooled_dice`` and
+        ``pooled_iou`` of the areas of all slides; ``negative_fp_share`` of the tissue of all negative slides, and
+        ``negative_tissue_um2``; None where there are none; ``confidence``: how well it tells good polygons from bad
+        ones; ``skipped`` and ``failed``: name and reason.
 
     Raises:
         ConfigError: there is no such truth.
         ProjectError: no entry could be measured, or the project that holds the truth cannot be read.
     """
-    truth_of = _truth(options)
+    truth_of = truth_reader(options)
     scores: list[Score] = []
 
     def work(entry: Entry) -> Mapping[str, float] | Skipped:
@@ -105,16 +114,37 @@ def evaluate(project: Project, entries: Sequence[Entry], options: EvaluateOption
 
 def _totals(scores: Sequence[Score]) -> dict[str, Any]:
     """The document of ``evaluate --json`` without what was left out."""
-    positive = [score.overlap.dice for score in scores if score.positive]
+    positive = [score for score in scores if score.positive]
     negative = [score for score in scores if not score.positive]
     pooled = sum((score.overlap for score in scores), Overlap())
     on_negative = sum((score.overlap for score in negative), Overlap())
     return {
         "entries": [score.document for score in scores],
-        "mean_dice": sum(positive) / len(positive) if positive else None,
+        "mean_dice": sum(score.overlap.dice for score in positive) / len(positive) if positive else None,
         "pooled_dice": pooled.dice,
         "pooled_iou": pooled.iou,
+        "mean_boundary_f1": sum(score.boundary_f1 for score in positive) / len(positive) if positive else None,
         "negative_fp_share": fp_share(on_negative, tissue=sum(score.tissue_um2 for score in negative)),
+        "negative_tissue_um2": sum(score.tissue_um2 for score in negative),
+        "confidence": _confidence([polygon for score in scores for polygon in score.polygons]),
+    }
+
+
+def _confidence(polygons: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    """``polygons`` and how many of them are ``bad``; the ``auroc`` of the confidence; ``bad_in_lowest_third``.
+
+    The last is the share of the bad ones that is in the third with the lowest confidence: what a person finds who
+    looks at a third.
+    """
+    ranked = sorted(polygons)
+    good = [iou >= GOOD_IOU for _, iou in ranked]
+    bad = len(good) - sum(good)
+    lowest = len(good) // 3
+    return {
+        "polygons": len(good),
+        "bad": bad,
+        "auroc": auroc([confidence for confidence, _ in ranked], good),
+        "bad_in_lowest_third": (lowest - sum(good[:lowest])) / bad if bad else None,
     }
 
 
@@ -127,7 +157,8 @@ def _score(project: Project, entry: Entry, truth: BaseGeometry, options: Evaluat
     slide, calibration = entry_slide(entry, mpp_override=options.project.mpp_override)
     if calibration.warning:
         tracker.say(f"warning: {calibration.warning}")
-    predicted = union(one.shape for one in project.annotations(entry.id) if _is_measured(one, options))
+    measured = [one for one in project.annotations(entry.id) if _is_measured(one, options)]
+    predicted = union(one.shape for one in measured)
     mpp = calibration.mpp
     labelled_negative = _is_negative(entry, options.project)
     if labelled_negative and not truth.is_empty:
@@ -139,7 +170,15 @@ def _score(project: Project, entry: Entry, truth: BaseGeometry, options: Evaluat
         overlap=overlap(truth, predicted, unit=mpp**2),
         boundary_f1=boundary_f1(truth, predicted, tolerance=options.tolerance_um / mpp),
         tissue_um2=tissue_um2(tissue_mask(slide, mpp_slide=mpp), mpp_slide=mpp),
+        polygons=_polygons(measured, truth),
     )
+
+
+def _polygons(measured: Sequence[Annotation], truth: BaseGeometry) -> tuple[tuple[float, float], ...]:
+    """The confidence and the IoU of each polygon that states a confidence."""
+    stated = [one for one in measured if CONFIDENCE in one.measurements]
+    ious = polygon_ious([one.shape for one in stated], truth)
+    return tuple((one.measurements[CONFIDENCE], iou) for one, iou in zip(stated, ious, strict=True))
 
 
 def _is_measured(annotation: Annotation, options: EvaluateOptions) -> bool:
@@ -163,7 +202,7 @@ def _word(entry: Entry, options: ProjectOptions) -> str | None:
     return next((word for word in written if word in words), words[0])
 
 
-def _truth(options: EvaluateOptions) -> TruthOf:
+def truth_reader(options: EvaluateOptions) -> TruthOf:
     """How to get the truth that ``--truth`` names: a project, or a folder of GeoJSON files."""
     path = options.truth
     if path.suffix == ".qpproj" or (path / "project.qpproj").is_file():

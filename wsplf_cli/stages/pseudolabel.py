@@ -1,46 +1,42 @@
 """``wsplf pseudolabel``: from slide labels to polygons that a pathologist can review."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from uuid import uuid4
+import time
+from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import asdict, dataclass
+from types import ModuleType
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
-from shapely import Polygon
 
 from wsplf_cli import plugins
 from wsplf_cli.backends import Project
+from wsplf_cli.cache import Store
 from wsplf_cli.config import PseudolabelOptions
-from wsplf_cli.errors import ProjectError
-from wsplf_cli.files import replacing
-from wsplf_cli.geometry import mask_polygons, rasterise
+from wsplf_cli.errors import ConfigError, ProjectError
 from wsplf_cli.models.backbone import build_backbone
 from wsplf_cli.models.mil import MilNetwork
 from wsplf_cli.models.sam import Sam, load_sam
-from wsplf_cli.prediction.calibration import Calibration, calibrate, level
-from wsplf_cli.prediction.cams import HeatMap, heat_map
-from wsplf_cli.prediction.refine import Refined, refine
+from wsplf_cli.prediction import refiners
+from wsplf_cli.prediction.calibration import Calibration, Core, calibrate, core, cored
+from wsplf_cli.prediction.embeddings import Embedder
+from wsplf_cli.prediction.tile_scale import tile_cam
 from wsplf_cli.prompts import Strategy
 from wsplf_cli.runtime import pick_device, seed_everything
-from wsplf_cli.schema import Annotation, Entry, EntryResult, StageReport, Tracker
+from wsplf_cli.schema import Entry, EntryResult, StageReport, Tracker
 from wsplf_cli.slides import entry_slide
-from wsplf_cli.stages import Run, Skipped, done, each, merge, start_run
-from wsplf_cli.stages._bags import Prepared, folds_of, tile_sources
-from wsplf_cli.stages._own import without
-from wsplf_cli.stages._review import REVIEWED, read_review, write_polygons
+from wsplf_cli.stages import Run, done, each, merge, start_run
+from wsplf_cli.stages._bags import Prepared
+from wsplf_cli.stages._cams import Looked, Networks, fit_committee, look, place_committee, tissue_of
+from wsplf_cli.stages._learning import learning_key
+from wsplf_cli.stages._outline import Cams, writer
+from wsplf_cli.stages._review import read_review
+from wsplf_cli.stages._rounds import tune_rounds
 from wsplf_cli.stages.labels import require_both
 from wsplf_cli.tiles import make_grid, tissue_mask, tissue_um2
-from wsplf_cli.training.mil import Bag, MilSettings, fit, steps_of
 
 #: Tiles overlap by half, so that whatever is cut by one is in the middle of another.
 TILE_OVERLAP = 0.5
-#: Outlines are simplified by this much: under a third of a nucleus.
-TOLERANCE_UM = 1.5
-#: Smaller holes are filled: a lumen belongs to its gland, a vessel of this size is no border.
-MIN_HOLE_UM2 = 2000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +45,31 @@ class Parts:
 
     sam: Sam
     strategy: Strategy
-    network: Callable[[], MilNetwork]
+    networks: Networks
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What the slide labels taught: the CAM logits of every slide, and the ``seconds`` that it took."""
+
+    prepared: list[Prepared]
+    folds: list[dict[str, int]]
+    looked: dict[str, Looked]
+    results: list[EntryResult]
+    seconds: float
+
+
+Memory = MutableMapping[str, Learned]
+"""What earlier runs on the same entries learned, by the options that it depends on."""
 
 
 def pseudolabel(
-    project: Project, entries: Sequence[Entry], options: PseudolabelOptions, tracker: Tracker
+    project: Project,
+    entries: Sequence[Entry],
+    options: PseudolabelOptions,
+    tracker: Tracker,
+    *,
+    memory: Memory | None = None,
 ) -> StageReport:
     """Learn from slide labels where the tumour is, and write it as pending pseudo-labels into the positive slides.
 
@@ -64,6 +80,7 @@ def pseudolabel(
         entries: With their labels resolved.
         options: All that can be chosen.
         tracker: Where progress is told.
+        memory: Of earlier runs on these entries in this process: what they learned is not learned again.
 
     Raises:
         ProjectError: no slide of one of the classes can be used, or the project cannot be written.
@@ -84,21 +101,75 @@ def pseudolabel(
         dry_run=options.run.dry_run,
     )
     with run:
-        prepared, first = _tile(project, used, options, tracker)
-        fold_of = folds_of(prepared, folds=options.folds, rng=rng)
-        networks = _fit(prepared, fold_of, parts, options=options, rng=rng, device=device, run=run, tracker=tracker)
-        looked, second = _look(prepared, fold_of, networks, options=options, device=device, tracker=tracker)
-        prepared = [one for one in prepared if one.entry.id in looked]
-        calibration = _calibrate(prepared, looked, tracker=tracker)
+        learned = _recall(memory, options)
+        if learned is None:
+            learned = _learn(project, used, parts, options=options, rng=rng, device=device, run=run, tracker=tracker)
+            _keep(memory, options, learned)
+        prepared = [one for one in learned.prepared if one.entry.id in learned.looked]
+        cell_px0 = {entry_id: heat.mean.downsample for entry_id, heat in learned.looked.items()}
+        cams, details = _scaled(prepared, learned.looked, options=options, tracker=tracker)
+        store = Store(
+            None if run.folder is None else project.folder / "wsplf" / "cache" / "embeddings",
+            most_bytes=round(options.cache_gb * 1e9),
+        )
+        embed = Embedder(parts.sam, store)
+        sam = parts.sam
+        if options.rounds:
+            tuned = tune_rounds(
+                parts.sam,
+                [one for one in prepared if one.positive],
+                cams,
+                cell_px0=cell_px0,
+                embed=embed,
+                strategy=parts.strategy,
+                options=options,
+                run=run,
+                tracker=tracker,
+            )
+            sam = tuned.sam
+            details["round_windows"] = list(tuned.windows)
+        refiner = refiners.build(options.refiner, sam=sam, embed=embed, strategy=parts.strategy)
         last = each(
             [one.entry for one in prepared],
-            _writer(
-                project, prepared, looked, calibration, parts=parts, options=options, run=run, rng=rng, tracker=tracker
-            ),
+            writer(project, prepared, cams, cell_px0=cell_px0, refiner=refiner, options=options, run=run),
             tracker=tracker,
             name="polygons",
         )
-        return run.finish(merge(first, second, last), details=_details(calibration, fold_of))
+        details |= {"folds": learned.folds, "learn_seconds": learned.seconds, "embedded": embed.computed}
+        return run.finish(merge(learned.results, last), details=details)
+
+
+def _recall(memory: Memory | None, options: PseudolabelOptions) -> Learned | None:
+    return None if memory is None else memory.get(learning_key(options))
+
+
+def _keep(memory: Memory | None, options: PseudolabelOptions, learned: Learned) -> None:
+    if memory is not None:
+        memory[learning_key(options)] = learned
+
+
+def _learn(
+    project: Project,
+    used: Sequence[Entry],
+    parts: Parts,
+    *,
+    options: PseudolabelOptions,
+    rng: np.random.Generator,
+    device: torch.device,
+    run: Run,
+    tracker: Tracker,
+) -> Learned:
+    """Tiles, classifiers and CAMs of the slides."""
+    began = time.monotonic()
+    prepared, first = _tile(project, used, options, tracker)
+    committees = [
+        fit_committee(prepared, parts.networks, options=options, rng=rng, device=device, run=run, tracker=tracker)
+    ]
+    if options.places:
+        committees.append(place_committee(prepared, parts.networks, rng=rng, device=device, tracker=tracker))
+    looked, second = look(prepared, committees, options=options, device=device, tracker=tracker)
+    folds = [dict(committee.fold_of) for committee in committees]
+    return Learned(prepared, folds, looked, merge(first, second), time.monotonic() - began)
 
 
 def _say_left_out(entries: Sequence[Entry], used: Sequence[Entry], tracker: Tracker) -> None:
@@ -112,16 +183,31 @@ def _say_left_out(entries: Sequence[Entry], used: Sequence[Entry], tracker: Trac
 
 
 def _load(options: PseudolabelOptions, device: torch.device) -> Parts:
+    if options.rounds and options.refiner not in ("sam", "sam-alone"):
+        raise ConfigError(
+            f"--rounds {options.rounds} tunes SAM, which --refiner {options.refiner} does not use",
+            hint="--rounds 0, or --refiner sam",
+        )
     head = plugins.load("heads", options.head)
     strategy: Strategy = plugins.load("prompts", options.prompts).build()
     sam = load_sam(options.sam, checkpoint=options.sam_checkpoint, device=device)
 
-    def network() -> MilNetwork:
-        backbone = build_backbone(options.backbone, weights=options.backbone_weights, adl=True)
-        return MilNetwork(backbone, head.build(backbone.channels, 1))
+    networks = Networks(
+        mil=lambda: _network(options, head),
+        frozen=lambda: build_backbone(options.backbone, weights=options.backbone_weights).to(device).eval(),
+    )
+    networks.mil()
+    return Parts(sam, strategy, networks)
 
-    network()
-    return Parts(sam, strategy, network)
+
+def _network(options: PseudolabelOptions, head: ModuleType) -> MilNetwork:
+    backbone = build_backbone(
+        options.backbone,
+        weights=options.backbone_weights,
+        adl=options.adl,
+        high_frequency=options.high_frequency,
+    )
+    return MilNetwork(backbone, head.build(backbone.channels, 1))
 
 
 def _tile(
@@ -160,106 +246,12 @@ def _tile(
     return usable, results
 
 
-def _fit(
-    prepared: Sequence[Prepared],
-    fold_of: Mapping[str, int],
-    parts: Parts,
-    *,
-    options: PseudolabelOptions,
-    rng: np.random.Generator,
-    device: torch.device,
-    run: Run,
-    tracker: Tracker,
-) -> list[MilNetwork]:
-    """One classifier for each fold, trained on the slides of the others; with a single fold, on all."""
-    sources = tile_sources(prepared)
-    bags = [
-        Bag(one.entry.id, sources[one.entry.id], np.array([float(one.positive)], np.float32), known=one.known)
-        for one in prepared
-    ]
-    settings = MilSettings(epochs=options.epochs)
-    folds = sorted(set(fold_of.values()))
-    learning = [[bag for bag in bags if len(folds) == 1 or fold_of[bag.entry_id] != fold] for fold in folds]
-    tracker.start("MIL", sum(steps_of(some, settings) for some in learning))
-    networks, losses = [], {}
-    for fold, some in zip(folds, learning, strict=True):
-        torch.manual_seed(options.run.seed + fold)
-        network = parts.network().to(device)
-        curve = fit(network, some, settings=settings, rng=rng, device=device, track=tracker)
-        losses[f"fold {fold + 1}"] = curve.loss
-        networks.append(network)
-        run.curve("MIL loss", x=range(1, options.epochs + 1), y=losses)
-    return networks
-
-
-@dataclass(frozen=True, slots=True)
-class Looked:
-    """CAM logits of one slide: ``unseen`` by the classifier that did not learn from it, ``mean`` by all of them."""
-
-    unseen: HeatMap
-    mean: HeatMap
-
-
-def _look(
-    prepared: Sequence[Prepared],
-    fold_of: Mapping[str, int],
-    networks: Sequence[MilNetwork],
-    *,
-    options: PseudolabelOptions,
-    device: torch.device,
-    tracker: Tracker,
-) -> tuple[dict[str, Looked], list[EntryResult]]:
-    """The CAMs of every slide, each classifier's logits in spreads of those of negatives that it did not see."""
-    by_id = {one.entry.id: one for one in prepared}
-    raw: dict[str, list[HeatMap]] = {}
-
-    def look(entry: Entry) -> Mapping[str, float]:
-        one = by_id[entry.id]
-        raw[entry.id] = [
-            heat_map(
-                one.slide(),
-                one.tissue,
-                network,
-                mpp=options.tiles.mpp,
-                mpp_slide=one.mpp_slide,
-                block_px=block_side(options.tiles.tile_px),
-                device=device,
-            )
-            for network in networks
-        ]
-        return {}
-
-    results = each([one.entry for one in prepared], look, tracker=tracker, name="CAM")
-    levels = []
-    for number in range(len(networks)):
-        negatives = [one.entry.id for one in prepared if not one.positive and one.entry.id in raw]
-        unseen = [entry_id for entry_id in negatives if fold_of[entry_id] == number]
-        levels.append(level([_known(raw[entry_id][number]) for entry_id in unseen or negatives]))
-    looked = {}
-    for entry_id, maps in raw.items():
-        even = [(one.logits - centre) / spread for one, (centre, spread) in zip(maps, levels, strict=True)]
-        size = maps[0].downsample
-        looked[entry_id] = Looked(HeatMap(even[fold_of[entry_id]], size), HeatMap(np.mean(even, axis=0), size))
-    return looked, results
-
-
-def block_side(tile_px: int) -> int:
-    """Side of the blocks in which a slide is looked at: two tiles or more, a multiple of every network's stride."""
-    return max(256, -(-2 * tile_px // 32) * 32)
-
-
-def _known(heat: HeatMap) -> NDArray[np.float32]:
-    """The logits of the tissue, float32 [N]."""
-    values: NDArray[np.float32] = heat.logits[0][~np.isnan(heat.logits[0])]
-    return values
-
-
 def _calibrate(prepared: Sequence[Prepared], looked: Mapping[str, Looked], *, tracker: Tracker) -> Calibration:
     """Choose the threshold of the mean CAM, and say what it means."""
 
     def logits(*, positive: bool, unseen: bool) -> list[NDArray[np.float32]]:
         of_kind = [looked[one.entry.id] for one in prepared if one.positive is positive]
-        return [_known(one.unseen if unseen else one.mean) for one in of_kind]
+        return [tissue_of((one.unseen if unseen else one.mean).logits[0]) for one in of_kind]
 
     judged = calibrate(logits(positive=True, unseen=True), logits(positive=False, unseen=True))
     calibration = judged.carried_to(logits(positive=True, unseen=False), logits(positive=False, unseen=False))
@@ -271,135 +263,51 @@ def _calibrate(prepared: Sequence[Prepared], looked: Mapping[str, Looked], *, tr
     return calibration
 
 
-def _details(calibration: Calibration, fold_of: Mapping[str, int]) -> dict[str, object]:
-    return {
+def _core(
+    prepared: Sequence[Prepared],
+    looked: Mapping[str, Looked],
+    *,
+    alpha: float,
+    tracker: Tracker,
+) -> Core:
+    """Choose what the core of a piece must reach, and say what that guarantees and what not."""
+    negatives = [tissue_of(looked[one.entry.id].unseen.logits[0]) for one in prepared if not one.positive]
+    least = core(negatives, alpha=alpha)
+    promise = f"for a new negative slide {least.guaranteed:.1%} is guaranteed on average"
+    if least.slides < least.slides_needed:
+        promise += f"; --alpha {alpha:g} itself would take {least.slides_needed} negative slides"
+    tracker.say(
+        f"each polygon has a core that {least.measured:.2%} of the tissue of {least.slides} negative slides reaches, "
+        f"as judged by classifiers that did not see them; {promise}"
+    )
+    return least
+
+
+def _scaled(
+    prepared: Sequence[Prepared], looked: Mapping[str, Looked], *, options: PseudolabelOptions, tracker: Tracker
+) -> tuple[Cams, dict[str, object]]:
+    """The CAMs in 0..1 with their threshold at 0.5, and what is to be said of the threshold."""
+    if options.cam_scale != "cohort":
+        lowest = 0.0 if options.cam_scale == "tile-gated" else -np.inf
+
+        def by_tile(one: Prepared) -> NDArray[np.float32]:
+            heat = looked[one.entry.id].raw
+            side = round(options.tiles.tile_px * options.tiles.mpp / one.mpp_slide / heat.downsample)
+            return tile_cam(heat.logits[0], side=max(1, side), least=lowest)
+
+        return by_tile, {}
+    calibration = _calibrate(prepared, looked, tracker=tracker)
+    details: dict[str, object] = {
         "tumour_share": calibration.tumour_share,
         "called_share": calibration.called_share,
         "expected_dice": calibration.expected_dice,
         "negative_share_above_threshold": calibration.false_positive_share,
-        "folds": dict(fold_of),
     }
+    least = _core(prepared, looked, alpha=options.alpha, tracker=tracker)
+    details["core"] = asdict(least)
 
+    def by_cohort(one: Prepared) -> NDArray[np.float32]:
+        cam = calibration.cam(looked[one.entry.id].mean.logits[0])
+        return cored(cam, least=float(calibration.cam(np.array(least.threshold, np.float32))))
 
-def _writer(
-    project: Project,
-    prepared: Sequence[Prepared],
-    looked: Mapping[str, Looked],
-    calibration: Calibration,
-    *,
-    parts: Parts,
-    options: PseudolabelOptions,
-    run: Run,
-    rng: np.random.Generator,
-    tracker: Tracker,
-) -> Callable[[Entry], Mapping[str, float] | Skipped]:
-    """The last piece of work on one entry: prompts, SAM masks, polygons, written into the project."""
-    by_id = {one.entry.id: one for one in prepared}
-    seeds = {one.entry.id: int(rng.integers(2**62)) for one in prepared}
-
-    def write(entry: Entry) -> Mapping[str, float] | Skipped:
-        one = by_id[entry.id]
-        cam = calibration.cam(looked[entry.id].mean.logits[0])
-        if run.folder is not None:
-            _save_cam(cam, run.folder / "cams" / f"{entry.id}.png")
-        if entry.reviewed:
-            return Skipped(REVIEWED)
-        annotations: list[Annotation] = []
-        if one.positive:
-            annotations = outline(
-                one,
-                cam,
-                cell_px0=looked[entry.id].mean.downsample,
-                parts=parts,
-                options=options,
-                run_id=run.id,
-                rng=np.random.default_rng(seeds[entry.id]),
-                tracker=tracker,
-            )
-            settled = one.review.marks.settled
-            annotations = without(annotations, settled, min_area_px0=options.min_area_um2 / one.mpp_slide**2)
-        counts = {
-            "polygons": len(annotations),
-            "area mm2": sum(a.shape.area for a in annotations) * one.mpp_slide**2 / 1e6,
-        }
-        if options.run.dry_run:
-            return counts
-        replaced = write_polygons(project, one.review, annotations=annotations, origin="pseudolabel", run_id=run.id)
-        return counts | {"removed": replaced.removed, "kept": replaced.kept}
-
-    return write
-
-
-def outline(
-    one: Prepared,
-    cam: NDArray[np.float32],
-    *,
-    cell_px0: float,
-    parts: Parts,
-    options: PseudolabelOptions,
-    run_id: str,
-    rng: np.random.Generator,
-    tracker: Tracker,
-) -> list[Annotation]:
-    """The pseudo-labels of one positive slide from its CAM, float32 [rows, columns] in 0..1."""
-    annotations = []
-    for part in refine(
-        one.slide(),
-        cam,
-        parts.sam,
-        cell_px0=cell_px0,
-        mpp=options.tiles.mpp,
-        mpp_slide=one.mpp_slide,
-        strategy=parts.strategy,
-        rng=rng,
-    ):
-        shapes = mask_polygons(
-            part.vote >= 0.5,
-            origin_px0=part.origin_px0,
-            downsample=part.downsample,
-            tolerance_px0=TOLERANCE_UM / one.mpp_slide,
-            min_area_px0=options.min_area_um2 / one.mpp_slide**2,
-            min_hole_px0=MIN_HOLE_UM2 / one.mpp_slide**2,
-        )
-        annotations += [
-            Annotation(
-                id=uuid4(),
-                shape=shape,
-                path_class=options.project.path_class,
-                origin="pseudolabel",
-                review="pending",
-                run_id=run_id,
-                name="",
-                measurements=measure(shape, part, mpp_slide=one.mpp_slide),
-            )
-            for shape in shapes
-        ]
-    return annotations
-
-
-def measure(shape: Polygon, part: Refined, *, mpp_slide: float) -> dict[str, float]:
-    """What is said of one polygon: its confidence, what it is made of, and its area."""
-    left, top, right, bottom = shape.bounds
-    height, width = part.vote.shape
-    x, y = ((np.array([left, top]) - part.origin_px0) / part.downsample).astype(np.intp).clip(0)
-    size = np.ceil(np.array([right - left, bottom - top]) / part.downsample).astype(np.intp) + 2
-    size = np.minimum(size, (width - x, height - y))
-    origin = (part.origin_px0[0] + x * part.downsample, part.origin_px0[1] + y * part.downsample)
-    inside = rasterise([shape], origin_px0=origin, downsample=part.downsample, size_px=(int(size[0]), int(size[1])))
-    window = np.s_[y : y + size[1], x : x + size[0]]
-    vote, cam, sam = (layer[window][inside] for layer in (part.vote, part.cam, part.sam))
-    covered = sam > 0
-    return {
-        "wsplf: confidence": float(vote.mean()),
-        "wsplf: CAM": float(cam.mean()),
-        "wsplf: SAM IoU": float(sam[covered].mean()) if covered.any() else float("nan"),
-        "wsplf: SAM share": float(covered.mean()),
-        "wsplf: area um^2": float(shape.area * mpp_slide**2),
-    }
-
-
-def _save_cam(cam: NDArray[np.float32], path: Path) -> None:
-    """The CAM as an 8-bit grey PNG over the whole entry, 128 at the threshold, for the report."""
-    path.parent.mkdir(exist_ok=True)
-    with replacing(path) as part:
-        Image.fromarray((cam * 255).round().astype(np.uint8)).save(part, format="PNG")
+    return by_cohort, details

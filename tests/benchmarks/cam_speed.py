@@ -1,0 +1,165 @@
+"""CAMs and tuning epochs against the paper's flow, on this machine, with the same weights, as ratios of one run.
+
+    python tests/benchmarks/cam_speed.py [--backbone small] [--sam tiny vit_b] [--threads 1]
+
+The paper's flow: a CAM is four passes of one tile each, one for each quarter turn, each turned back and scaled as an
+image; an epoch of tuning reads every window and embeds it again. Ours: the CAM of a slide is computed in blocks, and
+the embeddings are there. Both cover all tissue of the same synthetic slide with the same networks. ``vit_b`` has random
+weights: they are as fast as any. On a CPU the time is that of the process, so that other work does not count.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from segment_anything import sam_model_registry
+
+from wsplf_cli.config import PseudolabelOptions
+from wsplf_cli.heads.gated_attention import build as build_head
+from wsplf_cli.models.backbone import build_backbone
+from wsplf_cli.models.mil import MilNetwork, as_batch
+from wsplf_cli.models.sam import Sam, load_sam
+from wsplf_cli.prediction.cams import heat_map
+from wsplf_cli.prompts import sampled
+from wsplf_cli.runtime import pick_device
+from wsplf_cli.schema import Silent
+from wsplf_cli.slides import Slide, open_slide
+from wsplf_cli.stages._cams import block_side
+from wsplf_cli.synthetic.pyramid import write_pyramid
+from wsplf_cli.synthetic.slide import paint_slide
+from wsplf_cli.tiles import make_grid, tissue_mask
+from wsplf_cli.training.transfer import Example, TuneSettings, overlap_loss, tune
+
+SIDE_PX = 1536
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", default="small")
+    parser.add_argument("--sam", nargs="+", default=["tiny", "vit_b"], choices=["tiny", "vit_b"])
+    parser.add_argument("--windows", type=int, nargs="+", default=[24, 2], help="windows of an epoch, for each SAM")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="auto")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    device = pick_device(options.device)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "slide.tif"
+        picture = paint_slide(np.random.default_rng(0), size_px=SIDE_PX, mpp=1.0, share=0.2, pen=False)
+        write_pyramid(path, picture.rgb, mpp=1.0)
+        with open_slide(path) as slide:
+            report_cams(slide, options.backbone, device=device)
+            for name, count in zip(options.sam, options.windows, strict=False):
+                report_epochs(slide, name, windows=count, device=device)
+
+
+def report_cams(slide: Slide, backbone: str, *, device: torch.device) -> None:
+    """Print tiles a second of both flows over the tissue of the slide."""
+    tile_px = PseudolabelOptions().tiles.tile_px
+    trunk = build_backbone(backbone)
+    network = MilNetwork(trunk, build_head(trunk.channels, 1)).to(device).eval()
+    tissue = tissue_mask(slide, mpp_slide=1.0)
+    grid = make_grid("1", tissue, tile_px=tile_px, mpp=1.0, mpp_slide=1.0, min_tissue=0.001)
+    corners = [(int(x), int(y)) for x, y in grid.xy_px0]
+
+    def ours() -> None:
+        heat_map(slide, tissue, network, mpp=1.0, mpp_slide=1.0, block_px=block_side(tile_px), device=device)
+
+    def paper() -> None:
+        for corner in corners:
+            paper_cam(slide.read(*corner, size_px=(tile_px, tile_px), downsample=1.0), network, device=device)
+
+    paper_s, ours_s = seconds(paper, device=device), seconds(ours, device=device)
+    print(
+        f"CAM, {backbone}, {len(corners)} tiles of {tile_px} px on {device}: paper {len(corners) / paper_s:.1f}, ours "
+        f"{len(corners) / ours_s:.1f} tiles a second; ratio {paper_s / ours_s:.2f}",
+        flush=True,
+    )
+
+
+@torch.no_grad()
+def paper_cam(rgb: NDArray[np.uint8], network: MilNetwork, *, device: torch.device) -> NDArray[np.float32]:
+    """The CAM of one tile as in the paper: four turns, one pass each, turned back and scaled as images, averaged."""
+    side = len(rgb)
+    total = np.zeros((side, side), np.float32)
+    for turns in range(4):
+        turned = np.ascontiguousarray(np.rot90(rgb, turns))
+        cam = network.cam(as_batch(turned[None]).to(device))[0, 0].float().cpu().numpy()
+        low, high = float(cam.min()), float(cam.max())
+        scaled = Image.fromarray(((cam - low) / max(high - low, 1e-6) * 255).astype(np.uint8))
+        image = scaled.resize((side, side), Image.Resampling.BILINEAR)
+        total += np.rot90(np.asarray(image, np.float32) / 255, -turns)
+    return total / 4
+
+
+def report_epochs(slide: Slide, name: str, *, windows: int, device: torch.device) -> None:
+    """Print seconds of a tuning epoch with embeddings that are there and with embeddings computed again."""
+    sam = load_sam(name, checkpoint=None, device=device) if name == "tiny" else vit_b(device)
+    rng = np.random.default_rng(0)
+    corners = rng.integers(0, SIDE_PX - 256, (windows, 2)).tolist()
+
+    def embedded(corner: list[int]) -> NDArray[np.float16]:
+        side = sam.side_px
+        rgb = slide.read(*corner, size_px=(side, side), downsample=256 / side)
+        return sam.embed(rgb)[0].cpu().numpy().astype(np.float16)
+
+    size = sam.mask_px
+    rows, columns = np.mgrid[:size, :size]
+    target = (rows - size / 2) ** 2 + (columns - size / 2) ** 2 < (size / 4) ** 2
+    cam = np.where(target, np.float32(0.9), np.float32(0.1))
+    weight = np.ones((size, size), np.float32)
+
+    def epoch(examples: list[Example]) -> Callable[[], None]:
+        def run() -> None:
+            settings = TuneSettings(epochs=1, multimask=False)
+            tune(
+                sam.with_own_decoder(),
+                examples,
+                strategy=sampled.build(),
+                loss=overlap_loss,
+                settings=settings,
+                rng=np.random.default_rng(0),
+                track=Silent(),
+            )
+
+        return run
+
+    again = [Example(lambda corner=corner: embedded(corner), cam, target, weight) for corner in corners]
+    kept = [embedded(corner) for corner in corners]
+    there = [Example(lambda one=one: one, cam, target, weight) for one in kept]
+    paper_s, ours_s = seconds(epoch(again), device=device), seconds(epoch(there), device=device)
+    print(
+        f"tuning epoch, SAM {name}, {windows} windows on {device}: paper {paper_s:.2f} s, ours {ours_s:.3f} s; "
+        f"ratio {paper_s / ours_s:.1f}",
+        flush=True,
+    )
+
+
+def vit_b(device: torch.device) -> Sam:
+    """SAM ViT-B with random weights."""
+    return Sam(sam_model_registry["vit_b"](), name="vit_b", device=device)
+
+
+def seconds(work: Callable[[], None], *, device: torch.device) -> float:
+    """The better of two runs after a first one that does not count; slow work runs once."""
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
+
+    def once() -> float:
+        began = clock()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return clock() - began
+
+    first = once()
+    return first if first > 30 else min(once(), once())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""Arrays that are costly to compute, kept in memory and on disk up to a bound; the least recently used go first.
+
+On disk an array is one file, ``FOLDER/NAME.npy``, written to a temporary name and renamed. What cannot be read is
+computed again and what cannot be written is left out: a cache may be lost, it may never stop the work.
+"""
+
+import hashlib
+import io
+import json
+import logging
+import os
+from collections import OrderedDict
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsplf_cli import __version__, files
+
+log = logging.getLogger(__name__)
+
+#: Raised when the same record would name other arrays than before.
+FORMAT = 1
+#: When the bound is reached, files go until this share of it is left, so that it is not reached again at once.
+KEPT_SHARE = 0.9
+MEMORY_BYTES = 512 * 1024**2
+
+
+@dataclass(frozen=True, slots=True)
+class FileIdentity:
+    """What tells one state of a file from another without reading it."""
+
+    path: str
+    size: int
+    mtime_ns: int
+
+
+def identity(path: Path) -> FileIdentity:
+    """The identity of a file that is there."""
+    stat = path.stat()
+    return FileIdentity(str(path.resolve()), stat.st_size, stat.st_mtime_ns)
+
+
+def key_of(record: object) -> str:
+    """32 hex digits that stand for everything in a record, this version of wsplf and the format of the cache."""
+    text = json.dumps([FORMAT, __version__, files.json_value(record)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+class Store:
+    """Float16 arrays by name. Names are made of letters, digits, ``-``, ``_`` and one ``/``.
+
+    Args:
+        folder: Where the files lie, or None to keep nothing on disk.
+        most_bytes: Bound of the files together; 0 keeps nothing on disk.
+        memory_bytes: Bound of what is kept in memory besides.
+    """
+
+    def __init__(self, folder: Path | None, *, most_bytes: int, memory_bytes: int = MEMORY_BYTES) -> None:
+        self.folder = folder if most_bytes > 0 else None
+        self.most_bytes = most_bytes
+        self.memory_bytes = memory_bytes
+        self._memory: OrderedDict[str, NDArray[np.float16]] = OrderedDict()
+        self._in_memory = 0
+        self._on_disk = sum(size for _, size, _ in self._files())
+
+    def get(self, name: str) -> NDArray[np.float16] | None:
+        """The array of that name, or None; it counts as used now."""
+        array = self._memory.get(name)
+        if array is not None:
+            self._memory.move_to_end(name)
+            return array
+        array = self._read(name)
+        if array is not None:
+            self._remember(name, array)
+        return array
+
+    def put(self, name: str, array: NDArray[np.floating]) -> None:
+        """Keep an array in half precision."""
+        half = array.astype(np.float16)
+        self._remember(name, half)
+        path = self._path(name)
+        if path is None or half.nbytes > self.most_bytes:
+            return
+        stream = io.BytesIO()
+        np.save(stream, half, allow_pickle=False)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            before = path.stat().st_size if path.is_file() else 0
+            files.write_bytes(path, stream.getvalue())
+        except OSError as error:
+            log.info("not kept in the cache: %s: %s", path, error)
+            return
+        self._on_disk += stream.tell() - before
+        if self._on_disk > self.most_bytes:
+            self._shrink(keep=path)
+
+    def _remember(self, name: str, array: NDArray[np.float16]) -> None:
+        before = self._memory.pop(name, None)
+        self._in_memory += array.nbytes - (0 if before is None else before.nbytes)
+        self._memory[name] = array
+        while self._in_memory > self.memory_bytes and self._memory:
+            _, oldest = self._memory.popitem(last=False)
+            self._in_memory -= oldest.nbytes
+
+    def _path(self, name: str) -> Path | None:
+        return None if self.folder is None else self.folder / f"{name}.npy"
+
+    def _read(self, name: str) -> NDArray[np.float16] | None:
+        path = self._path(name)
+        if path is None or not path.is_file():
+            return None
+        try:
+            array = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            log.info("not read from the cache: %s: %s", path, error)
+            return None
+        with suppress(OSError):  # a folder that may only be read is of use too
+            os.utime(path)
+        return array if array.dtype == np.float16 else None
+
+    def _files(self) -> list[tuple[int, int, Path]]:
+        """Time of last use, size and path of every file."""
+        found = []
+        for path in [] if self.folder is None else self.folder.rglob("*.npy"):
+            try:
+                stat = path.stat()
+            except OSError:  # another run has just removed it
+                continue
+            found.append((stat.st_mtime_ns, stat.st_size, path))
+        return found
+
+    def _shrink(self, *, keep: Path) -> None:
+        """Remove the files that were not used for longest, never ``keep``, until there is room again."""
+        there = sorted(self._files())
+        self._on_disk = sum(size for _, size, _ in there)
+        for _, size, path in there:
+            if self._on_disk <= KEPT_SHARE * self.most_bytes:
+                break
+            if path == keep:
+                continue
+            try:
+                path.unlink()
+            except OSError as error:  # open in another run, on Windows
+                log.info("not removed from the cache: %s: %s", path, error)
+                continue
+            self._on_disk -= size

@@ -1,0 +1,156 @@
+"""From the CAM of one slide to its polygons, each with what is said of it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from shapely import Polygon
+
+from wsplf_cli.backends import Project
+from wsplf_cli.config import PseudolabelOptions
+from wsplf_cli.files import replacing
+from wsplf_cli.geometry import mask_polygons, rasterise
+from wsplf_cli.prediction.refine import Refined, Refiner, refine
+from wsplf_cli.schema import Annotation, Entry
+from wsplf_cli.stages import Run, Skipped
+from wsplf_cli.stages._bags import Prepared
+from wsplf_cli.stages._own import without
+from wsplf_cli.stages._review import REVIEWED, write_polygons
+
+#: Outlines are simplified by this much: under a third of a nucleus.
+TOLERANCE_UM = 1.5
+#: Smaller holes are filled: a lumen belongs to its gland, a vessel of this size is no border.
+MIN_HOLE_UM2 = 2000.0
+
+Cams = Callable[[Prepared], NDArray[np.float32]]
+"""The CAM of a slide, float32 [rows, columns] in 0..1, foreground from 0.5 on."""
+
+
+def writer(
+    project: Project,
+    prepared: Sequence[Prepared],
+    cams: Cams,
+    *,
+    cell_px0: Mapping[str, float],
+    refiner: Refiner,
+    options: PseudolabelOptions,
+    run: Run,
+) -> Callable[[Entry], Mapping[str, float] | Skipped]:
+    """The last piece of work on one entry: its outlines, written into the project.
+
+    A known-negative slide gets no polygon; how much would have been drawn there is counted. ``cell_px0`` is the side
+    of a CAM's cell by entry id.
+    """
+    by_id = {one.entry.id: one for one in prepared}
+    rng = np.random.default_rng([options.run.seed, 2])
+    seeds = {one.entry.id: int(rng.integers(2**62)) for one in prepared}
+
+    def write(entry: Entry) -> Mapping[str, float] | Skipped:
+        one = by_id[entry.id]
+        cam = cams(one)
+        if run.folder is not None:
+            save_cam(cam, run.folder / "cams" / f"{entry.id}.png")
+        if entry.reviewed:
+            return Skipped(REVIEWED)
+        annotations = outline(
+            one,
+            cam,
+            cell_px0=cell_px0[entry.id],
+            refiner=refiner,
+            options=options,
+            run_id=run.id,
+            rng=np.random.default_rng(seeds[entry.id]),
+        )
+        suppressed = 0.0
+        if not one.positive:
+            suppressed = sum(a.shape.area for a in annotations) * one.mpp_slide**2
+            annotations = []
+        settled = one.review.marks.settled
+        annotations = without(annotations, settled, min_area_px0=options.min_area_um2 / one.mpp_slide**2)
+        counts = {
+            "polygons": len(annotations),
+            "area mm2": sum(a.shape.area for a in annotations) * one.mpp_slide**2 / 1e6,
+            "suppressed_um2": suppressed,
+        }
+        if options.run.dry_run:
+            return counts
+        replaced = write_polygons(project, one.review, annotations=annotations, origin="pseudolabel", run_id=run.id)
+        return counts | {"removed": replaced.removed, "kept": replaced.kept}
+
+    return write
+
+
+def outline(
+    one: Prepared,
+    cam: NDArray[np.float32],
+    *,
+    cell_px0: float,
+    refiner: Refiner,
+    options: PseudolabelOptions,
+    run_id: str,
+    rng: np.random.Generator,
+) -> list[Annotation]:
+    """The pseudo-labels of one slide from its CAM, float32 [rows, columns] in 0..1."""
+    annotations = []
+    for part in refine(
+        one.slide(),
+        cam,
+        refiner,
+        cell_px0=cell_px0,
+        mpp=options.tiles.mpp,
+        mpp_slide=one.mpp_slide,
+        rng=rng,
+    ):
+        shapes = mask_polygons(
+            part.vote >= 0.5,
+            origin_px0=part.origin_px0,
+            downsample=part.downsample,
+            tolerance_px0=TOLERANCE_UM / one.mpp_slide,
+            min_area_px0=options.min_area_um2 / one.mpp_slide**2,
+            min_hole_px0=MIN_HOLE_UM2 / one.mpp_slide**2,
+        )
+        annotations += [
+            Annotation(
+                id=uuid4(),
+                shape=shape,
+                path_class=options.project.path_class,
+                origin="pseudolabel",
+                review="pending",
+                run_id=run_id,
+                name="",
+                measurements=measure(shape, part, mpp_slide=one.mpp_slide),
+            )
+            for shape in shapes
+        ]
+    return annotations
+
+
+def measure(shape: Polygon, part: Refined, *, mpp_slide: float) -> dict[str, float]:
+    """What is said of one polygon: its confidence, what it is made of, and its area."""
+    left, top, right, bottom = shape.bounds
+    height, width = part.vote.shape
+    x, y = ((np.array([left, top]) - part.origin_px0) / part.downsample).astype(np.intp).clip(0)
+    size = np.ceil(np.array([right - left, bottom - top]) / part.downsample).astype(np.intp) + 2
+    size = np.minimum(size, (width - x, height - y))
+    origin = (part.origin_px0[0] + x * part.downsample, part.origin_px0[1] + y * part.downsample)
+    inside = rasterise([shape], origin_px0=origin, downsample=part.downsample, size_px=(int(size[0]), int(size[1])))
+    window = np.s_[y : y + size[1], x : x + size[0]]
+    vote, cam, sam = (layer[window][inside] for layer in (part.vote, part.cam, part.sam))
+    covered = sam > 0
+    return {
+        "wsplf: confidence": float(vote.mean()),
+        "wsplf: CAM": float(cam.mean()),
+        "wsplf: SAM IoU": float(sam[covered].mean()) if covered.any() else float("nan"),
+        "wsplf: SAM share": float(covered.mean()),
+        "wsplf: area um^2": float(shape.area * mpp_slide**2),
+    }
+
+
+def save_cam(cam: NDArray[np.float32], path: Path) -> None:
+    """The CAM as an 8-bit grey PNG over the whole entry, 128 at the threshold, for the report."""
+    path.parent.mkdir(exist_ok=True)
+    with replacing(path) as part:
+        Image.fromarray((cam * 255).round().astype(np.uint8)).save(part, format="PNG")
