@@ -120,12 +120,21 @@ def test_setting_what_is_there_writes_nothing(study: Path) -> None:
     assert not (path.parent / "project.qpproj.backup").exists()
 
 
+def test_what_another_program_wrote_stays_when_metadata_is_set(study: Path) -> None:
+    path = study / "project" / "project.qpproj"
+    project, other = project_file.read(path), project_file.read(path)
+    project_file.set_metadata(other, {"1": {"label": "normal", "stain": "H&E"}})
+    project_file.set_metadata(project, {"1": {"label": "other"}})
+    assert project_file.read(path).images[0]["metadata"].items() >= {"label": "other", "stain": "H&E"}.items()
+    project_file.set_metadata(project, {"1": {"label": "again"}})
+
+
 def test_project_changed_by_another_program_is_not_written(study: Path) -> None:
     path = study / "project" / "project.qpproj"
     project = project_file.read(path)
     path.write_text(path.read_text(encoding="utf-8") + "\n", encoding="utf-8")
     with pytest.raises(ProjectError, match="changed by another program"):
-        project_file.set_metadata(project, {"1": {"label": "normal"}})
+        project_file.write(project)
     with pytest.raises(ProjectError, match="no entry has the id 77"):
         project_file.set_metadata(project_file.read(path), {"77": {"label": "normal"}})
 

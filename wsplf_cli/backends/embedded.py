@@ -10,16 +10,20 @@ from wsplf_cli.backends._plan import plan
 from wsplf_cli.config import ProjectOptions
 from wsplf_cli.errors import ConfigError, ProjectError, SlideError
 from wsplf_cli.qupath import gson, project_file, qpdata, servers
-from wsplf_cli.qupath.atomic import write_files
+from wsplf_cli.qupath.atomic import SavedMeanwhile, write_files
 from wsplf_cli.qupath.images import uri_path
 from wsplf_cli.qupath.javagraph import JavaStreamError
 from wsplf_cli.qupath.qpdata import QpData
+from wsplf_cli.runs.journal import ChangedOnDisk, see
 from wsplf_cli.schema import Annotation, Entry, Origin, PathClass, PathObject, Replaced
 from wsplf_cli.slides import measure
 
 DATA = "data.qpdata"
 FALLBACK = "data.qpdata.bkp"
 """What QuPath leaves when it was stopped while saving, and reads when there is no data.qpdata."""
+
+MERGES = 3
+"""How often classes.json is read again when another program writes it in the same moment."""
 
 
 def open_project(path: Path, options: ProjectOptions) -> "EmbeddedProject":
@@ -213,17 +217,40 @@ class EmbeddedProject:
         """Write an entry's data and summary, and the path classes that the project lacks.
 
         Raises:
+            SlideError: another program changed the data since it was read, or saves it in this moment.
             ProjectError: the files cannot be written; the old ones are in place.
         """
-        path = self._data_path(entry_id)
-        files: dict[Path, bytes] = {}
-        listed = project_file.add_classes(self.folder, classes)
-        if listed is not None:
-            files[project_file.classes_path(self.folder)] = listed
-        files[path.with_name("summary.json")] = summary
-        files[path] = content
-        write_files(files)
+        path, seen = self._data_path(entry_id), self._seen[entry_id]
+        if seen.stat is not None and seen.digest is None:  # it changed before it was read
+            raise _changed(path)
+        expected = {path: None if seen.stat is None or seen.digest is None else seen.digest.hex()}
+        for attempt in range(MERGES):
+            try:
+                self._write(path, content=content, summary=summary, classes=classes, expected=expected)
+                break
+            except ChangedOnDisk as error:
+                if error.path == path or attempt == MERGES - 1:
+                    raise _changed(error.path) from error
+            except SavedMeanwhile as error:
+                raise SlideError(error.message, hint=error.hint) from error
         self._seen[entry_id] = _Seen(_stat(path), _digest(content))
+
+    def _write(
+        self,
+        path: Path,
+        *,
+        content: bytes,
+        summary: bytes,
+        classes: Collection[PathClass],
+        expected: Mapping[Path, str | None],
+    ) -> None:
+        """Write the files of an entry, the missing classes added to what classes.json holds now."""
+        listed = project_file.classes_path(self.folder)
+        there = see(listed).sha256
+        merged = project_file.add_classes(self.folder, classes)
+        first = {} if merged is None else {listed: merged}
+        files = {**first, path.with_name("summary.json"): summary, path: content}
+        write_files(files, expected={listed: there, **expected})
 
     def _check_single(self, entry_id: str) -> None:
         """Refuse to write what would show on another image too."""
@@ -246,10 +273,7 @@ class EmbeddedProject:
             return
         if now is not None and seen.digest is not None and _digest(path.read_bytes()) == seen.digest:
             return
-        raise SlideError(
-            f"{path} was changed by another program since wsplf opened the project; nothing was written",
-            hint="close the image in QuPath (saving it), then run the command again",
-        )
+        raise _changed(path)
 
     def _summary(self, entry_id: str, data: QpData) -> bytes:
         """summary.json of an entry."""
@@ -266,6 +290,13 @@ class EmbeddedProject:
             }
         document["hierarchy"] = data.counts()
         return gson.dumps(document, indent=False).encode("utf-8")
+
+
+def _changed(path: Path) -> SlideError:
+    return SlideError(
+        f"{path} was changed by another program since wsplf opened the project; nothing was written",
+        hint="close the image in QuPath (saving it), then run the command again",
+    )
 
 
 def _stat(path: Path) -> tuple[int, int] | None:

@@ -33,6 +33,10 @@ DISK_ERRORS = {
 
 STOPPED = 130
 
+#: QuPath notices no change on disk, and what is open there is saved over it.
+RELOAD = "in QuPath: reload an image that is open (File > Reload data, Ctrl+R) before you save it there"
+REOPEN = "in QuPath: if the project is open, close it without saving and open it again"
+
 METAVARS = {Path: "PATH", float: "NUMBER", int: "N", bool: None}
 
 #: typer carries its own copy of click; this is its base class of all that is wrong with a command line.
@@ -204,8 +208,10 @@ def open_any(path: Path, options: config.ProjectOptions, screen: "Screen") -> "t
 
 
 def shown(report: "StageReport", screen: "Screen") -> int:
-    """Show a stage's report and return the exit code."""
+    """Show a stage's report, and what to do in QuPath when the stage wrote; return the exit code."""
     screen.report(report)
+    if wrote := report.details.get("wrote"):
+        screen.say(RELOAD if wrote["entries"] else REOPEN)
     return int(report.failed > 0)
 
 

@@ -4,7 +4,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsplf_cli import config
-from wsplf_cli.cli.frame import OptionalProject, ProjectPath, command, open_any, open_chosen, open_labelled, shown
+from wsplf_cli.cli.frame import (
+    REOPEN,
+    OptionalProject,
+    ProjectPath,
+    command,
+    open_any,
+    open_chosen,
+    open_labelled,
+    shown,
+)
 from wsplf_cli.errors import ConfigError, ProjectError
 from wsplf_cli.weights import check_sam
 
@@ -59,6 +68,8 @@ def labels(project: ProjectPath, *, options: config.LabelsOptions, screen: "Scre
 
     found = resolve(*open_chosen(project, options.project), options, screen)
     screen.labels(found.document)
+    if found.written:
+        screen.say(REOPEN)
     return int(bool(found.problems))
 
 

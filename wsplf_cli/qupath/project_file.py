@@ -1,6 +1,5 @@
 """project.qpproj and what lies beside it: entries, classes, and where QuPath keeps the data of an entry."""
 
-import hashlib
 import json
 import math
 import time
@@ -14,6 +13,7 @@ from wsplf_cli.errors import ProjectError
 from wsplf_cli.qupath import colours, gson, servers
 from wsplf_cli.qupath.atomic import write_files
 from wsplf_cli.qupath.images import Finder, Measure, uri_path
+from wsplf_cli.runs.journal import sha256
 from wsplf_cli.schema import Entry, PathClass
 from wsplf_cli.views import view_of
 
@@ -162,26 +162,30 @@ def _entry(image: Mapping[str, Any], finder: Finder, measure: Measure, *, shared
 def set_metadata(project: ProjectFile, values: Mapping[str, Mapping[str, str]]) -> None:
     """Set keys of the entries' metadata and write the project file, the previous one kept as ``.backup``.
 
+    The file is read again first, so that what another program wrote since ``project`` was read stays.
+
     Raises:
-        ProjectError: an entry is not there; the file changed since it was read, or cannot be written.
+        ProjectError: an entry is not there; the file changes in this moment, or cannot be written.
     """
-    unknown = set(values) - {entry_id(image) for image in project.images}
+    now = read(project.path)
+    unknown = set(values) - {entry_id(image) for image in now.images}
     if unknown:
         raise ProjectError(f"{project.path}: no entry has the id {', '.join(sorted(unknown))}")
-    if unclear := shared_ids(project).intersection(values):
+    if unclear := shared_ids(now).intersection(values):
         raise ProjectError(
             f"{project.path}: several entries have the id {', '.join(sorted(unclear))}; nothing was written",
             hint="remove all but one of them from the project in QuPath and add them again",
         )
     changed = False
-    for image in project.images:
+    for image in now.images:
         wanted = values.get(entry_id(image), {})
         stored = image.get("metadata")
         if any(_strings(stored).get(key) != value for key, value in wanted.items()):
             image["metadata"] = {**(stored if isinstance(stored, dict) else {}), **wanted}
             changed = True
     if changed:
-        write(project)
+        write(now)
+        project.document, project.stored = now.document, now.stored
 
 
 def write(project: ProjectFile, *, beside: Mapping[Path, bytes] | None = None) -> None:
@@ -190,19 +194,13 @@ def write(project: ProjectFile, *, beside: Mapping[Path, bytes] | None = None) -
     Raises:
         ProjectError: the file changed since it was read, or cannot be written; the old one is in place.
     """
-    try:
-        current = project.path.read_bytes()
-    except OSError as error:
-        raise ProjectError(f"{project.path}: cannot be read: {error.strerror}") from error
-    if hashlib.sha256(current).digest() != hashlib.sha256(project.stored).digest():
-        raise ProjectError(
-            f"{project.path} was changed by another program since it was read; nothing was written",
-            hint="close the project in QuPath and run the command again",
-        )
     project.document["modifyTimestamp"] = now_ms()
     content = gson.dumps(project.document, indent=True).encode("utf-8")
     backup = project.path.with_name(project.path.name + ".backup")
-    write_files({backup: current, **(beside or {}), project.path: content})
+    write_files(
+        {backup: project.stored, **(beside or {}), project.path: content},
+        expected={project.path: sha256(project.stored)},
+    )
     project.stored = content
 
 
