@@ -92,7 +92,9 @@ def _start() -> tuple[Any, Any, Any]:
         ) from error
     except FileNotFoundError as error:
         named = os.environ.get("PAQUO_QUPATH_DIR", "")
-        raise Refused("project", f"no QuPath at {named or 'the place that paquo knows'}: {error}", hint=SEARCH) from error
+        raise Refused(
+            "project", f"no QuPath at {named or 'the place that paquo knows'}: {error}", hint=SEARCH
+        ) from error
     except ValueError as error:  # also jpype's JVMNotFoundException
         raise Refused("project", f"paquo finds no QuPath: {_short(error)}", hint=SEARCH) from error
     except OSError as error:

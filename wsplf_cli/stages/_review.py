@@ -17,8 +17,8 @@ from wsplf_cli.errors import ProjectError
 from wsplf_cli.geometry import polygonal, union
 from wsplf_cli.qupath import geojson
 from wsplf_cli.review import SLIVER_UM, Marks, is_a, marks_of, outside, removed
+from wsplf_cli.runs.written import keep, written
 from wsplf_cli.schema import Annotation, Entry, Origin, Replaced, Tracker
-from wsplf_cli.stages._written import keep, written
 
 ORIGINS: tuple[Origin, ...] = ("pseudolabel", "prediction")
 REVIEWED = "reviewed by a person: left as it is"
