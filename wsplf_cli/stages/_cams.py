@@ -20,7 +20,7 @@ from wsplf_cli.prediction.calibration import level
 from wsplf_cli.prediction.cams import HeatMap, heat_map
 from wsplf_cli.schema import Entry, EntryResult, Tracker
 from wsplf_cli.stages import Run, each
-from wsplf_cli.stages._bags import Prepared, folds_of, tile_sources
+from wsplf_cli.stages._bags import Prepared, SlideTiles, folds_of
 from wsplf_cli.training.mil import Bag, MilSettings, fit, steps_of
 from wsplf_cli.training.places import Places, learn, sample_places
 
@@ -62,6 +62,7 @@ class Looked:
 
 def fit_committee(
     prepared: Sequence[Prepared],
+    sources: Mapping[str, SlideTiles],
     networks: Networks,
     *,
     options: PseudolabelOptions,
@@ -72,7 +73,6 @@ def fit_committee(
 ) -> Committee:
     """MIL networks trained through the backbone, one for each of ``options.folds``."""
     fold_of = folds_of(prepared, folds=options.folds, rng=rng)
-    sources = tile_sources(prepared)
     bags = [Bag(one.entry.id, sources[one.entry.id], np.array([float(one.positive)], np.float32)) for one in prepared]
     settings = MilSettings(epochs=options.epochs)
     folds = sorted(set(fold_of.values()))
@@ -91,6 +91,7 @@ def fit_committee(
 
 def place_committee(
     prepared: Sequence[Prepared],
+    sources: Mapping[str, SlideTiles],
     networks: Networks,
     *,
     rng: np.random.Generator,
@@ -102,7 +103,6 @@ def place_committee(
     folds = sorted(set(fold_of.values()))
     backbone = networks.frozen()
     tracker.start("places", len(prepared) + len(folds))
-    sources = tile_sources(prepared)
     places = {}
     for one in prepared:
         features = sample_places(backbone, sources[one.entry.id], rng=rng, device=device)
@@ -129,7 +129,7 @@ def look(
 ) -> tuple[dict[str, Looked], list[EntryResult]]:
     """The CAMs of every slide, each classifier's logits in spreads of those of negatives that it did not see."""
     by_id = {one.entry.id: one for one in prepared}
-    raw: dict[str, list[NDArray[np.float32]]] = {}
+    raw: dict[str, list[NDArray[np.float16]]] = {}  # half precision: all maps of all slides are kept
     downsample: dict[str, float] = {}
 
     def look_at(entry: Entry) -> Mapping[str, float]:
@@ -149,7 +149,7 @@ def look(
             ]
             for committee in committees
         ]
-        raw[entry.id] = [np.concatenate([heat.logits for heat in some]) for some in maps]
+        raw[entry.id] = [np.concatenate([heat.logits for heat in some]).astype(np.float16) for some in maps]
         downsample[entry.id] = maps[0][0].downsample
         return {}
 
@@ -161,7 +161,9 @@ def look(
         levels = []
         for fold in committee.folds:
             judged = [entry_id for entry_id in negatives if committee.fold_of[entry_id] == fold]
-            levels.append(level([tissue_of(raw[entry_id][place][fold]) for entry_id in judged or negatives]))
+            levels.append(
+                level([tissue_of(raw[entry_id][place][fold].astype(np.float32)) for entry_id in judged or negatives])
+            )
         centre, spread = (np.array(values, np.float32)[:, None, None] for values in zip(*levels, strict=True))
         for entry_id, logits in raw.items():
             even = (logits[place] - centre) / spread

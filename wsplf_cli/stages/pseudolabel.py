@@ -28,7 +28,7 @@ from wsplf_cli.runtime import pick_device, seed_everything
 from wsplf_cli.schema import Annotation, Entry, EntryResult, StageReport, Tracker
 from wsplf_cli.slides import entry_slide
 from wsplf_cli.stages import Run, Skipped, done, each, merge, start_run
-from wsplf_cli.stages._bags import Prepared
+from wsplf_cli.stages._bags import Prepared, tile_sources
 from wsplf_cli.stages._cams import (
     Committee,
     Looked,
@@ -92,9 +92,12 @@ def pseudolabel(
     )
     with run:
         prepared, first = _tile(used, options, tracker)
+        sources = tile_sources(prepared)
         committees = [
-            fit_committee(prepared, parts.networks, options=options, rng=rng, device=device, run=run, tracker=tracker),
-            place_committee(prepared, parts.networks, rng=rng, device=device, tracker=tracker),
+            fit_committee(
+                prepared, sources, parts.networks, options=options, rng=rng, device=device, run=run, tracker=tracker
+            ),
+            place_committee(prepared, sources, parts.networks, rng=rng, device=device, tracker=tracker),
         ]
         looked, second = look(prepared, committees, options=options, device=device, tracker=tracker)
         prepared = [one for one in prepared if one.entry.id in looked]
