@@ -21,7 +21,7 @@ from wsplf_cli.geometry import mask_polygons, rasterise
 from wsplf_cli.models.backbone import Backbone, build_backbone
 from wsplf_cli.models.mil import MilNetwork
 from wsplf_cli.models.sam import Sam, load_sam
-from wsplf_cli.prediction.calibration import Calibration, Core, calibrate, core, cored
+from wsplf_cli.prediction.calibration import Calibration, Core, calibrate, core, cored, lower
 from wsplf_cli.prediction.refine import Refined, refine
 from wsplf_cli.prompts import Strategy
 from wsplf_cli.runtime import pick_device, seed_everything
@@ -198,7 +198,8 @@ def _calibrate(prepared: Sequence[Prepared], looked: Mapping[str, Looked], *, tr
         return [tissue_of((one.unseen if unseen else one.mean).logits[0]) for one in of_kind]
 
     judged = calibrate(logits(positive=True, unseen=True), logits(positive=False, unseen=True))
-    calibration = judged.carried_to(logits(positive=True, unseen=False), logits(positive=False, unseen=False))
+    all_of_them = logits(positive=True, unseen=False), logits(positive=False, unseen=False)
+    calibration = lower(judged.carried_to(*all_of_them), calibrate(*all_of_them))
     tracker.say(
         f"estimated tumour share of the tissue of positive slides: {calibration.tumour_share:.1%}; "
         f"the CAM calls {calibration.called_share:.1%} of it tumour, and "
