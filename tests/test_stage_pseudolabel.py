@@ -5,12 +5,15 @@ from uuid import uuid4
 
 import numpy as np
 import pytest
+import torch
 from shapely import box, union_all
 
 from wsplf_cli.backends.embedded import open_project
 from wsplf_cli.config import ProjectOptions, PseudolabelOptions, RunOptions
 from wsplf_cli.errors import ConfigError, ProjectError
 from wsplf_cli.geometry import rasterise
+from wsplf_cli.models.backbone import build_backbone
+from wsplf_cli.models.mil import MilNetwork
 from wsplf_cli.prediction.cams import HeatMap, cells_of
 from wsplf_cli.qupath.create import Image, create_project
 from wsplf_cli.schema import REVIEW_KEY, REVIEWED_KEY, Annotation
@@ -59,7 +62,7 @@ def cohort(tmp_path, slide):
 def given_cams(monkeypatch):
     """In place of the classifier: noise, and on positive slides high logits on the tumour."""
 
-    def committee(prepared, networks, **rest):
+    def committee(prepared, sources, networks, **rest):
         return _cams.Committee({one.entry.id: 0 for one in prepared}, [])
 
     def look(prepared, committees, *, options, device, tracker):
@@ -280,6 +283,7 @@ def test_what_a_negative_slide_would_get_is_counted_and_not_drawn(cohort, given_
 class Given:
     """A calibration with its threshold at 0."""
 
+    threshold = 0.0
     tumour_share = called_share = expected_dice = false_positive_share = 0.1
 
     def carried_to(self, positives, negatives):
@@ -345,3 +349,34 @@ def test_blocks_are_large_enough_for_tiles_of_any_size(tile_px):
     side = _cams.block_side(tile_px)
     assert side % 32 == 0
     assert side >= max(256, 2 * tile_px)
+
+
+def test_a_place_is_judged_by_the_mean_of_both_committees_and_unseen_by_its_own_fold(cohort, recorder):
+    project = open_project(cohort, ProjectOptions())
+    entries = resolve_labels(project, project.entries(), ProjectOptions())[:4]
+    options = PseudolabelOptions()
+    prepared, _ = stage._tile(project, entries, options, recorder)
+    fold_of = {one.entry.id: number % 2 for number, one in enumerate(prepared)}
+    torch.manual_seed(0)
+    committees = [_committee(fold_of, classes=[1, 1]), _committee(fold_of, classes=[2])]
+    device = torch.device("cpu")
+    alone = [_cams.look(prepared, [one], options=options, device=device, tracker=recorder)[0] for one in committees]
+    together, results = _cams.look(prepared, committees, options=options, device=device, tracker=recorder)
+    assert [result.status for result in results] == ["done"] * 4
+    for one in prepared:
+        for which in ("mean", "unseen"):
+            first, second, both = (getattr(looked[one.entry.id], which).logits[0] for looked in (*alone, together))
+            np.testing.assert_allclose((first + second) / 2, both, rtol=1e-3, atol=1e-3)
+            assert np.isfinite(both[~np.isnan(both)]).all()
+    first, second = prepared[:2]
+    assert not np.allclose(
+        together[first.entry.id].unseen.logits, together[second.entry.id].unseen.logits, equal_nan=True
+    ), "the same slide, judged by other folds"
+
+
+def _committee(fold_of, *, classes):
+    networks = []
+    for count in classes:
+        backbone = build_backbone("small").eval()
+        networks.append(MilNetwork(backbone, torch.nn.Linear(backbone.channels, count)).eval())
+    return _cams.Committee(fold_of, networks)

@@ -20,7 +20,7 @@ from wsplf_cli.prediction.calibration import level
 from wsplf_cli.prediction.cams import HeatMap, heat_map
 from wsplf_cli.schema import Entry, EntryResult, Tracker
 from wsplf_cli.stages import Run, each
-from wsplf_cli.stages._bags import Prepared, folds_of, tile_sources
+from wsplf_cli.stages._bags import Prepared, SlideTiles, folds_of
 from wsplf_cli.training.mil import Bag, MilSettings, fit, steps_of
 from wsplf_cli.training.places import Places, learn, sample_places
 
@@ -66,6 +66,7 @@ class Looked:
 
 def fit_committee(
     prepared: Sequence[Prepared],
+    sources: Mapping[str, SlideTiles],
     networks: Networks,
     *,
     options: PseudolabelOptions,
@@ -76,7 +77,6 @@ def fit_committee(
 ) -> Committee:
     """MIL networks trained through the backbone, one for each of ``options.folds``."""
     fold_of = folds_of(prepared, folds=options.folds, rng=rng)
-    sources = tile_sources(prepared)
     bags = [
         Bag(one.entry.id, sources[one.entry.id], np.array([float(one.positive)], np.float32), known=one.known)
         for one in prepared
@@ -100,6 +100,7 @@ def fit_committee(
 
 def place_committee(
     prepared: Sequence[Prepared],
+    sources: Mapping[str, SlideTiles],
     networks: Networks,
     *,
     rng: np.random.Generator,
@@ -111,7 +112,6 @@ def place_committee(
     folds = sorted(set(fold_of.values()))
     backbone = networks.frozen()
     tracker.start("places", len(prepared) + len(folds))
-    sources = tile_sources(prepared)
     places = {}
     for one in prepared:
         features = sample_places(backbone, sources[one.entry.id], rng=rng, device=device)
@@ -138,7 +138,7 @@ def look(
 ) -> tuple[dict[str, Looked], list[EntryResult]]:
     """The CAMs of every slide, each classifier's logits in spreads of those of negatives that it did not see."""
     by_id = {one.entry.id: one for one in prepared}
-    raw: dict[str, list[NDArray[np.float32]]] = {}
+    raw: dict[str, list[NDArray[np.float16]]] = {}  # half precision: all maps of all slides are kept
     downsample: dict[str, float] = {}
 
     def look_at(entry: Entry) -> Mapping[str, float]:
@@ -159,7 +159,7 @@ def look(
             ]
             for committee in committees
         ]
-        raw[entry.id] = [np.concatenate([heat.logits for heat in some]) for some in maps]
+        raw[entry.id] = [np.concatenate([heat.logits for heat in some]).astype(np.float16) for some in maps]
         downsample[entry.id] = maps[0][0].downsample
         return {}
 
@@ -171,7 +171,9 @@ def look(
         levels = []
         for fold in committee.folds:
             judged = [entry_id for entry_id in negatives if committee.fold_of[entry_id] == fold]
-            levels.append(level([tissue_of(raw[entry_id][place][fold]) for entry_id in judged or negatives]))
+            levels.append(
+                level([tissue_of(raw[entry_id][place][fold].astype(np.float32)) for entry_id in judged or negatives])
+            )
         centre, spread = (np.array(values, np.float32)[:, None, None] for values in zip(*levels, strict=True))
         for entry_id, logits in raw.items():
             even = (logits[place] - centre) / spread
@@ -181,7 +183,7 @@ def look(
         entry_id: Looked(
             unseen=HeatMap(np.mean(unseen[entry_id], axis=0, keepdims=True), downsample[entry_id]),
             mean=HeatMap(np.mean(mean[entry_id], axis=0, keepdims=True), downsample[entry_id]),
-            raw=HeatMap(raw[entry_id][0].mean(axis=0, keepdims=True), downsample[entry_id]),
+            raw=HeatMap(raw[entry_id][0].mean(axis=0, keepdims=True, dtype=np.float32), downsample[entry_id]),
         )
         for entry_id in raw
     }

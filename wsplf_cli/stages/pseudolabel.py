@@ -18,7 +18,7 @@ from wsplf_cli.models.backbone import build_backbone
 from wsplf_cli.models.mil import MilNetwork
 from wsplf_cli.models.sam import Sam, load_sam
 from wsplf_cli.prediction import refiners
-from wsplf_cli.prediction.calibration import Calibration, Core, calibrate, core, cored
+from wsplf_cli.prediction.calibration import Calibration, Core, calibrate, core, cored, lower
 from wsplf_cli.prediction.embeddings import Embedder
 from wsplf_cli.prediction.tile_scale import tile_cam
 from wsplf_cli.prompts import Strategy
@@ -26,7 +26,7 @@ from wsplf_cli.runtime import pick_device, seed_everything
 from wsplf_cli.schema import Entry, EntryResult, StageReport, Tracker
 from wsplf_cli.slides import entry_slide
 from wsplf_cli.stages import Run, done, each, merge, start_run
-from wsplf_cli.stages._bags import Prepared
+from wsplf_cli.stages._bags import Prepared, tile_sources
 from wsplf_cli.stages._cams import Looked, Networks, fit_committee, look, place_committee, tissue_of
 from wsplf_cli.stages._learning import learning_key
 from wsplf_cli.stages._outline import Cams, writer
@@ -162,11 +162,14 @@ def _learn(
     """Tiles, classifiers and CAMs of the slides."""
     began = time.monotonic()
     prepared, first = _tile(project, used, options, tracker)
+    sources = tile_sources(prepared)
     committees = [
-        fit_committee(prepared, parts.networks, options=options, rng=rng, device=device, run=run, tracker=tracker)
+        fit_committee(
+            prepared, sources, parts.networks, options=options, rng=rng, device=device, run=run, tracker=tracker
+        )
     ]
     if options.places:
-        committees.append(place_committee(prepared, parts.networks, rng=rng, device=device, tracker=tracker))
+        committees.append(place_committee(prepared, sources, parts.networks, rng=rng, device=device, tracker=tracker))
     looked, second = look(prepared, committees, options=options, device=device, tracker=tracker)
     folds = [dict(committee.fold_of) for committee in committees]
     return Learned(prepared, folds, looked, merge(first, second), time.monotonic() - began)
@@ -254,7 +257,8 @@ def _calibrate(prepared: Sequence[Prepared], looked: Mapping[str, Looked], *, tr
         return [tissue_of((one.unseen if unseen else one.mean).logits[0]) for one in of_kind]
 
     judged = calibrate(logits(positive=True, unseen=True), logits(positive=False, unseen=True))
-    calibration = judged.carried_to(logits(positive=True, unseen=False), logits(positive=False, unseen=False))
+    all_of_them = logits(positive=True, unseen=False), logits(positive=False, unseen=False)
+    calibration = lower(judged.carried_to(*all_of_them), calibrate(*all_of_them))
     tracker.say(
         f"estimated tumour share of the tissue of positive slides: {calibration.tumour_share:.1%}; "
         f"the CAM calls {calibration.called_share:.1%} of it tumour, and "
