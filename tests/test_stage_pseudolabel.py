@@ -283,6 +283,7 @@ def test_what_a_negative_slide_would_get_is_counted_and_not_drawn(cohort, given_
 class Given:
     """A calibration with its threshold at 0."""
 
+    threshold = 0.0
     tumour_share = called_share = expected_dice = false_positive_share = 0.1
 
     def carried_to(self, positives, negatives):

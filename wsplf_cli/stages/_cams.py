@@ -183,7 +183,7 @@ def look(
         entry_id: Looked(
             unseen=HeatMap(np.mean(unseen[entry_id], axis=0, keepdims=True), downsample[entry_id]),
             mean=HeatMap(np.mean(mean[entry_id], axis=0, keepdims=True), downsample[entry_id]),
-            raw=HeatMap(raw[entry_id][0].mean(axis=0, keepdims=True), downsample[entry_id]),
+            raw=HeatMap(raw[entry_id][0].mean(axis=0, keepdims=True, dtype=np.float32), downsample[entry_id]),
         )
         for entry_id in raw
     }
