@@ -145,9 +145,7 @@ def test_nothing_to_write_makes_no_data_file(open_: Open, tiny_project: Path) ->
     assert not _data(tiny_project).exists()
 
 
-def test_replacing_touches_only_its_own(
-    open_: Open, content: Callable[[Path], object], tiny_project: Path
-) -> None:
+def test_replacing_touches_only_its_own(open_: Open, content: Callable[[Path], object], tiny_project: Path) -> None:
     path = _data(tiny_project)
     _persons_work(path)
     untouched = content(path)
