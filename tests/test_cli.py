@@ -13,14 +13,14 @@ from wsplf_cli import __version__, cli, config
 from wsplf_cli.errors import ConfigError, ProjectError
 from wsplf_cli.schema import EntryResult, StageReport
 
-COMMANDS = [*config.COMMANDS, "demo"]
+COMMANDS = list(config.ALL)
 
 HELP_WITHOUT_TORCH = """
 import sys
 for name in ("torch", "torchvision", "timm", "segment_anything", "jpype", "paquo", "numpy", "shapely", "openslide"):
     sys.modules[name] = None  # importing it raises
 from wsplf_cli import cli
-for arguments in ([], *([name] for name in {commands!r})):
+for arguments in ([], *(name.split() for name in {commands!r})):
     assert cli.main([*arguments, {flag!r}]) == 0, arguments
 """
 
@@ -222,7 +222,7 @@ def test_ctrl_c_before_a_command_has_begun_says_so_too(capsys, tiny_project, mon
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.typer.main.TyperGroup, "resolve_command", interrupted)
+    monkeypatch.setattr(cli.frame.typer.main.TyperGroup, "resolve_command", interrupted)
     code, out, err = run(capsys, "labels", tiny_project)
     assert (code, out) == (130, "")
     assert err == "error: stopped; nothing half-written, 0 entries were finished\n"

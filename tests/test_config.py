@@ -28,7 +28,7 @@ def test_build_fills_nested_records_and_keeps_defaults():
     assert built.run == config.RunOptions()
 
 
-@pytest.mark.parametrize("record", [*config.COMMANDS.values(), config.DemoOptions])
+@pytest.mark.parametrize("record", config.ALL.values())
 def test_every_option_has_help_and_a_default_within_its_limits(record):
     found = options(record)
     assert found

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from uuid import uuid4
 
 import numpy as np
@@ -10,7 +11,7 @@ from wsplf_cli.config import EvaluateOptions, ProjectOptions
 from wsplf_cli.errors import ConfigError, ProjectError, SlideError
 from wsplf_cli.files import json_text
 from wsplf_cli.geometry import mask_polygons
-from wsplf_cli.schema import Annotation
+from wsplf_cli.schema import Annotation, Step
 from wsplf_cli.slides import open_slide
 from wsplf_cli.stages.evaluate import evaluate
 from wsplf_cli.tiles import tissue_mask, tissue_um2
@@ -125,6 +126,16 @@ def test_a_positive_slide_without_truth_is_skipped_and_a_negative_one_has_an_emp
 def test_the_truth_is_found_by_the_slide_file_too(cohort, project_with, recorder, tmp_path):
     write_truth(tmp_path, cohort[0].slide_path.stem, [TRUTH])
     found = evaluate(project_with({"1": [annotation(TRUTH)]}), cohort[:1], options_for(tmp_path), recorder)
+    assert found["mean_dice"] == pytest.approx(1)
+
+
+def test_the_truth_of_a_slide_is_not_that_of_an_image_turned_from_it(cohort, project_with, recorder, tmp_path):
+    write_truth(tmp_path, cohort[0].slide_path.stem, [TRUTH])
+    turned = replace(cohort[0], width_px0=768, height_px0=1024, steps=(Step("rotated", (1,)),))
+    with pytest.raises(ProjectError, match="no truth for it"):
+        evaluate(project_with({"1": [annotation(TRUTH)]}), [turned], options_for(tmp_path), recorder)
+    write_truth(tmp_path, "p1", [TRUTH])
+    found = evaluate(project_with({"1": [annotation(TRUTH)]}), [turned], options_for(tmp_path), recorder)
     assert found["mean_dice"] == pytest.approx(1)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 import numpy as np
+import PIL.Image
 import pytest
 import shapely
 from conftest import SHARED
@@ -21,6 +22,7 @@ from wsplf_cli.errors import ProjectError
 from wsplf_cli.qupath import geojson, gson, javaser, project_file, qpdata
 from wsplf_cli.qupath.javagraph import Block, Enum, Instance, Text, opened
 from wsplf_cli.schema import Annotation, PathClass
+from wsplf_cli.slides import slide_of
 
 pytestmark = pytest.mark.shared
 
@@ -196,10 +198,22 @@ def test_moved_cohort_finds_its_slides(shared_data: Path) -> None:
     assert {entry.mpp for entry in entries} == {0.62}
 
 
-def test_derived_images_keep_their_annotations_readable(shared_data: Path) -> None:
-    project = open_project(shared_data / "qupath-written" / "0.6.0" / "derived_servers", ProjectOptions())
-    assert ["not supported yet" in entry.problem for entry in project.entries()] == [True, True]
-    assert [len(project.annotations(entry.id)) for entry in project.entries()] == [1, 1]
+@pytest.mark.parametrize("version", ["0.2.3", "0.4.4", "0.6.0"])
+def test_derived_images_are_read_as_qupath_shows_them(shared_data: Path, version: str) -> None:
+    project = open_project(shared_data / "qupath-written" / version / "derived_servers", ProjectOptions())
+    for entry in project.entries():
+        assert len(project.annotations(entry.id)) == 1
+        shown = PIL.Image.open(project.folder / "data" / entry.id / "thumbnail.jpg").convert("L")
+        slide = slide_of(entry)
+        assert (slide.width_px0, slide.height_px0) == (entry.width_px0, entry.height_px0)
+        pixels = slide.read(0, 0, size_px=shown.size, downsample=slide.width_px0 / shown.width)
+        scores = []
+        for turns in range(8):
+            turned = np.rot90(pixels if turns < 4 else pixels[:, ::-1], turns % 4)
+            grey = PIL.Image.fromarray(np.ascontiguousarray(turned)).convert("L").resize(shown.size)
+            scores.append(np.corrcoef(np.asarray(grey).ravel(), np.asarray(shown).ravel())[0, 1])
+        assert scores[0] > 0.98
+        assert max(scores[1:]) < scores[0] - 0.03  # one of the images is nearly the same mirrored
 
 
 def test_own_annotations_are_known_again_in_files_without_ids(shared_data: Path) -> None:

@@ -7,7 +7,7 @@ import tifffile
 from PIL import Image
 
 from wsplf_cli.errors import SlideError
-from wsplf_cli.schema import Entry
+from wsplf_cli.schema import Entry, Step
 from wsplf_cli.slides import calibrate, entry_slide, open_slide, slide_for
 from wsplf_cli.synthetic import pyramid
 
@@ -235,8 +235,63 @@ def test_the_origin_is_the_corner_of_the_bounds(monkeypatch):
         assert slide.read(8, 12, size_px=(1, 1), downsample=1).tolist() == [[[2, 3, 0]]]
 
 
+def test_bounds_beyond_the_slide_are_white_there_as_the_size_is_qupaths(monkeypatch):
+    names = {"x": "900", "y": "700", "width": "200", "height": "150"}
+    properties = {f"openslide.bounds-{key}": value for key, value in names.items()}
+    monkeypatch.setattr("wsplf_cli.slides._open_handle", lambda path: Tall(properties))
+    with open_slide(Path("bounds")) as slide:
+        assert (slide.width_px0, slide.height_px0) == (200, 150)
+        pixels = slide.read(0, 0, size_px=(200, 150), downsample=1)
+    assert (pixels[100:] == 255).all()
+    assert (pixels[:, 100:] == 255).all()
+    assert pixels[0, 0].tolist() == [225, 175, 0]
+
+
 def test_bounds_that_make_no_sense_are_left_aside(monkeypatch):
     properties = {f"openslide.bounds-{key}": value for key, value in [("x", "5"), ("y", "nan"), ("width", "x")]}
     monkeypatch.setattr("wsplf_cli.slides._open_handle", lambda path: Tall(properties))
     with open_slide(Path("bounds")) as slide:
         assert (slide.width_px0, slide.height_px0) == (1000, 800)
+
+
+def test_the_bounds_come_before_a_turn_or_crop(monkeypatch):
+    names = {"x": "120", "y": "80", "width": "600", "height": "500"}
+    properties = {f"openslide.bounds-{key}": value for key, value in names.items()}
+    monkeypatch.setattr("wsplf_cli.slides._open_handle", lambda path: Tall(properties))
+    turned, cropped = Step("rotated", (1,)), Step("cropped", (40, 60, 100, 80))
+    with open_slide(Path("bounds")) as plain, open_slide(Path("bounds"), steps=(turned,)) as slide:
+        whole = plain.read(0, 0, size_px=(600, 500), downsample=1)
+        assert (slide.width_px0, slide.height_px0) == (500, 600)
+        assert np.array_equal(slide.read(0, 0, size_px=(500, 600), downsample=1), np.rot90(whole, -1))
+    with open_slide(Path("bounds"), steps=(cropped, turned)) as slide:
+        assert slide.read(0, 0, size_px=(1, 1), downsample=1).tolist() == [[[160 // 4, 219 // 4, 0]]]
+    with open_slide(Path("bounds"), crop_to_bounds=False, steps=(cropped,)) as slide:
+        assert slide.read(0, 0, size_px=(1, 1), downsample=1).tolist() == [[[40 // 4, 60 // 4, 0]]]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".PNG", ".jpg"])
+def test_a_plain_picture_is_a_slide_of_one_level(tmp_path, ramp, suffix):
+    path = tmp_path / f"picture{suffix}"
+    Image.fromarray(ramp).save(path, quality=95)
+    with open_slide(path) as slide:
+        assert (slide.width_px0, slide.height_px0, len(slide.levels)) == (WIDTH, HEIGHT, 1)
+        assert (slide.mpp, slide.mpp_source) == (None, "not in the slide")
+        pixels = slide.read(100, 50, size_px=(60, 40), downsample=1)
+        corner = slide.read(-10, -10, size_px=(20, 20), downsample=1)
+    assert np.abs(pixels.astype(int) - ramp[50:90, 100:160]).max() <= (0 if "n" in suffix.lower() else 12)
+    assert (corner[:10] == 255).all()
+
+
+def test_a_picture_that_cannot_be_read_is_one_clear_line(tmp_path, monkeypatch):
+    broken, deep, large = (tmp_path / f"{name}.png" for name in ("broken", "deep", "large"))
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(large)
+    broken.write_bytes(large.read_bytes()[:60])
+    Image.fromarray(np.zeros((8, 8), np.uint16)).save(deep)
+    for path, word in [(broken, "cannot be opened"), (deep, "8 x 8 pixels"), (large, "64 x 64 pixels")]:
+        if path == large:
+            monkeypatch.setattr("wsplf_cli.slides.MAX_PICTURE_PX", 63)
+        with pytest.raises(SlideError, match=word) as caught:
+            open_slide(path)
+        assert "\n" not in caught.value.message
+        assert path.name in caught.value.message
+        assert caught.value.hint

@@ -66,6 +66,9 @@ class DoctorOptions:
 
     project: ProjectOptions = field(default_factory=ProjectOptions)
     sam_checkpoint: Path | None = _option(None, "SAM checkpoint file to check.")
+    registration: bool = _option(
+        False, "Prove for every entry that annotations land on their pixels, on a copy of the project."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +171,69 @@ class ReportOptions:
     scores: Path | None = _option(None, "Scores to show: what wsplf evaluate --json printed.")
 
 
+@dataclass(frozen=True, slots=True)
+class CreateOptions:
+    """``wsplf project create``."""
+
+    labels: Path | None = _option(
+        None, "Table with the columns slide and label (patient, split): written to the entries."
+    )
+    label_key: str = _option("label", "Key of the entry metadata that holds the slide label.")
+
+
+@dataclass(frozen=True, slots=True)
+class RelinkOptions:
+    """``wsplf project relink``."""
+
+    map: tuple[str, ...] = _option(
+        (), "OLD=NEW: the start of an address and what stands there now; repeat for several."
+    )
+    search: Path | None = _option(None, "Folder searched for the slides, by name and size.")
+    dry_run: bool = _option(False, "Show what would change, write nothing.")
+
+
+@dataclass(frozen=True, slots=True)
+class UndoOptions:
+    """``wsplf undo``."""
+
+    list: bool = _option(False, "List the runs that can be undone, newest first, and stop.")
+    dry_run: bool = _option(False, "Show what would be put back, write nothing.")
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """``wsplf export``."""
+
+    backend: str = _option("embedded", "How the project is read and written.", plugins="backends")
+    images: str | None = _option(None, "Work only on the entries whose name this regular expression finds.")
+    out: Path = _option(Path("geojson"), "Folder for one IMAGE-NAME.geojson per entry; made when it is not there.")
+    origin: tuple[str, ...] = _option(
+        (), "Only annotations of this origin: human, pseudolabel or prediction; repeat for several; all by default."
+    )
+    compress: bool = _option(False, "Write .geojson.gz, which QuPath 0.7 reads.")
+
+
+@dataclass(frozen=True, slots=True)
+class ImportOptions:
+    """``wsplf import``."""
+
+    backend: str = _option("embedded", "How the project is read and written.", plugins="backends")
+    image: str | None = _option(
+        None, "Name of the entry that gets the annotations; by default the one whose name is the file's."
+    )
+    asap_class: tuple[str, ...] = _option(
+        (), "GROUP=CLASS: QuPath class of an ASAP annotation group; repeat for several; GROUP= leaves it out."
+    )
+    dry_run: bool = _option(False, "Show what would be added, write nothing.")
+
+
+@dataclass(frozen=True, slots=True)
+class InstallOptions:
+    """``wsplf scripts install``."""
+
+    force: bool = _option(False, "Replace scripts of the same name that were changed.")
+
+
 #: The options record of each command that reads wsplf.toml.
 COMMANDS: Mapping[str, type] = {
     "doctor": DoctorOptions,
@@ -177,6 +243,18 @@ COMMANDS: Mapping[str, type] = {
     "segment": SegmentOptions,
     "evaluate": EvaluateOptions,
     "report": ReportOptions,
+    "export": ExportOptions,
+    "import": ImportOptions,
+}
+
+#: The options record of every command, by all of its words.
+ALL: Mapping[str, type] = {
+    **COMMANDS,
+    "demo": DemoOptions,
+    "project create": CreateOptions,
+    "project relink": RelinkOptions,
+    "undo": UndoOptions,
+    "scripts install": InstallOptions,
 }
 
 

@@ -1,16 +1,31 @@
 """Write a file whole or not at all, and turn our records into JSON values."""
 
+import contextlib
 import dataclasses
 import json
 import math
 import os
+import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+PART = re.compile(r"\..+\.[0-9a-f]{8}\.wsplf-part")
+"""Names of files that are being written, or that a killed command left behind: wsplf's and no other program's."""
+
+
+def part_of(path: Path) -> Path:
+    """A new temporary name in the folder of ``path``."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.wsplf-part")
+
+
+def real(path: Path) -> Path:
+    """``path``, or the file that it points to where it is a symbolic link: a rename would put a file in its place."""
+    return path.resolve() if path.is_symlink() else path
 
 
 @contextmanager
@@ -20,17 +35,50 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: the folder cannot be written, or the disk is full; what was at ``path`` is still there.
     """
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    path = real(path)
+    part = part_of(path)
     try:
         yield part
-        if path.exists():
-            part.chmod(path.stat().st_mode & 0o777)
-        part.replace(path)
+        put(part, path)
+        sync_folder(path.parent)
     except OSError as error:
         error.filename = error.filename or str(path)  # a full disk is noticed by write(), which knows no name
         raise
     finally:
         part.unlink(missing_ok=True)
+
+
+def put(part: Path, path: Path) -> None:
+    """Rename a finished ``part`` to ``path``, with the permissions of the file that it replaces."""
+    if path.exists():
+        part.chmod(path.stat().st_mode & 0o777)
+    part.replace(path)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring a folder's names to the disk, where the system can: a rename survives a power failure only then."""
+    if os.name == "nt":
+        return
+    with contextlib.suppress(OSError):  # some network drives refuse it; the files themselves are on disk
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def clean(folders: Iterable[Path]) -> int:
+    """Remove what killed commands left half-written in these folders (not below them); returns how many files.
+
+    Only for folders that no other command writes to now.
+    """
+    removed = 0
+    for folder in folders:
+        with contextlib.suppress(OSError):  # a folder that is not there, or one that we may only read
+            for path in [one for one in folder.iterdir() if PART.fullmatch(one.name)]:
+                path.unlink()
+                removed += 1
+    return removed
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -4,7 +4,8 @@
 ``_um2`` micrometres, ``mpp`` micrometres per pixel. Points are (x, y); arrays are [row, column].
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -39,10 +40,30 @@ class SlideLabel:
 
 
 @dataclass(frozen=True, slots=True)
+class Step:
+    """One step by which QuPath derives an image from another.
+
+    ``values`` are in pixels of the image before the step:
+
+    - rotated: quarter turns clockwise
+    - flipped: mirrored left-right, mirrored top-bottom (0 or 1 each)
+    - cropped: x, y, width, height
+    - affine: m00, m10, m01, m11, m02, m12 as Java orders them, from the image before the step to the one after it,
+      whose recorded size is ``size_px0``
+    - reordered: the channel before the step (0 red, 1 green, 2 blue) that each of the three after it is
+    """
+
+    kind: Literal["rotated", "flipped", "cropped", "affine", "reordered"]
+    values: tuple[float, ...]
+    size_px0: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
-    """One image of a project.
+    """One image of a project. Its size, its mpp and its annotations are those of the image that QuPath shows.
 
     ``slide_path`` is None where the slide cannot be used; ``problem`` says why and, behind "; ", what to do.
+    ``steps`` lead from the slide to the image that QuPath shows; none for most.
     """
 
     id: str
@@ -58,6 +79,7 @@ class Entry:
     tags: tuple[str, ...] = ()
     crop_to_bounds: bool = True
     problem: str = ""
+    steps: tuple[Step, ...] = ()
 
     @property
     def held_out(self) -> bool:
@@ -187,6 +209,12 @@ class EntryResult:
     reason: str = ""
     seconds: float = 0.0
     counts: Mapping[str, float] = field(default_factory=dict)
+
+
+def titles(records: Sequence[Entry | EntryResult]) -> list[str]:
+    """What to call each entry: its name, with its id where several have that name, as QuPath allows."""
+    counts = Counter(record.name for record in records)
+    return [f"{one.name} (id {one.id})" if counts[one.name] > 1 and one.id else one.name for one in records]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,14 @@
 """Open a slide, learn its micrometres per pixel and where they came from, read any region at any exact scale.
 
 Coordinates are QuPath's: level-0 pixels, (x, y), with the origin at the corner of OpenSlide's *bounds* unless the image
-was added without cropping. Every exception of OpenSlide leaves this module as a SlideError.
+was added without cropping; for an image that QuPath derives from a slide (turned, cropped ...), those of that image.
+Every exception of OpenSlide leaves this module as a SlideError.
 """
 
 import math
 import os
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,13 +19,15 @@ import openslide
 from numpy.typing import NDArray
 from PIL import Image
 
+from wsplf_cli import properties, views
 from wsplf_cli.errors import SlideError
-from wsplf_cli.schema import Entry
+from wsplf_cli.schema import Entry, Step
 
-#: Calibrations outside this range (um per pixel) are screen resolutions such as 72 dpi, not microscopes.
-PLAUSIBLE_MPP = (0.02, 30.0)
 #: Largest area read from one level at once; larger requests are split, so that memory stays bounded.
 MAX_READ_PX = 1 << 24
+#: Plain pictures are held in memory whole; larger ones are work for a pyramid.
+PICTURES = {".png", ".jpg", ".jpeg"}
+MAX_PICTURE_PX = 1 << 26
 CACHE_BYTES = 64 << 20
 OPEN_SLIDES = 4
 DISAGREE = 0.05
@@ -40,20 +43,32 @@ class Level:
 
 
 class Slide:
-    """An open slide. Use ``open_slide(...)`` in a ``with`` statement, or ``slide_for(...)`` for a shared handle."""
+    """An open slide. Use ``open_slide(...)`` in a ``with`` statement, or ``slide_of(...)`` for a shared handle.
 
-    def __init__(self, path: Path, *, crop_to_bounds: bool = True) -> None:
+    ``width_px0``, ``height_px0``, ``mpp`` and all that is read are those of the image that ``steps`` make of the slide;
+    ``levels``, ``mpp_xy``, ``magnification``, ``tile_px`` and ``scan_id`` are what the slide's file says.
+    """
+
+    def __init__(self, path: Path, *, crop_to_bounds: bool = True, steps: Sequence[Step] = ()) -> None:
         self.path = path
         self._handle = _open_handle(path)
-        properties = self._handle.properties
+        said = self._handle.properties
         full_width, full_height = self._handle.dimensions
-        bounds = _bounds(properties, full_width, full_height) if crop_to_bounds else (0, 0, full_width, full_height)
-        self._left, self._top, self.width_px0, self.height_px0 = bounds
+        whole = (0, 0, full_width, full_height)
+        bounds = properties.bounds(said, full_width, full_height) if crop_to_bounds else whole
+        self._left, self._top, self._width_px0, self._height_px0 = bounds
         self.levels = tuple(
             Level(width, height, (full_width / width, full_height / height))
             for width, height in self._handle.level_dimensions
         )
-        self.mpp, self.mpp_source = _mpp(properties)
+        self._view = views.view_of(steps, bounds[2:]) if steps else None
+        shown = self._view or views.View(*bounds[2:])
+        self.width_px0, self.height_px0 = shown.width_px0, shown.height_px0
+        self.mpp_xy, self.mpp_source = properties.mpp_xy(said)
+        self.mpp = None if self.mpp_xy is None else math.sqrt(self.mpp_xy[0] * self.mpp_xy[1]) * shown.scale
+        self.magnification = properties.magnification(said)
+        self.tile_px = properties.tile_px(said)
+        self.scan_id = properties.scan_id(said)
 
     def __enter__(self) -> Self:
         return self
@@ -85,6 +100,20 @@ class Slide:
         Raises:
             SlideError: the slide's data is damaged there. Other regions may still be read.
         """
+        if self._view is None:
+            return self._read_own(x_px0, y_px0, size_px=size_px, downsample=downsample)
+        return views.read(self._view, self._read_own, (x_px0, y_px0), size_px=size_px, downsample=downsample)
+
+    def thumbnail(self, max_px: int) -> tuple[NDArray[np.uint8], float]:
+        """The whole slide as uint8 [h, w, 3] with its longer side at most ``max_px``, and the downsample of it."""
+        downsample = max(self.width_px0, self.height_px0) / max_px
+        size_px = (max(1, round(self.width_px0 / downsample)), max(1, round(self.height_px0 / downsample)))
+        return self.read(0, 0, size_px=size_px, downsample=downsample), downsample
+
+    def _read_own(
+        self, x_px0: float, y_px0: float, *, size_px: tuple[int, int], downsample: float
+    ) -> NDArray[np.uint8]:
+        """``read`` in the slide's own coordinates, without the steps."""
         level = self._level_for(downsample)
         scale_x, scale_y = (downsample / ratio for ratio in self.levels[level].downsample)
         width, height = size_px
@@ -93,24 +122,18 @@ class Slide:
             return self._read_halves(x_px0, y_px0, size_px=size_px, downsample=downsample, axis=axis)
         return self._read_at(level, (x_px0, y_px0), size_px=size_px, scale=(scale_x, scale_y))
 
-    def thumbnail(self, max_px: int) -> tuple[NDArray[np.uint8], float]:
-        """The whole slide as uint8 [h, w, 3] with its longer side at most ``max_px``, and the downsample of it."""
-        downsample = max(self.width_px0, self.height_px0) / max_px
-        size_px = (max(1, round(self.width_px0 / downsample)), max(1, round(self.height_px0 / downsample)))
-        return self.read(0, 0, size_px=size_px, downsample=downsample), downsample
-
     def _read_halves(
         self, x_px0: float, y_px0: float, *, size_px: tuple[int, int], downsample: float, axis: int
     ) -> NDArray[np.uint8]:
-        """``read`` in two parts, side by side (axis 1) or one above the other (axis 0)."""
+        """``_read_own`` in two parts, side by side (axis 1) or one above the other (axis 0)."""
         width, height = size_px
         half = (width if axis == 1 else height) // 2
         first_px, second_px = (
             ((half, height), (width - half, height)) if axis else ((width, half), (width, height - half))
         )
         second_x, second_y = (x_px0 + half * downsample, y_px0) if axis else (x_px0, y_px0 + half * downsample)
-        first = self.read(x_px0, y_px0, size_px=first_px, downsample=downsample)
-        second = self.read(second_x, second_y, size_px=second_px, downsample=downsample)
+        first = self._read_own(x_px0, y_px0, size_px=first_px, downsample=downsample)
+        second = self._read_own(second_x, second_y, size_px=second_px, downsample=downsample)
         return np.concatenate([first, second], axis=axis)
 
     def _level_for(self, downsample: float) -> int:
@@ -126,10 +149,10 @@ class Slide:
         placed = self._handle.level_downsamples[level]
         x_px0, y_px0 = corner_px0
         across = _Span.plan(
-            x_px0, size_px[0], scale[0], ratio=ratio_x, offset=self._left, length=self.width_px0, placed=placed
+            x_px0, size_px[0], scale[0], ratio=ratio_x, offset=self._left, length=self._width_px0, placed=placed
         )
         down = _Span.plan(
-            y_px0, size_px[1], scale[1], ratio=ratio_y, offset=self._top, length=self.height_px0, placed=placed
+            y_px0, size_px[1], scale[1], ratio=ratio_y, offset=self._top, length=self._height_px0, placed=placed
         )
         canvas = Image.new("RGB", (across.canvas_px, down.canvas_px), (255, 255, 255))
         if across.read_px > 0 and down.read_px > 0:
@@ -203,26 +226,36 @@ class _Span:
         )
 
 
-def open_slide(path: Path, *, crop_to_bounds: bool = True) -> Slide:
+def open_slide(path: Path, *, crop_to_bounds: bool = True, steps: Sequence[Step] = ()) -> Slide:
     """Open a slide for use in a ``with`` statement.
 
     Args:
-        path: any file that OpenSlide reads.
+        path: any file that OpenSlide reads, or a PNG or JPEG image.
         crop_to_bounds: put the origin at the corner of the scanned bounds, as QuPath does by default.
+        steps: how QuPath derives the image that is wanted from the slide, from the slide outward.
 
     Raises:
         SlideError: the file is missing, is no slide, or is damaged.
     """
-    return Slide(path, crop_to_bounds=crop_to_bounds)
+    return Slide(path, crop_to_bounds=crop_to_bounds, steps=steps)
 
 
-_shared: OrderedDict[tuple[Path, bool], Slide] = OrderedDict()
+def measure(path: Path, *, crop_to_bounds: bool) -> tuple[int, int] | None:
+    """Width and height of a slide at level 0, or None when the file is none."""
+    try:
+        with open_slide(path, crop_to_bounds=crop_to_bounds) as slide:
+            return slide.width_px0, slide.height_px0
+    except SlideError:
+        return None
+
+
+_shared: OrderedDict[tuple[Path, bool, tuple[Step, ...]], Slide] = OrderedDict()
 _caches: dict[int, openslide.OpenSlideCache] = {}
 _inherited: list[Slide] = []
 _owner = [os.getpid()]
 
 
-def slide_for(path: Path, *, crop_to_bounds: bool = True) -> Slide:
+def slide_for(path: Path, *, crop_to_bounds: bool = True, steps: tuple[Step, ...] = ()) -> Slide:
     """A shared open slide of this process; do not close it. The few used last stay open, with one bounded tile cache.
 
     Safe after a fork: a child never touches the handles of its parent, it opens its own.
@@ -234,8 +267,8 @@ def slide_for(path: Path, *, crop_to_bounds: bool = True) -> Slide:
         _inherited.extend(_shared.values())  # kept, so that the child does not close what the parent is reading
         _shared.clear()
         _owner[0] = os.getpid()
-    key = (path, crop_to_bounds)
-    slide = _shared.pop(key, None) or Slide(path, crop_to_bounds=crop_to_bounds)
+    key = (path, crop_to_bounds, steps)
+    slide = _shared.pop(key, None) or Slide(path, crop_to_bounds=crop_to_bounds, steps=steps)
     _shared[key] = slide
     while len(_shared) > OPEN_SLIDES:
         _shared.popitem(last=False)  # closed when its last user lets go of it
@@ -251,6 +284,25 @@ class Calibration:
     warning: str = ""
 
 
+def slide_of(entry: Entry) -> Slide:
+    """The shared open slide of an entry, in the entry's coordinates; do not close it.
+
+    Raises:
+        SlideError: the entry has no usable slide, it cannot be opened, or its size is not the entry's.
+    """
+    if entry.problem or entry.slide_path is None:
+        message, _, hint = (entry.problem or f"{entry.name}: slide not found").partition("; ")
+        raise SlideError(message, hint=hint)  # behind the semicolon a problem says what to do
+    slide = slide_for(entry.slide_path, crop_to_bounds=entry.crop_to_bounds, steps=entry.steps)
+    size, expected = (slide.width_px0, slide.height_px0), (entry.width_px0, entry.height_px0)
+    if min(expected) > 0 and size != expected:
+        raise SlideError(
+            f"{entry.name}: the slide is {size[0]} x {size[1]} pixels, the project says {expected[0]} x {expected[1]}",
+            hint=f"check that {entry.slide_path} is the image that was added to the project",
+        )
+    return slide
+
+
 def entry_slide(entry: Entry, *, mpp_override: float | None = None) -> tuple[Slide, Calibration]:
     """The shared open slide of an entry and its calibration; do not close the slide.
 
@@ -260,16 +312,7 @@ def entry_slide(entry: Entry, *, mpp_override: float | None = None) -> tuple[Sli
     Raises:
         SlideError: the entry has no usable slide, the slide's size is not the entry's, or nothing says its mpp.
     """
-    if entry.problem or entry.slide_path is None:
-        message, _, hint = (entry.problem or f"{entry.name}: slide not found").partition("; ")
-        raise SlideError(message, hint=hint)  # behind the semicolon a problem says what to do
-    slide = slide_for(entry.slide_path, crop_to_bounds=entry.crop_to_bounds)
-    size, expected = (slide.width_px0, slide.height_px0), (entry.width_px0, entry.height_px0)
-    if min(expected) > 0 and size != expected:
-        raise SlideError(
-            f"{entry.name}: the slide is {size[0]} x {size[1]} pixels, the project says {expected[0]} x {expected[1]}",
-            hint=f"check that {entry.slide_path} is the image that was added to the project",
-        )
+    slide = slide_of(entry)
     return slide, calibrate(entry, slide, mpp_override=mpp_override)
 
 
@@ -298,11 +341,11 @@ def calibrate(entry: Entry, slide: Slide, *, mpp_override: float | None = None) 
     return Calibration(entry.mpp, entry.mpp_source or "QuPath", warning)
 
 
-def _open_handle(path: Path) -> openslide.OpenSlide:
+def _open_handle(path: Path) -> openslide.AbstractSlide:
     if not path.is_file():
         raise SlideError(f"slide not found: {path}", hint="name its folder with --slides DIR")
     try:
-        handle = openslide.OpenSlide(path)
+        handle = _picture(path) or openslide.OpenSlide(path)
     except openslide.OpenSlideUnsupportedFormatError as error:
         raise SlideError(
             f"{path.name}: not a slide that OpenSlide can read, or damaged",
@@ -312,47 +355,26 @@ def _open_handle(path: Path) -> openslide.OpenSlide:
         raise SlideError(f"{path.name}: cannot be opened ({error})", hint="check the file") from error
     if os.getpid() not in _caches:
         _caches[os.getpid()] = openslide.OpenSlideCache(CACHE_BYTES)
-    handle.set_cache(_caches[os.getpid()])
+    if isinstance(handle, openslide.OpenSlide):
+        handle.set_cache(_caches[os.getpid()])
     return handle
 
 
-def _bounds(properties: Mapping[str, str], width: int, height: int) -> tuple[int, int, int, int]:
-    """(left, top, width, height) of the scanned part, clipped to the slide; all of it where the slide does not say."""
-    names = ("BOUNDS_X", "BOUNDS_Y", "BOUNDS_WIDTH", "BOUNDS_HEIGHT")
-    values = [_number(properties.get(getattr(openslide, f"PROPERTY_NAME_{name}"))) for name in names]
-    left, top, bounds_width, bounds_height = (None if value is None else round(value) for value in values)
-    if left is None or top is None or bounds_width is None or bounds_height is None:
-        return 0, 0, width, height
-    if left < 0 or top < 0 or bounds_width < 1 or bounds_height < 1 or left >= width or top >= height:
-        return 0, 0, width, height
-    return left, top, min(bounds_width, width - left), min(bounds_height, height - top)
+def _picture(path: Path) -> openslide.ImageSlide | None:
+    """A PNG or JPEG file as a slide of one level, held in memory; None for other files.
 
-
-def _mpp(properties: Mapping[str, str]) -> tuple[float | None, str]:
-    """Geometric mean of the mpp in x and y with its source, or None and why not."""
-    across = _number(properties.get(openslide.PROPERTY_NAME_MPP_X))
-    down = _number(properties.get(openslide.PROPERTY_NAME_MPP_Y))
-    source = "TIFF resolution" if properties.get(openslide.PROPERTY_NAME_VENDOR) == "generic-tiff" else "slide"
-    if across is None or down is None:
-        um_per_unit = {"centimeter": 1e4, "inch": 25400.0}.get(properties.get("tiff.ResolutionUnit", ""))
-        per_x, per_y = (_number(properties.get(f"tiff.{axis}Resolution")) for axis in "XY")
-        source = "TIFF resolution"
-        if um_per_unit and per_x and per_y:
-            across, down = um_per_unit / per_x, um_per_unit / per_y
-    if across is None or down is None:
-        return None, "not in the slide"
-    mpp = math.sqrt(across * down)
-    if not PLAUSIBLE_MPP[0] <= mpp <= PLAUSIBLE_MPP[1]:
-        return None, f"{source} says {mpp:.4g}, which is no microscope's"
-    return mpp, source
-
-
-def _number(text: str | None) -> float | None:
-    """A positive or zero number, None for anything else."""
-    if text is None:
+    Raises:
+        SlideError: it is damaged, too large, or has other pixels than 8-bit ones.
+    """
+    if path.suffix.lower() not in PICTURES:
         return None
     try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) and number >= 0 else None
+        picture = Image.open(path, formats=("PNG", "JPEG"))
+        if picture.width * picture.height <= MAX_PICTURE_PX and picture.mode in {"1", "L", "LA", "P", "RGB", "RGBA"}:
+            return openslide.ImageSlide(picture.convert("RGBA" if picture.has_transparency_data else "RGB"))
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # SyntaxError: what Pillow says of broken PNG
+        raise SlideError(f"{path.name}: cannot be opened ({error})", hint="check the file") from error
+    raise SlideError(
+        f"{path.name}: a picture of {picture.width} x {picture.height} pixels ({picture.mode}) cannot be read",
+        hint="convert it into a tiled pyramidal TIFF with 8 bits per channel",
+    )

@@ -11,7 +11,7 @@ from skimage.filters import threshold_otsu
 
 from wsplf_cli.errors import SlideError
 from wsplf_cli.schema import Entry, TileGrid, TissueMask
-from wsplf_cli.slides import Slide, slide_for
+from wsplf_cli.slides import Slide, slide_of
 
 log = logging.getLogger(__name__)
 
@@ -138,9 +138,7 @@ def read_tiles(entry: Entry, grid: TileGrid, indices: Sequence[int] | NDArray[np
     Raises:
         SlideError: the slide cannot be opened, or none of the tiles asked for can be read.
     """
-    if entry.slide_path is None:
-        raise SlideError(entry.problem or f"{entry.name}: slide not found")
-    slide = slide_for(entry.slide_path, crop_to_bounds=entry.crop_to_bounds)
+    slide = slide_of(entry)
     tiles = np.full((len(indices), grid.tile_px, grid.tile_px, 3), 255, np.uint8)
     damaged = 0
     for place, index in enumerate(indices):

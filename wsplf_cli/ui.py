@@ -26,6 +26,7 @@ from rich.progress import (
 from rich.table import Table
 
 from wsplf_cli import files
+from wsplf_cli.schema import titles
 
 if TYPE_CHECKING:
     from wsplf_cli.schema import Check, StageReport
@@ -157,11 +158,12 @@ class Screen:
             return
         keys = list(dict.fromkeys(key for entry in report.entries for key in entry.counts))
         rows = [
-            [entry.name, entry.status, *(entry.counts.get(key) for key in keys), f"{entry.seconds:.1f}", entry.reason]
-            for entry in report.entries
+            [title, entry.status, *(entry.counts.get(key) for key in keys), f"{entry.seconds:.1f}", entry.reason]
+            for title, entry in zip(titles(report.entries), report.entries, strict=True)
         ]
         self.table(["entry", "status", *keys, "s", ""], rows, right=range(2, len(keys) + 3))
-        self.line(f"{report.stage}: {_counted(report)} in {report.seconds:.0f} s; run {report.run_id}")
+        run = f"; run {report.run_id}" if report.run_id else ""
+        self.line(f"{report.stage}: {_counted(report)} in {report.seconds:.0f} s{run}")
 
     def checks(self, checks: "Sequence[Check]") -> None:
         """Show the checks of ``doctor``, and what to do where one did not pass."""

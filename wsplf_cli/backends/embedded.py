@@ -9,17 +9,21 @@ from uuid import UUID
 from wsplf_cli.backends._plan import plan
 from wsplf_cli.config import ProjectOptions
 from wsplf_cli.errors import ConfigError, ProjectError, SlideError
-from wsplf_cli.qupath import gson, project_file, qpdata
-from wsplf_cli.qupath.atomic import write_files
+from wsplf_cli.qupath import gson, project_file, qpdata, servers
+from wsplf_cli.qupath.atomic import SavedMeanwhile, write_files
 from wsplf_cli.qupath.images import uri_path
 from wsplf_cli.qupath.javagraph import JavaStreamError
 from wsplf_cli.qupath.qpdata import QpData
+from wsplf_cli.runs.journal import ChangedOnDisk, see
 from wsplf_cli.schema import Annotation, Entry, Origin, PathClass, PathObject, Replaced
-from wsplf_cli.slides import open_slide
+from wsplf_cli.slides import measure
 
 DATA = "data.qpdata"
 FALLBACK = "data.qpdata.bkp"
 """What QuPath leaves when it was stopped while saving, and reads when there is no data.qpdata."""
+
+MERGES = 3
+"""How often classes.json is read again when another program writes it in the same moment."""
 
 
 def open_project(path: Path, options: ProjectOptions) -> "EmbeddedProject":
@@ -67,7 +71,7 @@ class EmbeddedProject:
         """The entries in project order, slides looked up."""
         if self._entries is None:
             slides = self._options.slides
-            self._entries = project_file.entries(self._project, slides=slides, measure=_measure)
+            self._entries = project_file.entries(self._project, slides=slides, measure=measure)
         return list(self._entries)
 
     def path_classes(self) -> list[PathClass]:
@@ -164,7 +168,7 @@ class EmbeddedProject:
 
     def _fresh(self, entry_id: str) -> QpData:
         image = self.image(entry_id)
-        chain = project_file.builders(image)
+        chain = servers.builders(image)
         uri = str(chain[-1].get("uri") or "") if chain else ""
         return qpdata.create(
             version=self.version,
@@ -196,38 +200,67 @@ class EmbeddedProject:
         """Write an entry's data and summary, and the path classes that the project lacks.
 
         Raises:
+            SlideError: another program changed the data since it was read, or saves it in this moment.
             ProjectError: the files cannot be written; the old ones are in place.
         """
-        path = self._data_path(entry_id)
-        files: dict[Path, bytes] = {}
-        listed = project_file.add_classes(self.folder, classes)
-        if listed is not None:
-            files[project_file.classes_path(self.folder)] = listed
-        files[path.with_name("summary.json")] = summary
-        files[path] = content
-        write_files(files)
+        path, seen = self._data_path(entry_id), self._seen[entry_id]
+        if seen.stat is not None and seen.digest is None:  # it changed before it was read
+            raise _changed(path)
+        expected = {path: None if seen.stat is None or seen.digest is None else seen.digest.hex()}
+        for attempt in range(MERGES):
+            try:
+                self._write(path, content=content, summary=summary, classes=classes, expected=expected)
+                break
+            except ChangedOnDisk as error:
+                if error.path == path or attempt == MERGES - 1:
+                    raise _changed(error.path) from error
+            except SavedMeanwhile as error:
+                raise SlideError(error.message, hint=error.hint) from error
         self._seen[entry_id] = _Seen(_stat(path), _digest(content))
+
+    def _write(
+        self,
+        path: Path,
+        *,
+        content: bytes,
+        summary: bytes,
+        classes: Collection[PathClass],
+        expected: Mapping[Path, str | None],
+    ) -> None:
+        """Write the files of an entry, the missing classes added to what classes.json holds now."""
+        listed = project_file.classes_path(self.folder)
+        there = see(listed).sha256
+        merged = project_file.add_classes(self.folder, classes)
+        first = {} if merged is None else {listed: merged}
+        files = {**first, path.with_name("summary.json"): summary, path: content}
+        write_files(files, expected={listed: there, **expected})
+
+    def _check_single(self, entry_id: str) -> None:
+        """Refuse to write what would show on another image too."""
+        if entry_id in project_file.shared_ids(self._project):
+            raise SlideError(
+                f"{self.path}: several entries have the id {entry_id} and share its data; nothing was written",
+                hint="remove all but one of them from the project in QuPath and add them again",
+            )
 
     def check_unchanged(self, entry_id: str) -> None:
         """Refuse to write over what another program saved since this project was opened.
 
         Raises:
-            SlideError: it did.
+            SlideError: it did, or several entries share the data.
         """
+        self._check_single(entry_id)
         path, seen = self._data_path(entry_id), self._seen[entry_id]
         now = _stat(path)
         if now == seen.stat:
             return
         if now is not None and seen.digest is not None and _digest(path.read_bytes()) == seen.digest:
             return
-        raise SlideError(
-            f"{path} was changed by another program since wsplf opened the project; nothing was written",
-            hint="close the image in QuPath (saving it), then run the command again",
-        )
+        raise _changed(path)
 
     def _summary(self, entry_id: str, data: QpData) -> bytes:
         """summary.json of an entry."""
-        chain = project_file.builders(self.image(entry_id))
+        chain = servers.builders(self.image(entry_id))
         server = next((one["metadata"] for one in chain if isinstance(one.get("metadata"), dict)), None)
         document: dict[str, object] = {"timestamp": project_file.now_ms(), "imageType": data.image_type}
         if server is not None:
@@ -242,13 +275,11 @@ class EmbeddedProject:
         return gson.dumps(document, indent=False).encode("utf-8")
 
 
-def _measure(path: Path) -> tuple[int, int] | None:
-    """Width and height of a slide, or None when it is not one."""
-    try:
-        with open_slide(path) as slide:
-            return slide.width_px0, slide.height_px0
-    except SlideError:
-        return None
+def _changed(path: Path) -> SlideError:
+    return SlideError(
+        f"{path} was changed by another program since wsplf opened the project; nothing was written",
+        hint="close the image in QuPath (saving it), then run the command again",
+    )
 
 
 def _stat(path: Path) -> tuple[int, int] | None:

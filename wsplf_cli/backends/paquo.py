@@ -24,7 +24,7 @@ from wsplf_cli.backends._paquo_link import Link
 from wsplf_cli.backends._plan import plan
 from wsplf_cli.config import ProjectOptions
 from wsplf_cli.errors import MissingDependency, ProjectError, SlideError
-from wsplf_cli.qupath import gson, project_file, qpdata
+from wsplf_cli.qupath import gson, project_file, qpdata, servers
 from wsplf_cli.qupath.images import uri_path
 from wsplf_cli.qupath.javagraph import JavaStreamError
 from wsplf_cli.qupath.records import Held, annotations, path_objects, rgb_of
@@ -184,7 +184,7 @@ class PaquoProject:
 
     def _stage(self, folder: Path, entry_id: str, stored: embedded.Stored | None) -> None:
         image = json.loads(json.dumps(self._files.image(entry_id)))
-        source = (project_file.builders(image) or [{}])[-1]
+        source = (servers.builders(image) or [{}])[-1]
         recorded = uri_path(str(source.get("uri") or ""))
         slide = next((one.slide_path for one in self.entries() if one.id == entry_id), None)
         if slide is not None and recorded is not None and not Path(recorded).is_file():

@@ -1,5 +1,6 @@
 """A new QuPath project from slides that are there, in a form that every version from 0.2 to 0.7 opens."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +9,7 @@ from uuid import uuid4
 
 from wsplf_cli.errors import ProjectError
 from wsplf_cli.qupath import gson
+from wsplf_cli.qupath.addresses import file_uri
 from wsplf_cli.qupath.atomic import write_files
 from wsplf_cli.qupath.project_file import class_record, classes_path, now_ms
 from wsplf_cli.schema import PathClass
@@ -18,16 +20,23 @@ _CHANNELS = (("Red", -65536), ("Green", -16711936), ("Blue", -16776961))
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A slide to put into a new project. ``levels`` are (downsample, width, height) from level 0 on."""
+    """A slide to put into a new project.
+
+    ``mpp`` is one number, or those of x and y. ``levels`` are (downsample, width, height) from level 0 on, see
+    ``level_sizes``. ``thumbnail`` is a JPEG file, what QuPath's list of images shows; without one QuPath makes it.
+    """
 
     path: Path
     name: str
     width_px0: int
     height_px0: int
-    mpp: float | None
+    mpp: float | tuple[float, float] | None
     levels: Sequence[tuple[float, int, int]]
     metadata: Mapping[str, str] = field(default_factory=dict)
     tags: Sequence[str] = ()
+    magnification: float | None = None
+    tile_px: tuple[int, int] = (256, 256)
+    thumbnail: bytes | None = None
 
 
 def create_project(
@@ -41,15 +50,14 @@ def create_project(
         ProjectError: the folder holds a project already, or cannot be written.
     """
     path = folder.absolute() / "project.qpproj"
-    if path.exists():
-        raise ProjectError(f"{path} is there already", hint="choose another folder")
+    refuse_project(folder)
     builders = [_builder(image) for image in images]
     now = now_ms()
     document = {
         "version": version,
         "createTimestamp": now,
         "modifyTimestamp": now,
-        "uri": path.as_uri(),
+        "uri": file_uri(path.as_posix()),
         "lastID": len(images),
         "images": [
             {
@@ -65,22 +73,73 @@ def create_project(
     }
     data = path.parent / "data"
     files: dict[Path, Any] = {data / "metadata.json": {}}
+    thumbnails = {
+        data / str(number) / "thumbnail.jpg": image.thumbnail
+        for number, image in enumerate(images, start=1)
+        if image.thumbnail is not None
+    }
     for number, builder in enumerate(builders, start=1):
         files[data / str(number) / "server.json"] = builder
     if classes:
         files[classes_path(path.parent)] = {"pathClasses": [class_record(one) for one in classes]}
     files[path] = document
-    write_files({file: gson.dumps(value, indent=True).encode("utf-8") for file, value in files.items()})
+    texts = {file: gson.dumps(value, indent=True).encode("utf-8") for file, value in files.items()}
+    write_files({**thumbnails, **texts})
     return path
 
 
+def refuse_project(folder: Path) -> None:
+    """Check that there is no QuPath project in a folder yet, nor what one left: a new entry would show its data.
+
+    Raises:
+        ProjectError: there is one.
+    """
+    found = [*sorted(folder.glob("*.qpproj")), *sorted(folder.glob("data/*/data.qpdata*"))] if folder.is_dir() else []
+    if found:
+        raise ProjectError(f"{found[0]} is there already", hint="choose another folder")
+
+
+def level_sizes(levels_px: Sequence[tuple[int, int]], *, shown_px: tuple[int, int]) -> list[tuple[float, int, int]]:
+    """(downsample, width, height) of the levels as QuPath records them for a slide read by OpenSlide.
+
+    Args:
+        levels_px: (width, height) of the slide's levels as they are in its file.
+        shown_px: size of the part that is shown at level 0.
+    """
+    found: list[tuple[float, int, int]] = []
+    for level_px in levels_px:
+        downsample = _downsample(levels_px[0], level_px)
+        if found and downsample <= found[-1][0]:
+            break  # QuPath takes no level that is out of order
+        cropped = (int(shown_px[0] / downsample), int(shown_px[1] / downsample))
+        found.append((downsample, *(level_px if shown_px == levels_px[0] else cropped)))
+    return found
+
+
+def _downsample(whole_px: tuple[int, int], level_px: tuple[int, int]) -> float:
+    """One number for both axes: the power of two or the whole number that was meant, else the mean."""
+    ratios = [whole / level for whole, level in zip(whole_px, level_px, strict=True)]
+    power = 2.0 ** round(math.log2(sum(ratios) / 2))
+    if all(abs(whole / power - level) < 2 for whole, level in zip(whole_px, level_px, strict=True)):
+        return power
+    meant = [
+        float(round(ratio)) if abs(whole / max(round(ratio), 1) - level) <= 1 else ratio
+        for ratio, whole, level in zip(ratios, whole_px, level_px, strict=True)
+    ]
+    return power if power in meant else sum(meant) / 2
+
+
 def _builder(image: Image) -> dict[str, Any]:
-    unit = "px" if image.mpp is None else "µm"
-    side = {"value": 1.0 if image.mpp is None else float(image.mpp), "unit": unit}
+    if image.mpp is None:
+        sides = [{"value": 1.0, "unit": "px"}] * 2
+    else:
+        mpp_xy = image.mpp if isinstance(image.mpp, tuple) else (image.mpp, image.mpp)
+        sides = [{"value": float(mpp), "unit": "µm"} for mpp in mpp_xy]
+    power = {} if image.magnification is None else {"magnification": float(image.magnification)}
     return {
         "builderType": "uri",
         "providerClassName": _OPENSLIDE,
-        "uri": image.path.absolute().as_uri(),
+        "uri": file_uri(image.path.absolute().as_posix()),
         "args": [],
         "metadata": {
             "name": image.name,
@@ -97,13 +156,14 @@ def _builder(image: Image) -> dict[str, Any]:
             ],
             "channels": [{"name": name, "color": color} for name, color in _CHANNELS],
             "pixelCalibration": {
-                "pixelWidth": side,
-                "pixelHeight": dict(side),
+                "pixelWidth": sides[0],
+                "pixelHeight": sides[1],
                 "zSpacing": {"value": 1.0, "unit": "z-slice"},
                 "timeUnit": "SECONDS",
                 "timepoints": [],
             },
-            "preferredTileWidth": 256,
-            "preferredTileHeight": 256,
+            **power,
+            "preferredTileWidth": image.tile_px[0],
+            "preferredTileHeight": image.tile_px[1],
         },
     }

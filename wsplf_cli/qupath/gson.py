@@ -22,6 +22,24 @@ class Number(float):
         return number
 
 
+class Repeated(dict[str, Any]):
+    """An object in which keys stand more than once: the last one counts, the others are written back too."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        self._pairs = pairs
+
+    def written(self) -> list[tuple[str, Any]]:
+        """All keys in the order read, each last one with its value of now; then those that were added."""
+        last = {key: place for place, (key, _) in enumerate(self._pairs)}
+        kept = [
+            (key, self[key] if last[key] == place else value)
+            for place, (key, value) in enumerate(self._pairs)
+            if key in self
+        ]
+        return kept + [(key, value) for key, value in self.items() if key not in last]
+
+
 def loads(text: str) -> Any:
     """The value of a JSON text; bare NaN and Infinity are allowed.
 
@@ -29,9 +47,18 @@ def loads(text: str) -> Any:
         ValueError: not JSON, or nested too deeply.
     """
     try:
-        return json.loads(text.removeprefix("\ufeff"), parse_float=Number)
+        return json.loads(text.removeprefix("\ufeff"), parse_float=Number, parse_int=_whole, object_pairs_hook=_object)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+
+
+def _whole(text: str) -> int | Number:
+    return Number(text) if text == "-0" else int(text)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    plain = dict(pairs)
+    return plain if len(plain) == len(pairs) else Repeated(pairs)
 
 
 def dumps(value: Any, *, indent: bool) -> str:
@@ -58,7 +85,8 @@ def _pieces(value: Any, newline: str | None) -> list[str]:
     """``newline`` is the line break with the indentation of this value, or None for compact output."""
     if isinstance(value, dict):
         colon = ":" if newline is None else ": "
-        items = [(_string(str(key)) + colon, item) for key, item in value.items()]
+        pairs = value.written() if isinstance(value, Repeated) else value.items()
+        items = [(_string(str(key)) + colon, item) for key, item in pairs]
         opening, closing = "{", "}"
     elif isinstance(value, list | tuple):
         items = [("", item) for item in value]

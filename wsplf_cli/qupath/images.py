@@ -2,16 +2,23 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
-#: How deep the folders of the project and around it are searched; the folder that the user names is searched whole.
+#: How deep the folders of the project and around it are searched, and for how many files and folders at most: enough
+#: for a study's folder, not for a disk. The folder that the user names is searched whole, within sane limits.
 NEAR_DEPTH = 3
-MAX_FILES = 200_000
+NEAR_FILES = 20_000
+MAX_FILES = 500_000
 
-Measure = Callable[[Path], tuple[int, int] | None]
-"""Width and height of an image file in pixels, or None when it cannot be opened."""
+
+class Measure(Protocol):
+    """Width and height of an image file in pixels, or None when it cannot be opened."""
+
+    def __call__(self, path: Path, /, *, crop_to_bounds: bool) -> tuple[int, int] | None:
+        """Measure the scanned part, or the whole image."""
 
 
 def uri_path(uri: str) -> str | None:
@@ -46,11 +53,11 @@ class Finder:
         self._measure = measure
         self._by_name: dict[str, list[Path]] | None = None
 
-    def find(self, uri: str, *, size_px0: tuple[int, int]) -> Path | None:
+    def find(self, uri: str, *, size_px0: tuple[int, int], crop_to_bounds: bool = True) -> Path | None:
         """The image's file, or None.
 
-        A file that is found by its name alone must have the size that the project records (0 for unknown); if no size
-        can be told, it must be the only one of its name.
+        A file that is found by its name alone must have the size that the project records (0 for unknown), of the
+        scanned part or the whole slide; if no size can be told, it must be the only one of its name.
         """
         recorded = uri_path(uri)
         if recorded is None:
@@ -59,7 +66,7 @@ class Finder:
             if path is not None and path.is_file():
                 return path
         same_name = self._named(PurePosixPath(recorded).name)
-        sizes = [(path, self._measure(path)) for path in same_name]
+        sizes = [(path, self._measure(path, crop_to_bounds=crop_to_bounds)) for path in same_name]
         fitting = [path for path, size in sizes if size is not None and size == size_px0]
         if fitting:
             return fitting[0]
@@ -90,13 +97,15 @@ class Finder:
     def _candidates(self) -> Iterator[Path]:
         folder = self._project.parent
         if self._slides is not None:
-            yield from _files(self._slides, depth=None)
-        yield from _files(folder, depth=NEAR_DEPTH)
-        yield from _files(folder.parent, depth=NEAR_DEPTH)
+            yield from files_in(self._slides)
+        yield from files_in(folder, depth=NEAR_DEPTH, most=NEAR_FILES)
+        around = folder.absolute().parent
+        if around not in {Path(around.anchor), Path.home(), Path.home().parent}:  # these hold more than one study
+            yield from files_in(around, depth=NEAR_DEPTH, most=NEAR_FILES)
 
 
-def _files(folder: Path, *, depth: int | None) -> Iterator[Path]:
-    """Files in a folder, nearest first, without hidden folders and QuPath's own; at most MAX_FILES."""
+def files_in(folder: Path, *, depth: int | None = None, most: int = MAX_FILES) -> Iterator[Path]:
+    """Files in a folder, nearest first, without hidden folders and QuPath's own; ``most`` files and folders at most."""
     level: Sequence[Path] = [folder]
     count, deep = 0, 0
     while level and (depth is None or deep <= depth):
@@ -106,13 +115,13 @@ def _files(folder: Path, *, depth: int | None) -> Iterator[Path]:
                 inside = sorted(os.scandir(one), key=lambda item: item.name)
             except OSError:  # a folder that may not be read holds nothing for us
                 continue
+            count += len(inside)
             for item in inside:
                 if item.is_file():
-                    count += 1
                     yield Path(item.path)
                 elif item.is_dir(follow_symlinks=False) and not _skipped(one, item.name):
                     below.append(Path(item.path))
-            if count > MAX_FILES:
+            if count >= most:
                 return
         level, deep = below, deep + 1
 

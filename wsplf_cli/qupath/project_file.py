@@ -1,22 +1,23 @@
 """project.qpproj and what lies beside it: entries, classes, and where QuPath keeps the data of an entry."""
 
-import hashlib
 import json
 import math
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from wsplf_cli.errors import ProjectError
-from wsplf_cli.qupath import gson
+from wsplf_cli.qupath import gson, servers
 from wsplf_cli.qupath.atomic import write_files
 from wsplf_cli.qupath.images import Finder, Measure, uri_path
+from wsplf_cli.runs.journal import sha256
 from wsplf_cli.schema import Entry, PathClass
+from wsplf_cli.views import view_of
 
 SUFFIX = ".qpproj"
-_MICROMETRE = {"µm", "μm", "um"}  # QuPath writes the first (U+00B5)
 #: QuPath's own colours of the classes that it starts with; it chooses for the others.
 DEFAULT_RGB = {"Tumor": (200, 0, 0), "Stroma": (150, 200, 150), "Immune cells": (160, 90, 160)}
 
@@ -28,6 +29,11 @@ class ProjectFile:
     path: Path
     document: dict[str, Any]
     stored: bytes
+
+    @property
+    def folder(self) -> Path:
+        """The folder that holds it."""
+        return self.path.parent
 
     @property
     def version(self) -> str:
@@ -111,122 +117,92 @@ def entries(project: ProjectFile, *, slides: Path | None, measure: Measure) -> l
     """
     recorded = str(project.document.get("uri") or "")
     finder = Finder(project.path, recorded_uri=recorded, slides=slides, measure=measure)
-    return [_entry(image, finder, measure) for image in project.images]
+    shared = shared_ids(project)
+    return [_entry(image, finder, measure, shared=shared) for image in project.images]
 
 
-def _entry(image: Mapping[str, Any], finder: Finder, measure: Measure) -> Entry:
-    chain = builders(image)
-    source = chain[-1] if chain else {}
-    server = next((_object(one.get("metadata")) for one in chain if one.get("metadata")), {})
-    uri = str(source.get("uri") or "")
-    path_text = uri_path(uri)
-    name = str(image.get("imageName") or server.get("name") or (path_text or uri).rpartition("/")[2] or "unnamed")
-    size = (_integer(server.get("width")), _integer(server.get("height")))
-    problem = _unsupported(name, chain)
-    slide_path = None
+def shared_ids(project: ProjectFile) -> set[str]:
+    """The ids that several entries have; QuPath opens such a project, and the entries share one data folder."""
+    counts = Counter(map(entry_id, project.images))
+    return {one for one, count in counts.items() if count > 1}
+
+
+def _entry(image: Mapping[str, Any], finder: Finder, measure: Measure, *, shared: Collection[str]) -> Entry:
+    server = servers.describe(servers.builders(image))
+    path_text = uri_path(server.uri) or server.uri
+    name = str(image.get("imageName") or server.name or path_text.rpartition("/")[2] or "unnamed")
+    size, slide_path = server.size_px0, None
+    problem = f"{name}: {server.trouble}" if server.trouble else ""
+    if entry_id(image) in shared:
+        problem = f"{name}: other entries have its id {entry_id(image)} too, and share its data; "
+        problem += "remove all but one of them from the project in QuPath and add them again"
     if not problem:
-        slide_path = finder.find(uri, size_px0=size)
+        slide_path = finder.find(server.uri, size_px0=server.file_size_px0, crop_to_bounds=server.crop_to_bounds)
         if slide_path is None:
-            problem = f"{name}: the slide is not at {path_text or uri}, nor near the project"
-            problem += "; give its folder with --slides DIR"
-        elif min(size) <= 0:
-            size = measure(slide_path) or size
-    mpp = _mpp(server)
-    args = _list(source.get("args"))
+            problem = (
+                f"{name}: the slide is not at {path_text}, nor near the project; give its folder with --slides DIR"
+            )
+        elif min(size) <= 0 and (measured := measure(slide_path, crop_to_bounds=server.crop_to_bounds)):
+            view = view_of(server.steps, measured)
+            size = view.width_px0, view.height_px0
     return Entry(
         id=entry_id(image),
         name=name,
         slide_path=slide_path,
         width_px0=size[0],
         height_px0=size[1],
-        mpp=mpp,
-        mpp_source="" if mpp is None else "QuPath calibration",
+        mpp=server.mpp,
+        mpp_source="" if server.mpp is None else "QuPath calibration",
         metadata=_strings(image.get("metadata")),
         tags=tuple(str(tag) for tag in _list(image.get("tags"))),
-        crop_to_bounds="--no-crop" not in args and "bioformats" not in str(source.get("providerClassName")),
+        crop_to_bounds=server.crop_to_bounds,
         problem=problem,
+        steps=server.steps,
     )
-
-
-def builders(image: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The chain of an entry's server builders, from the outermost to the one that names the file."""
-    chain: list[dict[str, Any]] = []
-    builder = image.get("serverBuilder")
-    while isinstance(builder, dict) and len(chain) < 100:
-        chain.append(builder)
-        builder = builder.get("builder")
-    return chain
-
-
-def _unsupported(name: str, chain: Sequence[Mapping[str, Any]]) -> str:
-    """Why the pixels of an entry cannot be read, in one line; empty when they can."""
-    if not chain:
-        return f"{name}: the project does not say where its image is"
-    derived = [str(one.get("builderType")) for one in chain if one.get("builderType") != "uri"]
-    if derived:
-        return f"{name}: reading the pixels of a {' and '.join(derived)} image is not supported yet"
-    uri, args = str(chain[-1].get("uri") or ""), _list(chain[-1].get("args"))
-    if not uri:
-        return f"{name}: the project does not say where its image is"
-    if uri_path(uri) is None:
-        return f"{name}: its image is not a file but {uri}"
-    series = args[args.index("--series") + 1 :][:1] if "--series" in args else []
-    if series not in ([], ["0"]):
-        return f"{name}: it is image {series[0]} of its file; only the first one of a file is supported yet"
-    return ""
-
-
-def _mpp(server: Mapping[str, Any]) -> float | None:
-    """Micrometres per pixel: the mean of width and height of QuPath's calibration, or None when it has none."""
-    calibration = _object(server.get("pixelCalibration"))
-    sides = [_object(calibration.get(key)) for key in ("pixelWidth", "pixelHeight")]
-    if any(side.get("unit") not in _MICROMETRE for side in sides):
-        return None
-    values = [side.get("value") for side in sides]
-    lengths = [float(value) for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
-    if len(lengths) < 2 or not all(math.isfinite(length) and length > 0 for length in lengths):
-        return None
-    return sum(lengths) / 2
 
 
 def set_metadata(project: ProjectFile, values: Mapping[str, Mapping[str, str]]) -> None:
     """Set keys of the entries' metadata and write the project file, the previous one kept as ``.backup``.
 
+    The file is read again first, so that what another program wrote since ``project`` was read stays.
+
     Raises:
-        ProjectError: an entry is not there; the file changed since it was read, or cannot be written.
+        ProjectError: an entry is not there; the file changes in this moment, or cannot be written.
     """
-    unknown = set(values) - {entry_id(image) for image in project.images}
+    now = read(project.path)
+    unknown = set(values) - {entry_id(image) for image in now.images}
     if unknown:
         raise ProjectError(f"{project.path}: no entry has the id {', '.join(sorted(unknown))}")
+    if unclear := shared_ids(now).intersection(values):
+        raise ProjectError(
+            f"{project.path}: several entries have the id {', '.join(sorted(unclear))}; nothing was written",
+            hint="remove all but one of them from the project in QuPath and add them again",
+        )
     changed = False
-    for image in project.images:
+    for image in now.images:
         wanted = values.get(entry_id(image), {})
         stored = image.get("metadata")
         if any(_strings(stored).get(key) != value for key, value in wanted.items()):
             image["metadata"] = {**(stored if isinstance(stored, dict) else {}), **wanted}
             changed = True
     if changed:
-        write(project)
+        write(now)
+        project.document, project.stored = now.document, now.stored
 
 
-def write(project: ProjectFile) -> None:
-    """Write the project file, the previous one kept as ``.backup``.
+def write(project: ProjectFile, *, beside: Mapping[Path, bytes] | None = None) -> None:
+    """Write the project file, the previous one kept as ``.backup``, and before it the files ``beside`` it.
 
     Raises:
         ProjectError: the file changed since it was read, or cannot be written; the old one is in place.
     """
-    try:
-        current = project.path.read_bytes()
-    except OSError as error:
-        raise ProjectError(f"{project.path}: cannot be read: {error.strerror}") from error
-    if hashlib.sha256(current).digest() != hashlib.sha256(project.stored).digest():
-        raise ProjectError(
-            f"{project.path} was changed by another program since it was read; nothing was written",
-            hint="close the project in QuPath and run the command again",
-        )
     project.document["modifyTimestamp"] = now_ms()
     content = gson.dumps(project.document, indent=True).encode("utf-8")
-    write_files({project.path.with_name(project.path.name + ".backup"): current, project.path: content})
+    backup = project.path.with_name(project.path.name + ".backup")
+    write_files(
+        {backup: project.stored, **(beside or {}), project.path: content},
+        expected={project.path: sha256(project.stored)},
+    )
     project.stored = content
 
 
@@ -303,11 +279,6 @@ def _strings(value: Any) -> dict[str, str]:
     """Entry metadata as strings, as QuPath takes it; null values are left out."""
     pairs = _object(value).items()
     return {key: one if isinstance(one, str) else json.dumps(one) for key, one in pairs if one is not None}
-
-
-def _integer(value: Any) -> int:
-    finite = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return int(value) if finite else 0
 
 
 def _short(error: Exception) -> str:

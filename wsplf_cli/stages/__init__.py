@@ -6,18 +6,23 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from wsplf_cli import __version__, files
-from wsplf_cli.backends import Project
 from wsplf_cli.errors import ProjectError, SlideError
-from wsplf_cli.schema import Entry, EntryResult, StageReport, Tracker
+from wsplf_cli.runs.journal import Journal, recording
+from wsplf_cli.runs.lock import hold, left_overs, project_lock
+from wsplf_cli.schema import Entry, EntryResult, StageReport, Tracker, titles
 
 log = logging.getLogger(__name__)
+
+READING = frozenset({"evaluate", "export", "train"})
+"""Stages that only read the project: several may run at once. The others hold the project's lock, and can be undone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +50,8 @@ def each(
     results: list[EntryResult] = []
     tracker.start(name, len(entries))
     try:
-        for entry in entries:
-            results.append(_one(entry, work))
+        for entry, title in zip(entries, titles(entries), strict=True):
+            results.append(_one(entry, work, title=title))
             if results[-1].status == "failed":
                 log.info("%s: %s: %s", name, entry.name, results[-1].reason)
                 tracker.say(results[-1].reason)
@@ -57,13 +62,15 @@ def each(
     return results
 
 
-def _one(entry: Entry, work: Callable[[Entry], Mapping[str, float] | Skipped]) -> EntryResult:
+def _one(entry: Entry, work: Callable[[Entry], Mapping[str, float] | Skipped], *, title: str) -> EntryResult:
     start = time.monotonic()
     try:
         outcome = work(entry)
     except SlideError as error:
         reason = error.message if not error.hint else f"{error.message} ({error.hint})"
-        reason = reason if entry.name in reason else f"{entry.name}: {reason}"
+        if title != entry.name and reason.startswith(f"{entry.name}: "):
+            reason = title + reason.removeprefix(entry.name)
+        reason = reason if title in reason else f"{title}: {reason}"
         return EntryResult(entry.id, entry.name, "failed", reason=reason, seconds=time.monotonic() - start)
     seconds = time.monotonic() - start
     if isinstance(outcome, Skipped):
@@ -104,18 +111,37 @@ class Run:
 
     Use it with ``with``: run.json is there from the first moment (status "running") and says in the end "done", or
     why the run ended early. ``folder`` is None in a dry run: nothing is written.
+
+    A stage that writes into the project holds its lock as long as it runs, and every file that it replaces is kept in
+    ``journal`` for undo.
     """
 
     id: str
     stage: str
     folder: Path | None
     record: dict[str, Any]
+    journal: Journal | None = None
     curves: dict[str, dict[str, Any]] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
     handler: logging.Handler | None = None
+    held: ExitStack = field(default_factory=ExitStack)
 
     def __enter__(self) -> Self:
-        """Make the folder, write run.json and begin the log."""
+        """Take the lock, make the folder, write run.json and begin the log.
+
+        Raises:
+            ProjectError: another command writes into this project, or the folder cannot be made.
+        """
+        with ExitStack() as stack:
+            if self.journal is not None:
+                stack.enter_context(hold(project_lock(self.journal.folder), command=self.stage))
+                files.clean(left_overs(self.journal.folder))
+                stack.enter_context(recording(self.journal))
+            self._begin()
+            self.held = stack.pop_all()
+        return self
+
+    def _begin(self) -> None:
         if self.folder is not None:
             try:
                 self.folder.mkdir(parents=True)
@@ -127,13 +153,17 @@ class Run:
             package_log = logging.getLogger("wsplf_cli")
             package_log.setLevel(logging.INFO)
             package_log.addHandler(self.handler)
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Close the log; when the run ended early, write why."""
+        """Close the log and let go of the lock; when the run ended early, write why."""
+        with self.held:
+            self._end(error)
+
+    def _end(self, error: BaseException | None) -> None:
         if error is not None:
+            self.record["wrote"] = self._wrote()
             self.record["status"] = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
             self.record["error"] = f"{type(error).__name__}: {error}"
             log.info("%s: %s", self.record["status"], self.record["error"])
@@ -154,19 +184,40 @@ class Run:
 
     def finish(self, entries: Sequence[EntryResult], *, details: Mapping[str, Any] | None = None) -> StageReport:
         """Write the results into run.json and return them as the stage's report."""
-        report = StageReport(self.stage, self.id, tuple(entries), time.monotonic() - self.began, dict(details or {}))
+        wrote = self._wrote()
+        shown = dict(details or {}) | ({"wrote": wrote} if wrote else {})
+        report = StageReport(self.stage, self.id, tuple(entries), time.monotonic() - self.began, shown)
         self.record |= {"status": "done", "seconds": report.seconds, "entries": entries, "details": report.details}
         if self.folder is not None:
             self._write()
         return report
+
+    def _wrote(self) -> dict[str, int]:
+        """How much was written into the project, and how large what undo needs is; empty when nothing was."""
+        if self.journal is None or not self.journal.written_files:
+            return {}
+        journal = self.journal
+        return {"entries": len(journal.entries), "files": journal.written_files, "undo_bytes": journal.kept_bytes}
 
     def _write(self) -> None:
         if self.folder is not None:
             files.write_json(self.folder / "run.json", self.record)
 
 
+class Located(Protocol):
+    """A project that is somewhere: a file in a folder."""
+
+    @property
+    def path(self) -> Path:
+        """The project.qpproj file."""
+
+    @property
+    def folder(self) -> Path:
+        """The folder that holds it."""
+
+
 def start_run(
-    project: Project, stage: str, *, options: object, seed: int, device: str = "cpu", dry_run: bool = False
+    project: Located, stage: str, *, options: object, seed: int, device: str = "cpu", dry_run: bool = False
 ) -> Run:
     """A new run of ``stage``, to be used with ``with``; its id sorts by time and is unique.
 
@@ -191,4 +242,5 @@ def start_run(
         "details": {},
     }
     folder = None if dry_run else project.folder / "wsplf" / "runs" / run_id
-    return Run(run_id, stage, folder, record)
+    journal = None if folder is None or stage in READING else Journal(project.folder, folder)
+    return Run(run_id, stage, folder, record, journal)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsplf_cli.schema import Entry, TileGrid, TissueMask
-from wsplf_cli.slides import Slide, slide_for
+from wsplf_cli.slides import Slide, slide_of
 from wsplf_cli.tiles import read_tiles
 
 #: Tiles are kept in memory until so much is used; the rest is read anew each time.
@@ -25,8 +25,7 @@ class Prepared:
 
     def slide(self) -> Slide:
         """The open slide; handles are shared and few, so ask anew for each piece of work."""
-        assert self.entry.slide_path is not None
-        return slide_for(self.entry.slide_path, crop_to_bounds=self.entry.crop_to_bounds)
+        return slide_of(self.entry)
 
     @property
     def positive(self) -> bool:

@@ -13,7 +13,7 @@ from wsplf_cli import weights
 from wsplf_cli.backends import Project
 from wsplf_cli.config import DoctorOptions
 from wsplf_cli.errors import ConfigError, ProjectError, SlideError
-from wsplf_cli.schema import Check, Entry
+from wsplf_cli.schema import Check, Entry, titles
 from wsplf_cli.stages.labels import LabelRow, label_rows, require_both
 
 NEEDED_GB = 0.2
@@ -41,7 +41,9 @@ def check_project(project: Project, entries: Sequence[Entry], options: DoctorOpt
     checks = [Check("PASS", "project", f"{project.path}, QuPath {project.version}, {len(entries)} entries")]
     if not os.access(project.folder, os.W_OK):
         checks.append(Check("WARN", "folder", f"{project.folder} cannot be written", fix="copy the project elsewhere"))
-    checks += [_entry(project, row, mpp_override=options.project.mpp_override) for row in rows]
+    mpp_override = options.project.mpp_override
+    named = zip(titles(entries), rows, strict=True)
+    checks += [_entry(project, row, title=title, mpp_override=mpp_override) for title, row in named]
     try:
         require_both([row.entry for row in rows])
     except ProjectError as error:
@@ -130,7 +132,7 @@ def _disk(folder: Path) -> Check:
     return Check("PASS", "disk", message)
 
 
-def _entry(project: Project, row: LabelRow, *, mpp_override: float | None) -> Check:
+def _entry(project: Project, row: LabelRow, *, title: str, mpp_override: float | None) -> Check:
     """One line for one entry; the first thing that prevents work on it, else what deserves a warning."""
     from wsplf_cli.slides import entry_slide
 
@@ -140,14 +142,16 @@ def _entry(project: Project, row: LabelRow, *, mpp_override: float | None) -> Ch
         slide.thumbnail(64)
         annotations = project.annotations(entry.id)
     except SlideError as error:
-        return Check("FAIL", entry.name, error.message, fix=error.hint)
+        return Check("FAIL", title, error.message, fix=error.hint)
     label = f"label {row.word!r} ({row.source}): {row.meaning}" if row.word else "unlabelled"
     message = f"{calibration.mpp:.4g} um/px ({calibration.source}), {label}, {len(annotations)} annotations"
+    if entry.steps:
+        message += f"; QuPath shows it {' and '.join(step.kind for step in entry.steps)}"
     if row.unknown:
         fix = f"--positive {row.word!r} or --negative {row.word!r}, or correct the label in QuPath"
-        return Check("FAIL", entry.name, message, fix=fix)
+        return Check("FAIL", title, message, fix=fix)
     if calibration.warning:
-        return Check("WARN", entry.name, f"{message}; {calibration.warning}", fix="correct the pixel size in QuPath")
+        return Check("WARN", title, f"{message}; {calibration.warning}", fix="correct the pixel size in QuPath")
     if entry.label is None:
-        return Check("WARN", entry.name, message, fix="pseudolabel leaves it out; see wsplf labels")
-    return Check("PASS", entry.name, message)
+        return Check("WARN", title, message, fix="pseudolabel leaves it out; see wsplf labels")
+    return Check("PASS", title, message)

@@ -181,7 +181,10 @@ def _truth_in_folder(folder: Path, entry: Entry, options: ProjectOptions) -> Bas
     Raises:
         SlideError: the file cannot be read, or it has classes, none is the one asked for, and the slide is no negative.
     """
-    stems = dict.fromkeys(([entry.slide_path.stem] if entry.slide_path else []) + [Path(entry.name).stem, entry.name])
+    own = (
+        [entry.slide_path.stem] if entry.slide_path and not entry.steps else []
+    )  # a turned slide has other coordinates
+    stems = dict.fromkeys([*own, Path(entry.name).stem, entry.name])
     paths = [folder / (stem + suffix) for stem in stems for suffix in SUFFIXES]
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
@@ -213,7 +216,10 @@ def _truth_in_project(path: Path, options: ProjectOptions) -> TruthOf:
     def find(entry: Entry) -> BaseGeometry | None:
         same = by_name.get(entry.name, [])
         if len(same) > 1:
-            raise SlideError(f"{path}: {len(same)} entries are named {entry.name}", hint="rename them in QuPath")
+            ids = ", ".join(one.id for one in same)
+            raise SlideError(
+                f"{path}: {len(same)} entries are named {entry.name} (ids {ids})", hint="rename them in QuPath"
+            )
         if not same:
             return None
         return union(one.shape for one in opened.annotations(same[0].id) if _is_truth(one, options))

@@ -13,6 +13,7 @@ from wsplf_cli.backends import Project
 from wsplf_cli.config import LabelsOptions, ProjectOptions
 from wsplf_cli.errors import ConfigError, ProjectError
 from wsplf_cli.schema import Entry, SlideLabel, Tracker
+from wsplf_cli.stages import start_run
 
 NAME_COLUMNS = ("slide", "image", "name")
 LABEL_COLUMN = "label"
@@ -173,8 +174,10 @@ def labels(project: Project, entries: Sequence[Entry], options: LabelsOptions, t
         if not values:
             raise ConfigError(f"{options.csv}: no row belongs to an entry", hint=warnings[0] if warnings else "")
         if not options.dry_run:
-            project.set_metadata(values)
-            written = len(values)
+            with start_run(project, "labels", options=options, seed=0) as run:
+                project.set_metadata(values)
+                written = len(values)
+                run.finish([], details={"written": written})
         tracker.say(f"{options.csv}: {len(values)} of {len(entries)} entries matched, {written} written")
     rows = label_rows(entries, options.project)
     problems = []
@@ -240,7 +243,8 @@ def match_table(
         if not found:
             warnings.append(f"no entry is called {name!r}")
         elif len(found) > 1:
-            warnings.append(f"{len(found)} entries are called {name!r}; all get its label")
+            ids = ", ".join(entry.id for entry in found)
+            warnings.append(f"{len(found)} entries are called {name!r} (ids {ids}); all get its label")
         if not row.get(LABEL_COLUMN):
             warnings.append(f"{name!r} has no label in the table")
             continue

@@ -1,4 +1,4 @@
-"""The commands, each a few lines; the only file that imports typer.
+"""How a function becomes a command, and how the command line runs.
 
 An options record of config.py becomes the options of a command. Nothing heavy is imported before a command runs, so
 that help is quick. Exit codes: 0 all done, 1 an error or an entry that failed, 2 wrong usage, 130 stopped by Ctrl-C.
@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wsplf_cli import __version__, config, plugins
-from wsplf_cli.errors import ConfigError, ProjectError, WsplfError
-from wsplf_cli.weights import check_sam
+from wsplf_cli.errors import ConfigError, WsplfError
 
 if TYPE_CHECKING:
     from wsplf_cli.backends import Project
@@ -33,6 +32,10 @@ DISK_ERRORS = {
 }
 
 STOPPED = 130
+
+#: QuPath notices no change on disk, and what is open there is saved over it.
+RELOAD = "in QuPath: reload an image that is open (File > Reload data, Ctrl+R) before you save it there"
+REOPEN = "in QuPath: if the project is open, close it without saving and open it again"
 
 METAVARS = {Path: "PATH", float: "NUMBER", int: "N", bool: None}
 
@@ -58,14 +61,29 @@ class Stopped(Exception):  # noqa: N818  not an error: the user pressed Ctrl-C
     """Ctrl-C, with how far the work had come."""
 
 
-def command(record: type) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """Make a function a command: its own parameters, the options of ``record``, --json and (if it has one) --config.
+def group(name: str, *, help: str) -> typer.Typer:
+    """A word with commands of its own behind it, such as ``wsplf project create``."""
+    made = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
+    made.callback()(_help_without_command)
+    app.add_typer(made, name=name, help=help)
+    return made
 
-    The function gets the filled record as ``options`` and a Screen as ``screen``, and returns the exit code.
+
+def _help_without_command(ctx: typer.Context) -> None:
+    if ctx.invoked_subcommand is None:
+        sys.stderr.write(ctx.get_help() + "\n")
+        raise typer.Exit(2)
+
+
+def command(name: str, *, under: typer.Typer = app) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Make a function a command: its own parameters, the options of its record, --json and (if it has one) --config.
+
+    ``name`` is all of its words ("project create"), by which config.py knows its record; ``under`` is its group. The
+    function gets the filled record as ``options`` and a Screen as ``screen``, and returns the exit code.
     """
+    record = config.ALL[name]
 
     def decorate(function: Callable[..., int]) -> Callable[..., int]:
-        name = function.__name__
         own = [p for p in inspect.signature(function).parameters.values() if p.name not in ("options", "screen")]
         own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
 
@@ -84,7 +102,7 @@ def command(record: type) -> Callable[[Callable[..., int]], Callable[..., int]]:
         extra = [_JSON, _CONFIG] if name in config.COMMANDS else [_JSON]
         run.__annotations__ = {}
         run.__signature__ = inspect.Signature([_CONTEXT, *own, *generated, *extra])  # type: ignore[attr-defined]
-        app.command(name)(run)
+        under.command(name.rsplit(maxsplit=1)[-1])(run)
         return run
 
     return decorate
@@ -159,7 +177,7 @@ def _was_typed(ctx: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def _open(path: Path, options: config.ProjectOptions) -> "tuple[Project, list[Entry]]":
+def open_chosen(path: Path, options: config.ProjectOptions) -> "tuple[Project, list[Entry]]":
     """The project and the entries that --images chooses."""
     from wsplf_cli.stages.labels import select
 
@@ -167,24 +185,32 @@ def _open(path: Path, options: config.ProjectOptions) -> "tuple[Project, list[En
     return project, select(project.entries(), options)
 
 
-def _open_labelled(path: Path, options: config.ProjectOptions) -> "tuple[Project, list[Entry]]":
-    """As ``_open``, with the slide labels; an unknown label is an error, since its slide would be lost in silence."""
+def open_labelled(path: Path, options: config.ProjectOptions) -> "tuple[Project, list[Entry]]":
+    """As ``open_chosen``, with the slide labels; an unknown one is an error: its slide would be lost in silence."""
     from wsplf_cli.stages.labels import resolve_labels
 
-    project, entries = _open(path, options)
+    project, entries = open_chosen(path, options)
     return project, resolve_labels(project, entries, options)
 
 
-def _open_any(path: Path, options: config.ProjectOptions, screen: "Screen") -> "tuple[Project, list[Entry]]":
-    """As ``_open``, with the slide labels where they are known; an unknown label is a warning."""
+def open_any(path: Path, options: config.ProjectOptions, screen: "Screen") -> "tuple[Project, list[Entry]]":
+    """As ``open_chosen``, with the slide labels where they are known; an unknown label is a warning."""
     from wsplf_cli.stages.labels import label_rows, unknown_words
 
-    project, entries = _open(path, options)
+    project, entries = open_chosen(path, options)
     rows = label_rows(entries, options)
     unknown = unknown_words(rows)
     if unknown:
         screen.say(f"warning: slide label neither positive nor negative: {unknown}; taken as unlabelled")
     return project, [row.entry for row in rows]
+
+
+def shown(report: "StageReport", screen: "Screen") -> int:
+    """Show a stage's report, and what to do in QuPath when the stage wrote; return the exit code."""
+    screen.report(report)
+    if wrote := report.details.get("wrote"):
+        screen.say(RELOAD if wrote["entries"] else REOPEN)
+    return int(report.failed > 0)
 
 
 @app.callback()
@@ -195,123 +221,7 @@ def _top(
     if version:
         sys.stdout.write(f"wsplf {__version__}\n")
         raise typer.Exit
-    if ctx.invoked_subcommand is None:
-        sys.stderr.write(ctx.get_help() + "\n")
-        raise typer.Exit(2)
-
-
-@command(config.DoctorOptions)
-def doctor(project: OptionalProject = None, *, options: config.DoctorOptions, screen: "Screen") -> int:
-    """Check this machine and a project.
-
-    With PROJECT also every entry: slide, micrometres per pixel, label. Says what to do; exits with 1 on a FAIL.
-    """
-    from wsplf_cli.schema import Check
-    from wsplf_cli.stages.doctor import check_machine, check_project
-
-    checks = check_machine(options, folder=project.parent if project else Path())
-    if project is not None:
-        try:
-            checks += check_project(*_open(project, options.project), options)
-        except ProjectError as error:
-            checks.append(Check("FAIL", "project", error.message, error.hint))
-    screen.checks(checks)
-    return int(any(check.status == "FAIL" for check in checks))
-
-
-@command(config.DemoOptions)
-def demo(*, options: config.DemoOptions, screen: "Screen") -> int:
-    """Run the whole loop on synthetic slides.
-
-    Makes the slides and a QuPath project, runs every stage, prints what was measured and writes the report.
-    """
-    from wsplf_cli.stages.demo import demo as run_demo
-
-    screen.demo(run_demo(options.out, seed=options.seed, device=options.device, tracker=screen))
-    return 0
-
-
-@command(config.LabelsOptions)
-def labels(project: ProjectPath, *, options: config.LabelsOptions, screen: "Screen") -> int:
-    """Show or write the slide labels.
-
-    A label comes from the entry's metadata, else from its tags; --csv writes labels into the metadata. Exits with 1
-    when pseudolabel could not learn from them: none, one class only, or an unknown label.
-    """
-    from wsplf_cli.stages.labels import labels as resolve
-
-    found = resolve(*_open(project, options.project), options, screen)
-    screen.labels(found.document)
-    return int(bool(found.problems))
-
-
-@command(config.PseudolabelOptions)
-def pseudolabel(project: ProjectPath, *, options: config.PseudolabelOptions, screen: "Screen") -> int:
-    """Turn slide labels into polygons.
-
-    Learns from the slide labels alone, and writes pseudo-label annotations into the positive slides. Run again, it
-    replaces only its own that nobody has touched.
-    """
-    check_sam(options.sam, checkpoint=options.sam_checkpoint)
-    from wsplf_cli.stages.pseudolabel import pseudolabel as run_stage
-
-    return _shown(run_stage(*_open_labelled(project, options.project), options, screen), screen)
-
-
-@command(config.TrainOptions)
-def train(project: ProjectPath, *, options: config.TrainOptions, screen: "Screen") -> int:
-    """Train a segmentation model.
-
-    Learns from the project's annotations: pseudo-labels, what people drew or corrected, and negative slides.
-    """
-    check_sam(options.sam, checkpoint=options.sam_checkpoint)
-    from wsplf_cli.stages.train import train as run_stage
-
-    return _shown(run_stage(*_open_labelled(project, options.project), options, screen), screen)
-
-
-@command(config.SegmentOptions)
-def segment(project: ProjectPath, *, options: config.SegmentOptions, screen: "Screen") -> int:
-    """Write a model's predictions.
-
-    Applies a trained model to the entries, and writes what it finds as annotations.
-    """
-    from wsplf_cli.stages.segment import segment as run_stage
-
-    return _shown(run_stage(*_open_any(project, options.project, screen), options, screen), screen)
-
-
-@command(config.EvaluateOptions)
-def evaluate(project: ProjectPath, *, options: config.EvaluateOptions, screen: "Screen") -> int:
-    """Measure annotations against the truth.
-
-    Dice, IoU and boundary F1 per slide and over all; the false-positive share of tissue on negative slides.
-    """
-    from wsplf_cli.stages.evaluate import evaluate as run_stage
-
-    scores = run_stage(*_open_any(project, options.project, screen), options, screen)
-    screen.scores(scores)
-    return int(bool(scores["failed"]))
-
-
-@command(config.ReportOptions)
-def report(project: ProjectPath, *, options: config.ReportOptions, screen: "Screen") -> int:
-    """Write one HTML page about a project.
-
-    Self-contained: cohort, labels, thumbnails with CAM and outlines, scores, training curves, settings.
-    """
-    from wsplf_cli.stages.report import report as run_stage
-
-    opened, entries = _open_any(project, options.project, screen)
-    out = options.out or opened.folder / "wsplf" / "report.html"
-    page = run_stage(opened, entries, out=out, tracker=screen, scores=options.scores, options=options.project)
-    screen.path("report", page)
-    return 0
-
-
-def _shown(report: "StageReport", screen: "Screen") -> int:
-    screen.report(report)
-    return int(report.failed > 0)
+    _help_without_command(ctx)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,0 +1,135 @@
+"""Where the images of a project are now, and the project with its addresses changed to that."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from wsplf_cli.qupath import gson, servers
+from wsplf_cli.qupath.addresses import Move, existing, file_uri, moved
+from wsplf_cli.qupath.images import Measure, files_in, uri_path
+from wsplf_cli.qupath.project_file import ProjectFile, entry_id
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """What was found for one address of an entry: the new address, or None, and in words why there is none.
+
+    ``missing`` is true when the image is neither where the project says nor anywhere else that was looked at.
+    """
+
+    old: str
+    new: str | None = None
+    note: str = ""
+    missing: bool = False
+
+
+class Search:
+    """The files below a folder, by name. The folder is walked once, when it is first asked."""
+
+    def __init__(self, folder: Path, measure: Measure) -> None:
+        self._folder = folder
+        self._measure = measure
+        self._by_name: dict[str, list[Path]] | None = None
+
+    def find(self, name: str, size_px0: tuple[int, int], *, crop_to_bounds: bool) -> list[Path]:
+        """The files of this name and size; those whose size cannot be told only where there is no better one."""
+        if self._by_name is None:
+            self._by_name = {}
+            for path in files_in(self._folder):
+                self._by_name.setdefault(path.name.casefold(), []).append(path)
+        same_name = {path.resolve(): path for path in self._by_name.get(name.casefold(), [])}
+        sizes = {path: self._measure(path, crop_to_bounds=crop_to_bounds) for path in same_name.values()}
+        if min(size_px0) <= 0:
+            return list(sizes)
+        fitting = [path for path, size in sizes.items() if size == size_px0]
+        return fitting or [path for path, size in sizes.items() if size is None]
+
+    def __str__(self) -> str:
+        """The folder."""
+        return str(self._folder)
+
+
+def links(image: Mapping[str, Any], moves: Sequence[Move], search: Search | None) -> list[Link]:
+    """What is found for each address of an entry, in the order in which they stand in its builders."""
+    return [_link(builder, moves, search) for builder in servers.files(image.get("serverBuilder"))]
+
+
+def _link(builder: Mapping[str, Any], moves: Sequence[Move], search: Search | None) -> Link:
+    uri = str(builder["uri"])
+    recorded = uri_path(uri)
+    if recorded is None:
+        return Link(uri, note="not a file")
+    target = moved(uri, moves)
+    found = existing(target) if target is not None else None
+    if found is not None:
+        return _to(uri, found)
+    if Path(recorded).is_absolute() and Path(recorded).exists():
+        return _to(uri, Path(recorded))
+    return _missing(builder, uri, recorded, target, search)
+
+
+def _missing(builder: Mapping[str, Any], uri: str, recorded: str, target: Path | None, search: Search | None) -> Link:
+    """What the search gives for an address at which there is nothing, nor where a move leads."""
+    reason = f"not at {recorded}" + (f" and not at {target}" if target is not None else "")
+    if search is None:
+        return Link(uri, note=reason + ("" if target else ", and no --map fits"), missing=True)
+    server = servers.describe([builder])
+    candidates = search.find(PurePosixPath(recorded).name, server.file_size_px0, crop_to_bounds=server.crop_to_bounds)
+    if len(candidates) == 1:
+        return _to(uri, candidates[0])
+    if candidates:
+        several = ", ".join(map(str, candidates))
+        return Link(uri, note=f"{reason}; {len(candidates)} files fit: {several}", missing=True)
+    return Link(uri, note=f"{reason}; no file of this name and size below {search}", missing=True)
+
+
+def _to(uri: str, path: Path) -> Link:
+    new = file_uri(path.absolute().as_posix(), like=uri)
+    if uri_path(new) == uri_path(uri):
+        return Link(uri, note="is where the project says")
+    return Link(uri, new)
+
+
+def changed(project: ProjectFile, new: Mapping[str, Mapping[str, str]]) -> dict[Path, bytes]:
+    """Change the addresses of entries (entry id -> old -> new) in the project's document; not written yet.
+
+    Returns:
+        The files beside the entries' data that name the same addresses, with these changed too.
+    """
+    beside: dict[Path, bytes] = {}
+    for image in project.images:
+        addresses = new.get(entry_id(image), {})
+        if not _replace(image.get("serverBuilder"), addresses):
+            continue
+        path = project.path.parent / "data" / entry_id(image) / "server.json"
+        content = _server_file(path, addresses)
+        if content is not None:
+            beside[path] = content
+    return beside
+
+
+def _replace(builder: Any, addresses: Mapping[str, str]) -> bool:
+    """Change the addresses in a server builder; whether there was one to change."""
+    found = [one for one in servers.files(builder) if one["uri"] in addresses]
+    for one in found:
+        one["uri"] = addresses[one["uri"]]
+    return bool(found)
+
+
+def _server_file(path: Path, addresses: Mapping[str, str]) -> bytes | None:
+    """server.json of an entry with its addresses changed, in the style it has; None where it names none of them."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        document = gson.loads(text)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:  # QuPath does not read it; the project file is what counts
+        log.warning("%s is left as it is: %s", path, error)
+        return None
+    if not _replace(document, addresses):
+        return None
+    return gson.dumps(document, indent="\n" in text.strip()).encode("utf-8")

@@ -1,0 +1,168 @@
+"""What the chain of an entry's server builders says: the file, how its image is derived from it, its size and mpp."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from wsplf_cli.qupath.images import uri_path
+from wsplf_cli.schema import Step
+from wsplf_cli.views import view_of
+
+_MICROMETRE = {"µm", "μm", "um"}  # QuPath writes the first (U+00B5)
+_ROTATIONS = {"ROTATE_NONE": 0, "ROTATE_90": 1, "ROTATE_180": 2, "ROTATE_270": 3}
+_FLIPS = {"NONE": (0, 0), "HORIZONTAL": (1, 0), "VERTICAL": (0, 1), "BOTH": (1, 1)}
+_AFFINE = ("m00", "m10", "m01", "m11", "m02", "m12")
+_MOST_BUILDERS = 100
+_HUGE = 2**31  # sizes are Java ints
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """An entry's image as its builders describe it; sizes are (width, height), (0, 0) where they do not say.
+
+    ``size_px0`` and ``mpp`` are those of the image that QuPath shows, ``file_size_px0`` is that of the file at ``uri``,
+    ``steps`` lead from the one to the other. ``trouble`` says why the pixels cannot be read; empty when they can.
+    """
+
+    uri: str
+    file_size_px0: tuple[int, int]
+    crop_to_bounds: bool
+    steps: tuple[Step, ...]
+    size_px0: tuple[int, int]
+    mpp: float | None
+    name: str
+    trouble: str = ""
+
+
+def builders(image: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The chain of an entry's server builders, from the outermost to the one that names the file."""
+    chain: list[dict[str, Any]] = []
+    builder = image.get("serverBuilder")
+    while isinstance(builder, dict) and len(chain) < _MOST_BUILDERS:
+        chain.append(builder)
+        builder = builder.get("builder")
+    return chain
+
+
+def describe(chain: Sequence[Mapping[str, Any]]) -> Server:
+    """What a chain of builders says, outermost first."""
+    source = chain[-1] if chain else {}
+    steps, trouble = _steps(chain)
+    trouble = trouble or _file_trouble(source)
+    # the outermost builder with metadata says what QuPath shows; what is around it changes that
+    place = next((place for place, one in enumerate(chain) if one.get("metadata")), len(chain))
+    metadata = _object(chain[place].get("metadata")) if place < len(chain) else {}
+    size, mpp = _size(metadata), _mpp(metadata)
+    around = _steps(chain[:place])[0]
+    if around and min(size) > 0:
+        view = view_of(around, size)
+        size, mpp = (view.width_px0, view.height_px0), None if mpp is None else mpp * view.scale
+    return Server(
+        uri=str(source.get("uri") or ""),
+        file_size_px0=_size(_object(source.get("metadata"))),
+        crop_to_bounds=_crops(source),
+        steps=() if trouble else steps,
+        size_px0=size,
+        mpp=mpp,
+        name=str(metadata.get("name") or ""),
+        trouble=trouble,
+    )
+
+
+def files(builder: Any) -> Iterator[dict[str, Any]]:
+    """The builders that name a file, at any depth of a server builder: those of channels and regions too."""
+    stack = [builder]
+    while stack:
+        one = stack.pop()
+        if isinstance(one, list):
+            stack += reversed(one)
+        elif isinstance(one, dict):
+            if isinstance(one.get("uri"), str):
+                yield one
+            stack += reversed([value for key, value in one.items() if key != "metadata"])
+
+
+def _crops(source: Mapping[str, Any]) -> bool:
+    """Whether the reader takes only the scanned part of a slide: QuPath's OpenSlide does, unless told otherwise."""
+    return "--no-crop" not in _list(source.get("args")) and "bioformats" not in str(source.get("providerClassName"))
+
+
+def _steps(chain: Sequence[Mapping[str, Any]]) -> tuple[tuple[Step, ...], str]:
+    """The steps of a chain from the slide outward, or why its pixels cannot be read."""
+    steps: list[Step] = []
+    for one in reversed(chain):
+        kind = str(one.get("builderType"))
+        if kind in {"uri", "pyramidize"} or (kind == "None" and "uri" in one):
+            continue
+        step = _step(kind, one)
+        if step is None:
+            return (), f"the pixels of a {kind} image are not supported (its annotations can be read and written)"
+        steps.append(step)
+    return tuple(steps), ""
+
+
+def _step(kind: str, builder: Mapping[str, Any]) -> Step | None:
+    """The step of one builder; None where there is none that keeps the pixels as they are on the slide."""
+    rotation, flip = str(builder.get("rotation")), str(builder.get("flip"))
+    if kind == "rotated" and rotation in _ROTATIONS:
+        return Step("rotated", (_ROTATIONS[rotation],))
+    if kind == "flipped" and flip in _FLIPS:
+        return Step("flipped", _FLIPS[flip])
+    if kind == "cropped":
+        region = _object(builder.get("region"))
+        values = _numbers(region, ("x", "y", "width", "height"))
+        one_plane = not region.get("z") and not region.get("t")
+        return Step("cropped", values) if values and min(values[2:]) >= 1 and one_plane else None
+    if kind == "affine":
+        values = _numbers(_object(builder.get("transform")), _AFFINE)
+        size = _size(_object(builder.get("metadata")))
+        if values and abs(values[0] * values[3] - values[1] * values[2]) > 1e-9:
+            return Step("affine", values, size_px0=size if min(size) > 0 else None)
+    order = str(builder.get("order", ""))
+    if kind == "swapRedBlue" and sorted(order) == ["B", "G", "R"]:
+        return Step("reordered", tuple(float("RGB".index(letter)) for letter in order))
+    return None
+
+
+def _file_trouble(source: Mapping[str, Any]) -> str:
+    uri, args = str(source.get("uri") or ""), _list(source.get("args"))
+    if not uri:
+        return "the project does not say where its image is"
+    if uri_path(uri) is None:
+        return f"its image is not a file but {uri}"
+    series = args[args.index("--series") + 1 :][:1] if "--series" in args else []
+    if series not in ([], ["0"]):
+        return f"it is image {series[0]} of its file; only the first one of a file is supported"
+    return ""
+
+
+def _mpp(metadata: Mapping[str, Any]) -> float | None:
+    """Micrometres per pixel: the mean of width and height of QuPath's calibration, or None when it has none."""
+    calibration = _object(metadata.get("pixelCalibration"))
+    sides = [_object(calibration.get(key)) for key in ("pixelWidth", "pixelHeight")]
+    if any(str(side.get("unit")) not in _MICROMETRE for side in sides):
+        return None
+    lengths = [_numbers(side, ("value",)) for side in sides]
+    found = [length[0] for length in lengths if length is not None and length[0] > 0]
+    return sum(found) / 2 if len(found) == 2 else None
+
+
+def _size(metadata: Mapping[str, Any]) -> tuple[int, int]:
+    width, height = (_numbers(metadata, (key,)) for key in ("width", "height"))
+    return (int(width[0]) if width else 0, int(height[0]) if height else 0)
+
+
+def _numbers(record: Mapping[str, Any], keys: Sequence[str]) -> tuple[float, ...] | None:
+    """The values of ``keys``, None unless all are numbers of a sane size."""
+    values = [record.get(key) for key in keys]
+    numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+    found = tuple(float(value) for value in numbers if abs(value) < _HUGE)  # not true of NaN either
+    return found if len(found) == len(keys) else None
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []

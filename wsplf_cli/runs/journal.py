@@ -1,0 +1,281 @@
+"""What a run writes into a project, recorded before it is written, so that it can be put back to the byte.
+
+The record is ``wsplf/runs/ID/undo/``: journal.jsonl, and beside it the old files under numbers. Each line of
+journal.jsonl is one JSON object, on disk before the files it speaks of are replaced:
+
+    {"sequence": 3}                 the first line: journals of one project in the order in which they began
+    {"n": 1, "entry": "7",          a file is about to be replaced; "entry" is null for files of the whole project
+     "path": "data/7/data.qpdata",  relative to the project's folder, with "/"
+     "old": SHA-256 or null,        null: there was no such file
+     "kept": "0001" or null,        the old file's copy; null: nothing to keep, or this run wrote the old one itself
+     "size": 123,                   bytes of the copy
+     "new": SHA-256 or null,        null: the file is removed
+     "made": ["data/7"]}            folders that did not exist
+    {"done": [1, 2]}                the files have taken their places
+    {"withdrawn": [1, 2]}           they have not: the write was refused
+
+A data.qpdata is kept as a hard link where the file system has them, since it can be large: QuPath and wsplf never
+write into one in place, they write a new file and rename. All other files are copied, for QuPath writes them in
+place.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from wsplf_cli import files
+from wsplf_cli.errors import ProjectError
+
+UNDO = "undo"
+JOURNAL = "journal.jsonl"
+LINKED = "data.qpdata"
+
+
+class ChangedOnDisk(ProjectError):  # noqa: N818  says more than an Error suffix
+    """A file is no longer as it was when it was read; ``path`` says which. It is as the other program left it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"{path} was changed by another program since wsplf read it; nothing was written",
+            hint="close it in QuPath, then run the command again",
+        )
+        self.path = path
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A file as it was found. Both are None where there was none.
+
+    ``place``: inode, time of change in ns, bytes: cheap to compare. ``sha256`` of the content, as hex.
+    """
+
+    place: tuple[int, int, int] | None
+    sha256: str | None
+
+
+def see(path: Path) -> Seen:
+    """Read a file's place and hash.
+
+    Raises:
+        ChangedOnDisk: it is being written while it is read.
+        OSError: it cannot be read.
+    """
+    before = place(path)
+    if before is None:
+        return Seen(None, None)
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    if place(path) != before:
+        raise ChangedOnDisk(path)
+    return Seen(before, digest)
+
+
+def place(path: Path) -> tuple[int, int, int] | None:
+    """Inode, time of change in ns and bytes of a file; None when there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def sha256(content: bytes | None) -> str | None:
+    """The hash of a content as hex; None for None (no file)."""
+    return None if content is None else hashlib.sha256(content).hexdigest()
+
+
+@dataclass
+class Journal:
+    """Records what one run writes. ``folder`` is the project's, ``run_folder`` the run's own.
+
+    ``entries``: ids of the entries whose data was written. ``written_files``: how many files. ``kept_bytes``: size of the
+    old files.
+    """
+
+    folder: Path
+    run_folder: Path
+    entries: set[str] = field(default_factory=set)
+    written_files: int = 0
+    kept_bytes: int = 0
+    _count: int = 0
+    _kept: dict[str, str] = field(default_factory=dict)
+    _ours: dict[str, set[str | None]] = field(default_factory=dict)
+
+    @property
+    def undo_folder(self) -> Path:
+        """Where the journal and the old files are; not there before the first write."""
+        return self.run_folder / UNDO
+
+    def before(
+        self, found: Mapping[Path, Seen], *, new: Mapping[Path, str | None], made: Iterable[Path] = ()
+    ) -> list[int]:
+        """Keep the old files and record that they are about to be replaced; returns the numbers for ``done``.
+
+        Args:
+            found: the files as they are, by path.
+            new: hash of what each will be; None where it is removed.
+            made: folders that were made for them.
+
+        Raises:
+            ChangedOnDisk: a file is not as in ``found`` any more.
+            OSError: the old files cannot be kept; nothing is recorded.
+        """
+        if not (self.undo_folder / JOURNAL).exists():
+            self._begin()
+        lines: list[dict[str, Any]] = []
+        folders = [self._relative(folder) for folder in made]
+        for path, state in found.items():
+            relative = self._relative(path)
+            self._count += 1
+            kept, size = self._keep(path, state, relative)
+            line: dict[str, Any] = {
+                "n": self._count,
+                "entry": entry_of(relative),
+                "path": relative,
+                "old": state.sha256,
+            }
+            lines.append(line | {"kept": kept, "size": size, "new": new[path], "made": folders})
+            folders = []
+        files.sync_folder(self.undo_folder)
+        self._append(lines)
+        for path in found:
+            self._ours.setdefault(self._relative(path), set()).add(new[path])
+        return [line["n"] for line in lines]
+
+    def done(self, numbers: Sequence[int], paths: Iterable[Path]) -> None:
+        """Record that the files have taken their places."""
+        self._append([{"done": list(numbers)}])
+        self.written_files += len(numbers)
+        data = (entry_of(self._relative(path)) for path in paths if path.name == LINKED)
+        self.entries.update(entry for entry in data if entry is not None)
+
+    def withdraw(self, numbers: Sequence[int]) -> None:
+        """Record that nothing was written after all."""
+        self._append([{"withdrawn": list(numbers)}])
+
+    def close(self) -> None:
+        """End the journal: of a run that wrote nothing, no undo folder stays."""
+        if self.undo_folder.is_dir() and not self.written_files and not _unfinished(self.undo_folder / JOURNAL):
+            shutil.rmtree(self.undo_folder, ignore_errors=True)
+
+    def _begin(self) -> None:
+        """Make the folder and the first line, all the way down to the project's folder on disk."""
+        sequence = 1 + max(map(_sequence, self.run_folder.parent.glob(f"*/{UNDO}/{JOURNAL}")), default=0)
+        self.undo_folder.mkdir(parents=True, exist_ok=True)
+        self._append([{"sequence": sequence}])
+        for folder in (self.undo_folder, *self.run_folder.parents):
+            files.sync_folder(folder)
+            if folder == self.folder:
+                break
+
+    def _relative(self, path: Path) -> str:
+        return _whole(path).relative_to(_whole(self.folder)).as_posix()
+
+    def _keep(self, path: Path, state: Seen, relative: str) -> tuple[str | None, int]:
+        """Keep one old file; returns its name in the folder (None: nothing to keep) and its bytes."""
+        if state.sha256 is None or state.sha256 in self._ours.get(relative, ()):
+            return None, 0
+        if state.sha256 in self._kept:
+            return self._kept[state.sha256], 0
+        name = f"{self._count:04d}"
+        copy = self.undo_folder / name
+        if not (path.name == LINKED and _linked(path, copy, state)):
+            with files.replacing(copy) as part, path.open("rb") as old, part.open("wb") as stream:
+                shutil.copyfileobj(old, stream, 1 << 20)
+                stream.flush()
+                os.fsync(stream.fileno())
+            if see(copy).sha256 != state.sha256:
+                copy.unlink()
+                raise ChangedOnDisk(path)
+        size = copy.stat().st_size
+        self.kept_bytes += size
+        self._kept[state.sha256] = name
+        return name, size
+
+    def _append(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        with (self.undo_folder / JOURNAL).open("a", encoding="utf-8", newline="\n") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+
+
+_recording: dict[Path, Journal] = {}
+
+
+@contextmanager
+def recording(journal: Journal) -> Iterator[Journal]:
+    """Record every write into the journal's project while the block runs.
+
+    The lowest function that writes asks ``journal_of``, so that no stage and no backend can write unrecorded.
+    """
+    _recording[_whole(journal.folder)] = journal
+    try:
+        yield journal
+    finally:
+        del _recording[_whole(journal.folder)]
+        journal.close()
+
+
+def journal_of(paths: Iterable[Path]) -> Journal | None:
+    """The journal that records writes of these files; None when no run records there."""
+    folders = (folder for path in paths for folder in _whole(path).parents)
+    return next((_recording[folder] for folder in folders if folder in _recording), None)
+
+
+def _whole(path: Path) -> Path:
+    return Path(os.path.abspath(path))  # noqa: PTH100  unlike resolve(), it leaves links alone
+
+
+def entry_of(relative: str) -> str | None:
+    """The entry whose data folder a file is in, by its path in the project; None for files of the whole project."""
+    parts = PurePosixPath(relative).parts
+    return parts[1] if len(parts) > 2 and parts[0] == "data" else None
+
+
+def _linked(path: Path, copy: Path, state: Seen) -> bool:
+    """Keep a file as a hard link; False where the file system has none."""
+    try:
+        os.link(os.path.realpath(path), copy)
+    except OSError:
+        return False
+    if place(copy) != state.place:
+        copy.unlink()
+        raise ChangedOnDisk(path)
+    with contextlib.suppress(OSError), copy.open("rb") as stream:  # not everywhere can a file open to read be synced
+        os.fsync(stream.fileno())
+    return True
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a journal; one that was cut short when the run was killed is left out."""
+    found = []
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise ProjectError(f"{path}: cannot be read: {error.strerror}") from error
+    for line in text.splitlines():
+        with contextlib.suppress(ValueError):
+            value = json.loads(line)
+            if isinstance(value, dict):
+                found.append(value)
+    return found
+
+
+def _sequence(path: Path) -> int:
+    number = next((line["sequence"] for line in read_lines(path) if "sequence" in line), 0)
+    return number if isinstance(number, int) else 0
+
+
+def _unfinished(path: Path) -> bool:
+    """Whether a write was begun of which it is not known how it ended."""
+    lines = read_lines(path) if path.is_file() else []
+    ended = {n for line in lines for key in ("done", "withdrawn") for n in line.get(key, ())}
+    return any("n" in line and line["n"] not in ended for line in lines)

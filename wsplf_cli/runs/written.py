@@ -1,0 +1,103 @@
+"""What each run wrote into an entry, kept beside it: what a person deleted in review is found by it later.
+
+A file ``wsplf/runs/ID/written/ENTRY-ORIGIN.json.gz`` for each entry: gzipped JSON with, for each annotation, its id,
+class, name, measurements and its shape as WKB in base64.
+"""
+
+import base64
+import binascii
+import gzip
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import shapely
+
+from wsplf_cli import files
+from wsplf_cli.errors import ProjectError
+from wsplf_cli.runs.history import PastRun, part_undone, past_runs
+from wsplf_cli.schema import Annotation, Origin
+
+WRITTEN = "written"
+
+
+def keep(run_folder: Path, entry_id: str, *, origin: Origin, annotations: Sequence[Annotation]) -> None:
+    """Keep what a run wrote into an entry, with the ids and shapes that are in the project.
+
+    Raises:
+        ProjectError: the disk is full, or the folder cannot be written.
+    """
+    path = _path(run_folder, entry_id, origin)
+    document = {"run_id": run_folder.name, "annotations": [_plain(one) for one in annotations]}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_bytes(path, gzip.compress(json.dumps(document, ensure_ascii=False).encode("utf-8"), 1, mtime=0))
+    except OSError as error:
+        raise ProjectError(f"cannot write {path}: {error.strerror}") from error
+
+
+def written(folder: Path, entry_id: str, *, origin: Origin) -> list[Annotation] | None:
+    """The annotations that the newest run of an origin wrote into an entry, as it wrote them; None when none did.
+
+    What was undone since does not count, nor a write that a killed run did not finish.
+
+    Raises:
+        ProjectError: a file cannot be read.
+    """
+    found = list((folder / "wsplf" / "runs").glob(f"*/{WRITTEN}/{entry_id}-{origin}.json.gz"))
+    if not found:
+        return None
+    runs = past_runs(folder)
+    known = {run.id: run for run in runs}
+    counted = [path for path in found if _counts(known.get(path.parts[-3]), runs, entry_id)]
+    newest = max(counted, key=lambda path: _order(path.parts[-3], known), default=None)
+    return None if newest is None else _load(newest, origin=origin)
+
+
+def _counts(run: PastRun | None, runs: Sequence[PastRun], entry_id: str) -> bool:
+    """Whether what a run wrote into an entry came to be there, and was not undone; true for one without a journal."""
+    if run is None:
+        return True
+    part = f"entry {entry_id}"
+    finished = any(write.part == part and write.decisive and write.done for write in run.writes)
+    return finished and not part_undone(run, runs, part=part)
+
+
+def _order(run_id: str, known: Mapping[str, PastRun]) -> tuple[str, int, str]:
+    """Ids sort by the second; within one, journals by the order in which they began."""
+    return run_id[:16], known[run_id].sequence if run_id in known else 0, run_id
+
+
+def _path(run_folder: Path, entry_id: str, origin: Origin) -> Path:
+    return run_folder / WRITTEN / f"{entry_id}-{origin}.json.gz"
+
+
+def _plain(annotation: Annotation) -> dict[str, Any]:
+    return {
+        "id": str(annotation.id),
+        "class": annotation.path_class,
+        "name": annotation.name,
+        "measurements": files.json_value(annotation.measurements),
+        "wkb": base64.b64encode(shapely.to_wkb(annotation.shape)).decode("ascii"),
+    }
+
+
+def _load(path: Path, *, origin: Origin) -> list[Annotation]:
+    try:
+        document = json.loads(gzip.decompress(path.read_bytes()))
+        return [
+            Annotation(
+                id=UUID(one["id"]),
+                shape=shapely.from_wkb(base64.b64decode(one["wkb"], validate=True)),
+                path_class=one["class"],
+                origin=origin,
+                run_id=document["run_id"],
+                name=one["name"],
+                measurements={name: float("nan") if n is None else n for name, n in one["measurements"].items()},
+            )
+            for one in document["annotations"]
+        ]
+    except (OSError, EOFError, ValueError, KeyError, TypeError, binascii.Error, shapely.errors.GEOSException) as error:
+        raise ProjectError(f"{path}: not a record of what a run wrote ({error})", hint="delete the file") from error
