@@ -18,6 +18,7 @@ from wsplf_cli.qupath.javagraph import (
     Failure,
     Field,
     Instance,
+    JavaStreamError,
     Reset,
     Stream,
     Text,
@@ -185,12 +186,10 @@ def damaged(raw: bytes, other: bytes, random: Random) -> bytes:
 
 def exercise(raw: bytes) -> str:
     """Read and write a stream in every way; "same", "other" or "refused", and any error but ours goes through."""
-    from wsplf_cli.qupath.javagraph import JavaStreamError
 
     try:
         result = "same" if javaser.dumps(javaser.loads(raw)) == raw else "other"
-    except JavaStreamError as error:
-        assert len(error.message) < 2_000
+    except JavaStreamError:
         result = "refused"
     try:
         data = qpdata.loads(raw)
@@ -202,6 +201,6 @@ def exercise(raw: bytes) -> str:
         data.remove([one.node for one in found[::2]])
         data.add(qpdata.mark(Annotation(UUID(int=5), shapely.box(0, 0, 9, 9), "Own"), origin="prediction"), colours={})
         qpdata.loads(data.dumps()).found()
-    except JavaStreamError as error:
-        assert len(error.message) < 2_000
+    except JavaStreamError:
+        return result
     return result

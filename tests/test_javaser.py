@@ -1,8 +1,10 @@
 import struct
+from random import Random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from streams import any_stream, damaged, exercise, small_project_file
 
 from wsplf_cli.errors import ProjectError
 from wsplf_cli.qupath import javaser
@@ -12,6 +14,7 @@ from wsplf_cli.qupath.javagraph import (
     ClassDesc,
     ClassObject,
     Enum,
+    Failure,
     Field,
     Instance,
     JavaStreamError,
@@ -79,8 +82,8 @@ def test_damaged_stream_gives_a_graph_or_one_clear_error(contents: list[object],
     for _ in range(data.draw(st.integers(1, 3))):
         stream[data.draw(st.integers(0, len(stream) - 1))] = data.draw(st.integers(0, 255))
     cut = data.draw(st.integers(0, len(stream)))
-    for damaged in (bytes(stream), bytes(stream[:cut])):
-        reason = _reason(damaged)
+    for one in (bytes(stream), bytes(stream[:cut])):
+        reason = _reason(one)
         assert "\n" not in reason
 
 
@@ -139,6 +142,62 @@ def test_depth_within_the_bound_survives() -> None:
         node = Instance(OUTER, [[node]])
     stream = javaser.dumps(Stream([node], {}))
     assert javaser.dumps(javaser.loads(stream)) == stream
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_stream_of_any_tags_is_written_to_the_same_bytes(seed: int) -> None:
+    raw = any_stream(Random(seed))
+    assert javaser.dumps(javaser.loads(raw)) == raw
+
+
+def test_objects_in_the_annotation_of_a_class_survive() -> None:
+    inner = Instance(BASE, [b"\0" * 5])
+    desc = ClassDesc("a.Marked", 1, 2, annotation=(Text(b"http://where"), None, inner, Block(b"xy")), parent=BASE)
+    raw = javaser.dumps(Stream([Instance(desc, [b"\0" * 5]), inner], {}))
+    read = javaser.loads(raw)
+    assert read.contents[0].desc.annotation[0].value == "http://where"
+    assert read.contents[0].desc.annotation[2] is read.contents[1]
+    assert javaser.dumps(read) == raw
+
+
+def test_annotations_in_annotations_without_end_are_refused() -> None:
+    begin = b"\x73\x72\x00\x01A" + b"\0" * 8 + b"\x02\x00\x00"
+    with pytest.raises(JavaStreamError, match="deep in the annotations"):
+        javaser.loads(HEAD + begin * 100)
+
+
+def test_recorded_failure_in_the_middle_of_objects_survives() -> None:
+    array = Array(ClassDesc("[Ljava.lang.Object;", 3, 2), values=[Text(b"one")], missing=3)
+    failure = Failure([Instance(BASE, [b"\0" * 5])])
+    assert array.values is not None
+    array.values.append(Instance(OUTER, [[Text(b"two"), failure]]))
+    raw = javaser.dumps(Stream([array, Text(b"after")], {}))
+    read = javaser.loads(raw)
+    assert read.failed
+    assert read.contents[0].missing == 3
+    assert read.contents[1].value == "after"
+    assert javaser.dumps(read) == raw
+
+
+def test_long_block_of_our_own_is_cut_as_java_does_and_a_foreign_one_is_kept() -> None:
+    raw = bytes(range(256)) * 9
+    read = javaser.loads(javaser.dumps(Stream([Block(raw[:2100])], {})))
+    assert [(len(block.raw), block.wide) for block in read.contents] == [(1024, True), (1024, True), (52, False)]
+    assert javaser.dumps(read)[4:9] == b"\x7a\0\0\x04\0"
+    foreign = HEAD + b"\x7a" + struct.pack(">I", len(raw)) + raw + b"\x7a\0\0\0\x01x"
+    assert javaser.dumps(javaser.loads(foreign)) == foreign
+
+
+def test_externalizable_class_without_block_data_is_refused_by_name() -> None:
+    with pytest.raises(JavaStreamError, match=r"class a\.Old is written in a form that only the class itself can read"):
+        javaser.loads(HEAD + b"\x73\x72\x00\x05a.Old" + b"\0" * 8 + b"\x04\x00\x00\x78\x70")
+
+
+def test_damaged_streams_end_soon_in_a_value_or_a_clear_error() -> None:
+    random = Random(1)
+    sound = [small_project_file(random) for _ in range(5)] + [any_stream(random) for _ in range(5)]
+    results = {exercise(damaged(random.choice(sound), random.choice(sound), random)) for _ in range(300)}
+    assert results >= {"same", "refused"}
 
 
 def test_class_that_is_its_own_superclass_is_refused() -> None:

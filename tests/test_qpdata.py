@@ -1,4 +1,6 @@
 import json
+import struct
+from random import Random
 from uuid import UUID, uuid4
 
 import numpy as np
@@ -6,15 +8,17 @@ import pytest
 import shapely
 from qupath_objects import DETECTION, Workbench
 from shapely import LineString, MultiPolygon, Point, Polygon, box
+from streams import small_project_file
 
 from wsplf_cli.qupath import javaser, qpdata
-from wsplf_cli.qupath.javagraph import Block, Instance, JavaStreamError, Stream
+from wsplf_cli.qupath.javagraph import Block, Instance, JavaStreamError, Stream, get
 from wsplf_cli.qupath.pathobjects import walk
-from wsplf_cli.qupath.qpdata import NAME_KEY, QpData, mark, undecided
+from wsplf_cli.qupath.qpdata import NAME_KEY, QpData, mark, mark_all, undecided
 from wsplf_cli.qupath.shapes import shape_hash, storable
-from wsplf_cli.schema import CLASS_KEY, ORIGIN_KEY, REVIEW_KEY, RUN_KEY, SHAPE_KEY, Annotation
+from wsplf_cli.schema import CLASS_KEY, ORIGIN_KEY, REVIEW_KEY, RUN_KEY, SHAPE_KEY, Annotation, Plane
 
 HOLED = Polygon([(100, 100), (300, 100.12), (300, 300), (100, 300)], [[(150, 150), (150, 200), (200, 200), (200, 150)]])
+ROI = "qupath.lib.objects.PathROIObject"
 SQUARE = box(10, 20, 30, 40)
 
 
@@ -315,3 +319,255 @@ def test_ids_keep_to_what_the_file_says() -> None:
     assert found.annotation.id == UUID(text)
     (found,) = qpdata.loads(bench.put(bench.node(None, metadata={"Object ID": "not an id"}))).found()
     assert found.annotation.id != UUID(text)
+
+
+def _graphs(raw: bytes) -> QpData:
+    """The file read without leaving anything packed."""
+    return QpData(javaser.loads(raw), size=len(raw))
+
+
+def _alike(one: object, other: object) -> bool:
+    """Equal records; the repr also holds NaN equal to itself, and shows every coordinate."""
+    return repr(one) == repr(other)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_packed_objects_are_read_counted_and_written_as_their_graphs_are(seed: int) -> None:
+    random = Random(seed)
+    raw = small_project_file(random)
+    packed, plain = qpdata.loads(raw), _graphs(raw)
+    for ask in (lambda data: [one.annotation for one in data.found()], QpData.objects, QpData.counts):
+        assert _alike(ask(packed), ask(plain))
+    doomed = [place for place in range(len(plain.found())) if random.random() < 0.5]
+    for data in (packed, plain):
+        found = data.found()
+        data.remove([found[place].node for place in doomed])
+        data.add(mark(Annotation(UUID(int=9), HOLED, "Own"), origin="prediction"), colours={})
+    assert packed.dumps() == plain.dumps()
+    assert _alike(packed.counts(), plain.counts())
+
+
+@pytest.mark.parametrize("version", ["0.2.3", "0.4.4", "0.6.0"])
+def test_annotations_composed_as_bytes_are_those_of_their_graphs(version: str) -> None:
+    random = Random(0)
+    own = [
+        Annotation(
+            UUID(int=place),
+            random.choice([SQUARE, HOLED, box(0, 0, 3, 3)]),
+            random.choice([None, "Tumor", "Tumor: Positive"]),
+            run_id="run",
+            name=random.choice(["", "größe 😀"]),
+            measurements=random.choice([{}, {"a": 1.5}, {"a": float("nan"), "b": 2.0}]),
+            metadata=random.choice([{}, {"note": "x" * place}]),
+            locked=random.random() < 0.3,
+            plane=random.choice([Plane(), Plane(0, 1, 2)]),
+            rgb=random.choice([None, (1, 2, 3)]),
+        )
+        for place in range(300)
+    ]
+    own += [Annotation(UUID(int=1_000 + place), HOLED, "Tumor", name="x" * (place % 3)) for place in range(30)]
+    own += [Annotation(UUID(int=2_000 + place), SQUARE, None) for place in range(30)]
+    marked = qpdata.mark_all(own, origin="pseudolabel")
+    composed, graphs = _fresh(version), _fresh(version)
+    for data in (composed, graphs):
+        data.add(marked, colours={"Tumor": -3670016})
+    root = graphs._root()
+    assert root is not None
+    for node, _ in walk(root):
+        assert isinstance(node, Instance)  # walking opened it
+    assert composed.dumps() == graphs.dumps()
+    read = [one.annotation for one in qpdata.loads(composed.dumps()).found()]
+    for one, other in zip(read, marked, strict=True):
+        assert (one.id, one.name, one.path_class, one.locked, one.plane, one.rgb, dict(one.metadata), one.edited) == (
+            other.id,
+            other.name,
+            other.path_class,
+            other.locked,
+            other.plane,
+            other.rgb,
+            dict(other.metadata),
+            False,
+        )
+        assert one.shape.normalize().equals_exact(other.shape.normalize(), 1e-5)
+        assert _alike(one.measurements, other.measurements)
+
+
+def test_shapes_with_holes_are_read_by_columns_as_from_graphs_and_refused_alike() -> None:
+    shapes = [HOLED if place % 3 else shapely.affinity.translate(HOLED, place) for place in range(30)]
+    data = _fresh()
+    data.add(mark_all([_own(shape) for shape in shapes], origin="prediction"), colours={})
+    raw = data.dumps()
+    assert len(qpdata.loads(raw)._stream.packs) > 25
+    assert _alike(qpdata.loads(raw).objects(), _graphs(raw).objects())
+    at = raw.rindex(b"\0\0\0\0\3\0\0\0\2")
+    for damage in (b"\0\0\0\0\3\x7f\0\0\2", b"\0\0\0\0\x63\0\0\0\2"):
+        damaged = raw[:at] + damage + raw[at + len(damage) :]
+        reasons = []
+        for read in (qpdata.loads(damaged), _graphs(damaged)):
+            with pytest.raises(JavaStreamError) as caught:
+                read.found()
+            reasons.append(caught.value.message)
+        assert reasons[0] == reasons[1]
+
+
+def test_object_opened_after_it_was_found_is_still_removed() -> None:
+    data = _fresh()
+    data.add(mark_all([_own(SQUARE, name=f"name {place}") for place in range(9)], origin="prediction"), colours={})
+    read = qpdata.loads(data.dumps())
+    found = read.found()
+    node = found[-1].node
+    assert not isinstance(node, Instance)
+    node.open()
+    read.remove([one.node for one in found[4:]])
+    assert [one.annotation.name for one in qpdata.loads(read.dumps()).found()] == [f"name {n}" for n in range(4)]
+
+
+def test_every_kind_of_object_is_read_with_its_place_in_the_hierarchy() -> None:
+    bench = Workbench()
+    rectangle = bench.corners("RectangleROI", 0, 0, 9, 9)
+    cell = bench.desc("qupath.lib.objects.PathCellObject", flags=12, parent=bench.desc(DETECTION, flags=12, parent=ROI))
+    tile = bench.desc("qupath.lib.objects.PathTileObject", flags=12, parent=DETECTION)
+    core = bench.desc("qupath.lib.objects.TMACoreObject", flags=12, parent=ROI)
+    inner = bench.node(rectangle, kind=cell, path_class="Tumor")
+    inner.values[0][-1] = Block(struct.pack(">d", 0.75))
+    inner.values[0].append(bench.corners("RectangleROI", 2, 2, 4, 4))
+    cores = [bench.node(rectangle, kind=core, name=name, children=[inner] * (name == "A")) for name in "AB"]
+    for place, node in enumerate(cores):
+        node.values[0][-1] = Block(struct.pack(">d?", float("nan"), place == 1))
+    cores[0].values[0][1] = bench.maker.integer(-256)
+    raw = bench.put(*cores, bench.node(rectangle, kind=tile))
+    grid = bench.desc("qupath.lib.objects.hierarchy.DefaultTMAGrid", [("I", "gridWidth", ""), ("L", "cores", "L")])
+    hierarchy = next(
+        item for item in bench.stream.contents if isinstance(item, Instance) and "Hierarchy" in item.desc.name
+    )
+    hierarchy.values[1] = bench.maker.object(grid, gridWidth=1, cores=bench.maker.list(cores))
+    assert raw != bench.data.dumps()
+    root, first, one, second, last = qpdata.loads(bench.data.dumps()).objects()
+    assert [item.kind for item in (root, first, one, second, last)] == ["root", "tma_core", "cell", "tma_core", "tile"]
+    assert [item.parent for item in (root, first, one, second, last)] == [None, root.id, first.id, root.id, root.id]
+    assert [(item.grid, item.missing) for item in (first, second)] == [((0, 0), False), ((1, 0), True)]
+    assert (first.rgb, second.rgb, first.roi) == ((255, 255, 0), None, "RectangleROI")
+    assert (one.probability, one.path_class, last.probability) == (0.75, "Tumor", None)
+    assert one.nucleus is not None
+    assert one.nucleus.equals(box(2, 2, 4, 4))
+
+
+def test_text_that_is_no_utf8_in_a_packed_object_is_refused() -> None:
+    data = _fresh()
+    data.add(mark_all([_own(SQUARE, name=f"name {place}") for place in range(9)], origin="prediction"), colours={})
+    raw = data.dumps()
+    assert len(qpdata.loads(raw)._stream.packs) > 5
+    with pytest.raises(JavaStreamError, match="UTF-8"):
+        qpdata.loads(raw.replace(b"name 7", b"name \xff")).found()
+
+
+def test_colour_of_a_derived_class_goes_to_all_parts_until_0_4() -> None:
+    for version, colours in (("0.4.4", [True, True]), ("0.5.1", [True, False])):
+        data = _fresh(version)
+        data.add([Annotation(uuid4(), SQUARE, "Tumor: Positive")], colours={"Tumor: Positive": -3670016})
+        (node,) = (one.node for one in qpdata.loads(data.dumps()).found())
+        path_class = node.open().values[0][6] if not isinstance(node, Instance) else node.values[0][6]
+        parent = get(path_class, "parentClass")
+        assert [get(one, "colorRGB") is not None for one in (path_class, parent)] == colours
+
+
+def test_number_of_children_may_lie_across_two_blocks() -> None:
+    bench = Workbench()
+    node = bench.node(bench.corners("RectangleROI", 0, 0, 1, 1), children=[bench.node(None)])
+    node.values[0][3:4] = [Block(b"\0\0"), Block(b"\0\1")]
+    data = qpdata.loads(bench.put(node))
+    assert len(data.found()) == 2
+    data.remove([data.found()[1].node])
+    assert len(qpdata.loads(data.dumps()).found()) == 1
+
+
+def test_object_of_version_4_is_read() -> None:
+    bench = Workbench()
+    fields = [("J", "leastSigBits", ""), ("J", "mostSigBits", "")]
+    uuid = UUID("12345678-1234-1234-1234-123456789abc")
+    bench.desc("java.util.UUID", fields)
+    signed = [value - (1 << 64) if value >> 63 else value for value in (uuid.int & (1 << 64) - 1, uuid.int >> 64)]
+    own = bench.maker.object("java.util.UUID", leastSigBits=signed[0], mostSigBits=signed[1])
+    for metadata in (None, {"key": "value"}):
+        node = bench.node(bench.corners("RectangleROI", 0, 0, 1, 1), metadata=metadata)
+        held = [one for one in node.values[0][2 : 3 + (metadata is not None)] if one is not None]
+        blocks = [Block(struct.pack(">i", len(held))), *held, Block(b"\0\0\0\0")]
+        node.values[0][2 : 4 + (metadata is not None)] = [own, *blocks]
+        (found,) = qpdata.loads(bench.put(node)).found()
+        assert (found.annotation.id, found.annotation.metadata) == (uuid, metadata or {})
+
+
+def test_planes_are_kept() -> None:
+    plane = Plane(c=-1, z=3, t=2)
+    for shape in (SQUARE, HOLED):
+        (part,) = mark(Annotation(uuid4(), shape, None, plane=plane), origin="human")
+        data = _fresh()
+        data.add([part], colours={})
+        assert [one.annotation.plane for one in qpdata.loads(data.dumps()).found()] == [plane]
+
+
+@pytest.mark.parametrize(
+    "wkb",
+    [
+        b"\0\0\0\0\3\xff\xff\xff\xff",
+        b"\0\0\0\0\6\xff\xff\xff\xff",
+        b"\0\0\0\0\7\0\0\0\1" * 10_000,
+        b"\0\0\0\0\1",
+        b"",
+        b"\1",
+    ],
+)
+def test_hostile_wkb_is_refused(wkb: bytes) -> None:
+    bench = Workbench()
+    roi = bench.wkb(HOLED)
+    roi.values[-1].raw = wkb
+    with pytest.raises(JavaStreamError, match=r"GeometryROI|geometry"):
+        qpdata.loads(bench.put(bench.node(roi))).found()
+
+
+def test_huge_list_shared_by_many_objects_is_refused_soon() -> None:
+    bench = Workbench()
+    values = bench.numeric([f"{place}" for place in range(3_000)], [1.0] * 3_000, kind="FloatList", wrapped="ArrayList")
+    shared = values.values
+    nodes = [bench.node(None, measurements=Instance(values.desc, list(shared))) for _ in range(3_000)]
+    with pytest.raises(JavaStreamError, match="many times its size"):
+        qpdata.loads(bench.put(*nodes)).found()
+
+
+def test_huge_shape_shared_by_many_objects_is_refused_soon() -> None:
+    bench = Workbench()
+    angles = np.linspace(0, 6, 3_000)
+    roi = bench.points("PolygonROI", np.column_stack([np.cos(angles), np.sin(angles)]).tolist())
+    nodes = [bench.node(Instance(roi.desc, list(roi.values))) for _ in range(3_000)]
+    with pytest.raises(JavaStreamError, match="many times its size"):
+        qpdata.loads(bench.put(*nodes)).found()
+
+
+def test_huge_name_shared_by_many_objects_is_one_string() -> None:
+    bench = Workbench()
+    name = bench.maker.text("n" * 60_000)
+    nodes = [bench.node(None) for _ in range(3_000)]
+    for node in nodes:
+        node.values[0][0] = name
+    found = qpdata.loads(bench.put(*nodes)).found()
+    assert len({id(one.annotation.name) for one in found}) < 5
+
+
+def test_class_with_very_many_parents_is_refused() -> None:
+    bench = Workbench()
+    node = None
+    for _ in range(200):
+        node = bench.maker.object(
+            "qupath.lib.objects.classes.PathClass", colorRGB=None, name=bench.maker.text("A"), parentClass=node
+        )
+    one = bench.node(None)
+    one.values[0][5] = node
+    with pytest.raises(JavaStreamError, match="parts"):
+        qpdata.loads(bench.put(one)).found()
+
+
+def test_scribble_that_crosses_itself_all_over_is_read_as_it_is() -> None:
+    bench = Workbench()
+    points = np.random.default_rng(0).random((400, 2)).astype("float32") * 1_000
+    (found,) = qpdata.loads(bench.put(bench.node(bench.points("PolygonROI", points.tolist())))).found()
+    assert len(found.annotation.shape.exterior.coords) == 401

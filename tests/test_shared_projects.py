@@ -21,7 +21,7 @@ from wsplf_cli.config import ProjectOptions
 from wsplf_cli.errors import ProjectError
 from wsplf_cli.qupath import geojson, gson, javaser, project_file, qpdata
 from wsplf_cli.qupath.javagraph import Block, Enum, Instance, Text, opened
-from wsplf_cli.schema import Annotation, PathClass
+from wsplf_cli.schema import Annotation, PathClass, PathObject
 from wsplf_cli.slides import slide_of
 
 pytestmark = pytest.mark.shared
@@ -95,6 +95,79 @@ def test_project_holds_what_qupath_put_into_it(shared_data: Path, path: Path) ->
             _same(annotation, one, old=project.version < "0.5")
 
 
+@pytest.mark.parametrize("path", EXPECTED, ids=_name)
+def test_objects_are_those_that_qupath_made(shared_data: Path, path: Path) -> None:
+    expected = json.loads((path.parent / "expected.json").read_text(encoding="utf-8"))
+    project = open_project(path, ProjectOptions())
+    for image in expected["images"]:
+        wanted = list(_flat(image["objects"], None))
+        found = project.objects(image["id"])
+        if image.get("no_data_file"):
+            assert found == []
+            continue
+        root, *objects = found
+        assert (root.kind, root.parent, root.shape.is_empty) == ("root", None, True)
+        assert len(objects) == len(wanted)
+        ids = [one.id for one in objects]
+        assert len({root.id, *ids}) == len(found)
+        for one, (want, parent) in zip(objects, wanted, strict=True):
+            assert one.parent == (root.id if parent is None else ids[parent])
+            _same_object(one, want, old=project.version < "0.5")
+        _same_grid(objects, image.get("tma_grid"))
+        data = path.parent / "data" / image["id"] / "data.qpdata"
+        assert qpdata.loads(data.read_bytes()).image_type == image["image_type"]
+
+
+def _flat(objects: list[dict[str, Any]], parent: int | None) -> Iterator[tuple[dict[str, Any], int | None]]:
+    """The objects of expected.json, parents first, with the place of each one's parent among them."""
+    rest = [(one, parent) for one in reversed(objects)]
+    place = -1
+    while rest:
+        one, above = rest.pop()
+        place += 1
+        yield one, above
+        rest.extend((child, place) for child in reversed(one["children"]))
+
+
+def _same_object(one: PathObject, want: dict[str, Any], *, old: bool) -> None:
+    assert (one.kind, one.name or None, one.path_class) == (want["kind"], want["name"], want["class"])
+    assert (one.locked, one.missing) == (want["locked"], want.get("missing", False))
+    assert one.rgb == (None if want["color"] is None else project_file.unpack_rgb(want["color"]))
+    assert one.probability == want.get("class_probability")
+    assert one.roi == f"{want['roi_type']}ROI"
+    assert (one.plane.c, one.plane.z, one.plane.t) == (want.get("c", -1), want.get("z", 0), want.get("t", 0))
+    assert list(one.measurements) == list(want["measurements"])
+    single = want.get("measurement_storage") is not None  # put() rounds a DoubleList to float too
+    for name, value in one.measurements.items():
+        exact = float(want["measurements"][name])
+        assert value == pytest.approx(exact, rel=1e-6 if single else 0, abs=0, nan_ok=True)
+    if "metadata" in want and not old:
+        assert one.metadata == want["metadata"]
+    if want.get("description"):
+        assert one.metadata["ANNOTATION_DESCRIPTION"] == want["description"]
+    _same_shape(one.shape, want["roi_kind"], want["roi_args"])
+    assert one.shape.area == pytest.approx(want["area"], rel=1e-3, abs=1e-9)
+    assert (one.nucleus is None) == (want.get("nucleus") is None)
+    if one.nucleus is not None:
+        _same_shape(one.nucleus, *want["nucleus"])
+
+
+def _same_shape(shape: BaseGeometry, kind: str, arguments: Any) -> None:
+    wanted = _shape(kind, arguments)
+    assert shape.bounds == pytest.approx(wanted.bounds, abs=1e-3)
+    if kind != "ellipse":
+        assert shape.hausdorff_distance(wanted) < 1e-2
+
+
+def _same_grid(objects: list[PathObject], grid: dict[str, Any] | None) -> None:
+    cores = {one.grid: one.name for one in objects if one.grid is not None}
+    if grid is None:
+        assert not cores
+        return
+    places = [divmod(place, grid["width"]) for place in range(grid["width"] * grid["height"])]
+    assert cores == dict(zip(places, grid["cores"], strict=True))
+
+
 def _same(annotation: Annotation, wanted: dict[str, Any], *, old: bool) -> None:
     assert (annotation.name or None, annotation.path_class) == (wanted["name"], wanted["class"])
     assert (annotation.locked, annotation.origin, annotation.edited) == (wanted["locked"], "human", False)
@@ -121,6 +194,19 @@ def test_data_is_written_back_to_the_same_bytes(shared_data: Path, path: Path) -
     summary = json.loads(path.with_name("summary.json").read_text(encoding="utf-8"))
     assert data.counts() == summary["hierarchy"]
     assert data.image_type == summary["imageType"]
+
+
+@pytest.mark.parametrize("path", sorted(SHARED.rglob("data.qpdata")), ids=lambda path: str(path.relative_to(SHARED)))
+def test_columns_give_what_graphs_give(shared_data: Path, path: Path) -> None:
+    raw = path.read_bytes()
+    packed, plain = qpdata.loads(raw), qpdata.QpData(javaser.loads(raw), size=len(raw))
+    assert packed.dumps() == raw
+    assert repr([one.annotation for one in packed.found()]) == repr([one.annotation for one in plain.found()])
+    assert repr(packed.objects()) == repr(plain.objects())
+    assert packed.counts() == plain.counts()
+    for data in (packed, plain):
+        data.remove([one.node for one in data.found()[::2]])
+    assert packed.dumps() == plain.dumps()
 
 
 @pytest.mark.parametrize("path", EVERY, ids=_name)

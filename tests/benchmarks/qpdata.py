@@ -2,11 +2,13 @@
 
     python tests/benchmarks/qpdata.py                     a Markdown table for 100,000 polygons of 50 vertices
     python tests/benchmarks/qpdata.py --count 20000 --vertices 200 --seed 1
+    python tests/benchmarks/qpdata.py --backends embedded paquo    read and write a project through each, and the ratio
 
 Each line runs in a process of its own, so that its peak memory is its own.
 """
 
 import argparse
+import functools
 import multiprocessing
 import sys
 import tempfile
@@ -19,8 +21,12 @@ from uuid import UUID
 import numpy as np
 import shapely
 
+from wsplf_cli import plugins
+from wsplf_cli.config import ProjectOptions
 from wsplf_cli.qupath import qpdata
-from wsplf_cli.schema import Annotation
+from wsplf_cli.qupath.create import Image, create_project
+from wsplf_cli.schema import Annotation, PathClass
+from wsplf_cli.synthetic.pyramid import write_pyramid
 
 Seconds = tuple[float, float]
 """On the clock, and of processor time: on a busy machine the second is the one to compare."""
@@ -101,12 +107,50 @@ def _add_one(path: Path, options: argparse.Namespace) -> Seconds:
     return clock.seconds()
 
 
+def _project(path: Path) -> Path:
+    """A project of one image, which has the data file at ``path``."""
+    slide = path.parent / "slide.tif"
+    if not slide.exists():
+        write_pyramid(slide, np.full((256, 256, 3), 240, np.uint8), mpp=0.5)
+    folder = path.parent / "project"
+    if not folder.exists():
+        image = Image(slide, "slide.tif", 256, 256, 0.5, [(1.0, 256, 256)])
+        create_project(folder, [image], classes=[PathClass("Tumor"), PathClass("Stroma")])
+    target = folder / "data" / "1" / "data.qpdata"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(path.read_bytes())
+    return folder
+
+
+def _backend_read(name: str, path: Path, options: argparse.Namespace) -> Seconds:
+    folder = _project(path)
+    clock = Clock()
+    project = plugins.load("backends", name).open_project(folder, ProjectOptions())
+    found = project.annotations("1")
+    seconds = clock.seconds()
+    assert len(found) == options.count, len(found)
+    return seconds
+
+
+def _backend_write(name: str, path: Path, options: argparse.Namespace) -> Seconds:
+    folder = _project(path)
+    annotations = make(options.count, options.vertices, options.seed + 3)
+    (folder / "data" / "1" / "data.qpdata").unlink()
+    clock = Clock()
+    project = plugins.load("backends", name).open_project(folder, ProjectOptions())
+    done = project.replace("1", origin="prediction", annotations=annotations)
+    seconds = clock.seconds()
+    assert done.added == options.count, done
+    return seconds
+
+
 TASKS: dict[str, Callable[[Path, argparse.Namespace], Seconds]] = {
     "write all (repair, hash, mark, write)": _write,
     "read all to records with shapes": _read,
     "replace all (read, remove, write)": _replace,
     "remove every tenth, add one": _add_one,
 }
+BACKEND_TASKS = {"project: read": _backend_read, "project: write": _backend_write}
 
 
 def _peak_mb() -> float:
@@ -119,7 +163,9 @@ def _peak_mb() -> float:
 
 
 def _run(name: str, path: Path, options: argparse.Namespace, answer: Any) -> None:
-    seconds, processor = TASKS[name](path, options)
+    backend, _, task = name.rpartition(" ")
+    work = TASKS.get(name) or functools.partial(BACKEND_TASKS[f"project: {task}"], backend)
+    seconds, processor = work(path, options)
     answer.put((seconds, processor, _peak_mb()))
 
 
@@ -140,6 +186,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=100_000)
     parser.add_argument("--vertices", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--backends", nargs="*", default=[], help="the first is what the others are compared with")
     options = parser.parse_args()
     print(f"{options.count:,} polygons of {options.vertices} vertices\n")
     print("| task | seconds | processor seconds | peak MB |\n|---|---:|---:|---:|")
@@ -148,6 +195,15 @@ def main() -> None:
         for name in TASKS:
             seconds, processor, peak = measure(name, path, options)
             print(f"| {name} | {seconds:.2f} | {processor:.2f} | {peak:,.0f} |", flush=True)
+        for task in ("read", "write") if options.backends else ():
+            first = 0.0
+            for backend in options.backends:
+                seconds, processor, peak = measure(f"{backend} {task}", path, options)
+                first = first or seconds
+                line = (
+                    f"| {task} a project through {backend} ({seconds / first:.1f}x) | {seconds:.2f} | {processor:.2f}"
+                )
+                print(f"{line} | {peak:,.0f} |", flush=True)
         print(f"\nThe file has {path.stat().st_size / 1e6:,.0f} MB.")
 
 

@@ -5,6 +5,7 @@ then read from their graphs (records.held), with the same result.
 """
 
 import math
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,12 +13,14 @@ from typing import Any
 import numpy as np
 import shapely
 from numpy.typing import NDArray
+from shapely import GEOSException
 
-from wsplf_cli.qupath.javagraph import Array, Instance, Text, decode_text, get
-from wsplf_cli.qupath.javapack import Ints, Layout, Link, Packs, Place, Spot, batches
+from wsplf_cli.qupath.javagraph import SIZES, Array, Instance, JavaStreamError, Text, decode_text, get
+from wsplf_cli.qupath.javalayout import Layout, Link, Place, Spot
+from wsplf_cli.qupath.javapack import Ints, Packs, batches
 from wsplf_cli.qupath.pathobjects import METADATA_MAP, kind_of
 from wsplf_cli.qupath.records import Held, rgb_of
-from wsplf_cli.qupath.rois import FIRST_PLANE, POLYGON, roi_kind
+from wsplf_cli.qupath.rois import FIRST_PLANE, POLYGON, WKB, check_wkb, roi_kind
 from wsplf_cli.qupath.values import Values
 from wsplf_cli.schema import Plane
 
@@ -43,13 +46,15 @@ class _Form:
     roi: Instance
     probability: Place
     usual: bool
-    """Whether the shape is a polygon and nothing follows it: all can be read from columns, not only the class."""
+    """Whether the shape is a polygon or WKB and nothing follows: all is read from columns, not only the class."""
 
 
 def _form(tree: Instance) -> _Form | None:
     """The form of a layout, None for one that is not among the usual."""
     try:
         (items,) = tree.values
+        if not isinstance(items, list):
+            return None
         name, colour, third, *rest = items
         metadata = third if isinstance(third, Instance) and third.desc.name == METADATA_MAP else None
         measurements = rest.pop(0) if metadata else third
@@ -68,8 +73,10 @@ def _form(tree: Instance) -> _Form | None:
     )
     if not all(known) or (count.size, probability.size) != (4, 8):
         return None
-    tint = None if colour is None else _field(colour, "value", 4)
-    usual = isinstance(roi, Instance) and roi.desc.name == POLYGON and not more
+    tint = None if colour is None else _integer(colour)
+    if colour is not None and tint is None:
+        return None
+    usual = isinstance(roi, Instance) and roi.desc.name in {POLYGON, WKB} and not more
     return _Form(name, tint, keys, texts, names, numbers, array, count, locked, path_class, roi, probability, usual)
 
 
@@ -77,13 +84,20 @@ def _is_text(node: Any) -> bool:
     return isinstance(node, Link) or (isinstance(node, Spot) and node.desc is None)
 
 
-def _field(node: Instance, name: str, size: int) -> Place:
-    """Where a primitive field lies; ValueError when it does not."""
-    at, offset, _ = node.desc.slots.get(name, (0, 0, ""))
-    place = node.values[at] if at < len(node.values) else None
-    if not isinstance(place, Place) or offset + size > place.size or name not in node.desc.slots:
+def _field(node: Any, name: str, kind: str) -> Place:
+    """Where a primitive field of a type lies; ValueError when it does not."""
+    at, offset, found = node.desc.slots.get(name, (0, 0, "")) if isinstance(node, Instance) else (0, 0, "")
+    if found != kind:
         raise ValueError(name)
-    return Place(place.segment, place.offset + offset, size)
+    place = node.values[at]
+    return Place(place.segment, place.offset + offset, SIZES[kind])
+
+
+def _integer(node: Instance) -> Place | None:
+    try:
+        return _field(node, "value", "I")
+    except ValueError:
+        return None
 
 
 def _held(node: Any, name: str) -> Any:
@@ -97,7 +111,7 @@ def _metadata(node: Instance | None) -> tuple[list[Any], list[Any]]:
     if node is None:
         return [], []
     (items,) = node.values
-    keys, texts = (one.values for one in items if isinstance(one, Array))
+    keys, texts = (one.values for one in items if isinstance(one, Array)) if isinstance(items, list) else (None, None)
     if keys is None or texts is None or not all(map(_is_text, [*keys, *texts])) or len(keys) != len(texts):
         raise ValueError("metadata")
     return keys, texts
@@ -110,11 +124,13 @@ def _measurements(node: Any) -> tuple[list[Any], list[Place], tuple[Link, Spot] 
         held = _held(node, "list")
         if not isinstance(held, Instance) or held.desc.name != "java.util.ArrayList":
             raise ValueError("list")
+        if not held.values or not isinstance(held.values[-1], list):
+            raise ValueError("list")
         items = [one for one in held.values[-1] if not (isinstance(one, Place) and one.block)]
         names = [_held(one, "name") for one in items]
         if not all(map(_is_text, names)):
             raise ValueError("names")
-        return names, [_field(one, "value", 8) for one in items], None
+        return names, [_field(one, "value", "D") for one in items], None
     names, values = _held(node, "names"), _held(node, "values")
     if not isinstance(names, Link) or not isinstance(values, Spot):
         raise ValueError("values")
@@ -180,7 +196,7 @@ class _Table:
         probabilities = self.numbers(form.probability, ">f8").tolist()
         tints = [None] * self.size if form.colour is None else self.numbers(form.colour, ">i4").tolist()
         planes = self.planes(form.roi)
-        shapes = self.polygons(form.roi)
+        shapes = self.polygons(form.roi) if form.roi.desc.name == POLYGON else self.geometries(form.roi)
         kind, roi = kind_of(self.layout.tree)[1], roi_kind(form.roi)
         found = np.empty(self.size, object)
         found[:] = [
@@ -274,7 +290,7 @@ class _Table:
     def planes(self, roi: Instance) -> list[Plane]:
         """The planes of the ROIs."""
         try:
-            c, z, t = (self.numbers(_field(roi, name, 4), ">i4") for name in "czt")
+            c, z, t = (self.numbers(_field(roi, name, "I"), ">i4") for name in "czt")
         except ValueError:
             self.odd[:] = True
             return [FIRST_PLANE] * self.size
@@ -284,7 +300,9 @@ class _Table:
 
     def polygons(self, roi: Instance) -> list[Any]:
         """The shapes of polygon ROIs; odd where there are less than three corners."""
-        x, y = _held(roi, "x"), _held(roi, "y")
+        slots = roi.desc.slots
+        found: list[Any] = [roi.values[slots[name][0]] if name in slots else None for name in "xy"]
+        x, y = found
         if not all(isinstance(one, Spot) and one.desc is not None and one.desc.name == "[F" for one in (x, y)):
             self.odd[:] = True
             return [None] * self.size
@@ -309,10 +327,31 @@ class _Table:
         shapes = np.empty(self.size, object)
         good, sizes = good[~short], sizes[~short]
         if len(good):
-            rings = shapely.linearrings(points[keep], indices=np.repeat(np.arange(len(good)), sizes))
-            shapes[good] = shapely.polygons(rings)
+            with np.errstate(invalid="ignore"):
+                rings = shapely.linearrings(points[keep], indices=np.repeat(np.arange(len(good)), sizes))
+                shapes[good] = shapely.polygons(rings)
         listed: list[Any] = shapes.tolist()
         return listed
+
+    def geometries(self, roi: Instance) -> list[Any]:
+        """The shapes of ROIs stored as WKB; all are odd where one is."""
+        slots = roi.desc.slots
+        spot = roi.values[slots["wkb"][0]] if "wkb" in slots else None
+        if not isinstance(spot, Spot) or spot.desc is None or spot.desc.name != "[B":
+            self.odd[:] = True
+            return [None] * self.size
+        stream = self.packs.stream
+        spans = zip(self.begins[:, spot.index].tolist(), self.ends[:, spot.index].tolist(), strict=True)
+        raws = [stream[begin:end] for begin, end in spans]
+        try:
+            for raw in raws:
+                check_wkb(raw)
+            with np.errstate(invalid="ignore"):
+                found: list[Any] = shapely.force_2d(shapely.from_wkb(np.array(raws, object))).tolist()
+        except (JavaStreamError, struct.error, GEOSException):
+            self.odd[:] = True
+            return [None] * self.size
+        return found
 
     def floats(self, spot: Spot, chosen: Ints | None = None) -> NDArray[np.float32]:
         """The arrays of all objects, or of those chosen, one after another."""

@@ -16,7 +16,7 @@ from wsplf_cli.qupath.javaclasses import Maker
 from wsplf_cli.qupath.javagraph import Block, ClassDesc, Instance, encode_text
 from wsplf_cli.qupath.javaread import BASE_HANDLE
 from wsplf_cli.qupath.pathobjects import ANNOTATION, METADATA_MAP
-from wsplf_cli.qupath.rois import POLYGON, write_roi
+from wsplf_cli.qupath.rois import POLYGON, WKB, write_roi
 from wsplf_cli.schema import Annotation
 
 _NO_CHILDREN = b"\x77\x04" + struct.pack(">i", 0)
@@ -92,7 +92,7 @@ class News:
     def write(self, writer: Any, nodes: Sequence[New]) -> None:
         """Write annotations that nobody opened, one after another."""
         known: dict[Any, _Template] = {}
-        points = _single_precision(nodes)
+        points = _stored(nodes)
         for node, ring in zip(nodes, points, strict=True):
             one = node.annotation
             form = (
@@ -102,13 +102,14 @@ class News:
                 one.locked,
                 one.plane,
                 one.rgb,
+                ring is not None and len(ring),
             )
             template = None if ring is None else known.get(form)
             if ring is None or template is None or not template.sure:
                 begin, before = len(writer.out), writer.next
                 writer.put([node.open()])
                 if ring is not None and template is None:
-                    known[form] = _Template(self, writer, one)
+                    known[form] = _Template(self, writer, one, wkb=len(ring) == 1)
                 elif ring is not None and template is not None:
                     # the second of a form shows whether the stream's own classes are laid out as the template has it
                     template.sure = bytes(writer.out[begin:]) == template.fill(one, self.metadata(one), ring)
@@ -118,9 +119,9 @@ class News:
             writer.next += template.handles + (one.name != "")
 
 
-def _single_precision(nodes: Sequence[New]) -> list[tuple[bytes, bytes] | None]:
-    """The x and the y of each polygon as QuPath stores them; None for one with holes and for other shapes."""
-    found: list[tuple[bytes, bytes] | None] = []
+def _stored(nodes: Sequence[New]) -> list[tuple[bytes, ...] | None]:
+    """The x and the y of each polygon as QuPath stores them, the WKB of one with holes; None for other shapes."""
+    found: list[tuple[bytes, ...] | None] = []
     for at in range(0, len(nodes), 20_000):
         shapes = np.empty(len(nodes[at : at + 20_000]), object)
         shapes[:] = [node.annotation.shape for node in nodes[at : at + 20_000]]
@@ -133,17 +134,20 @@ def _single_precision(nodes: Sequence[New]) -> list[tuple[bytes, bytes] | None]:
         sizes = np.bincount(owner, minlength=len(shapes)) * 4
         ends = np.cumsum(sizes)
         x, y = (np.ascontiguousarray(coords[:, axis].astype(">f4")).tobytes() for axis in (0, 1))
-        found += [
+        part: list[tuple[bytes, ...] | None] = [
             (x[begin : end - 4], y[begin : end - 4]) if simple else None
             for begin, end, simple in zip((ends - sizes).tolist(), ends.tolist(), plain.tolist(), strict=True)
         ]
+        for place in np.flatnonzero(shapely.get_num_interior_rings(shapes) > 0).tolist():
+            part[place] = (shapely.to_wkb(shapes[place], output_dimension=2, byte_order=0),)
+        found += part
     return found
 
 
 class _Template:
     """The bytes of annotations with the same keys, names, class and plane, but for what differs from one to another."""
 
-    def __init__(self, news: News, writer: Any, one: Annotation) -> None:
+    def __init__(self, news: News, writer: Any, one: Annotation, *, wkb: bool) -> None:
         maker = news.maker
         self.sure = False
 
@@ -166,9 +170,11 @@ class _Template:
         path_class = news.path_class(one.path_class)
         self.after = _NO_CHILDREN + refer(maker.boolean(one.locked))
         self.after += b"\x70" if path_class is None else refer(path_class)
-        self.after += b"\x73" + of(POLYGON) + struct.pack(">iii", one.plane.c, one.plane.t, one.plane.z)
-        self.after += b"\x70\x70"  # no name, no statistics
-        self.floats = b"\x75" + of("[F")
+        self.after += b"\x73" + of(WKB if wkb else POLYGON)
+        self.after += struct.pack(">iii", one.plane.c, one.plane.t, one.plane.z)
+        self.after += b"\x70" if wkb else b"\x70\x70"  # no name, no statistics
+        self.array = b"\x75" + of("[B" if wkb else "[F")
+        self.unit = 1 if wkb else 4
         if names:
             count = len(names).to_bytes(4, "big")
             self.measurements += b"\x73" + of(_LIST) + b"\x73" + of("java.util.ArrayList") + count + b"\x77\x04" + count
@@ -177,18 +183,21 @@ class _Template:
             self.after = b"\x78" + self.after
         else:
             self.after = b"\x70" + self.after
-        # the object, its metadata with two arrays and the values, two lists and the measurements, the ROI with x and y
-        self.handles = 1 + 3 + len(keys) + (2 + len(names) if names else 0) + 3
+        # the object, its metadata with two arrays and the values, two lists and the measurements, the ROI with its
+        # arrays
+        self.handles = 1 + 3 + len(keys) + (2 + len(names) if names else 0) + (2 if wkb else 3)
 
-    def fill(self, one: Annotation, metadata: Mapping[str, str], ring: tuple[bytes, bytes]) -> bytes:
+    def fill(self, one: Annotation, metadata: Mapping[str, str], arrays: tuple[bytes, ...]) -> bytes:
         """The bytes of one annotation."""
-        count = (len(ring[0]) // 4).to_bytes(4, "big")
         parts = [self.start, _string(one.name) if one.name else b"\x70", self.metadata]
         parts += map(_string, metadata.values())
         parts.append(self.measurements)
         for name, value in zip(self.names, one.measurements.values(), strict=True):
             parts += (self.number, struct.pack(">d", value), name)
-        parts += (self.after, self.floats, count, ring[0], self.floats, count, ring[1], _NAN, b"\x78")
+        parts.append(self.after)
+        for raw in arrays:
+            parts += (self.array, (len(raw) // self.unit).to_bytes(4, "big"), raw)
+        parts += (_NAN, b"\x78")
         return b"".join(parts)
 
 

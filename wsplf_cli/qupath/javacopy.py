@@ -19,22 +19,25 @@ def copy(packs: Packs, writer: Any, rows: Ints) -> None:
     inside = (row_of >= 0) & (old < packs.firsts[row_of] + packs.counts[row_of])
     written = inside & (place_of[row_of] >= 0) & (place_of[row_of] <= owner)
     missing = _resolve(packs, writer, old[~written], new_of_old)
-    first_user: dict[int, int] = {}
+    first_user: set[int] = set()
     if len(missing):
         unknown = ~written & np.isin(old, missing)
         order = np.lexsort((owner[unknown], old[unknown]))
         _, firsts = np.unique(old[unknown][order], return_index=True)
-        first_user = dict.fromkeys(sorted(owner[unknown][order][firsts].tolist()), 0)
+        first_user = set(owner[unknown][order][firsts].tolist())
     begin = 0
-    for place in [*first_user, len(rows)]:
-        if place > begin:
+    for place, row in enumerate(rows.tolist() if first_user else ()):
+        # writing one whole opens those that it refers into, which may be among the rest
+        if place in first_user or row in packs.graphs:
             _copy_run(packs, writer, rows[begin:place])
-        if place < len(rows):
-            writer.put([packs.open(int(rows[place]))])
-        begin = place + 1
+            writer.put([packs.open(row)])
+            begin = place + 1
+    _copy_run(packs, writer, rows[begin:])
 
 
 def _copy_run(packs: Packs, writer: Any, rows: Ints) -> None:
+    if not len(rows):
+        return
     starts, ends, firsts, counts = packs.starts[rows], packs.ends[rows], packs.firsts[rows], packs.counts[rows]
     new_of_old = writer.renumbering(packs)
     new_firsts = writer.next + np.cumsum(counts) - counts

@@ -8,90 +8,28 @@ runs of objects can be written by copying their bytes with the references renumb
 one object; an object that fits no layout is read as a graph straight away.
 """
 
-import re
 from array import array
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from itertools import repeat
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wsplf_cli.qupath.javagraph import CONTENT, SIZES, VALUE, Array, ClassDesc, Instance, JavaStreamError
-from wsplf_cli.qupath.javaread import ARRAY, BASE_HANDLE, BLOCK, END, NULL, OBJECT, REFERENCE, STRING, Reader
+from wsplf_cli.qupath.javagraph import ClassDesc, Instance, JavaStreamError
+from wsplf_cli.qupath.javalayout import Layout, Learner
+from wsplf_cli.qupath.javaread import BASE_HANDLE, REFERENCE, Reader
 
 MAX_LAYOUTS = 64
+"""Layouts of one class."""
+MAX_ALL_LAYOUTS = 1_000
 MAX_TRIES = 256
 """Objects of one class of which a layout is learned at most."""
-MAX_PIECES = 1_000
-"""A layout of more tags than this is not learned."""
 
-_ITEM, _DONE = -2, -3
+_BATCH = 20_000
 
 Ints = NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Primitive bytes of a fixed size: fields, or block data (``block``)."""
-
-    segment: int
-    offset: int
-    size: int
-    block: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Spot:
-    """A part of variable length: a string, or an array of primitives of class ``desc``."""
-
-    index: int
-    desc: ClassDesc | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """A reference to an object that was written before."""
-
-    index: int
-
-
-@dataclass(slots=True, eq=False)
-class Layout:
-    """How the objects of one form lie in the stream, and where each of them does."""
-
-    number: int
-    tree: Instance
-    """The object with Place, Spot and Link where its values differ."""
-    parts: list[tuple[Callable[[bytes, int], Any], int, int]]
-    """What to match, then the bytes of the length that follows and of one element."""
-    last: Callable[[bytes, int], Any]
-    links: list[tuple[int, int, int]]
-    """Segment, offset and number of handles given before, of each reference; Link counts in these."""
-    classes: list[tuple[int, int]]
-    """Segment and offset of the references to classes."""
-    count: int
-    inner: list[int]
-    """For each handle that the object gives: the spot that holds the string, or -1."""
-    spots: "array[int]" = field(default_factory=lambda: array("q"))
-    rows: "array[int]" = field(default_factory=lambda: array("q"))
-
-    def match(self, stream: bytes, at: int) -> tuple[int, list[int]] | None:
-        """Where an object that begins at a byte ends, and its variable parts; None if it is laid out differently."""
-        spots = []
-        for match, width, unit in self.parts:
-            found = match(stream, at)
-            if found is None:
-                return None
-            at = found.end()
-            spots.append(at)
-            at += width + int.from_bytes(stream[at : at + width], "big") * unit
-        found = self.last(stream, at)
-        if found is None or at > len(stream):
-            return None
-        return found.end(), spots
 
 
 @dataclass(slots=True, eq=False)
@@ -131,7 +69,7 @@ class Packs:
         self.layouts: list[Layout] = []
         self.graphs: dict[int, list[Instance]] = {}
         self.origins: dict[int, int] = {}
-        self.learning: list[tuple[int, int, int]] = []
+        self.learning: list[tuple[int, int]] = []
         self._by_key: dict[bytes, list[Layout]] = {}
         self._tries: dict[bytes, int] = {}
         self._starts, self._ends, self._firsts = array("q"), array("q"), array("q")
@@ -185,16 +123,16 @@ class Packs:
             self._by_key[key] = []
         if tries < MAX_TRIES:
             self._tries[key] = tries + 1
-            self.learning.append((depth, start, len(self.handles) - 1))
+            self.learning.append((depth, start))
 
     def learn(self, end: int, depth: int) -> None:
         """An object was read to its end: if it is one to learn from, its layout is added."""
         if self.learning[-1][0] != depth:
             return
-        _, start, first = self.learning.pop()
+        _, start = self.learning.pop()
         known = self._by_key[self.stream[start : start + 6]]
-        if len(known) < MAX_LAYOUTS and end - start < 1 << 24:
-            layout = _Learner(self, start, first).learn(end, len(self.layouts))
+        if len(known) < MAX_LAYOUTS and len(self.layouts) < MAX_ALL_LAYOUTS and end - start < 1 << 24:
+            layout = Learner(self.stream, self.handles, self.wanted).learn(start, end, len(self.layouts))
             if layout is not None:
                 known.append(layout)
                 self.layouts.append(layout)
@@ -242,6 +180,11 @@ class Packs:
         return np.array(self._layout_of, np.int64)
 
     @cached_property
+    def place_of(self) -> Ints:
+        """Each object's place among those of its layout."""
+        return np.array(self._place_of, np.int64)
+
+    @cached_property
     def counts(self) -> Ints:
         """How many handles each object gives."""
         counts = np.array([layout.count for layout in self.layouts], np.int64)
@@ -253,8 +196,10 @@ class Packs:
 
     def spans(self, layout: Layout, rows: Ints) -> tuple[Ints, Ints]:
         """Where the contents of the variable parts begin, and their bytes: two int64 [N, spots]."""
-        places = np.asarray(self._place_of, np.int64)[rows] if len(rows) > 8 else [self._place_of[row] for row in rows]
+        places = self.place_of[rows]
         width = len(layout.parts)
+        if not width:
+            return np.zeros((len(rows), 0), np.int64), np.zeros((len(rows), 0), np.int64)
         at = np.frombuffer(layout.spots, np.int64).reshape(-1, width)[places]
         sizes = np.zeros_like(at)
         begins = at.copy()
@@ -267,11 +212,8 @@ class Packs:
 
     def bases(self, layout: Layout, rows: Ints) -> Ints:
         """Where the segments begin: int64 [N, segments]."""
-        starts = self.starts[rows] if "starts" in self.__dict__ else np.array([self._starts[row] for row in rows])
-        if not layout.parts:
-            return starts[:, None]
         begins, sizes = self.spans(layout, rows)
-        return np.column_stack([starts, begins + sizes])
+        return np.column_stack([self.starts[rows], begins + sizes])
 
     def targets(self, layout: Layout, rows: Ints) -> Ints:
         """The handles that the references refer to: int64 [N, links]."""
@@ -319,10 +261,8 @@ class Packs:
         while rest:
             top = rest[-1]
             if top not in self.graphs:
-                layout = self.layout(top)
-                targets = self.targets(layout, np.array([top])).ravel().tolist() if layout.links else []
-                inside = [self.handles[one] for one in targets if 0 <= one < self._firsts[top]]
-                needed = {one.row for one in inside if isinstance(one, Packed)} - self.graphs.keys()
+                inside = [self.handles[one] for one in self._targets_of(top) if 0 <= one < self._firsts[top]]
+                needed = {one.row for one in inside if isinstance(one, Packed) and one.row not in self.graphs}
                 if needed:
                     rest.extend(needed)
                     continue
@@ -331,137 +271,31 @@ class Packs:
             rest.pop()
         return self.graphs[row][0]
 
+    def _targets_of(self, row: int) -> list[int]:
+        """The handles that the references of one object refer to: `targets` without the cost of arrays."""
+        layout, stream = self.layout(row), self.stream
+        bases = [self._starts[row]]
+        first = self._place_of[row] * len(layout.parts)
+        for at, (_, width, unit) in zip(layout.spots[first : first + len(layout.parts)], layout.parts, strict=True):
+            bases.append(at + width + int.from_bytes(stream[at : at + width], "big") * unit)
+        places = (bases[segment] + offset for segment, offset, _ in layout.links)
+        return [int.from_bytes(stream[place : place + 4], "big") - BASE_HANDLE for place in places]
+
     # --- writing
 
     def write(self, writer: Any, nodes: list[Packed]) -> None:
         """Write objects that nobody opened, one after another."""
         from wsplf_cli.qupath.javacopy import copy
 
-        for rows in batches(np.array([node.row for node in nodes], np.int64)):
-            copy(self, writer, rows)
-
-
-def batches(rows: Ints, size: int = 20_000) -> Iterator[Ints]:
-    """Rows in pieces that bound the memory needed at once."""
-    return (rows[at : at + size] for at in range(0, len(rows), size))
-
-
-class _Learner:
-    """Goes through the bytes of one object that is known to be sound."""
-
-    def __init__(self, packs: Packs, start: int, first: int) -> None:
-        self.packs = packs
-        self.at = start
-        self.first = first
-        self.pieces: list[bytes] = []
-        self.offset = 0
-        self.tags = 0
-        self.parts: list[tuple[Callable[[bytes, int], Any], int, int]] = []
-        self.links: list[tuple[int, int, int]] = []
-        self.classes: list[tuple[int, int]] = []
-        self.inner: list[int] = []
-
-    def learn(self, end: int, number: int) -> Layout | None:
-        values: list[Any] = []
-        steps: Iterator[int] = repeat(VALUE, 1)
-        stack: list[tuple[Iterator[int], list[Any]]] = []
-        while (step := next(steps, _DONE)) != _DONE or stack:
-            inner: tuple[Iterator[int], list[Any]] | None = None
-            self.tags += 1
-            if self.tags > MAX_PIECES:
-                return None
-            if step == _DONE:
-                steps, values = stack.pop()
-            elif step > 0:
-                values.append(self.any(step))
-            elif step == CONTENT:
-                inner = (repeat(_ITEM), [])
-                values.append(inner[1])
-            elif step == _ITEM and self.packs.stream[self.at] == END:
-                self.same(1)
-                steps, values = stack.pop()
+        for at in range(0, len(nodes), _BATCH):
+            batch = nodes[at : at + _BATCH]
+            opened = [node for node in batch if node.row in self.graphs]
+            if opened:  # by what was written just before
+                writer.put([node if node.opened is None else node.opened for node in batch])
             else:
-                found = self.value(step, top=not stack)
-                if found is None:
-                    return None
-                values.append(found[0])
-                inner = found[1]
-            if inner is not None:
-                stack.append((steps, values))
-                steps, values = inner
-        if self.at != end:
-            return None
-        return Layout(
-            number, values[0], self.parts, self.pattern(), self.links, self.classes, len(self.inner), self.inner
-        )
+                copy(self, writer, np.array([node.row for node in batch], np.int64))
 
-    def value(  # noqa: PLR0911 (one return for each kind of value)
-        self, step: int, *, top: bool
-    ) -> tuple[Any, tuple[Iterator[int], list[Any]] | None] | None:
-        """One value and what of it is still to come; None where a layout cannot be learned."""
-        tag = self.packs.stream[self.at]
-        if tag == NULL:
-            self.same(1)
-            return None, None
-        if tag == REFERENCE:
-            self.links.append((len(self.parts), self.offset + 1, len(self.inner)))
-            self.same(1)
-            self.any(4)
-            return Link(len(self.links) - 1), None
-        if tag == STRING:
-            self.same(1)
-            self.inner.append(len(self.parts))
-            return self.spot(2, 1, None), None
-        if tag == BLOCK and step == _ITEM:
-            self.same(2)
-            return self.any(self.packs.stream[self.at - 1], block=True), None
-        desc = self.desc() if tag in {OBJECT, ARRAY} else None
-        if desc is None:
-            return None
-        self.classes.append((len(self.parts), self.offset + 2))
-        self.same(6)
-        self.inner.append(-1)
-        if tag == OBJECT:
-            if not top and self.packs.wanted(desc):
-                return None
-            node = Instance(desc)
-            return node, (iter(desc.steps), node.values)
-        unit = SIZES.get(desc.name[1:2])
-        if unit is not None:
-            return self.spot(4, unit, desc), None
-        count = int.from_bytes(self.packs.stream[self.at : self.at + 4], "big")
-        self.same(4)
-        held: list[Any] = []
-        return Array(desc, values=held), (repeat(VALUE, count), held)
 
-    def desc(self) -> ClassDesc | None:
-        stream, at = self.packs.stream, self.at
-        if stream[at + 1] != REFERENCE:
-            return None
-        node = self.packs.handles[int.from_bytes(stream[at + 2 : at + 6], "big") - BASE_HANDLE]
-        return node if isinstance(node, ClassDesc) else None
-
-    def same(self, size: int) -> None:
-        """Bytes that are the same in every object of the layout."""
-        self.pieces.append(re.escape(self.packs.stream[self.at : self.at + size]))
-        self.at += size
-        self.offset += size
-
-    def any(self, size: int, *, block: bool = False) -> Place:
-        """Bytes that may differ."""
-        place = Place(len(self.parts), self.offset, size, block)
-        self.pieces.append(b".{%d}" % size)
-        self.at += size
-        self.offset += size
-        return place
-
-    def spot(self, width: int, unit: int, desc: ClassDesc | None) -> Spot:
-        """A part of variable length, its length before it."""
-        self.parts.append((self.pattern(), width, unit))
-        self.at += width + int.from_bytes(self.packs.stream[self.at : self.at + width], "big") * unit
-        self.pieces = []
-        self.offset = 0
-        return Spot(len(self.parts) - 1, desc)
-
-    def pattern(self) -> Callable[[bytes, int], Any]:
-        return re.compile(b"".join(self.pieces), re.DOTALL).match
+def batches(rows: Ints) -> Iterator[Ints]:
+    """Rows in pieces that bound the memory needed at once."""
+    return (rows[at : at + _BATCH] for at in range(0, len(rows), _BATCH))

