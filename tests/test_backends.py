@@ -140,6 +140,12 @@ def test_same_run_again_writes_nothing_and_another_run_replaces(open_: Open, tin
     assert len(open_().annotations("1")) == 3
 
 
+def test_measurement_that_is_no_number_does_not_make_a_run_write_again(open_: Open) -> None:
+    one = Annotation(uuid4(), HOLED, "Tumor", measurements={"wsplf: score": float("nan")})
+    assert open_().replace("1", origin="pseudolabel", annotations=[one]).added == 1
+    assert open_().replace("1", origin="pseudolabel", annotations=[one]) == Replaced(0, 0, 0)
+
+
 def test_nothing_to_write_makes_no_data_file(open_: Open, tiny_project: Path) -> None:
     assert open_().replace("1", origin="pseudolabel", annotations=[]) == Replaced(0, 0, 0)
     assert not _data(tiny_project).exists()

@@ -18,6 +18,7 @@ from wsplf_cli.qupath.shapes import shape_hash, storable
 from wsplf_cli.schema import CLASS_KEY, ORIGIN_KEY, REVIEW_KEY, RUN_KEY, SHAPE_KEY, Annotation, Plane
 
 HOLED = Polygon([(100, 100), (300, 100.12), (300, 300), (100, 300)], [[(150, 150), (150, 200), (200, 200), (200, 150)]])
+ROI = "qupath.lib.objects.PathROIObject"
 SQUARE = box(10, 20, 30, 40)
 
 
@@ -407,6 +408,48 @@ def test_shapes_with_holes_are_read_by_columns_as_from_graphs_and_refused_alike(
                 read.found()
             reasons.append(caught.value.message)
         assert reasons[0] == reasons[1]
+
+
+def test_object_opened_after_it_was_found_is_still_removed() -> None:
+    data = _fresh()
+    data.add(mark_all([_own(SQUARE, name=f"name {place}") for place in range(9)], origin="prediction"), colours={})
+    read = qpdata.loads(data.dumps())
+    found = read.found()
+    node = found[-1].node
+    assert not isinstance(node, Instance)
+    node.open()
+    read.remove([one.node for one in found[4:]])
+    assert [one.annotation.name for one in qpdata.loads(read.dumps()).found()] == [f"name {n}" for n in range(4)]
+
+
+def test_every_kind_of_object_is_read_with_its_place_in_the_hierarchy() -> None:
+    bench = Workbench()
+    rectangle = bench.corners("RectangleROI", 0, 0, 9, 9)
+    cell = bench.desc("qupath.lib.objects.PathCellObject", flags=12, parent=bench.desc(DETECTION, flags=12, parent=ROI))
+    tile = bench.desc("qupath.lib.objects.PathTileObject", flags=12, parent=DETECTION)
+    core = bench.desc("qupath.lib.objects.TMACoreObject", flags=12, parent=ROI)
+    inner = bench.node(rectangle, kind=cell, path_class="Tumor")
+    inner.values[0][-1] = Block(struct.pack(">d", 0.75))
+    inner.values[0].append(bench.corners("RectangleROI", 2, 2, 4, 4))
+    cores = [bench.node(rectangle, kind=core, name=name, children=[inner] * (name == "A")) for name in "AB"]
+    for place, node in enumerate(cores):
+        node.values[0][-1] = Block(struct.pack(">d?", float("nan"), place == 1))
+    cores[0].values[0][1] = bench.maker.integer(-256)
+    raw = bench.put(*cores, bench.node(rectangle, kind=tile))
+    grid = bench.desc("qupath.lib.objects.hierarchy.DefaultTMAGrid", [("I", "gridWidth", ""), ("L", "cores", "L")])
+    hierarchy = next(
+        item for item in bench.stream.contents if isinstance(item, Instance) and "Hierarchy" in item.desc.name
+    )
+    hierarchy.values[1] = bench.maker.object(grid, gridWidth=1, cores=bench.maker.list(cores))
+    assert raw != bench.data.dumps()
+    root, first, one, second, last = qpdata.loads(bench.data.dumps()).objects()
+    assert [item.kind for item in (root, first, one, second, last)] == ["root", "tma_core", "cell", "tma_core", "tile"]
+    assert [item.parent for item in (root, first, one, second, last)] == [None, root.id, first.id, root.id, root.id]
+    assert [(item.grid, item.missing) for item in (first, second)] == [((0, 0), False), ((1, 0), True)]
+    assert (first.rgb, second.rgb, first.roi) == ((255, 255, 0), None, "RectangleROI")
+    assert (one.probability, one.path_class, last.probability) == (0.75, "Tumor", None)
+    assert one.nucleus is not None
+    assert one.nucleus.equals(box(2, 2, 4, 4))
 
 
 def test_text_that_is_no_utf8_in_a_packed_object_is_refused() -> None:

@@ -9,7 +9,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from wsplf_cli.backends._paquo_link import receive, send
 from wsplf_cli.qupath.records import OWN_ID_KEY
@@ -63,7 +63,7 @@ def main() -> None:
     os._exit(0)  # threads of QuPath may never end
 
 
-def _pipes() -> tuple[BinaryIO, BinaryIO]:
+def _pipes() -> tuple[IO[bytes], IO[bytes]]:
     """Our input and output; what anything else prints goes to standard error, not between our answers."""
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
@@ -224,8 +224,7 @@ class QuPath:
         return shown
 
     def _wkb(self, roi: Any) -> str:
-        written = self._java.WKBWriter(2).write(roi.getGeometry())
-        return base64.b64encode(bytes(written)).decode("ascii")
+        return base64.b64encode(bytes(self._java.WKBWriter(2).write(roi.getGeometry()))).decode("ascii")
 
     def _measurements(self, held: Any) -> dict[str, float]:
         if held is None or held.isEmpty():

@@ -15,7 +15,7 @@ import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any
 
 from wsplf_cli.errors import MissingDependency, ProjectError, SlideError, WsplfError
 
@@ -36,14 +36,14 @@ ERRORS: dict[str, type[WsplfError]] = {
 _HEAD = struct.Struct(">Q")
 
 
-def send(stream: BinaryIO, message: Mapping[str, Any]) -> None:
+def send(stream: IO[bytes], message: Mapping[str, Any]) -> None:
     """Write one message."""
     content = json.dumps(message, ensure_ascii=False).encode("utf-8", "surrogatepass")
     stream.write(_HEAD.pack(len(content)) + content)
     stream.flush()
 
 
-def receive(stream: BinaryIO) -> dict[str, Any] | None:
+def receive(stream: IO[bytes]) -> dict[str, Any] | None:
     """Read one message; None where the other side has ended."""
     head = stream.read(_HEAD.size)
     if len(head) < _HEAD.size:
@@ -136,7 +136,7 @@ class Link:
         return f"exit code {code}{f', {last}' if last else ''}"
 
 
-def _listen(stream: BinaryIO, answers: "queue.Queue[dict[str, Any] | None]") -> None:
+def _listen(stream: IO[bytes], answers: "queue.Queue[dict[str, Any] | None]") -> None:
     while True:
         try:
             answer = receive(stream)

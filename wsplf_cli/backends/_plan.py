@@ -41,4 +41,5 @@ def _written_as(annotation: Annotation) -> tuple[str, str]:
 def _content(annotation: Annotation) -> tuple[object, ...]:
     """All that is written of one of wsplf's own annotations, but for its id."""
     marks = sorted(annotation.metadata.items())
-    return marks, sorted(annotation.measurements.items()), annotation.path_class, annotation.name, annotation.locked
+    measured = sorted((key, repr(float(value))) for key, value in annotation.measurements.items())  # nan equals nan here
+    return marks, measured, annotation.path_class, annotation.name, annotation.locked

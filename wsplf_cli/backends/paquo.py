@@ -170,23 +170,23 @@ class PaquoProject:
     def _staged(self, entry_id: str, stored: embedded.Stored | None) -> Iterator[dict[str, str]]:
         """A project with this one entry in a temporary folder, for QuPath to work on."""
         try:
-            with tempfile.TemporaryDirectory(prefix="wsplf-", ignore_cleanup_errors=True) as name:
-                folder = Path(name)
-                try:
-                    self._stage(folder, entry_id, stored)
-                except OSError as error:
-                    raise ProjectError(
-                        f"cannot make a copy for QuPath in {folder}: {error.strerror}", hint="free disk space there"
-                    ) from error
-                yield {"project": str(folder / "project.qpproj"), "entry": entry_id}
-        except FileNotFoundError as error:
+            folder = tempfile.TemporaryDirectory(prefix="wsplf-", ignore_cleanup_errors=True)
+        except OSError as error:
             raise ProjectError(f"no folder for temporary files: {error}", hint="set TMPDIR to one") from error
+        with folder:
+            try:
+                self._stage(Path(folder.name), entry_id, stored)
+            except OSError as error:
+                raise ProjectError(
+                    f"cannot make a copy for QuPath in {folder.name}: {error.strerror}", hint="free disk space there"
+                ) from error
+            yield {"project": str(Path(folder.name) / "project.qpproj"), "entry": entry_id}
 
     def _stage(self, folder: Path, entry_id: str, stored: embedded.Stored | None) -> None:
         image = json.loads(json.dumps(self._files.image(entry_id)))
         source = (servers.builders(image) or [{}])[-1]
         recorded = uri_path(str(source.get("uri") or ""))
-        (slide,) = [one.slide_path for one in self.entries() if one.id == entry_id][:1] or [None]
+        slide = next((one.slide_path for one in self.entries() if one.id == entry_id), None)
         if slide is not None and recorded is not None and not Path(recorded).is_file():
             source["uri"] = slide.absolute().as_uri()
         now = project_file.now_ms()

@@ -106,7 +106,7 @@ class QpData:
 
     def remove(self, nodes: Collection[Node]) -> None:
         """Take objects out of the hierarchy; their children take their place."""
-        doomed = {id(node) for node in nodes}
+        doomed = {_known(node) for node in nodes}
         kept: dict[int, list[Any]] = {one: [] for one in doomed}
         for node, parts, _ in reversed(list(self._objects())):
             if parts is None or not (id(node) in doomed or any(_known(child) in doomed for child in parts.children)):

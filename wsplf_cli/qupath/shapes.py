@@ -23,7 +23,7 @@ MAX_AREA_CHANGE = 0.005
 that it has at this bound."""
 _FIRST_TOLERANCE_PX = 0.25
 _BATCH = 20_000
-_MANY_CROSSINGS = 100
+_MANY_CROSSINGS = 25
 """Above it a shape is repaired by the faster of two ways, which fills what a line goes round twice."""
 _MAX_CROSSINGS = 5_000
 
