@@ -185,10 +185,11 @@ def damaged(raw: bytes, other: bytes, random: Random) -> bytes:
 
 
 def exercise(raw: bytes) -> str:
-    """Read and write a stream in every way; "same", "other" or "refused", and any error but ours goes through."""
+    """Read and write a stream in every way: "same" or "refused"; any error but ours goes through."""
 
     try:
-        result = "same" if javaser.dumps(javaser.loads(raw)) == raw else "other"
+        assert javaser.dumps(javaser.loads(raw)) == raw, "it is written differently"
+        result = "same"
     except JavaStreamError:
         result = "refused"
     try:
@@ -197,7 +198,7 @@ def exercise(raw: bytes) -> str:
         data.objects()
         data.counts()
         again = data.dumps()
-        assert result == "other" or again == raw, "read with packed objects it is written differently"
+        assert again == raw, "read with packed objects it is written differently"
         data.remove([one.node for one in found[::2]])
         data.add(qpdata.mark(Annotation(UUID(int=5), shapely.box(0, 0, 9, 9), "Own"), origin="prediction"), colours={})
         qpdata.loads(data.dumps()).found()

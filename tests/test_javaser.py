@@ -215,6 +215,7 @@ def test_class_that_is_its_own_superclass_is_refused() -> None:
         (HEAD + b"\x71\x00\x7e\x00\x05", "reference"),
         (HEAD + b"\x7b", "ends at byte 5"),
         (HEAD + b"\x05", "not the start of a value"),
+        (HEAD + b"\x72\0\2A\0" + b"\0" * 8 + b"\2\0\0\x78\x70", "byte 7: a name is not in Java's UTF-8"),
         (HEAD + b"\x7c\x7f\xff\xff\xff\xff\xff\xff\xff", "ends at byte"),
         (HEAD + b"\x75\x72\x00\x02[B" + b"\0" * 8 + b"\x02\x00\x00\x78\x70\x7f\xff\xff\xff", "ends at byte"),
         (HEAD + b"\x75\x72\x00\x13[Ljava.lang.Object;" + b"\0" * 8 + b"\x02\0\0\x78\x70\x7f\xff\xff\xff", "too short"),

@@ -114,7 +114,7 @@ def main() -> int:
     with multiprocessing.get_context("spawn").Pool(options.workers, start) as pool:
         for done, results in enumerate(pool.imap_unordered(work, chunks), 1):
             for number, result, seconds in results:
-                sound = result in {"same", "other", "refused"}
+                sound = result in {"same", "refused"}
                 counts[result if sound else "broken"] += 1
                 slowest = max(slowest, (seconds, number))
                 if not sound:

@@ -24,6 +24,7 @@ from wsplf_cli.qupath.javagraph import (
     Stream,
     Text,
     decode_text,
+    encode_text,
 )
 
 if TYPE_CHECKING:
@@ -102,7 +103,11 @@ class Reader:
 
     def name(self) -> str:
         """A name: two bytes of length, then its text."""
-        return decode_text(self.take(self.number(2)))
+        raw = self.take(self.number(2))
+        name = decode_text(raw)
+        if (not raw.isascii() or b"\0" in raw) and encode_text(name) != raw:
+            raise JavaStreamError(f"byte {self.at - len(raw)}: a name is not in Java's UTF-8")
+        return name
 
     def count(self, more: int = 1) -> None:
         """Count nodes that are held."""
