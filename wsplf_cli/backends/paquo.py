@@ -100,6 +100,14 @@ class PaquoProject:
                 self._save(entry_id, staged, stored, remove=remove, add=change.add)
         return Replaced(added=len(change.add), removed=len(change.remove), kept=change.kept)
 
+    def add(self, entry_id: str, annotations: Sequence[Annotation], *, path_classes: Collection[PathClass] = ()) -> int:
+        """Add annotations of any shape as they are, at the top of the hierarchy; returns how many."""
+        if annotations:
+            stored = self._files.read(entry_id)
+            with self._loaded(entry_id, stored) as (staged, _, _):
+                self._save(entry_id, staged, stored, remove=[], add=annotations, path_classes=path_classes)
+        return len(annotations)
+
     def remove(self, entry_id: str, ids: Collection[UUID]) -> int:
         """Remove annotations by id, their children move up; returns how many were found."""
         stored = self._files.read(entry_id)
@@ -215,6 +223,7 @@ class PaquoProject:
         *,
         remove: Sequence[int],
         add: Sequence[Annotation],
+        path_classes: Collection[PathClass] = (),
     ) -> None:
         """Change the loaded entry, let QuPath save it in its copy, check that, and put it in place."""
         self._files.check_unchanged(entry_id)
@@ -239,7 +248,8 @@ class PaquoProject:
                 "expected; the old file is in place",
                 hint="use --backend embedded",
             )
-        used = [PathClass(name) for name in sorted({one.path_class for one in add if one.path_class})]
+        given = {one.name: one.rgb for one in path_classes}
+        used = [PathClass(name, given.get(name)) for name in sorted({one.path_class for one in add if one.path_class})]
         self._files.check_unchanged(entry_id)
         self._files.install(entry_id, content=content, summary=summary, classes=used)
 
