@@ -364,6 +364,11 @@ def test_children_of_a_replaced_annotation_move_up(open_: Open, tiny_project: Pa
     assert open_().annotations("1") == before[1:]
 
 
+def _normal(annotation: Annotation) -> Annotation:
+    """Where a ring starts, which way it runs and what lies below QuPath's grid do not count."""
+    return replace(annotation, shape=shapely.set_precision(annotation.shape, 0.01).normalize())
+
+
 def test_added_annotations_are_as_they_were_given(open_: Open, tiny_project: Path) -> None:
     path = _data(tiny_project)
     _persons_work(path)
@@ -376,7 +381,7 @@ def test_added_annotations_are_as_they_were_given(open_: Open, tiny_project: Pat
     assert open_().add("1", added, path_classes=[PathClass("New: Positive", (7, 8, 9)), PathClass("Unused")]) == 5
     after = open_().annotations("1")
     assert after[: len(before)] == before
-    assert after[len(before) :] == added
+    assert [_normal(one) for one in after[len(before) :]] == [_normal(one) for one in added]
     assert open_().path_classes()[1:] == [PathClass("New: Positive", (7, 8, 9))]
 
 
