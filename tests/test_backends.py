@@ -165,6 +165,23 @@ def test_replacing_touches_only_its_own(open_: Open, content: Callable[[Path], o
     assert content(path) == untouched
 
 
+def test_objects_come_with_the_root_first_and_know_their_parents(open_: Open, tiny_project: Path) -> None:
+    assert open_().objects("1") == []
+    _persons_work(_data(tiny_project))
+    found = open_().objects("1")
+    assert [(one.kind, one.name, one.path_class) for one in found] == [
+        ("root", "", None),
+        ("annotation", "outer", None),
+        ("detection", "", None),
+        ("annotation", "inner", "Stroma"),
+        ("annotation", "points", None),
+    ]
+    root, outer = found[0].id, found[1].id
+    assert [one.parent for one in found] == [None, root, outer, outer, root]
+    assert [one.shape.area for one in found] == [0, 2025, 2025, 2025, 0]
+    assert [one.id for one in found if one.kind == "annotation"] == [one.id for one in open_().annotations("1")]
+
+
 def _metadata(maker: Maker, content: list[Any], **changes: str) -> None:
     pairs = Values(0).metadata(content[2]) | {f"wsplf.{key}": value for key, value in changes.items()}
     content[2] = maker.metadata(pairs)

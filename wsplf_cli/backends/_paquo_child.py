@@ -150,7 +150,13 @@ class QuPath:
     def load(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """The same for an entry that is to be changed; QuPath needs its image for that, before 0.6."""
         project, entry = self._entry(request)
-        data = entry.readImageData()
+        try:
+            data = entry.readImageData()
+        except self.java_error as error:
+            hint = "QuPath before 0.6 needs the image to change its data: give its folder with --slides DIR"
+            raise Refused(
+                "slide", f"QuPath {self.version} cannot open the image: {_short(error)}", hint=hint
+            ) from error
         found = self._walk(data.getHierarchy())
         self._open = (project, entry, data, [node for node, _, _ in found])
         return {"objects": [self._shown(*one) for one in found]}
@@ -206,7 +212,8 @@ class QuPath:
             "kind": kind,
             "above": above,
             "name": "" if name is None else str(name),
-            "class": None if path_class is None else str(path_class.toString()),
+            # the root is of a class "Image" that is in no file
+            "class": None if path_class is None or kind == "root" else str(path_class.toString()),
             "color": None if colour is None else int(colour.intValue()),
             "id": str(node.getID()) if self._numbers >= (0, 4) else None,
             "locked": bool(node.isLocked()) if kind != "root" else False,

@@ -41,5 +41,7 @@ def _written_as(annotation: Annotation) -> tuple[str, str]:
 def _content(annotation: Annotation) -> tuple[object, ...]:
     """All that is written of one of wsplf's own annotations, but for its id."""
     marks = sorted(annotation.metadata.items())
-    measured = sorted((key, repr(float(value))) for key, value in annotation.measurements.items())  # nan equals nan here
+    measured = sorted(
+        (key, repr(float(value))) for key, value in annotation.measurements.items()
+    )  # nan equals nan here
     return marks, measured, annotation.path_class, annotation.name, annotation.locked

@@ -150,7 +150,8 @@ class PaquoProject:
             shown = self._ask(link, entry_id, {"do": "load", **staged})["objects"]
             self._check_all_read(entry_id, stored, shown)
             places = [place for place, one in enumerate(shown) if one["kind"] == "annotation"]
-            found = annotations(_held([shown[place] for place in places], stored))
+            held = _held(shown, stored)
+            found = annotations([held[place] for place in places])
             yield staged, found, places
 
     def _ask(self, link: Link, entry_id: str, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -258,12 +259,16 @@ def _held(shown: Sequence[Mapping[str, Any]], stored: embedded.Stored | None) ->
     """The child's objects as the records that annotations are made of.
 
     A QuPath that gives ids invents one for an object without, a new one at each reading: only ids that are in the
-    file count.
+    file count. An object without one gets what the embedded backend calls it, by its place.
     """
-    known = set() if stored is None else {one.id for one in stored.data.objects()}
+    filed = [] if stored is None else stored.data.objects()
+    known = {one.id for one in filed}
+    in_order = [one.kind for one in filed] == [one["kind"] for one in shown]
     held = []
-    for one in shown:
+    for place, one in enumerate(shown):
         own_id = None if one["id"] is None else UUID(one["id"])
+        if own_id not in known:
+            own_id = filed[place].id if in_order else None
         held.append(
             Held(
                 kind=one["kind"],
@@ -277,7 +282,7 @@ def _held(shown: Sequence[Mapping[str, Any]], stored: embedded.Stored | None) ->
                 rgb=None if one["color"] is None else rgb_of(one["color"]),
                 probability=one["probability"],
                 roi=one.get("roi", ""),
-                own_id=own_id if own_id in known else None,
+                own_id=own_id,
                 missing=one["missing"],
                 nucleus=_shape(one["nucleus"]) if one.get("nucleus") else None,
             )
