@@ -95,8 +95,8 @@ def sha256(content: bytes | None) -> str | None:
 class Journal:
     """Records what one run writes. ``folder`` is the project's, ``run_folder`` the run's own.
 
-    ``entries``: ids of the entries whose data was written. ``written_files``: how many files. ``kept_bytes``: size of the
-    old files.
+    ``entries``: ids of the entries whose data was written. ``written_files``: how many files. ``kept_bytes``: size of
+    the old files.
     """
 
     folder: Path
