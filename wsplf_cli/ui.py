@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from rich.console import Console
 from rich.markup import escape
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 #: Where there is no terminal, a line comes at most this often, in seconds, and at the end of a piece of work.
 LINE_SECONDS = 10.0
+
+#: Names up to so many characters are not broken in a table, so that they can be copied.
+UNBROKEN = 40
 
 STATUS_STYLES = {
     "PASS": "green",
@@ -143,10 +146,12 @@ class Screen:
         self.out.print(escape(message))
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]], *, right: Sequence[int] = ()) -> None:
-        """Print a table; the columns numbered in ``right`` hold numbers."""
+        """Print a table; the columns numbered in ``right`` hold numbers. Short names are never broken, to be copied."""
         table = Table(box=None, pad_edge=False, header_style="bold")
         for number, column in enumerate(columns):
-            table.add_column(escape(column), justify="right" if number in right else "left", overflow="fold")
+            width = max((len(str(row[number])) for row in rows), default=0) if number == 0 else UNBROKEN + 1
+            justify: Literal["left", "right"] = "right" if number in right else "left"
+            table.add_column(escape(column), justify=justify, overflow="fold", no_wrap=width <= UNBROKEN)
         for row in rows:
             table.add_row(*(_cell(value) for value in row))
         self.out.print(table, soft_wrap=False)
