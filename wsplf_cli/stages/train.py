@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from wsplf_cli.config import TrainOptions
 from wsplf_cli.errors import ConfigError, ProjectError
 from wsplf_cli.qupath.qpdata import undecided
 from wsplf_cli.runtime import pick_device, seed_everything
+from wsplf_cli.runs.lock import hold
 from wsplf_cli.schema import Annotation, Entry, StageReport, Tracker
 from wsplf_cli.slides import entry_slide
 from wsplf_cli.stages import Run, Skipped, each, start_run
@@ -63,7 +65,7 @@ def train(project: Project, entries: Sequence[Entry], options: TrainOptions, tra
         device=str(device),
         dry_run=options.run.dry_run,
     )
-    with run:
+    with run, _only_one(project, options):
         rng = seed_everything(options.run.seed)
         slides: dict[str, TrainingSlide] = {}
 
@@ -105,6 +107,17 @@ def train(project: Project, entries: Sequence[Entry], options: TrainOptions, tra
         details = _details(found) | {"model": str(folder), "slides": len(chosen)}
         _say_result(details, found, tracker)
         return run.finish(results, details=details)
+
+
+def _only_one(project: Project, options: TrainOptions) -> AbstractContextManager[None]:
+    """The lock of the model: it lasts for hours, and must not keep others from writing into the project meanwhile.
+
+    Raises:
+        ProjectError: another process trains a model of this name.
+    """
+    if options.run.dry_run:
+        return nullcontext()
+    return hold(project.folder / "wsplf" / "models" / f".{options.name}.lock", command="train")
 
 
 def role_of(annotation: Annotation, path_class: str) -> Role:

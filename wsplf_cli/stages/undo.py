@@ -28,7 +28,7 @@ class _Part:
     writes: tuple[Write, ...]
 
 
-class _Stays(SlideError):
+class _Stays(SlideError):  # noqa: N818  no error for the user
     """The part is left as it is, and that is no failure."""
 
 
