@@ -87,7 +87,8 @@ def undo(
 ) -> int:
     """Put back what a run changed.
 
-    Every file is as it was before the run, to the byte; what a person changed since then is left alone and named.
+    Every file is as it was before the run, to the byte; what a person changed since then is left alone and named. The
+    old files stay in wsplf/runs/RUN/undo beside the project until you delete that folder.
     """
     from wsplf_cli.stages.undo import undo as run_stage
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from wsplf_cli import files
 from wsplf_cli.errors import ProjectError
-from wsplf_cli.runs.journal import ChangedOnDisk, Journal, Seen, journal_of, place, see, sha256
+from wsplf_cli.runs.journal import ChangedOnDisk, Journal, Seen, journal_of, place, see
 
 
 class SavedMeanwhile(ProjectError):  # noqa: N818  says more than an Error suffix
@@ -53,8 +53,7 @@ def write_files(contents: Mapping[Path, bytes | None], *, expected: Mapping[Path
                 raise ChangedOnDisk(path)
         numbers: list[int] = []
         if journal is not None:
-            hashes = {path: sha256(content) for path, content in contents.items()}
-            numbers = journal.before(found, new=hashes, made=made)
+            numbers = journal.before(found, contents=contents, made=made)
         _rename(contents, parts, found=found, expected=expected, journal=journal, numbers=numbers)
     except OSError as error:
         reason = error.strerror or type(error).__name__

@@ -95,18 +95,23 @@ def sha256(content: bytes | None) -> str | None:
 class Journal:
     """Records what one run writes. ``folder`` is the project's, ``run_folder`` the run's own.
 
+<<<<<<< HEAD
     ``entries``: ids of the entries whose data was written. ``written_files``: how many files. ``kept_bytes``: size of
     the old files.
+=======
+    ``written_files``: how many files were written. ``kept_bytes``: how large the old ones are.
+>>>>>>> safety
     """
 
     folder: Path
     run_folder: Path
-    entries: set[str] = field(default_factory=set)
     written_files: int = 0
     kept_bytes: int = 0
     _count: int = 0
     _kept: dict[str, str] = field(default_factory=dict)
     _ours: dict[str, set[str | None]] = field(default_factory=dict)
+    _marked: dict[Path, bool] = field(default_factory=dict)
+    _data: dict[str, tuple[Path, tuple[int, int, int] | None]] = field(default_factory=dict)
 
     @property
     def undo_folder(self) -> Path:
@@ -114,13 +119,13 @@ class Journal:
         return self.run_folder / UNDO
 
     def before(
-        self, found: Mapping[Path, Seen], *, new: Mapping[Path, str | None], made: Iterable[Path] = ()
+        self, found: Mapping[Path, Seen], *, contents: Mapping[Path, bytes | None], made: Iterable[Path] = ()
     ) -> list[int]:
         """Keep the old files and record that they are about to be replaced; returns the numbers for ``done``.
 
         Args:
             found: the files as they are, by path.
-            new: hash of what each will be; None where it is removed.
+            contents: what each will be; None where it is removed.
             made: folders that were made for them.
 
         Raises:
@@ -129,6 +134,7 @@ class Journal:
         """
         if not (self.undo_folder / JOURNAL).exists():
             self._begin()
+        new = {path: sha256(content) for path, content in contents.items()}
         lines: list[dict[str, Any]] = []
         folders = [self._relative(folder) for folder in made]
         for path, state in found.items():
@@ -145,20 +151,47 @@ class Journal:
             folders = []
         files.sync_folder(self.undo_folder)
         self._append(lines)
-        for path in found:
+        for path, content in contents.items():
             self._ours.setdefault(self._relative(path), set()).add(new[path])
+            self._marked[path] = content is not None and self._mark in content
         return [line["n"] for line in lines]
 
     def done(self, numbers: Sequence[int], paths: Iterable[Path]) -> None:
         """Record that the files have taken their places."""
         self._append([{"done": list(numbers)}])
         self.written_files += len(numbers)
-        data = (entry_of(self._relative(path)) for path in paths if path.name == LINKED)
-        self.entries.update(entry for entry in data if entry is not None)
+        for path in paths:
+            entry = entry_of(self._relative(path))
+            if entry is not None and path.name == LINKED:
+                self._data[entry] = path, place(path)
 
     def withdraw(self, numbers: Sequence[int]) -> None:
         """Record that nothing was written after all."""
         self._append([{"withdrawn": list(numbers)}])
+
+    @property
+    def entries(self) -> list[str]:
+        """Ids of the entries whose data was written, in order."""
+        return list(self._data)
+
+    def written_over(self) -> dict[str, Path]:
+        """The data files, by entry, that another program has written since and that hold nothing of this run any more.
+
+        A person who reloaded the image and works on saves this run's annotations with the rest: that is no loss.
+        """
+        changed = [(entry, path) for entry, (path, mine) in self._data.items() if place(path) != mine]
+        return {entry: path for entry, path in changed if self._marked[path] and not self._in(path)}
+
+    @property
+    def _mark(self) -> bytes:
+        """The run's id, which every annotation that wsplf makes carries."""
+        return self.run_folder.name.encode("ascii")
+
+    def _in(self, path: Path) -> bool:
+        try:
+            return self._mark in path.read_bytes()
+        except OSError:
+            return False
 
     def close(self) -> None:
         """End the journal: of a run that wrote nothing, no undo folder stays."""

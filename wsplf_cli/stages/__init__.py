@@ -184,6 +184,7 @@ class Run:
 
     def finish(self, entries: Sequence[EntryResult], *, details: Mapping[str, Any] | None = None) -> StageReport:
         """Write the results into run.json and return them as the stage's report."""
+        entries = self._told_of_losses(entries)
         wrote = self._wrote()
         shown = dict(details or {}) | ({"wrote": wrote} if wrote else {})
         report = StageReport(self.stage, self.id, tuple(entries), time.monotonic() - self.began, shown)
@@ -191,6 +192,19 @@ class Run:
         if self.folder is not None:
             self._write()
         return report
+
+    def _told_of_losses(self, entries: Sequence[EntryResult]) -> list[EntryResult]:
+        """The results; an entry over which QuPath has saved what it had read before this run has failed."""
+        lost = {} if self.journal is None else self.journal.written_over()
+        told = []
+        for entry in entries:
+            if entry.id in lost:
+                reason = f"{entry.name}: {lost[entry.id]} was saved by another program after wsplf had written it"
+                reason += ", and what wsplf wrote is gone (close the image in QuPath, then run the command again)"
+                log.warning("%s", reason)
+                entry = replace(entry, status="failed", reason=reason)  # noqa: PLW2901
+            told.append(entry)
+        return told
 
     def _wrote(self) -> dict[str, int]:
         """How much was written into the project, and how large what undo needs is; empty when nothing was."""
