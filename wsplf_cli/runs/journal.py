@@ -95,12 +95,7 @@ def sha256(content: bytes | None) -> str | None:
 class Journal:
     """Records what one run writes. ``folder`` is the project's, ``run_folder`` the run's own.
 
-<<<<<<< HEAD
-    ``entries``: ids of the entries whose data was written. ``written_files``: how many files. ``kept_bytes``: size of
-    the old files.
-=======
     ``written_files``: how many files were written. ``kept_bytes``: how large the old ones are.
->>>>>>> safety
     """
 
     folder: Path

@@ -3,12 +3,8 @@
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-<<<<<<< HEAD
-from dataclasses import replace
-=======
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
->>>>>>> safety
+from dataclasses import replace
 from typing import Any
 
 from wsplf_cli import plugins
@@ -16,12 +12,8 @@ from wsplf_cli.backends import Project
 from wsplf_cli.config import TrainOptions
 from wsplf_cli.errors import ConfigError, ProjectError
 from wsplf_cli.runtime import pick_device, seed_everything
-<<<<<<< HEAD
-from wsplf_cli.schema import Entry, StageReport, Tracker
-=======
 from wsplf_cli.runs.lock import hold
-from wsplf_cli.schema import Annotation, Entry, StageReport, Tracker
->>>>>>> safety
+from wsplf_cli.schema import Entry, StageReport, Tracker
 from wsplf_cli.slides import entry_slide
 from wsplf_cli.stages import Run, Skipped, each, start_run
 from wsplf_cli.stages._review import read_review
@@ -109,8 +101,6 @@ def train(project: Project, entries: Sequence[Entry], options: TrainOptions, tra
         return run.finish(results, details=details)
 
 
-<<<<<<< HEAD
-=======
 def _only_one(project: Project, options: TrainOptions) -> AbstractContextManager[None]:
     """The lock of the model: it lasts for hours, and must not keep others from writing into the project meanwhile.
 
@@ -122,34 +112,6 @@ def _only_one(project: Project, options: TrainOptions) -> AbstractContextManager
     return hold(project.folder / "wsplf" / "models" / f".{options.name}.lock", command="train")
 
 
-def role_of(annotation: Annotation, path_class: str) -> Role:
-    """What an annotation teaches about a class.
-
-    What a person drew, accepted, edited, locked or named is truth; a rejected polygon is background; a pending
-    pseudo-label counts by its confidence; a pending prediction teaches nothing, or a model would learn from itself.
-    """
-    if annotation.path_class != path_class or annotation.shape.area == 0:
-        return Role("")
-    if annotation.review == "rejected":
-        return Role("refused")
-    if annotation.origin == "human" or not undecided(annotation):
-        return Role("decided")
-    if annotation.origin == "pseudolabel":
-        return Role("pending", annotation.measurements.get("wsplf: confidence", 1.0))
-    return Role("")
-
-
-def marks_of(annotations: Sequence[Annotation], path_class: str) -> Marks:
-    """The annotations of one entry by role."""
-    roles = [(role_of(annotation, path_class), annotation.shape) for annotation in annotations]
-    return Marks(
-        decided=tuple(shape for role, shape in roles if role.name == "decided"),
-        pending=tuple((shape, role.confidence) for role, shape in roles if role.name == "pending"),
-        refused=tuple(shape for role, shape in roles if role.name == "refused"),
-    )
-
-
->>>>>>> safety
 def _prepare(
     project: Project, entry: Entry, options: TrainOptions, slides: dict[str, TrainingSlide], *, tracker: Tracker
 ) -> Mapping[str, float] | Skipped:

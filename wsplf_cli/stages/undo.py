@@ -28,11 +28,7 @@ class _Part:
     writes: tuple[Write, ...]
 
 
-<<<<<<< HEAD
-class _Stays(SlideError):  # noqa: N818  not an error
-=======
 class _Stays(SlideError):  # noqa: N818  no error for the user
->>>>>>> safety
     """The part is left as it is, and that is no failure."""
 
 
