@@ -1,6 +1,5 @@
 import json
 import struct
-from random import Random
 from uuid import UUID, uuid4
 
 import numpy as np
@@ -8,7 +7,6 @@ import pytest
 import shapely
 from qupath_objects import DETECTION, Workbench
 from shapely import LineString, MultiPolygon, Point, Polygon, box
-from streams import small_project_file
 
 from wsplf_cli.qupath import javaser, qpdata
 from wsplf_cli.qupath.javagraph import Block, Instance, JavaStreamError, Stream, get
@@ -321,95 +319,6 @@ def test_ids_keep_to_what_the_file_says() -> None:
     assert found.annotation.id != UUID(text)
 
 
-def _graphs(raw: bytes) -> QpData:
-    """The file read without leaving anything packed."""
-    return QpData(javaser.loads(raw), size=len(raw))
-
-
-def _alike(one: object, other: object) -> bool:
-    """Equal records; the repr also holds NaN equal to itself, and shows every coordinate."""
-    return repr(one) == repr(other)
-
-
-@pytest.mark.parametrize("seed", range(40))
-def test_packed_objects_are_read_counted_and_written_as_their_graphs_are(seed: int) -> None:
-    random = Random(seed)
-    raw = small_project_file(random)
-    packed, plain = qpdata.loads(raw), _graphs(raw)
-    for ask in (lambda data: [one.annotation for one in data.found()], QpData.objects, QpData.counts):
-        assert _alike(ask(packed), ask(plain))
-    doomed = [place for place in range(len(plain.found())) if random.random() < 0.5]
-    for data in (packed, plain):
-        found = data.found()
-        data.remove([found[place].node for place in doomed])
-        data.add(mark(Annotation(UUID(int=9), HOLED, "Own"), origin="prediction"), colours={})
-    assert packed.dumps() == plain.dumps()
-    assert _alike(packed.counts(), plain.counts())
-
-
-@pytest.mark.parametrize("version", ["0.2.3", "0.4.4", "0.6.0"])
-def test_annotations_composed_as_bytes_are_those_of_their_graphs(version: str) -> None:
-    random = Random(0)
-    own = [
-        Annotation(
-            UUID(int=place),
-            random.choice([SQUARE, HOLED, box(0, 0, 3, 3)]),
-            random.choice([None, "Tumor", "Tumor: Positive"]),
-            run_id="run",
-            name=random.choice(["", "größe 😀"]),
-            measurements=random.choice([{}, {"a": 1.5}, {"a": float("nan"), "b": 2.0}]),
-            metadata=random.choice([{}, {"note": "x" * place}]),
-            locked=random.random() < 0.3,
-            plane=random.choice([Plane(), Plane(0, 1, 2)]),
-            rgb=random.choice([None, (1, 2, 3)]),
-        )
-        for place in range(300)
-    ]
-    own += [Annotation(UUID(int=1_000 + place), HOLED, "Tumor", name="x" * (place % 3)) for place in range(30)]
-    own += [Annotation(UUID(int=2_000 + place), SQUARE, None) for place in range(30)]
-    marked = qpdata.mark_all(own, origin="pseudolabel")
-    composed, graphs = _fresh(version), _fresh(version)
-    for data in (composed, graphs):
-        data.add(marked, colours={"Tumor": -3670016})
-    root = graphs._root()
-    assert root is not None
-    for node, _ in walk(root):
-        assert isinstance(node, Instance)  # walking opened it
-    assert composed.dumps() == graphs.dumps()
-    read = [one.annotation for one in qpdata.loads(composed.dumps()).found()]
-    for one, other in zip(read, marked, strict=True):
-        assert (one.id, one.name, one.path_class, one.locked, one.plane, one.rgb, dict(one.metadata), one.edited) == (
-            other.id,
-            other.name,
-            other.path_class,
-            other.locked,
-            other.plane,
-            other.rgb,
-            dict(other.metadata),
-            False,
-        )
-        assert one.shape.normalize().equals_exact(other.shape.normalize(), 1e-5)
-        assert _alike(one.measurements, other.measurements)
-
-
-def test_shapes_with_holes_are_read_by_columns_as_from_graphs_and_refused_alike() -> None:
-    shapes = [HOLED if place % 3 else shapely.affinity.translate(HOLED, place) for place in range(30)]
-    data = _fresh()
-    data.add(mark_all([_own(shape) for shape in shapes], origin="prediction"), colours={})
-    raw = data.dumps()
-    assert len(qpdata.loads(raw)._stream.packs) > 25
-    assert _alike(qpdata.loads(raw).objects(), _graphs(raw).objects())
-    at = raw.rindex(b"\0\0\0\0\3\0\0\0\2")
-    for damage in (b"\0\0\0\0\3\x7f\0\0\2", b"\0\0\0\0\x63\0\0\0\2"):
-        damaged = raw[:at] + damage + raw[at + len(damage) :]
-        reasons = []
-        for read in (qpdata.loads(damaged), _graphs(damaged)):
-            with pytest.raises(JavaStreamError) as caught:
-                read.found()
-            reasons.append(caught.value.message)
-        assert reasons[0] == reasons[1]
-
-
 def test_object_opened_after_it_was_found_is_still_removed() -> None:
     data = _fresh()
     data.add(mark_all([_own(SQUARE, name=f"name {place}") for place in range(9)], origin="prediction"), colours={})
@@ -450,15 +359,6 @@ def test_every_kind_of_object_is_read_with_its_place_in_the_hierarchy() -> None:
     assert (one.probability, one.path_class, last.probability) == (0.75, "Tumor", None)
     assert one.nucleus is not None
     assert one.nucleus.equals(box(2, 2, 4, 4))
-
-
-def test_text_that_is_no_utf8_in_a_packed_object_is_refused() -> None:
-    data = _fresh()
-    data.add(mark_all([_own(SQUARE, name=f"name {place}") for place in range(9)], origin="prediction"), colours={})
-    raw = data.dumps()
-    assert len(qpdata.loads(raw)._stream.packs) > 5
-    with pytest.raises(JavaStreamError, match="UTF-8"):
-        qpdata.loads(raw.replace(b"name 7", b"name \xff")).found()
 
 
 def test_colour_of_a_derived_class_goes_to_all_parts_until_0_4() -> None:
@@ -504,70 +404,3 @@ def test_planes_are_kept() -> None:
         data = _fresh()
         data.add([part], colours={})
         assert [one.annotation.plane for one in qpdata.loads(data.dumps()).found()] == [plane]
-
-
-@pytest.mark.parametrize(
-    "wkb",
-    [
-        b"\0\0\0\0\3\xff\xff\xff\xff",
-        b"\0\0\0\0\6\xff\xff\xff\xff",
-        b"\0\0\0\0\7\0\0\0\1" * 10_000,
-        b"\0\0\0\0\1",
-        b"",
-        b"\1",
-    ],
-)
-def test_hostile_wkb_is_refused(wkb: bytes) -> None:
-    bench = Workbench()
-    roi = bench.wkb(HOLED)
-    roi.values[-1].raw = wkb
-    with pytest.raises(JavaStreamError, match=r"GeometryROI|geometry"):
-        qpdata.loads(bench.put(bench.node(roi))).found()
-
-
-def test_huge_list_shared_by_many_objects_is_refused_soon() -> None:
-    bench = Workbench()
-    values = bench.numeric([f"{place}" for place in range(3_000)], [1.0] * 3_000, kind="FloatList", wrapped="ArrayList")
-    shared = values.values
-    nodes = [bench.node(None, measurements=Instance(values.desc, list(shared))) for _ in range(3_000)]
-    with pytest.raises(JavaStreamError, match="many times its size"):
-        qpdata.loads(bench.put(*nodes)).found()
-
-
-def test_huge_shape_shared_by_many_objects_is_refused_soon() -> None:
-    bench = Workbench()
-    angles = np.linspace(0, 6, 3_000)
-    roi = bench.points("PolygonROI", np.column_stack([np.cos(angles), np.sin(angles)]).tolist())
-    nodes = [bench.node(Instance(roi.desc, list(roi.values))) for _ in range(3_000)]
-    with pytest.raises(JavaStreamError, match="many times its size"):
-        qpdata.loads(bench.put(*nodes)).found()
-
-
-def test_huge_name_shared_by_many_objects_is_one_string() -> None:
-    bench = Workbench()
-    name = bench.maker.text("n" * 60_000)
-    nodes = [bench.node(None) for _ in range(3_000)]
-    for node in nodes:
-        node.values[0][0] = name
-    found = qpdata.loads(bench.put(*nodes)).found()
-    assert len({id(one.annotation.name) for one in found}) < 5
-
-
-def test_class_with_very_many_parents_is_refused() -> None:
-    bench = Workbench()
-    node = None
-    for _ in range(200):
-        node = bench.maker.object(
-            "qupath.lib.objects.classes.PathClass", colorRGB=None, name=bench.maker.text("A"), parentClass=node
-        )
-    one = bench.node(None)
-    one.values[0][5] = node
-    with pytest.raises(JavaStreamError, match="parts"):
-        qpdata.loads(bench.put(one)).found()
-
-
-def test_scribble_that_crosses_itself_all_over_is_read_as_it_is() -> None:
-    bench = Workbench()
-    points = np.random.default_rng(0).random((400, 2)).astype("float32") * 1_000
-    (found,) = qpdata.loads(bench.put(bench.node(bench.points("PolygonROI", points.tolist())))).found()
-    assert len(found.annotation.shape.exterior.coords) == 401
