@@ -11,8 +11,8 @@ from wsplf_cli import plugins
 from wsplf_cli.backends import Project
 from wsplf_cli.config import TrainOptions
 from wsplf_cli.errors import ConfigError, ProjectError
-from wsplf_cli.runtime import pick_device, seed_everything
 from wsplf_cli.runs.lock import hold
+from wsplf_cli.runtime import pick_device, seed_everything
 from wsplf_cli.schema import Entry, StageReport, Tracker
 from wsplf_cli.slides import entry_slide
 from wsplf_cli.stages import Run, Skipped, each, start_run
@@ -109,7 +109,7 @@ def _only_one(project: Project, options: TrainOptions) -> AbstractContextManager
     """
     if options.run.dry_run:
         return nullcontext()
-    return hold(project.folder / "wsplf" / "models" / f".{options.name}.lock", command="train")
+    return hold(project.folder / "wsplf" / f"lock-{options.name}", command="train")
 
 
 def _prepare(
