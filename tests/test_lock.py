@@ -123,3 +123,12 @@ def test_second_training_of_a_model_ends_at_once(memory_project, recorder):
         train(project, [], TrainOptions(name="mine"), recorder)
     with pytest.raises(ProjectError, match="polygon"):
         train(project, [], TrainOptions(name="mine"), recorder)
+
+
+def test_folder_that_may_only_be_read_is_one_clear_line(tmp_path, monkeypatch):
+    def refuse(self, *arguments, **named):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    with pytest.raises(ProjectError, match="cannot write .*Permission denied"), hold(tmp_path / "lock", command="x"):
+        pytest.fail("it is held")
