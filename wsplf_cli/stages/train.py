@@ -117,7 +117,7 @@ def _only_one(project: Project, options: TrainOptions) -> AbstractContextManager
     """
     if options.run.dry_run:
         return nullcontext()
-    return hold(project.folder / "wsplf" / "models" / f".{options.name}.lock", command="train")
+    return hold(project.folder / "wsplf" / f"train-{options.name}.lock", command="train")
 
 
 def role_of(annotation: Annotation, path_class: str) -> Role:
