@@ -12,8 +12,8 @@ from wsplf_cli.backends import Project
 from wsplf_cli.config import TrainOptions
 from wsplf_cli.errors import ConfigError, ProjectError
 from wsplf_cli.qupath.qpdata import undecided
-from wsplf_cli.runtime import pick_device, seed_everything
 from wsplf_cli.runs.lock import hold
+from wsplf_cli.runtime import pick_device, seed_everything
 from wsplf_cli.schema import Annotation, Entry, StageReport, Tracker
 from wsplf_cli.slides import entry_slide
 from wsplf_cli.stages import Run, Skipped, each, start_run
