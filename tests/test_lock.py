@@ -117,9 +117,18 @@ def test_half_files_of_a_killed_command_are_cleaned_and_no_others(memory_project
 def test_second_training_of_a_model_ends_at_once(memory_project, recorder):
     project = memory_project()
     with (
-        hold(project.folder / "wsplf" / "models" / ".mine.lock", command="train"),
+        hold(project.folder / "wsplf" / "train-mine.lock", command="train"),
         pytest.raises(ProjectError, match=r"wsplf train .* is writing here"),
     ):
         train(project, [], TrainOptions(name="mine"), recorder)
     with pytest.raises(ProjectError, match="polygon"):
         train(project, [], TrainOptions(name="mine"), recorder)
+
+
+def test_folder_that_may_only_be_read_is_one_clear_line(tmp_path, monkeypatch):
+    def refuse(self, *arguments, **named):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    with pytest.raises(ProjectError, match=r"cannot write .*Permission denied"), hold(tmp_path / "lock", command="x"):
+        pytest.fail("it is held")

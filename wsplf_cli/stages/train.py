@@ -109,7 +109,7 @@ def _only_one(project: Project, options: TrainOptions) -> AbstractContextManager
     """
     if options.run.dry_run:
         return nullcontext()
-    return hold(project.folder / "wsplf" / f"lock-{options.name}", command="train")
+    return hold(project.folder / "wsplf" / f"train-{options.name}.lock", command="train")
 
 
 def _prepare(
