@@ -1,9 +1,7 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
-from wsplf_cli.prediction.calibration import calibrate, core, cored, level, lower
+from wsplf_cli.prediction.calibration import calibrate, core, cored, level
 
 
 def slides(share: float, *, seed: int = 0, count: int = 4, shift: float = 4.0):
@@ -124,10 +122,3 @@ def test_a_piece_without_a_core_is_no_foreground() -> None:
     assert (kept[1:3, 1:3] < 0.5).all()
     assert np.array_equal(kept[4:], cam[4:])
     assert np.array_equal(cored(np.zeros_like(cam), least=0.9), np.zeros_like(cam))
-
-
-def test_of_two_calibrations_the_one_that_finds_more_is_taken() -> None:
-    positives, negatives, _ = slides(0.2)
-    strict = replace(calibrate(positives, negatives), threshold=9.0, called_share=0.0)
-    assert lower(strict, calibrate(positives, negatives)) == calibrate(positives, negatives)
-    assert lower(calibrate(positives, negatives), strict) == calibrate(positives, negatives)

@@ -105,7 +105,7 @@ class PseudolabelOptions:
     sam_checkpoint: Path | None = _option(None, "Checkpoint file of the SAM model.")
     adl: bool = _option(True, "Hide what the classifier attends to most while it learns (attention-based dropout).")
     high_frequency: bool = _option(False, "Show the classifier the fine structure of a tile as a fourth channel.")
-    places: bool = _option(True, "Join a second classifier, linear on the frozen backbone, in the CAM.")
+    places: bool = _option(False, "Join a second classifier, linear on the frozen backbone, in the CAM.")
     contrast: bool = _option(True, "Set the likeliest places of a positive slide against its least likely ones.")
     turns: int = _option(1, "Quarter turns of a tile over which its CAM is averaged.", least=1, most=4)
     cam_scale: str = _option(

@@ -58,7 +58,7 @@ RECIPES: Mapping[str, Recipe] = {
     "no-adl": Recipe("without attention-based dropout", {"adl": False}),
     "high-frequency": Recipe("with the high-frequency channel", {"high_frequency": True}),
     "turns": Recipe("the CAM as the mean over four quarter turns", {"turns": 4}),
-    "no-places": Recipe("without the linear classifiers on the frozen backbone", {"places": False}),
+    "places": Recipe("with linear classifiers on the frozen backbone beside the MIL networks", {"places": True}),
     "no-contrast": Recipe("without setting tumour against the rest of its slide", {"contrast": False}),
     "prompts-spread": Recipe("spread points, negatives where the CAM is low", {"prompts": "spread"}),
     "prompts-boxes": Recipe("peaks with boxes", {"prompts": "boxes"}),

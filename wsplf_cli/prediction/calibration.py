@@ -127,16 +127,6 @@ def cored(cam: NDArray[np.float32], *, least: float) -> NDArray[np.float32]:
     return kept
 
 
-def lower(judged: Calibration, fitted: Calibration) -> Calibration:
-    """The one of two calibrations of the same CAMs that has the lower threshold.
-
-    ``judged`` is carried over from classifiers that did not see a slide, ``fitted`` comes from the CAMs themselves.
-    Each can miss what the other finds: the first where single classifiers are poor, the second where the classifiers
-    have learned the negative slides by heart. A threshold that finds less than either says must be there is too high.
-    """
-    return min(judged, fitted, key=lambda one: one.threshold)
-
-
 def level(negatives: Sequence[NDArray[np.float32]]) -> tuple[float, float]:
     """Centre and spread of the logits of one classifier on negative slides that it was not trained on.
 

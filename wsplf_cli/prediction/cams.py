@@ -13,7 +13,7 @@ from wsplf_cli.runtime import autocast
 from wsplf_cli.schema import TissueMask
 from wsplf_cli.slides import Slide
 
-HALO_CELLS = 6
+HALO_CELLS = 8
 #: The CAM is smoothed by a Gaussian of this width: two cells, the size of a large nucleus at 1 um per pixel.
 SMOOTH_CELLS = 2.0
 

@@ -18,7 +18,7 @@ from wsplf_cli.models.backbone import build_backbone
 from wsplf_cli.models.mil import MilNetwork
 from wsplf_cli.models.sam import Sam, load_sam
 from wsplf_cli.prediction import refiners
-from wsplf_cli.prediction.calibration import Calibration, Core, calibrate, core, cored, lower
+from wsplf_cli.prediction.calibration import Calibration, Core, calibrate, core, cored
 from wsplf_cli.prediction.embeddings import Embedder
 from wsplf_cli.prediction.tile_scale import tile_cam
 from wsplf_cli.prompts import Strategy
@@ -257,8 +257,7 @@ def _calibrate(prepared: Sequence[Prepared], looked: Mapping[str, Looked], *, tr
         return [tissue_of((one.unseen if unseen else one.mean).logits[0]) for one in of_kind]
 
     judged = calibrate(logits(positive=True, unseen=True), logits(positive=False, unseen=True))
-    all_of_them = logits(positive=True, unseen=False), logits(positive=False, unseen=False)
-    calibration = lower(judged.carried_to(*all_of_them), calibrate(*all_of_them))
+    calibration = judged.carried_to(logits(positive=True, unseen=False), logits(positive=False, unseen=False))
     tracker.say(
         f"estimated tumour share of the tissue of positive slides: {calibration.tumour_share:.1%}; "
         f"the CAM calls {calibration.called_share:.1%} of it tumour, and "
