@@ -33,7 +33,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=200, help="number of kills")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--people", type=int, default=800, help="annotations of a person per entry")
+    parser.add_argument("--people", type=int, default=1500, help="annotations of a person per entry")
     parser.add_argument("--large-mb", type=int, default=70, help="size of a large data file")
     parser.add_argument("--dir", type=Path, help="folder to work in; by default a temporary one")
     options = parser.parse_args()
@@ -52,8 +52,8 @@ def _run(folder: Path, options: argparse.Namespace) -> int:
     seconds = time.monotonic() - began
     print(f"one run: {steps} steps, {seconds:.2f} s")
     tally = kills.Tally()
-    for number in range(options.count):
-        timed = None if number % 2 else seconds
+    while tally.kills < options.count:
+        timed = None if tally.kills % 2 else seconds / 2
         kills.one_kill(template, folder / "copy", tally, rng=rng, steps=steps, seconds=timed)
     print(json.dumps({key: value for key, value in vars(tally).items() if key != "problems"}))
     lost = list(tally.problems)

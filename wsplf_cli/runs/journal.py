@@ -215,13 +215,9 @@ class Journal:
         name = f"{self._count:04d}"
         copy = self.undo_folder / name
         if not (path.name == LINKED and _linked(path, copy, state)):
-            with files.replacing(copy) as part, path.open("rb") as old, part.open("wb") as stream:
-                shutil.copyfileobj(old, stream, 1 << 20)
-                stream.flush()
-                os.fsync(stream.fileno())
-            if see(copy).sha256 != state.sha256:
-                copy.unlink()
-                raise ChangedOnDisk(path)
+            with files.replacing(copy) as part:
+                if _copied(path, part) != state.sha256:
+                    raise ChangedOnDisk(path)
         size = copy.stat().st_size
         self.kept_bytes += size
         self._kept[state.sha256] = name
@@ -280,6 +276,18 @@ def _linked(path: Path, copy: Path, state: Seen) -> bool:
     with contextlib.suppress(OSError), copy.open("rb") as stream:  # not everywhere can a file open to read be synced
         os.fsync(stream.fileno())
     return True
+
+
+def _copied(path: Path, part: Path) -> str:
+    """Copy a file and bring the copy to the disk; returns the hash of what was copied."""
+    digest = hashlib.sha256()
+    with path.open("rb") as old, part.open("wb") as stream:
+        while block := old.read(1 << 20):
+            digest.update(block)
+            stream.write(block)
+        stream.flush()
+        os.fsync(stream.fileno())
+    return digest.hexdigest()
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
