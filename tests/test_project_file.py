@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from wsplf_cli.errors import ProjectError
-from wsplf_cli.qupath import gson, project_file
+from wsplf_cli.qupath import colours, gson, project_file
 from wsplf_cli.qupath.create import Image, create_project
 from wsplf_cli.qupath.images import uri_path
 from wsplf_cli.schema import Entry, PathClass
@@ -271,6 +271,6 @@ def test_classes_are_added_once_and_the_file_kept(study: Path) -> None:
 
 
 def test_colours_are_qupaths() -> None:
-    assert project_file.pack_rgb((200, 0, 0)) == -3670016
-    assert project_file.unpack_rgb(-3670016) == (200, 0, 0)
-    assert project_file.unpack_rgb(None) is None
+    assert colours.pack_rgb((200, 0, 0)) == -3670016
+    assert colours.unpack_rgb(-3670016) == (200, 0, 0)
+    assert colours.unpack_rgb(None) is None

@@ -25,6 +25,7 @@ from wsplf_cli.backends._plan import plan
 from wsplf_cli.config import ProjectOptions
 from wsplf_cli.errors import MissingDependency, ProjectError, SlideError
 from wsplf_cli.qupath import gson, project_file, qpdata, servers
+from wsplf_cli.qupath.colours import pack_rgb
 from wsplf_cli.qupath.images import uri_path
 from wsplf_cli.qupath.javagraph import JavaStreamError
 from wsplf_cli.qupath.records import Held, annotations, path_objects, rgb_of
@@ -302,7 +303,7 @@ def _record(annotation: Annotation) -> dict[str, Any]:
         "wkb": base64.b64encode(shapely.to_wkb(annotation.shape, byte_order=0)).decode("ascii"),
         "plane": [plane.c, plane.z, plane.t],
         "class": annotation.path_class,
-        "color": project_file.pack_rgb(annotation.rgb),
+        "color": pack_rgb(annotation.rgb),
         "name": annotation.name,
         "locked": annotation.locked,
         "metadata": dict(annotation.metadata),

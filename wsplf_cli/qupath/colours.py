@@ -1,6 +1,8 @@
-"""The colours that QuPath gives its classes, for those whose colour the project does not say."""
+"""QuPath's colours: as it packs them, and those of classes whose colour the project does not say."""
 
+import math
 from collections.abc import Mapping
+from typing import Any
 
 Rgb = tuple[int, int, int]
 
@@ -27,6 +29,19 @@ _OF_TUMOR = {
     "Negative": (90, 90, 180),
 }
 _DARK = 40
+
+
+def pack_rgb(rgb: Rgb | None) -> int | None:
+    """QuPath's signed 32-bit colour of (r, g, b)."""
+    return None if rgb is None else ((rgb[0] << 16) | (rgb[1] << 8) | rgb[2]) - (1 << 24)
+
+
+def unpack_rgb(packed: Any) -> Rgb | None:
+    """(r, g, b) of QuPath's signed 32-bit colour; None for no colour."""
+    if isinstance(packed, bool) or not isinstance(packed, int | float) or not math.isfinite(packed):
+        return None
+    number = int(packed)
+    return (number >> 16) & 255, (number >> 8) & 255, number & 255
 
 
 def class_rgb(name: str, *, known: Mapping[str, Rgb]) -> Rgb:

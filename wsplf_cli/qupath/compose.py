@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import shapely
 
+from wsplf_cli.qupath.colours import pack_rgb
 from wsplf_cli.qupath.javaclasses import Maker
 from wsplf_cli.qupath.javagraph import Block, ClassDesc, Instance, encode_text
 from wsplf_cli.qupath.javaread import BASE_HANDLE
@@ -63,12 +64,12 @@ class News:
     def graph(self, annotation: Annotation) -> Instance:
         """The object of an annotation."""
         maker = self.maker
-        rgb = annotation.rgb
+        packed = pack_rgb(annotation.rgb)
         return maker.external(
             ANNOTATION,
             [
                 maker.text(annotation.name) if annotation.name else None,
-                None if rgb is None else maker.integer((rgb[0] << 16 | rgb[1] << 8 | rgb[2]) - (1 << 24)),
+                None if packed is None else maker.integer(packed),
                 maker.metadata(self.metadata(annotation)),
                 maker.measurements(annotation.measurements),
                 Block(struct.pack(">i", 0)),
@@ -160,7 +161,7 @@ class _Template:
 
         keys, names = list(news.metadata(one)), list(one.measurements)
         strings = b"\x75" + of("[Ljava.lang.Object;") + len(keys).to_bytes(4, "big")
-        packed = None if one.rgb is None else (one.rgb[0] << 16 | one.rgb[1] << 8 | one.rgb[2]) - (1 << 24)
+        packed = pack_rgb(one.rgb)
         self.start = b"\x73" + of(ANNOTATION)
         self.metadata = (b"\x70" if packed is None else refer(maker.integer(packed))) + b"\x73" + of(METADATA_MAP)
         named = b"".join(refer(maker.shared(key)) for key in keys)

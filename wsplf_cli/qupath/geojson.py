@@ -18,9 +18,8 @@ from shapely.errors import GEOSException
 from wsplf_cli.errors import ProjectError
 from wsplf_cli.files import replacing
 from wsplf_cli.qupath import features, geometries
-from wsplf_cli.qupath.colours import Rgb, class_rgb
+from wsplf_cli.qupath.colours import Rgb, class_rgb, unpack_rgb
 from wsplf_cli.qupath.geometries import Outline
-from wsplf_cli.qupath.project_file import unpack_rgb
 from wsplf_cli.qupath.qpdata import class_name
 from wsplf_cli.schema import ORIGIN_KEY, REVIEW_KEY, RUN_KEY, Annotation, PathClass, Plane, Review
 

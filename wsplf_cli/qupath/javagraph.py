@@ -289,17 +289,6 @@ def content(node: Any) -> list[Any]:
     raise JavaStreamError("an object is not laid out as QuPath and Java do")
 
 
-def text_of(node: Any) -> str:
-    """The string of a node.
-
-    Raises:
-        JavaStreamError: it is no string.
-    """
-    if isinstance(node, Text):
-        return node.value
-    raise JavaStreamError("something else stands where a string should be")
-
-
 def build(desc: ClassDesc, /, **values: Any) -> Instance:
     """A new object of a class without own writing code, from the values of all its fields."""
     return Instance(

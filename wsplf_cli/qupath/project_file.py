@@ -1,7 +1,6 @@
 """project.qpproj and what lies beside it: entries, classes, and where QuPath keeps the data of an entry."""
 
 import json
-import math
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -220,7 +219,7 @@ def read_classes(folder: Path) -> list[PathClass]:
     Raises:
         ProjectError: the file is not as QuPath writes it.
     """
-    return [PathClass(str(one["name"]), unpack_rgb(one.get("color"))) for one in _class_records(folder)[1]]
+    return [PathClass(str(one["name"]), colours.unpack_rgb(one.get("color"))) for one in _class_records(folder)[1]]
 
 
 def add_classes(folder: Path, wanted: Collection[PathClass]) -> bytes | None:
@@ -236,7 +235,7 @@ def add_classes(folder: Path, wanted: Collection[PathClass]) -> bytes | None:
 
 def class_record(path_class: PathClass) -> dict[str, Any]:
     """A class as classes.json has it; QuPath chooses a colour where there is none."""
-    packed = pack_rgb(path_class.rgb or colours.STANDARD.get(path_class.name))
+    packed = colours.pack_rgb(path_class.rgb or colours.STANDARD.get(path_class.name))
     return {"name": path_class.name} if packed is None else {"name": path_class.name, "color": packed}
 
 
@@ -250,19 +249,6 @@ def _class_records(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         return document, [one for one in found if str(one.get("name") or "").strip()]
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise ProjectError(f"{path}: not a QuPath class list ({_short(error)})") from error
-
-
-def pack_rgb(rgb: tuple[int, int, int] | None) -> int | None:
-    """QuPath's signed 32-bit colour of (r, g, b)."""
-    return None if rgb is None else ((rgb[0] << 16) | (rgb[1] << 8) | rgb[2]) - (1 << 24)
-
-
-def unpack_rgb(packed: Any) -> tuple[int, int, int] | None:
-    """(r, g, b) of QuPath's signed 32-bit colour; None for no colour."""
-    if isinstance(packed, bool) or not isinstance(packed, int | float) or not math.isfinite(packed):
-        return None
-    number = int(packed)
-    return (number >> 16) & 255, (number >> 8) & 255, number & 255
 
 
 def _object(value: Any) -> dict[str, Any]:
