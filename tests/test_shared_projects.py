@@ -19,7 +19,7 @@ from shapely.geometry.base import BaseGeometry
 from wsplf_cli.backends.embedded import EmbeddedProject, open_project
 from wsplf_cli.config import ProjectOptions
 from wsplf_cli.errors import ProjectError
-from wsplf_cli.qupath import geojson, gson, javaser, project_file, qpdata
+from wsplf_cli.qupath import colours, geojson, gson, javaser, qpdata
 from wsplf_cli.qupath.javagraph import Block, Enum, Instance, Text, opened
 from wsplf_cli.schema import Annotation, PathClass, PathObject
 from wsplf_cli.slides import slide_of
@@ -79,7 +79,7 @@ def test_project_holds_what_qupath_put_into_it(shared_data: Path, path: Path) ->
     project = open_project(path, ProjectOptions())
     assert project.version == expected["qupath_version"]
     assert project.path_classes() == [
-        PathClass(one["name"], project_file.unpack_rgb(one["color"])) for one in expected["path_classes"]
+        PathClass(one["name"], colours.unpack_rgb(one["color"])) for one in expected["path_classes"]
     ]
     entries = project.entries()
     assert len(entries) == len(expected["images"])
@@ -132,7 +132,7 @@ def _flat(objects: list[dict[str, Any]], parent: int | None) -> Iterator[tuple[d
 def _same_object(one: PathObject, want: dict[str, Any], *, old: bool) -> None:
     assert (one.kind, one.name or None, one.path_class) == (want["kind"], want["name"], want["class"])
     assert (one.locked, one.missing) == (want["locked"], want.get("missing", False))
-    assert one.rgb == (None if want["color"] is None else project_file.unpack_rgb(want["color"]))
+    assert one.rgb == (None if want["color"] is None else colours.unpack_rgb(want["color"]))
     assert one.probability == want.get("class_probability")
     assert one.roi == f"{want['roi_type']}ROI"
     assert (one.plane.c, one.plane.z, one.plane.t) == (want.get("c", -1), want.get("z", 0), want.get("t", 0))
