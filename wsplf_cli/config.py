@@ -105,7 +105,12 @@ class PseudolabelOptions:
     sam_checkpoint: Path | None = _option(None, "Checkpoint file of the SAM model.")
     adl: bool = _option(True, "Hide what the classifier attends to most while it learns (attention-based dropout).")
     high_frequency: bool = _option(False, "Show the classifier the fine structure of a tile as a fourth channel.")
-    places: bool = _option(False, "Join a second classifier, linear on the frozen backbone, in the CAM.")
+    classifier: str = _option(
+        "places",
+        "What learns from slide labels: linear classifiers of places on the frozen backbone, MIL networks trained"
+        " through it (with head, epochs, folds, adl, contrast and high-frequency), or both.",
+        choices=("places", "mil", "both"),
+    )
     contrast: bool = _option(True, "Set the likeliest places of a positive slide against its least likely ones.")
     turns: int = _option(1, "Quarter turns of a tile over which its CAM is averaged.", least=1, most=4)
     cam_scale: str = _option(

@@ -26,7 +26,7 @@ class Recipe:
 #: for its networks and budget.
 _PAPER: Mapping[str, Any] = {
     "head": "mean",
-    "places": False,
+    "classifier": "mil",
     "contrast": False,
     "adl": True,
     "folds": 1,
@@ -55,11 +55,14 @@ RECIPES: Mapping[str, Recipe] = {
     "round-3": Recipe("tuned three times", {"refiner": "sam", "rounds": 3}),
     "round-1-cam": Recipe("tuned on the CAMs", {"refiner": "sam", "rounds": 1, "first_round": "cam"}),
     "plain-loss": Recipe("tuned once with the paper's loss", {"refiner": "sam", "rounds": 1, "robust_loss": False}),
-    "no-adl": Recipe("without attention-based dropout", {"adl": False}),
-    "high-frequency": Recipe("with the high-frequency channel", {"high_frequency": True}),
+    "mil": Recipe("MIL networks in place of classifiers of places", {"classifier": "mil"}),
+    "mil-no-adl": Recipe("and without attention-based dropout", {"classifier": "mil", "adl": False}),
+    "mil-high-frequency": Recipe("and with the high-frequency channel", {"classifier": "mil", "high_frequency": True}),
+    "mil-no-contrast": Recipe(
+        "and without setting tumour against the rest of its slide", {"classifier": "mil", "contrast": False}
+    ),
+    "both": Recipe("MIL networks beside classifiers of places", {"classifier": "both"}),
     "turns": Recipe("the CAM as the mean over four quarter turns", {"turns": 4}),
-    "places": Recipe("with linear classifiers on the frozen backbone beside the MIL networks", {"places": True}),
-    "no-contrast": Recipe("without setting tumour against the rest of its slide", {"contrast": False}),
     "prompts-spread": Recipe("spread points, negatives where the CAM is low", {"prompts": "spread"}),
     "prompts-boxes": Recipe("peaks with boxes", {"prompts": "boxes"}),
     "prompts-sampled": Recipe("the paper's sampled points", {"prompts": "sampled"}),

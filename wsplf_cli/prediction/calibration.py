@@ -1,15 +1,13 @@
 """From CAM logits to a CAM in 0..1 that means the same on every slide, with slide labels alone.
 
-The known-negative slides show how CAM logits are spread where there is no tumour. What a positive slide has above any
-logit beyond that is its surplus: tumour, or else tissue like that of no negative slide. Negative slides differ among
-themselves, so what counts as usual is what the next negative slide would stay below (mean and three standard
-deviations of a prediction).
+The known-negative slides show how CAM logits are spread where there is no tumour. What positive slides have above any
+logit beyond that, on average, is their surplus: tumour, or else tissue like that of no negative slide. The largest
+surplus above any logit, less one standard error of it, is how much tumour there is to find; what is called above a
+threshold is tumour but for what negative slides have there as well. The threshold is where the expected Dice is
+highest.
 
 Besides, every piece must have a core that only a small share of the tissue of negative slides would reach (``core``).
 That share is bounded for a new slide by conformal risk control (Angelopoulos et al., ICLR 2024).
-
-The threshold is where the expected Dice is highest: the surplus above it is what is found, the largest surplus above
-any threshold is what there is to find.
 """
 
 from collections.abc import Sequence
@@ -22,7 +20,7 @@ from scipy import ndimage
 _BINS = 200
 _CANDIDATES = 2000
 #: Thresholds that a negative slide may exceed with more of its tissue are not looked at.
-_MOST_USUAL = 0.5
+_MOST_USUAL = 0.3
 #: What a piece without a core becomes: just no foreground.
 _BELOW = np.float32(0.49)
 
@@ -140,28 +138,29 @@ def level(negatives: Sequence[NDArray[np.float32]]) -> tuple[float, float]:
 def calibrate(positives: Sequence[NDArray[np.float32]], negatives: Sequence[NDArray[np.float32]]) -> Calibration:
     """Choose the threshold from the CAM logits of the tissue, one array [N] per slide, no NaN.
 
-    Slides weigh alike; the expected Dice is a mean over the positive slides. The CAM is 0.05 at the middle logit of
-    negative slides.
+    Slides weigh alike. The CAM is 0.05 at the middle logit of negative slides.
     """
     pooled = np.concatenate([*positives, *negatives]).astype(np.float64)
     edges = np.unique(np.quantile(pooled, _quantiles()))
-    above, above_negative = (
-        np.array([_share_above(slide, edges) for slide in slides]) for slides in (positives, negatives)
+    called, usual = (
+        np.array([_share_above(slide, edges) for slide in slides]).mean(axis=0) for slides in (positives, negatives)
     )
-    usual = _usual(above_negative)
-    surplus = np.clip((above - usual) / np.maximum(1.0 - usual, 1e-3), 0.0, 1.0)
-    surplus[:, usual > _MOST_USUAL] = 0.0
-    total = surplus.max(axis=1, keepdims=True)
-    dice = (2 * surplus / np.maximum(above + total, 1e-9)).mean(axis=0)
+    error = _error(np.array([_share_above(slide, edges) for slide in negatives]), positives=len(positives))
+    most = np.minimum(usual + error, 1.0)
+    surplus = np.clip((called - most) / np.maximum(1.0 - most, 1e-3), 0.0, 1.0)
+    surplus[usual > _MOST_USUAL] = 0.0
+    share = float(surplus.max())
+    found = np.clip(called - (1.0 - share) * usual, 0.0, share)
+    dice = 2 * found / np.maximum(called + share, 1e-9)
     best = int(np.argmax(dice)) if dice.any() else len(edges) - 1
     threshold = float(edges[best])
     return Calibration(
         threshold=threshold,
         scale=_scale(threshold, negatives),
-        tumour_share=float(total.mean()),
-        called_share=float(above[:, best].mean()),
+        tumour_share=share,
+        called_share=float(called[best]),
         expected_dice=float(dice[best]),
-        false_positive_share=float(above_negative[:, best].mean()),
+        false_positive_share=float(usual[best]),
     )
 
 
@@ -177,13 +176,14 @@ def _share_above(slide: NDArray[np.float32], edges: NDArray[np.float64]) -> NDAr
     return 1.0 - below
 
 
-def _usual(above: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What the next negative slide would stay below, [slides, edges] to [edges], falling."""
-    usual = above.mean(axis=0)
-    if len(above) > 1:
-        usual = usual + 3 * above.std(axis=0, ddof=1) * np.sqrt(1 + 1 / len(above))
-    falling: NDArray[np.float64] = np.minimum.accumulate(np.minimum(usual, 1.0))
-    return falling
+def _error(above: NDArray[np.float64], *, positives: int) -> NDArray[np.float64]:
+    """Standard error of the difference of two means of slides, [slides, edges] of negative ones to [edges].
+
+    A single slide says nothing of how slides differ: what it has itself is taken for that.
+    """
+    spread = above.std(axis=0, ddof=1) if len(above) > 1 else above[0]
+    error: NDArray[np.float64] = spread * np.sqrt(1 / len(above) + 1 / positives)
+    return error
 
 
 def _quantiles() -> NDArray[np.float64]:

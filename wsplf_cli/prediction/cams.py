@@ -1,12 +1,13 @@
 """The class activation map of a whole slide, computed in blocks over its tissue."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage
+from torch import Tensor
 
 from wsplf_cli.models.mil import MilNetwork, as_batch
 from wsplf_cli.runtime import autocast
@@ -30,13 +31,46 @@ class HeatMap:
 
 
 @dataclass(frozen=True, slots=True)
-class _Block:
-    """Where a block's own cells lie in the map: rows ``top`` to ``bottom``, columns ``left`` to ``right``."""
+class Part:
+    """A part of a map: rows ``top`` to ``bottom``, columns ``left`` to ``right``."""
 
     top: int
     bottom: int
     left: int
     right: int
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """To cut it out of a map [rows, columns]."""
+        return slice(self.top, self.bottom), slice(self.left, self.right)
+
+
+@dataclass(frozen=True, slots=True)
+class Looking:
+    """How a slide is looked at.
+
+    ``mpp`` and ``mpp_slide`` are micrometres per pixel of what a network sees and of level 0, ``block_px`` the side of
+    a block with its border, a multiple of the stride, ``batch`` the blocks in one pass, ``turns`` the quarter turns
+    over which a map is averaged: 1 for none, or 4.
+    """
+
+    mpp: float
+    mpp_slide: float
+    block_px: int
+    stride: int
+    device: torch.device
+    batch: int = 4
+    turns: int = 1
+
+    @property
+    def downsample(self) -> float:
+        """Level-0 pixels on a side of a cell of the map."""
+        return self.stride * self.mpp / self.mpp_slide
+
+    def shape(self, slide: Slide) -> tuple[int, int]:
+        """Rows and columns of the map of a slide."""
+        rows, columns = (max(1, round(side / self.downsample)) for side in (slide.height_px0, slide.width_px0))
+        return rows, columns
 
 
 def heat_map(
@@ -51,10 +85,7 @@ def heat_map(
     batch: int = 4,
     turns: int = 1,
 ) -> HeatMap:
-    """The CAM of a network over the tissue of a slide.
-
-    The slide is read in blocks of ``block_px`` with a border that is read but not kept, so that no cell is at the
-    edge of what the network saw.
+    """The CAM of a network over the tissue of a slide, smoothed by ``SMOOTH_CELLS``.
 
     Args:
         slide: An open slide.
@@ -62,48 +93,79 @@ def heat_map(
         network: Trained on tiles of the same mpp, in eval mode.
         mpp: Micrometres per pixel of the tiles.
         mpp_slide: Micrometres per pixel at level 0.
-        block_px: Side of a block with its border, a multiple of the stride; the side of a training tile or more.
+        block_px: Side of a block, see ``Looking``; the side of a training tile or more.
         device: Where the network is.
         batch: Blocks in one pass.
         turns: Quarter turns over which the CAM is averaged: 1 for none, or 4.
     """
-    stride = network.backbone.stride
-    downsample = stride * mpp / mpp_slide
-    rows, columns = (max(1, round(side / downsample)) for side in (slide.height_px0, slide.width_px0))
-    inside = cells_of(tissue, shape=(rows, columns), downsample=downsample)
-    side = block_px // stride - 2 * HALO_CELLS
-    blocks = list(_blocks(inside, side))
-    classes = len(network.classifier.bias)
-    logits = np.full((classes, rows, columns), np.nan, np.float32)
-    for start in range(0, len(blocks), batch):
-        some = blocks[start : start + batch]
+    looking = Looking(mpp, mpp_slide, block_px, network.backbone.stride, device, batch, turns)
+    logits = look_at(slide, tissue, network.cam, looking, channels=len(network.classifier.bias))
+    return HeatMap(smooth(logits, ~np.isnan(logits[0])), looking.downsample)
+
+
+def look_at(
+    slide: Slide,
+    tissue: TissueMask,
+    network: Callable[[Tensor], Tensor],
+    looking: Looking,
+    *,
+    channels: int,
+    part: Part | None = None,
+) -> NDArray[np.float32]:
+    """What a network says of each cell of the tissue, float32 [channels, rows, columns]; NaN where there is none.
+
+    The slide is read in blocks with a border that is read but not kept, so that no cell is at the edge of what the
+    network saw.
+
+    Args:
+        slide: An open slide.
+        tissue: Its tissue.
+        network: Maps tiles float [B, 3, H, W] to float [B, channels, H / stride, W / stride], in eval mode.
+        looking: How the slide is looked at.
+        channels: Of the network's map.
+        part: Of the slide's map that is wanted; all of it when None.
+    """
+    downsample = looking.downsample
+    inside = cells_of(tissue, shape=looking.shape(slide), downsample=downsample)
+    whole = part or Part(0, inside.shape[0], 0, inside.shape[1])
+    side = looking.block_px // looking.stride - 2 * HALO_CELLS
+    blocks = list(_blocks(inside, side, whole))
+    found = np.full((channels, whole.bottom - whole.top, whole.right - whole.left), np.nan, np.float32)
+    for start in range(0, len(blocks), looking.batch):
+        some = blocks[start : start + looking.batch]
         tiles = np.stack(
             [
                 slide.read(
                     (block.left - HALO_CELLS) * downsample,
                     (block.top - HALO_CELLS) * downsample,
-                    size_px=(block_px, block_px),
-                    downsample=mpp / mpp_slide,
+                    size_px=(looking.block_px, looking.block_px),
+                    downsample=looking.mpp / looking.mpp_slide,
                 )
                 for block in some
             ]
         )
-        values = _cam(network, tiles, device=device, turns=turns)
-        for block, cam in zip(some, values, strict=True):
+        values = _turned(network, tiles, device=looking.device, turns=looking.turns)
+        for block, value in zip(some, values, strict=True):
+            rows = slice(block.top - whole.top, block.bottom - whole.top)
+            columns = slice(block.left - whole.left, block.right - whole.left)
             height, width = block.bottom - block.top, block.right - block.left
-            logits[:, block.top : block.bottom, block.left : block.right] = cam[
-                :, HALO_CELLS : HALO_CELLS + height, HALO_CELLS : HALO_CELLS + width
-            ]
-    return HeatMap(smooth(logits, inside), downsample)
+            found[:, rows, columns] = value[:, HALO_CELLS : HALO_CELLS + height, HALO_CELLS : HALO_CELLS + width]
+    found[:, ~inside[whole.slices]] = np.nan
+    return found
 
 
-def smooth(logits: NDArray[np.float32], inside: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Logits [C, rows, columns] as means over their tissue neighbours; NaN where ``inside`` is false."""
+def smooth(
+    logits: NDArray[np.float32], inside: NDArray[np.bool_], *, width: float = SMOOTH_CELLS
+) -> NDArray[np.float32]:
+    """Logits [C, rows, columns] as Gaussian means over their tissue neighbours; NaN where ``inside`` is false.
+
+    ``width`` is the standard deviation in cells.
+    """
     known = inside & ~np.isnan(logits).any(axis=0)
-    weight = ndimage.gaussian_filter(known.astype(np.float32), SMOOTH_CELLS)
+    weight = ndimage.gaussian_filter(known.astype(np.float32), width, mode="constant")
     smoothed = np.full_like(logits, np.nan)
     for layer, source in zip(smoothed, logits, strict=True):
-        total = ndimage.gaussian_filter(np.where(known, source, np.float32(0)), SMOOTH_CELLS)
+        total = ndimage.gaussian_filter(np.where(known, source, np.float32(0)), width, mode="constant")
         layer[known] = total[known] / weight[known]
     return smoothed
 
@@ -117,22 +179,23 @@ def cells_of(tissue: TissueMask, *, shape: tuple[int, int], downsample: float) -
     return cells
 
 
-def _blocks(inside: NDArray[np.bool_], side: int) -> Iterator[_Block]:
-    rows, columns = inside.shape
-    for top in range(0, rows, side):
-        for left in range(0, columns, side):
-            block = _Block(top, min(rows, top + side), left, min(columns, left + side))
-            if inside[block.top : block.bottom, block.left : block.right].any():
+def _blocks(inside: NDArray[np.bool_], side: int, whole: Part) -> Iterator[Part]:
+    for top in range(whole.top, whole.bottom, side):
+        for left in range(whole.left, whole.right, side):
+            block = Part(top, min(whole.bottom, top + side), left, min(whole.right, left + side))
+            if inside[block.slices].any():
                 yield block
 
 
 @torch.no_grad()
-def _cam(network: MilNetwork, tiles: NDArray[np.uint8], *, device: torch.device, turns: int) -> NDArray[np.float32]:
-    """CAM logits float32 [B, C, h, w] of square tiles uint8 [B, H, W, 3], the mean over quarter turns, in one pass."""
+def _turned(
+    network: Callable[[Tensor], Tensor], tiles: NDArray[np.uint8], *, device: torch.device, turns: int
+) -> NDArray[np.float32]:
+    """Maps float32 [B, C, h, w] of square tiles uint8 [B, H, W, 3], the mean over quarter turns, in one pass."""
     upright = as_batch(tiles).to(device)
     turned = torch.cat([torch.rot90(upright, turn, (2, 3)) for turn in range(turns)])
     with autocast(device):
-        cams = network.cam(turned).float().chunk(turns)
-    back = torch.stack([torch.rot90(cam, -turn, (2, 3)) for turn, cam in enumerate(cams)])
-    logits: NDArray[np.float32] = back.mean(dim=0).cpu().numpy()
-    return logits
+        maps = network(turned).float().chunk(turns)
+    back = torch.stack([torch.rot90(one, -turn, (2, 3)) for turn, one in enumerate(maps)])
+    values: NDArray[np.float32] = back.mean(dim=0).cpu().numpy()
+    return values

@@ -1,8 +1,7 @@
 """The classifiers of a pseudolabel run, and what they see on every slide.
 
-Two committees judge. One is trained through the backbone, which makes its CAMs sharp where there are slides enough to
-learn from; the other is linear on the frozen backbone, which keeps it from learning the slides of a small cohort by
-heart. A CAM is the mean of both.
+Two kinds judge, either or both. Linear classifiers of places on the frozen backbone (``_places.py``) learn much from few
+slides; MIL networks, trained through the backbone, learn what its features do not tell. The CAM of both is their mean.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,21 +10,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from wsplf_cli.config import PseudolabelOptions
 from wsplf_cli.models.backbone import Backbone
 from wsplf_cli.models.mil import MilNetwork
 from wsplf_cli.prediction.calibration import level
-from wsplf_cli.prediction.cams import HeatMap, heat_map
+from wsplf_cli.prediction.cams import HeatMap, Looking, heat_map
 from wsplf_cli.schema import Entry, EntryResult, Tracker
 from wsplf_cli.stages import Run, each
 from wsplf_cli.stages._bags import Prepared, SlideTiles, folds_of
+from wsplf_cli.stages._places import Judged, cam
 from wsplf_cli.training.mil import Bag, MilSettings, fit, steps_of
-from wsplf_cli.training.places import Places, learn, sample_places
-
-#: The linear classifiers cost little, so that each may learn from nearly all slides.
-PLACE_FOLDS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,25 +33,36 @@ class Networks:
 
 @dataclass(frozen=True, slots=True)
 class Committee:
-    """Classifiers, each trained on the slides outside its own fold, 0 to ``folds`` - 1; with a single fold, on all.
-
-    ``networks`` in eval mode together give a CAM of ``folds`` classes, one after another.
-    """
+    """MIL networks in eval mode, each trained on the slides outside its own fold; with a single fold, on all."""
 
     fold_of: Mapping[str, int]
     networks: Sequence[MilNetwork]
 
+
+@dataclass(frozen=True, slots=True)
+class Learnt:
+    """What judges the places of slides: a ``committee``, or ``judged`` with its frozen ``backbone``, or both."""
+
+    committee: Committee | None = None
+    judged: Judged | None = None
+    backbone: Backbone | None = None
+
     @property
-    def folds(self) -> list[int]:
-        """The numbers of the folds."""
-        return sorted(set(self.fold_of.values()))
+    def suspects(self) -> Mapping[str, str]:
+        """The entry ids whose label is doubted, with why."""
+        return {} if self.judged is None else self.judged.suspects
+
+    @property
+    def folds(self) -> dict[str, int]:
+        """The fold of each entry id in the MIL committee."""
+        return {} if self.committee is None else dict(self.committee.fold_of)
 
 
 @dataclass(frozen=True, slots=True)
 class Looked:
     """CAM logits of one slide: ``unseen`` by the classifiers that did not learn from it, ``mean`` by all of them.
 
-    ``raw`` is the mean of the logits as the MIL networks give them, above 0 where they rather see tumour.
+    ``raw`` is the mean of the logits as the classifiers give them, above 0 where they rather see tumour.
     """
 
     unseen: HeatMap
@@ -98,39 +104,9 @@ def fit_committee(
     return Committee(fold_of, fitted)
 
 
-def place_committee(
-    prepared: Sequence[Prepared],
-    sources: Mapping[str, SlideTiles],
-    networks: Networks,
-    *,
-    rng: np.random.Generator,
-    device: torch.device,
-    tracker: Tracker,
-) -> Committee:
-    """Linear classifiers of places on the frozen backbone, one for each of ``PLACE_FOLDS``, in a single network."""
-    fold_of = folds_of(prepared, folds=PLACE_FOLDS, rng=rng)
-    folds = sorted(set(fold_of.values()))
-    backbone = networks.frozen()
-    tracker.start("places", len(prepared) + len(folds))
-    places = {}
-    for one in prepared:
-        features = sample_places(backbone, sources[one.entry.id], rng=rng, device=device)
-        places[one.entry.id] = Places(features, one.positive)
-        tracker.advance(1, message=one.entry.name)
-    head = nn.Linear(backbone.channels, len(folds))
-    for fold in folds:
-        others = [places[entry_id] for entry_id, own in fold_of.items() if len(folds) == 1 or own != fold]
-        weight, bias = learn(others, rng=rng)
-        with torch.no_grad():
-            head.weight[fold] = torch.from_numpy(weight)
-            head.bias[fold] = bias
-        tracker.advance(1, message=f"fold {fold + 1}/{len(folds)}")
-    return Committee(fold_of, [MilNetwork(backbone, head).to(device).eval()])
-
-
 def look(
     prepared: Sequence[Prepared],
-    committees: Sequence[Committee],
+    learnt: Learnt,
     *,
     options: PseudolabelOptions,
     device: torch.device,
@@ -138,56 +114,81 @@ def look(
 ) -> tuple[dict[str, Looked], list[EntryResult]]:
     """The CAMs of every slide, each classifier's logits in spreads of those of negatives that it did not see."""
     by_id = {one.entry.id: one for one in prepared}
-    raw: dict[str, list[NDArray[np.float16]]] = {}  # half precision: all maps of all slides are kept
+    networks: dict[str, NDArray[np.float16]] = {}  # half precision: all maps of all slides are kept
+    places: dict[str, NDArray[np.float32]] = {}
     downsample: dict[str, float] = {}
 
     def look_at(entry: Entry) -> Mapping[str, float]:
         one = by_id[entry.id]
-        maps = [
-            [
-                heat_map(
-                    one.slide(),
-                    one.tissue,
-                    network,
-                    mpp=options.tiles.mpp,
-                    mpp_slide=one.mpp_slide,
-                    block_px=block_side(options.tiles.tile_px),
-                    device=device,
-                    turns=options.turns,
-                )
-                for network in committee.networks
-            ]
-            for committee in committees
-        ]
-        raw[entry.id] = [np.concatenate([heat.logits for heat in some]).astype(np.float16) for some in maps]
-        downsample[entry.id] = maps[0][0].downsample
+        if learnt.committee is not None:
+            maps = [_heat(one, network, options, device) for network in learnt.committee.networks]
+            networks[entry.id] = np.concatenate([heat.logits for heat in maps]).astype(np.float16)
+            downsample[entry.id] = maps[0].downsample
+        if learnt.judged is not None and learnt.backbone is not None:
+            looking = looking_at(one, learnt.backbone, options=options, device=device)
+            places[entry.id] = cam(one, learnt.backbone, learnt.judged.judges[entry.id], looking)
+            downsample[entry.id] = looking.downsample
         return {}
 
     results = each([one.entry for one in prepared], look_at, tracker=tracker, name="CAM")
-    negatives = [one.entry.id for one in prepared if not one.positive and one.entry.id in raw]
-    unseen: dict[str, list[NDArray[np.float32]]] = {entry_id: [] for entry_id in raw}
-    mean: dict[str, list[NDArray[np.float32]]] = {entry_id: [] for entry_id in raw}
-    for place, committee in enumerate(committees):
-        levels = []
-        for fold in committee.folds:
-            judged = [entry_id for entry_id in negatives if committee.fold_of[entry_id] == fold]
-            levels.append(
-                level([tissue_of(raw[entry_id][place][fold].astype(np.float32)) for entry_id in judged or negatives])
-            )
-        centre, spread = (np.array(values, np.float32)[:, None, None] for values in zip(*levels, strict=True))
-        for entry_id, logits in raw.items():
-            even = (logits[place] - centre) / spread
-            unseen[entry_id].append(even[committee.fold_of[entry_id]])
-            mean[entry_id].append(even.mean(axis=0))
-    looked = {
-        entry_id: Looked(
-            unseen=HeatMap(np.mean(unseen[entry_id], axis=0, keepdims=True), downsample[entry_id]),
-            mean=HeatMap(np.mean(mean[entry_id], axis=0, keepdims=True), downsample[entry_id]),
-            raw=HeatMap(raw[entry_id][0].mean(axis=0, keepdims=True, dtype=np.float32), downsample[entry_id]),
-        )
-        for entry_id in raw
-    }
+    seen = {} if learnt.committee is None else _even(prepared, learnt.committee, networks, doubted=learnt.suspects)
+    looked = {}
+    for entry_id in by_id.keys() & downsample.keys():
+        unseen = [
+            logits for logits in (places.get(entry_id), seen.get(entry_id, (None, None))[0]) if logits is not None
+        ]
+        mean = [logits for logits in (places.get(entry_id), seen.get(entry_id, (None, None))[1]) if logits is not None]
+        raw = networks[entry_id].mean(axis=0, dtype=np.float32) if entry_id in networks else places[entry_id]
+        maps = (np.mean(unseen, axis=0, keepdims=True), np.mean(mean, axis=0, keepdims=True), raw[None])
+        looked[entry_id] = Looked(*(HeatMap(logits, downsample[entry_id]) for logits in maps))
     return looked, results
+
+
+def looking_at(one: Prepared, backbone: Backbone, *, options: PseudolabelOptions, device: torch.device) -> Looking:
+    """How a slide is looked at with these options."""
+    return Looking(
+        mpp=options.tiles.mpp,
+        mpp_slide=one.mpp_slide,
+        block_px=block_side(options.tiles.tile_px),
+        stride=backbone.stride,
+        device=device,
+        turns=options.turns,
+    )
+
+
+def _heat(one: Prepared, network: MilNetwork, options: PseudolabelOptions, device: torch.device) -> HeatMap:
+    return heat_map(
+        one.slide(),
+        one.tissue,
+        network,
+        mpp=options.tiles.mpp,
+        mpp_slide=one.mpp_slide,
+        block_px=block_side(options.tiles.tile_px),
+        device=device,
+        turns=options.turns,
+    )
+
+
+def _even(
+    prepared: Sequence[Prepared],
+    committee: Committee,
+    maps: Mapping[str, NDArray[np.float16]],
+    *,
+    doubted: Mapping[str, str],
+) -> dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """Of each slide the logits of the network that did not see it, and the mean of all, on one scale."""
+    negatives = [one.entry.id for one in prepared if not one.positive and one.entry.id in maps]
+    negatives = [entry_id for entry_id in negatives if entry_id not in doubted] or negatives
+    levels = []
+    for fold in range(len(committee.networks)):
+        judged = [entry_id for entry_id in negatives if committee.fold_of[entry_id] == fold]
+        levels.append(level([tissue_of(maps[entry_id][fold].astype(np.float32)) for entry_id in judged or negatives]))
+    centre, spread = (np.array(values, np.float32)[:, None, None] for values in zip(*levels, strict=True))
+    found = {}
+    for entry_id, logits in maps.items():
+        even = (logits - centre) / spread
+        found[entry_id] = (even[committee.fold_of[entry_id]], even.mean(axis=0))
+    return found
 
 
 def block_side(tile_px: int) -> int:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, MutableMapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from types import ModuleType
 
 import numpy as np
@@ -27,9 +27,10 @@ from wsplf_cli.schema import Entry, EntryResult, StageReport, Tracker
 from wsplf_cli.slides import entry_slide
 from wsplf_cli.stages import Run, done, each, merge, start_run
 from wsplf_cli.stages._bags import Prepared, tile_sources
-from wsplf_cli.stages._cams import Looked, Networks, fit_committee, look, place_committee, tissue_of
+from wsplf_cli.stages._cams import Learnt, Looked, Networks, fit_committee, look, looking_at, tissue_of
 from wsplf_cli.stages._learning import learning_key
 from wsplf_cli.stages._outline import Cams, writer
+from wsplf_cli.stages._places import judge_places
 from wsplf_cli.stages._review import read_review
 from wsplf_cli.stages._rounds import tune_rounds
 from wsplf_cli.stages.labels import require_both
@@ -50,10 +51,14 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """What the slide labels taught: the CAM logits of every slide, and the ``seconds`` that it took."""
+    """What the slide labels taught: the CAM logits of every slide, and the ``seconds`` that it took.
+
+    ``suspects`` are the entry ids whose label is doubted, with why.
+    """
 
     prepared: list[Prepared]
-    folds: list[dict[str, int]]
+    folds: dict[str, int]
+    suspects: Mapping[str, str]
     looked: dict[str, Looked]
     results: list[EntryResult]
     seconds: float
@@ -107,7 +112,8 @@ def pseudolabel(
             _keep(memory, options, learned)
         prepared = [one for one in learned.prepared if one.entry.id in learned.looked]
         cell_px0 = {entry_id: heat.mean.downsample for entry_id, heat in learned.looked.items()}
-        cams, details = _scaled(prepared, learned.looked, options=options, tracker=tracker)
+        trusted = [one for one in prepared if one.entry.id not in learned.suspects]
+        cams, details = _scaled(trusted, learned.looked, options=options, tracker=tracker)
         store = Store(
             None if run.folder is None else project.folder / "wsplf" / "cache" / "embeddings",
             most_bytes=round(options.cache_gb * 1e9),
@@ -135,6 +141,11 @@ def pseudolabel(
             tracker=tracker,
             name="polygons",
         )
+        details["suspects"] = {
+            one.entry.id: {"name": one.entry.name, "reason": learned.suspects[one.entry.id]}
+            for one in prepared
+            if one.entry.id in learned.suspects
+        }
         details |= {"folds": learned.folds, "learn_seconds": learned.seconds, "embedded": embed.computed}
         return run.finish(merge(learned.results, last), details=details)
 
@@ -162,17 +173,34 @@ def _learn(
     """Tiles, classifiers and CAMs of the slides."""
     began = time.monotonic()
     prepared, first = _tile(project, used, options, tracker)
-    sources = tile_sources(prepared)
-    committees = [
-        fit_committee(
-            prepared, sources, parts.networks, options=options, rng=rng, device=device, run=run, tracker=tracker
+    learnt = Learnt()
+    if options.classifier != "mil":
+        backbone = parts.networks.frozen()
+        looking = {one.entry.id: looking_at(one, backbone, options=options, device=device) for one in prepared}
+        judged = judge_places(prepared, backbone, looking=looking, rng=rng, tracker=tracker)
+        learnt = Learnt(judged=judged, backbone=backbone)
+    if options.classifier != "places":
+        trusted = [one for one in prepared if one.entry.id not in learnt.suspects]
+        committee = fit_committee(
+            trusted,
+            tile_sources(prepared),
+            parts.networks,
+            options=options,
+            rng=rng,
+            device=device,
+            run=run,
+            tracker=tracker,
         )
-    ]
-    if options.places:
-        committees.append(place_committee(prepared, sources, parts.networks, rng=rng, device=device, tracker=tracker))
-    looked, second = look(prepared, committees, options=options, device=device, tracker=tracker)
-    folds = [dict(committee.fold_of) for committee in committees]
-    return Learned(prepared, folds, looked, merge(first, second), time.monotonic() - began)
+        others = {one.entry.id: 0 for one in prepared}  # a doubted slide taught no network: any may judge it
+        learnt = replace(learnt, committee=replace(committee, fold_of=others | dict(committee.fold_of)))
+    looked, second = look(prepared, learnt, options=options, device=device, tracker=tracker)
+    for one in prepared:
+        if one.entry.id in learnt.suspects:
+            tracker.say(
+                f"{one.entry.name}: {learnt.suspects[one.entry.id]}; left out of learning, please check its label"
+            )
+    seconds = time.monotonic() - began
+    return Learned(prepared, learnt.folds, learnt.suspects, looked, merge(first, second), seconds)
 
 
 def _say_left_out(entries: Sequence[Entry], used: Sequence[Entry], tracker: Tracker) -> None:
@@ -199,7 +227,8 @@ def _load(options: PseudolabelOptions, device: torch.device) -> Parts:
         mil=lambda: _network(options, head),
         frozen=lambda: build_backbone(options.backbone, weights=options.backbone_weights).to(device).eval(),
     )
-    networks.mil()
+    if options.classifier != "places":
+        networks.mil()  # so that what does not fit is said before any work
     return Parts(sam, strategy, networks)
 
 
@@ -289,7 +318,10 @@ def _core(
 def _scaled(
     prepared: Sequence[Prepared], looked: Mapping[str, Looked], *, options: PseudolabelOptions, tracker: Tracker
 ) -> tuple[Cams, dict[str, object]]:
-    """The CAMs in 0..1 with their threshold at 0.5, and what is to be said of the threshold."""
+    """The CAMs in 0..1 with their threshold at 0.5, and what is to be said of the threshold.
+
+    ``prepared`` are the slides whose labels are trusted.
+    """
     if options.cam_scale != "cohort":
         lowest = 0.0 if options.cam_scale == "tile-gated" else -np.inf
 

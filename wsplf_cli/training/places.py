@@ -1,10 +1,15 @@
 """Slide labels to a linear classifier of places, on the features of a frozen backbone.
 
 A slide with a few tumours is positive as a whole, so its label says little of each of its places. In rounds, the
-places of positive slides that no negative slide can explain are taken for tumour, the ordinary ones for background,
-and the rest is left open until the next round. A slide's places are judged by classifiers that did not see the slide,
-else each slide's own stain would soon pass for tumour. There is no gradient through the backbone: a cohort takes
-seconds, and the many slides with a small tumour count as much as the few with a large one.
+places of a positive slide that look most like tumour are taken for tumour, those that look least like it for
+background, the rest is left open, and all of a negative slide is background; as CLAM does with the tiles of one slide
+(Lu et al. 2021), but a slide's places are judged by classifiers that did not see the slide, else each slide's own
+stain would soon pass for tumour. A place is seen together with its surroundings, as means over neighbourhoods of
+``WIDTHS``: small ones give the outline, large ones tell a gland among tumour from the same gland among normal tissue.
+The ridge is strong: what separates two handfuls of slides in many weak features is mostly the slides.
+
+There is no gradient through the backbone: a cohort takes seconds, and slides with a small tumour count as much as
+those with a large one.
 """
 
 from collections.abc import Sequence
@@ -15,151 +20,194 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from wsplf_cli.models.backbone import Backbone
-from wsplf_cli.models.mil import as_batch
-from wsplf_cli.runtime import autocast
-from wsplf_cli.training.mil import TileSource
-
-#: A place of a positive slide is taken for tumour from this chance of being tumour on, ...
-SURE_TUMOUR = 0.9
-#: ... and for background up to this one; between the two it is left open.
-SURE_BACKGROUND = 0.2
-ROUNDS = 3
-PLACES_PER_SLIDE = 2500
-TILES_PER_SLIDE = 80
-_FOLDS = 3
-_RIDGE = 0.3
-_STEPS = 30
-_BATCH = 8
-#: Where bins of scores begin, as shares of all places: finer towards the top, where small tumours are.
-_EDGES = np.unique(np.concatenate([np.linspace(0, 1, 41), 1 - np.geomspace(0.025, 0.001, 12)]))
+#: Standard deviations, in cells, of the Gaussian neighbourhoods over which features are averaged.
+WIDTHS = (1.0, 4.0, 12.0)
+#: Of a positive slide's open places, this share is taken for tumour and that one for background in each round.
+TOP_SHARE = 0.02
+BOTTOM_SHARE = 0.3
+ROUNDS = 4
+#: Directions of most variance that are kept, and how much they are evened out: 0 as they are, 0.5 all alike.
+_KEPT = 192
+_EVENED = 0.25
+_RIDGE = 1.0
+_STEPS = 40
 
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Features float32 [N, D] of random places of one slide, and whether the slide is positive."""
+    """Random places of one slide: ``features`` [N, D], and what its label or a person says.
 
-    features: NDArray[np.float32]
-    positive: bool
-
-
-@torch.no_grad()
-def sample_places(
-    backbone: Backbone, tiles: TileSource, *, rng: np.random.Generator, device: torch.device
-) -> NDArray[np.float32]:
-    """Features float32 [N, D] of random places of a slide, each averaged with its eight neighbours.
-
-    ``backbone`` is in eval mode. Up to ``TILES_PER_SLIDE`` random tiles are read, and ``PLACES_PER_SLIDE`` of their
-    places kept.
+    ``known`` int8 [N]: 1 where a person says it is the class, -1 where it is not, 0 elsewhere. A slide that is not
+    ``trusted`` is judged and teaches nothing.
     """
-    chosen = np.sort(rng.permutation(len(tiles))[:TILES_PER_SLIDE])
-    per_tile = -(-PLACES_PER_SLIDE // len(chosen))
-    found = []
-    for first in range(0, len(chosen), _BATCH):
-        with autocast(device):
-            maps = backbone(as_batch(tiles.read(chosen[first : first + _BATCH])).to(device)).float()
-        flat = smooth(maps).flatten(2).movedim(1, 2).cpu().numpy()  # [B, places, D]
-        found += [tile[rng.permutation(len(tile))[:per_tile]] for tile in flat]
-    features: NDArray[np.float32] = np.concatenate(found)
-    return features
+
+    features: NDArray[np.floating]
+    positive: bool
+    known: NDArray[np.int8]
+    trusted: bool = True
 
 
-def smooth(maps: torch.Tensor) -> torch.Tensor:
-    """Maps float [B, D, h, w], each place the mean of itself and its neighbours inside the map."""
-    return functional.avg_pool2d(maps, 3, stride=1, padding=1, count_include_pad=False)
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """A linear classifier of places: ``features @ weight + bias`` is its logit. ``weight`` float32 [D]."""
+
+    weight: NDArray[np.float32]
+    bias: float
+
+    def __call__(self, features: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Logits float32 [N] of features [N, D]."""
+        logits: NDArray[np.float32] = features.astype(np.float32) @ self.weight + np.float32(self.bias)
+        return logits
 
 
-def learn(slides: Sequence[Places], *, rng: np.random.Generator) -> tuple[NDArray[np.float32], float]:
-    """Weight float32 [D] and bias of the classifier after ``ROUNDS`` rounds: features @ weight + bias is its logit.
+def surroundings(
+    maps: NDArray[np.float32], rows: NDArray[np.integer], columns: NDArray[np.integer]
+) -> NDArray[np.float16]:
+    """The features of places with their surroundings, float16 [N, len(WIDTHS) * D]: of each width the D means.
 
     Args:
-        slides: At least one positive and one negative; every slide counts as much as the others of its kind.
-        rng: Deals the slides out to those that judge them.
+        maps: Features float32 [D, h, w], NaN where there is no tissue.
+        rows: Where the places are, [N].
+        columns: Likewise.
     """
-    sample = np.concatenate([slide.features for slide in slides])
-    centre, spread = sample.mean(axis=0), sample.std(axis=0) + np.float32(1e-3)
-    features = [(slide.features - centre) / spread for slide in slides]
-    positive = np.array([slide.positive for slide in slides])
-    fold_of = _folds(positive, rng=rng)
-    labels = [np.full(len(one), float(kind), np.float32) for one, kind in zip(features, positive, strict=True)]
-    known = [np.ones(len(one), bool) for one in features]
+    inside = ~np.isnan(maps[0])
+    filled = np.where(inside, maps, np.float32(0))
+    found = []
+    for width in WIDTHS:
+        down, across = (_blur(size, width) for size in inside.shape)
+        weight = (down @ inside.astype(np.float32) @ across)[rows, columns]
+        total = np.matmul(down, filled) @ across  # [D, h, w]
+        found.append((total[:, rows, columns] / np.maximum(weight, 1e-6)).T.astype(np.float16))
+    return np.concatenate(found, axis=1)
+
+
+def _blur(size: int, width: float) -> NDArray[np.float32]:
+    """The matrix [size, size] that takes Gaussian means along an axis, symmetric."""
+    apart = np.abs(np.arange(size)[:, None] - np.arange(size)[None])
+    weight = np.where(apart <= 4 * width, np.exp(-0.5 * (apart / width) ** 2), 0.0)
+    normed: NDArray[np.float32] = (weight / (width * np.sqrt(2 * np.pi))).astype(np.float32)
+    return normed
+
+
+def learn(slides: Sequence[Places], folds: Sequence[NDArray[np.integer]]) -> list[Judge]:
+    """For each slide a classifier of its places that did not learn from it, the mean over several dealings.
+
+    The classifiers have one scale: 0 is where tumour and background are as likely, both weighing one half in learning,
+    and 1 is the spread of the places of negative slides (see ``spread``).
+
+    Args:
+        slides: At least one positive and one negative that are trusted.
+        folds: One or more dealings of the slides, the fold of each [len(slides)]; slides of a fold are judged by a
+            classifier of the other folds, or of all where there is one fold only.
+    """
+    basis = _Basis([one.features for one in slides])
+    reduced = [basis.reduced(one.features) for one in slides]
+    weights = np.zeros((len(slides), basis.directions.shape[1]), np.float32)
+    biases = np.zeros(len(slides))
+    for fold_of in folds:
+        for fold, (weight, bias) in _rounds(slides, reduced, fold_of).items():
+            own = np.flatnonzero(fold_of == fold)
+            negatives = [number for number in own if not slides[number].positive and slides[number].trusted]
+            others = [number for number, one in enumerate(slides) if not one.positive and one.trusted]
+            unit = spread([reduced[number] @ weight + bias for number in negatives or others])
+            weights[own] += weight / np.float32(unit * len(folds))
+            biases[own] += bias / (unit * len(folds))
+    return [basis.judge(weight, bias) for weight, bias in zip(weights, biases, strict=True)]
+
+
+def spread(negatives: Sequence[NDArray[np.float32]]) -> float:
+    """From the middle to the upper end of the logits of one classifier on negative slides, their 95th percentile.
+
+    Each classifier has a scale of its own: logits over spreads are comparable between them. Where they are 0 stays:
+    the few negative slides that a classifier did not learn from say less of its centre than what it learned.
+    """
+    pooled = np.concatenate(negatives)
+    middle, high = np.quantile(pooled, (0.5, 0.95)) if pooled.size else (0.0, 1.0)
+    return float(max(high - middle, 1e-3))
+
+
+class _Basis:
+    """Features in the directions of most variance of the whole cohort."""
+
+    def __init__(self, features: Sequence[NDArray[np.floating]]) -> None:
+        sample = np.concatenate([one[:: max(1, len(one) // 1000)] for one in features]).astype(np.float32)
+        self.centre = sample.mean(axis=0)
+        self.spread = sample.std(axis=0) + np.float32(1e-3)
+        even = (sample - self.centre) / self.spread
+        variance, directions = np.linalg.eigh(even.T @ even / np.float32(len(even)))
+        kept = np.argsort(-variance)[:_KEPT]
+        self.directions = (directions[:, kept] / np.maximum(variance[kept], 1e-4) ** _EVENED).astype(np.float32)
+        self.spread = self.spread.astype(np.float32)
+
+    def reduced(self, features: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Features [N, D] to float32 [N, K]."""
+        found: NDArray[np.float32] = ((features.astype(np.float32) - self.centre) / self.spread) @ self.directions
+        return found
+
+    def judge(self, weight: NDArray[np.float32], bias: float) -> Judge:
+        """The classifier of features that is ``weight`` [K] and ``bias`` on reduced ones."""
+        own: NDArray[np.float32] = ((self.directions @ weight) / self.spread).astype(np.float32)
+        return Judge(own, float(bias - self.centre @ own))
+
+
+def _rounds(
+    slides: Sequence[Places], reduced: Sequence[NDArray[np.float32]], fold_of: NDArray[np.integer]
+) -> dict[int, tuple[NDArray[np.float32], float]]:
+    """The classifier of each fold after ``ROUNDS`` rounds, weight [K] and bias."""
+    labels = [_first_labels(one) for one in slides]
+    fitted = _fit_folds(slides, reduced, labels, fold_of)
     for _ in range(ROUNDS):
-        scores = _scores_unseen(features, labels, known, fold_of=fold_of)
-        low, high = sure_scores(
-            [one for one, kind in zip(scores, positive, strict=True) if kind],
-            [one for one, kind in zip(scores, positive, strict=True) if not kind],
-        )
-        for number in np.flatnonzero(positive):
-            labels[number] = (scores[number] >= high).astype(np.float32)
-            known[number] = (scores[number] >= high) | (scores[number] < low)
-    weight, bias = _logistic(features, labels, known)
-    scaled: NDArray[np.float32] = (weight / spread).astype(np.float32)
-    return scaled, float(bias - centre @ scaled)
+        for number, one in enumerate(slides):
+            if one.positive:
+                weight, bias = fitted[int(fold_of[number])]
+                labels[number] = _guessed(reduced[number] @ weight + bias, one.known)
+        fitted = _fit_folds(slides, reduced, labels, fold_of)
+    return fitted
 
 
-def sure_scores(
-    positives: Sequence[NDArray[np.float32]], negatives: Sequence[NDArray[np.float32]]
-) -> tuple[float, float]:
-    """The score below which a place of a positive slide is background, and that from which it is tumour.
-
-    By the local false discovery rate: of the places of positive slides with a score, that share is background which
-    negative slides explain, whose places are spread as background is. How much of the tissue is tumour is taken from
-    the largest surplus of positive slides above any score; the chance of tumour may not fall as the score rises.
-    """
-    edges = np.unique(np.quantile(np.concatenate([*positives, *negatives]), _EDGES))
-    usual, found = (
-        np.mean([np.histogram(one, edges)[0] / len(one) for one in slides], axis=0) for slides in (negatives, positives)
-    )
-    above = [np.append(np.cumsum(shares[::-1])[::-1], 0.0) for shares in (usual, found)]
-    surplus = (above[1] - above[0]) / np.maximum(1.0 - above[0], 1e-3)
-    share = float(surplus[above[0] <= 0.5].max())
-    explained = (1.0 - share) * usual / np.maximum(found, 1e-9)
-    tumour = np.maximum.accumulate(1.0 - np.clip(explained, 0.0, 1.0))
-    background = np.flatnonzero(tumour <= SURE_BACKGROUND)
-    sure = np.flatnonzero(tumour >= SURE_TUMOUR)
-    high = edges[sure[0]] if len(sure) else edges[-2]
-    low = edges[background[-1] + 1] if len(background) else edges[1]
-    return float(min(low, high)), float(high)
+def _first_labels(places: Places) -> NDArray[np.int8]:
+    """The slide's label for each place, 1 or -1, where a person has not said otherwise."""
+    own = np.full(len(places.features), 1 if places.positive else -1, np.int8)
+    return np.where(places.known == 0, own, places.known)
 
 
-def _folds(positive: NDArray[np.bool_], *, rng: np.random.Generator) -> NDArray[np.intp]:
-    """The fold of each slide, dealt out evenly; all 0 where there are too few slides of a kind to hold any out."""
-    fold_of = np.zeros(len(positive), np.intp)
-    count = min(_FOLDS, int(positive.sum()), int((~positive).sum()))
-    if count >= 2:
-        for kind in (positive, ~positive):
-            numbers = rng.permutation(np.flatnonzero(kind))
-            fold_of[numbers] = np.arange(len(numbers)) % count
-    return fold_of
+def _guessed(scores: NDArray[np.float32], known: NDArray[np.int8]) -> NDArray[np.int8]:
+    """Labels int8 [N] of a positive slide's places, 0 where it is left open."""
+    labels = known.copy()
+    free = np.flatnonzero(known == 0)
+    if free.size:
+        ranked = free[np.argsort(scores[free], kind="stable")]
+        labels[ranked[: round(BOTTOM_SHARE * free.size)]] = -1
+        labels[ranked[-max(1, round(TOP_SHARE * free.size)) :]] = 1
+    return labels
 
 
-def _scores_unseen(
-    features: Sequence[NDArray[np.float32]],
-    labels: Sequence[NDArray[np.float32]],
-    known: Sequence[NDArray[np.bool_]],
-    *,
-    fold_of: NDArray[np.intp],
-) -> list[NDArray[np.float32]]:
-    """The scores of each slide's places, [N] per slide, by the classifier of the other folds."""
+def _fit_folds(
+    slides: Sequence[Places],
+    reduced: Sequence[NDArray[np.float32]],
+    labels: Sequence[NDArray[np.int8]],
+    fold_of: NDArray[np.integer],
+) -> dict[int, tuple[NDArray[np.float32], float]]:
     folds = np.unique(fold_of)
+    trusted = np.array([one.trusted for one in slides])
     fitted = {}
     for fold in folds:
-        chosen = np.flatnonzero((fold_of != fold) | (len(folds) == 1)).tolist()
-        fitted[fold] = _logistic(
-            [features[number] for number in chosen],
-            [labels[number] for number in chosen],
-            [known[number] for number in chosen],
-        )
-    return [one @ fitted[fold][0] + fitted[fold][1] for one, fold in zip(features, fold_of, strict=True)]
+        others = np.flatnonzero(trusted & ((fold_of != fold) | (len(folds) == 1)))
+        fitted[int(fold)] = _logistic([reduced[number] for number in others], [labels[number] for number in others])
+    return fitted
 
 
 def _logistic(
-    features: Sequence[NDArray[np.float32]], labels: Sequence[NDArray[np.float32]], known: Sequence[NDArray[np.bool_]]
-) -> tuple[NDArray[np.float32], np.float32]:
-    """Ridge logistic regression on the known places: weight [D] and bias. Both labels weigh one half."""
-    inputs = torch.from_numpy(np.concatenate([one[kept] for one, kept in zip(features, known, strict=True)]))
-    target = torch.from_numpy(np.concatenate([one[kept] for one, kept in zip(labels, known, strict=True)]))
-    size = torch.from_numpy(np.concatenate([np.full(kept.sum(), 1.0 / len(kept), np.float32) for kept in known]))
+    features: Sequence[NDArray[np.float32]], labels: Sequence[NDArray[np.int8]]
+) -> tuple[NDArray[np.float32], float]:
+    """Ridge logistic regression on the places with a label: weight [K] and bias. Both labels weigh one half.
+
+    A place weighs less the more places its slide has.
+    """
+    chosen = [own != 0 for own in labels]
+    inputs = torch.from_numpy(np.concatenate([one[kept] for one, kept in zip(features, chosen, strict=True)]))
+    target = torch.from_numpy(np.concatenate([own[kept] for own, kept in zip(labels, chosen, strict=True)]) > 0).float()
+    size = torch.from_numpy(np.concatenate([np.full(kept.sum(), 1.0 / len(kept), np.float32) for kept in chosen]))
     mass = torch.stack([(size * (1 - target)).sum(), (size * target).sum()]).clamp(min=1e-9)
     size = size * torch.where(target > 0, 0.5 / mass[1], 0.5 / mass[0])
     weight = torch.zeros(inputs.shape[1], requires_grad=True)
@@ -174,4 +222,4 @@ def _logistic(
         return value
 
     optimiser.step(loss)  # type: ignore[no-untyped-call]
-    return weight.detach().numpy(), np.float32(bias.item())
+    return weight.detach().numpy(), float(bias.detach())

@@ -1,0 +1,171 @@
+"""The places of a cohort's slides: sampled, learned from, and each slide judged by what did not learn from it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from wsplf_cli.geometry import rasterise
+from wsplf_cli.models.backbone import Backbone
+from wsplf_cli.prediction.cams import Looking, Part, cells_of, look_at, smooth
+from wsplf_cli.schema import Tracker
+from wsplf_cli.stages._bags import Prepared, folds_of
+from wsplf_cli.training.places import WIDTHS, Judge, Places, learn, surroundings
+from wsplf_cli.training.suspects import suspects
+
+PLACES_PER_SLIDE = 2500
+#: The linear classifiers cost little: each may learn from nearly all slides, and the slides are dealt out several times.
+FOLDS = 6
+DEALINGS = 3
+#: How often labels may be doubted, and trusted again.
+MOST_PASSES = 3
+#: Cells on a side of a region from which places are taken, and how many regions of a slide are looked at.
+REGION = 256
+MOST_REGIONS = 6
+_MOST_VALUES = 64_000_000
+"""Features of a region: of wide backbones the regions are smaller."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """The classifier of each entry id's places, and the entries whose label it doubts, with why."""
+
+    judges: Mapping[str, Judge]
+    suspects: Mapping[str, str]
+
+
+def judge_places(
+    prepared: Sequence[Prepared],
+    backbone: Backbone,
+    *,
+    looking: Mapping[str, Looking],
+    rng: np.random.Generator,
+    tracker: Tracker,
+) -> Judged:
+    """Learn from slide labels, and find the slides whose label does not fit what is seen on them.
+
+    Args:
+        prepared: The slides, at least one positive and one negative.
+        backbone: In eval mode.
+        looking: How each entry's slide is looked at.
+        rng: Chooses places, and deals the slides out.
+        tracker: Where progress is told.
+    """
+    tracker.start("places", len(prepared) + 1)
+    places = []
+    for one in prepared:
+        places.append(sample(one, backbone, looking=looking[one.entry.id], rng=rng))
+        tracker.advance(1, message=one.entry.name)
+    dealt = [_dealt(prepared, rng) for _ in range(DEALINGS)]
+    judges, doubts = learn_with_doubts(places, dealt)
+    tracker.advance(1, message=f"{len(doubts)} labels doubted")
+    ids = [one.entry.id for one in prepared]
+    return Judged(dict(zip(ids, judges, strict=True)), {ids[number]: why for number, why in doubts.items()})
+
+
+def learn_with_doubts(
+    places: Sequence[Places], dealt: Sequence[NDArray[np.integer]]
+) -> tuple[list[Judge], dict[int, str]]:
+    """A classifier for each slide, and the slides whose label is doubted (see ``suspects``): they teach nothing.
+
+    All slides are judged anew by what is learned without them, and may be trusted again.
+    """
+    doubts: dict[int, str] = {}
+    judges = learn(places, dealt)
+    for _ in range(MOST_PASSES):
+        found = suspects(
+            [judge(one.features) for judge, one in zip(judges, places, strict=True)],
+            positive=[one.positive for one in places],
+            certain=[bool(one.known.any()) for one in places],
+        )
+        if found.keys() == doubts.keys():
+            break
+        doubts = found
+        judges = learn([replace(one, trusted=number not in doubts) for number, one in enumerate(places)], dealt)
+    return judges, doubts
+
+
+def cam(one: Prepared, backbone: Backbone, judge: Judge, looking: Looking) -> NDArray[np.float32]:
+    """A classifier's logits of each place of a slide, float32 [rows, columns], NaN where there is no tissue.
+
+    Means over neighbourhoods and the classifier are linear: each width's share of the logit is looked at first, and
+    averaged then.
+    """
+    weights = torch.from_numpy(judge.weight.reshape(len(WIDTHS), -1)).to(looking.device)
+
+    def shares(tiles: Tensor) -> Tensor:
+        return functional.conv2d(backbone(tiles).float(), weights[:, :, None, None])
+
+    found = look_at(one.slide(), one.tissue, shares, looking, channels=len(WIDTHS))
+    inside = ~np.isnan(found[0])
+    parts = [smooth(found[place : place + 1], inside, width=width)[0] for place, width in enumerate(WIDTHS)]
+    logits: NDArray[np.float32] = np.sum(parts, axis=0, dtype=np.float32) + np.float32(judge.bias)
+    return logits
+
+
+def sample(one: Prepared, backbone: Backbone, *, looking: Looking, rng: np.random.Generator) -> Places:
+    """Random places of a slide, at most ``PLACES_PER_SLIDE``, with what a person's review says of them."""
+    slide = one.slide()
+    inside = cells_of(one.tissue, shape=looking.shape(slide), downsample=looking.downsample)
+    regions = _regions(inside, _side(backbone.channels), rng)
+    tissue = np.array([inside[region.slices].sum() for region in regions])
+    features, known = [], []
+    for region, share in zip(regions, tissue / max(1, tissue.sum()), strict=True):
+        rows, columns = np.nonzero(inside[region.slices])
+        chosen = rng.permutation(len(rows))[: round(PLACES_PER_SLIDE * share)]
+        maps = look_at(slide, one.tissue, backbone, looking, channels=backbone.channels, part=region)
+        features.append(surroundings(maps, rows[chosen], columns[chosen]))
+        known.append(_known(one, region, looking.downsample)[rows[chosen], columns[chosen]])
+    if not features:
+        return Places(np.zeros((0, len(WIDTHS) * backbone.channels), np.float16), one.positive, np.zeros(0, np.int8))
+    return Places(np.concatenate(features), one.positive, np.concatenate(known))
+
+
+def _dealt(prepared: Sequence[Prepared], rng: np.random.Generator) -> NDArray[np.intp]:
+    fold_of = folds_of(prepared, folds=FOLDS, rng=rng)
+    return np.array([fold_of[one.entry.id] for one in prepared], np.intp)
+
+
+def _side(channels: int) -> int:
+    """Cells on a side of a region, so that its features fit into memory."""
+    return int(min(REGION, np.sqrt(_MOST_VALUES / channels)))
+
+
+def _regions(inside: NDArray[np.bool_], side: int, rng: np.random.Generator) -> list[Part]:
+    """Squares that cover the tissue, or ``MOST_REGIONS`` of them, those with more tissue more often."""
+    found = list(_squares(inside, side))
+    if len(found) <= MOST_REGIONS:
+        return found
+    tissue = np.array([inside[part.slices].sum() for part in found], float)
+    chosen = rng.choice(len(found), size=MOST_REGIONS, replace=False, p=tissue / tissue.sum())
+    return [found[number] for number in np.sort(chosen)]
+
+
+def _squares(inside: NDArray[np.bool_], side: int) -> Iterator[Part]:
+    for top in range(0, inside.shape[0], side):
+        for left in range(0, inside.shape[1], side):
+            part = Part(top, min(inside.shape[0], top + side), left, min(inside.shape[1], left + side))
+            if inside[part.slices].any():
+                yield part
+
+
+def _known(one: Prepared, region: Part, downsample: float) -> NDArray[np.int8]:
+    """What a person's review says of the cells of a region, int8: 1 the class, -1 not the class, 0 nothing."""
+    marks = one.review.marks
+    size_px = (region.right - region.left, region.bottom - region.top)
+    decided, refused, ignored = (
+        rasterise(
+            list(shapes),
+            origin_px0=(region.left * downsample, region.top * downsample),
+            downsample=downsample,
+            size_px=size_px,
+        )
+        for shapes in (marks.decided, marks.refused, marks.ignored)
+    )
+    known = np.where(refused | marks.complete, np.int8(-1), np.int8(0))
+    known = np.where(decided, np.int8(1), known)
+    return np.where(ignored, np.int8(0), known).astype(np.int8)
