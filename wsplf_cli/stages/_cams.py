@@ -1,7 +1,8 @@
 """The classifiers of a pseudolabel run, and what they see on every slide.
 
-Two kinds judge, either or both. Linear classifiers of places on the frozen backbone (``_places.py``) learn much from few
-slides; MIL networks, trained through the backbone, learn what its features do not tell. The CAM of both is their mean.
+Two kinds judge, either or both. Linear classifiers of places on the frozen backbone (``_places.py``) learn much from
+few slides; MIL networks, trained through the backbone, learn what its features do not tell. The CAM of both is their
+mean.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -133,11 +134,9 @@ def look(
     results = each([one.entry for one in prepared], look_at, tracker=tracker, name="CAM")
     seen = {} if learnt.committee is None else _even(prepared, learnt.committee, networks, doubted=learnt.suspects)
     looked = {}
-    for entry_id in by_id.keys() & downsample.keys():
-        unseen = [
-            logits for logits in (places.get(entry_id), seen.get(entry_id, (None, None))[0]) if logits is not None
-        ]
-        mean = [logits for logits in (places.get(entry_id), seen.get(entry_id, (None, None))[1]) if logits is not None]
+    for entry_id in downsample:
+        own = [places[entry_id]] if entry_id in places else []
+        unseen, mean = ([*own, *([seen[entry_id][which]] if entry_id in seen else [])] for which in (0, 1))
         raw = networks[entry_id].mean(axis=0, dtype=np.float32) if entry_id in networks else places[entry_id]
         maps = (np.mean(unseen, axis=0, keepdims=True), np.mean(mean, axis=0, keepdims=True), raw[None])
         looked[entry_id] = Looked(*(HeatMap(logits, downsample[entry_id]) for logits in maps))

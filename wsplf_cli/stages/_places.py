@@ -18,7 +18,7 @@ from wsplf_cli.training.places import WIDTHS, Judge, Places, learn, surroundings
 from wsplf_cli.training.suspects import suspects
 
 PLACES_PER_SLIDE = 2500
-#: The linear classifiers cost little: each may learn from nearly all slides, and the slides are dealt out several times.
+#: The linear classifiers cost little: each may learn from nearly all slides, and slides are dealt out several times.
 FOLDS = 6
 DEALINGS = 3
 #: How often labels may be doubted, and trusted again.
@@ -103,7 +103,7 @@ def cam(one: Prepared, backbone: Backbone, judge: Judge, looking: Looking) -> ND
     found = look_at(one.slide(), one.tissue, shares, looking, channels=len(WIDTHS))
     inside = ~np.isnan(found[0])
     parts = [smooth(found[place : place + 1], inside, width=width)[0] for place, width in enumerate(WIDTHS)]
-    logits: NDArray[np.float32] = np.sum(parts, axis=0, dtype=np.float32) + np.float32(judge.bias)
+    logits: NDArray[np.float32] = np.stack(parts).sum(axis=0) + np.float32(judge.bias)
     return logits
 
 

@@ -106,7 +106,7 @@ def learn(slides: Sequence[Places], folds: Sequence[NDArray[np.integer]]) -> lis
     biases = np.zeros(len(slides))
     for fold_of in folds:
         for fold, (weight, bias) in _rounds(slides, reduced, fold_of).items():
-            own = np.flatnonzero(fold_of == fold)
+            own = np.flatnonzero(fold_of == fold).tolist()
             negatives = [number for number in own if not slides[number].positive and slides[number].trusted]
             others = [number for number, one in enumerate(slides) if not one.positive and one.trusted]
             unit = spread([reduced[number] @ weight + bias for number in negatives or others])
@@ -192,7 +192,7 @@ def _fit_folds(
     trusted = np.array([one.trusted for one in slides])
     fitted = {}
     for fold in folds:
-        others = np.flatnonzero(trusted & ((fold_of != fold) | (len(folds) == 1)))
+        others = np.flatnonzero(trusted & ((fold_of != fold) | (len(folds) == 1))).tolist()
         fitted[int(fold)] = _logistic([reduced[number] for number in others], [labels[number] for number in others])
     return fitted
 
