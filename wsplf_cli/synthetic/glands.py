@@ -17,7 +17,7 @@ class Plan:
 
     ``kind`` uint8 index into ``kinds``; ``instance`` int32, 0 outside glands; ``depth`` float32 um under the surface
     of the gland, 0 outside; ``cleft`` bool, white shrinkage around glands; ``surface`` float32, the signed distance
-    (um, positive inside) to the nearest gland grown so far.
+    (um, positive inside) to the nearest gland grown so far; ``sorts`` the sort of each gland, by ``instance`` - 1.
     """
 
     mpp: float
@@ -27,7 +27,7 @@ class Plan:
     cleft: NDArray[np.bool_]
     surface: Field
     kinds: list[Kind] = field(default_factory=list)
-    glands: int = 0
+    sorts: list[Glands] = field(default_factory=list)
 
     def index(self, kind: Kind) -> int:
         """The number of a kind, added when it is new."""
@@ -128,10 +128,10 @@ def _settle(
     inside = (signed > 0) & (room > 0) & allowed
     if inside.sum() * plan.mpp**2 < 150:
         return
-    plan.glands += 1
+    plan.sorts.append(glands)
     depth = np.minimum(signed, room)
     plan.kind[box][inside] = plan.index(glands.kind)
-    plan.instance[box][inside] = plan.glands
+    plan.instance[box][inside] = len(plan.sorts)
     plan.depth[box][inside] = depth[inside]
     if glands.cleft_um > 0:
         width = glands.cleft_um * (0.4 + 0.6 * rough)

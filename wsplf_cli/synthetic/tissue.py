@@ -53,8 +53,11 @@ class _Layers:
 
 def paint_generic(rng: np.random.Generator, *, size_px: tuple[int, int] = (256, 256), mpp: float = 1.0) -> Painted:
     """A random picture of ``size_px`` (width, height) at ``mpp`` um/px, from a wide prior of tissues and scanners."""
-    shape = (size_px[1], size_px[0])
-    plan = random_plan(rng, shape, mpp)
+    return paint_planned(rng, random_plan(rng, (size_px[1], size_px[0]), mpp))
+
+
+def paint_planned(rng: np.random.Generator, plan: Plan) -> Painted:
+    """A plan, painted, as a random laboratory and scanner would show it."""
     inks = paint(rng, plan)
     look = random_look(rng)
     rgb = jpeg(render(rng, (inks.h, inks.e, inks.red), look), look.jpeg_quality)
