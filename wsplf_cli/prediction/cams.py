@@ -13,9 +13,10 @@ from wsplf_cli.runtime import autocast
 from wsplf_cli.schema import TissueMask
 from wsplf_cli.slides import Slide
 
-HALO_CELLS = 8
-#: The CAM is smoothed by a Gaussian of this width: two cells, the size of a large nucleus at 1 um per pixel.
-SMOOTH_CELLS = 2.0
+#: Width of the border of a block that is read but not kept.
+HALO_PX = 64
+#: The CAM is smoothed by a Gaussian of this width: the size of a large nucleus at 1 um per pixel.
+SMOOTH_PX = 16.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,8 @@ def heat_map(
         network: Trained on tiles of the same mpp, in eval mode.
         mpp: Micrometres per pixel of the tiles.
         mpp_slide: Micrometres per pixel at level 0.
-        block_px: Side of a block with its border, a multiple of the stride; the side of a training tile or more.
+        block_px: Side of a block with its border, the side of a training tile or more. Blocks are so much larger that
+            their side is a multiple of the network's stride, else a turned block's cells would not lie on the others.
         device: Where the network is.
         batch: Blocks in one pass.
         turns: Quarter turns over which the CAM is averaged: 1 for none, or 4.
@@ -71,8 +73,10 @@ def heat_map(
     downsample = stride * mpp / mpp_slide
     rows, columns = (max(1, round(side / downsample)) for side in (slide.height_px0, slide.width_px0))
     inside = cells_of(tissue, shape=(rows, columns), downsample=downsample)
-    side = block_px // stride - 2 * HALO_CELLS
-    blocks = list(_blocks(inside, side))
+    cells = -(-block_px // stride)
+    halo = -(-HALO_PX // stride)
+    size = cells * stride
+    blocks = list(_blocks(inside, cells - 2 * halo))
     classes = len(network.classifier.bias)
     logits = np.full((classes, rows, columns), np.nan, np.float32)
     for start in range(0, len(blocks), batch):
@@ -80,9 +84,9 @@ def heat_map(
         tiles = np.stack(
             [
                 slide.read(
-                    (block.left - HALO_CELLS) * downsample,
-                    (block.top - HALO_CELLS) * downsample,
-                    size_px=(block_px, block_px),
+                    (block.left - halo) * downsample,
+                    (block.top - halo) * downsample,
+                    size_px=(size, size),
                     downsample=mpp / mpp_slide,
                 )
                 for block in some
@@ -92,18 +96,21 @@ def heat_map(
         for block, cam in zip(some, values, strict=True):
             height, width = block.bottom - block.top, block.right - block.left
             logits[:, block.top : block.bottom, block.left : block.right] = cam[
-                :, HALO_CELLS : HALO_CELLS + height, HALO_CELLS : HALO_CELLS + width
+                :, halo : halo + height, halo : halo + width
             ]
-    return HeatMap(smooth(logits, inside), downsample)
+    return HeatMap(smooth(logits, inside, width=SMOOTH_PX / stride), downsample)
 
 
-def smooth(logits: NDArray[np.float32], inside: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Logits [C, rows, columns] as means over their tissue neighbours; NaN where ``inside`` is false."""
+def smooth(logits: NDArray[np.float32], inside: NDArray[np.bool_], *, width: float) -> NDArray[np.float32]:
+    """Logits [C, rows, columns] as means over their tissue neighbours, by a Gaussian ``width`` cells wide.
+
+    NaN where ``inside`` is false.
+    """
     known = inside & ~np.isnan(logits).any(axis=0)
-    weight = ndimage.gaussian_filter(known.astype(np.float32), SMOOTH_CELLS)
+    weight = ndimage.gaussian_filter(known.astype(np.float32), width)
     smoothed = np.full_like(logits, np.nan)
     for layer, source in zip(smoothed, logits, strict=True):
-        total = ndimage.gaussian_filter(np.where(known, source, np.float32(0)), SMOOTH_CELLS)
+        total = ndimage.gaussian_filter(np.where(known, source, np.float32(0)), width)
         layer[known] = total[known] / weight[known]
     return smoothed
 
