@@ -190,7 +190,7 @@ def build_backbone(
     if is_encoder(architecture):
         for given, what, hint in (
             (adl, "attention-based dropout", "--no-adl"),
-            (high_frequency, "the high-frequency channel", "--no-high-frequency"),
+            (high_frequency, "the high-frequency channel", "leave --high-frequency out"),
         ):
             if given:
                 raise ConfigError(f"backbone {name} is frozen, so that {what} has no effect in it", hint=hint)

@@ -20,6 +20,8 @@ from wsplf_cli.training.augment import augment
 #: Shares of a bag's places that are taken for positive and for negative when its label is positive.
 _TOP_SHARE = 0.02
 _BOTTOM_SHARE = 0.3
+#: A step of more pixels is split into passes: a step of the default size, with tiles of up to 256 pixels, is not.
+_PIXELS_PER_PASS = 24 * 256 * 256
 
 
 class TileSource(Protocol):
@@ -48,10 +50,15 @@ class Bag:
 
 @dataclass(frozen=True, slots=True)
 class MilSettings:
-    """How ``fit`` trains. ``tiles_per_bag`` are read per step; half of them where the classifier last saw most."""
+    """How ``fit`` trains.
+
+    ``tiles_per_bag`` are read per step; half of them where the classifier last saw most. ``most_tiles_per_pass`` go
+    through the backbone at once, by default ``tiles_per_pass`` of their side.
+    """
 
     epochs: int
     tiles_per_bag: int = 12
+    most_tiles_per_pass: int | None = None
     head_rate: float = 2e-3
     backbone_rate: float = 3e-4
     weight_decay: float = 1e-2
@@ -100,20 +107,18 @@ def fit(
     steps = max(len(positive), len(negative), settings.least_steps)
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     seen = {bag.entry_id: np.full(len(bag.tiles), np.inf, np.float32) for bag in bags}
-    optimiser = torch.optim.AdamW(
-        [
-            {"params": network.backbone.parameters(), "lr": settings.backbone_rate},
-            {"params": network.head.parameters(), "lr": settings.head_rate},
-        ],
-        weight_decay=settings.weight_decay,
-    )
+    learning: nn.Module = network.head if network.backbone.frozen else network  # what is frozen needs no mean
+    groups = [{"params": network.head.parameters(), "lr": settings.head_rate}]
+    if not network.backbone.frozen:
+        groups.insert(0, {"params": network.backbone.parameters(), "lr": settings.backbone_rate})
+    optimiser = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser,
-        max_lr=[settings.backbone_rate, settings.head_rate],
+        max_lr=[group["lr"] for group in optimiser.param_groups],
         total_steps=settings.epochs * steps,
         pct_start=0.1,
     )
-    mean = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.98))  # type: ignore[no-untyped-call]
+    mean = AveragedModel(learning, multi_avg_fn=get_ema_multi_avg_fn(0.98))  # type: ignore[no-untyped-call]
     curve = Curve()
     network.train()
     for epoch in range(settings.epochs):
@@ -126,7 +131,8 @@ def fit(
             if masks is not None:
                 known = torch.split(masks, [len(index) for index in chosen])
             with autocast(device):
-                outputs = network.bags(batch.to(device), [len(index) for index in chosen])
+                most = settings.most_tiles_per_pass or tiles_per_pass(batch.shape[-1])
+                outputs = network.bags(batch.to(device), [len(index) for index in chosen], most=most)
             contrast = settings.contrast_weight if epoch >= settings.settle_epochs else 0.0
             loss = torch.stack(
                 [
@@ -138,10 +144,10 @@ def fit(
             ).sum()
             optimiser.zero_grad()
             torch.autograd.backward(loss)
-            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            nn.utils.clip_grad_norm_(learning.parameters(), 1.0)
             optimiser.step()
             schedule.step()
-            mean.update_parameters(network)
+            mean.update_parameters(learning)
             losses.append(loss.item())
             for (output, _), bag, index in zip(outputs, pair, chosen, strict=True):
                 seen[bag.entry_id][index] = output.instance_logits.detach().amax(dim=1).cpu().numpy()
@@ -150,7 +156,7 @@ def fit(
             track.advance(1, message=f"epoch {epoch + 1}/{settings.epochs}, loss {np.mean(losses):.3f}")
         curve.loss.append(float(np.mean(losses)))
         curve.accuracy.append(float(np.mean(right)))
-    network.load_state_dict(mean.module.state_dict())
+    learning.load_state_dict(mean.module.state_dict())
     network.eval()
     return curve
 
@@ -159,6 +165,16 @@ def steps_of(bags: Sequence[Bag], settings: MilSettings) -> int:
     """How often ``fit`` will advance its tracker."""
     positive = sum(bool(bag.target.any()) for bag in bags)
     return settings.epochs * max(positive, len(bags) - positive, settings.least_steps)
+
+
+def tiles_per_pass(tile_px: int) -> int:
+    """How many square tiles of that side go through the backbone at once, at least one.
+
+    Measured with resnet50 and 24 tiles of 512 pixels, in float32 on a CPU: 6.0 GB for the whole process in the four
+    passes that this gives, ADL included. A single pass takes about 0.65 GB a tile (4.9 GB with six tiles), which would
+    be 16 GB.
+    """
+    return max(1, _PIXELS_PER_PASS // tile_px**2)
 
 
 def bag_loss(output: BagOutput, bag: Bag, *, weight: float) -> Tensor:
