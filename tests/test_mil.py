@@ -12,14 +12,15 @@ from wsplf_cli.models.backbone import Backbone, build_backbone, small_trunk
 from wsplf_cli.models.encoder import TokenTrunk
 from wsplf_cli.models.mil import MilNetwork
 from wsplf_cli.schema import Silent
+from wsplf_cli.training.choice import choose
 from wsplf_cli.training.mil import (
     Bag,
     MilSettings,
-    choose,
     contrast_loss,
     fit,
     known_layers,
     known_loss,
+    score,
     steps_of,
     tiles_per_pass,
 )
@@ -87,15 +88,6 @@ def test_steps_told_are_steps_made() -> None:
     counter, settings, bags = Counter(), MilSettings(epochs=1, tiles_per_bag=2, least_steps=3), cohort(0)
     fit(network(), bags, settings=settings, rng=np.random.default_rng(0), device=torch.device("cpu"), track=counter)
     assert counter.steps == steps_of(bags, settings) == 3
-
-
-def test_tiles_never_seen_come_first_then_the_highest() -> None:
-    rng = np.random.default_rng(0)
-    seen = np.array([0.0, np.inf, 5.0, -1.0, np.inf, 1.0, 2.0, -3.0], np.float32)
-    chosen = choose(seen, 4, rng=rng)
-    assert {1, 4} <= set(chosen.tolist())
-    assert len(set(chosen.tolist())) == 4
-    assert choose(seen, 99, rng=rng).tolist() == list(range(8))
 
 
 def reviewed(indices: NDArray[np.integer]) -> NDArray[np.float32]:
@@ -262,3 +254,64 @@ def test_a_frozen_encoder_is_left_as_it_is_and_its_head_learns() -> None:
     with torch.no_grad():
         logits = model.cam(tiles).mean(dim=(1, 2, 3))
     assert logits[:3].min() > logits[3:].max()
+
+
+def large(seed: int, *, count: int = 90) -> list[Bag]:
+    """One positive bag, whose only dotted tile is the last, and one negative bag."""
+    rng = np.random.default_rng(seed)
+    positive = Painted(rng, count=count, dotted=1)
+    positive.tiles = np.ascontiguousarray(positive.tiles[::-1])
+    return [
+        Bag("p", positive, np.ones(1, np.float32)),
+        Bag("n", Painted(rng, count=count, dotted=0), np.zeros(1, np.float32)),
+    ]
+
+
+def looked_at(monkeypatch: pytest.MonkeyPatch, *, score_above: int, score_most: int) -> list[list[int]]:
+    """The tiles that each step takes of a positive bag, by a network that knows dots from the start."""
+    model, chosen = train(0), []
+
+    def recorded(seen: NDArray[np.float32], count: int, *, rng: np.random.Generator) -> NDArray[np.intp]:
+        index = choose(seen, count, rng=rng)
+        chosen.append(index.tolist())
+        return index
+
+    monkeypatch.setattr("wsplf_cli.training.mil.choose", recorded)
+    settings = MilSettings(
+        epochs=3,
+        tiles_per_bag=4,
+        head_rate=1e-6,
+        backbone_rate=1e-6,
+        settle_epochs=1,
+        least_steps=2,
+        score_above=score_above,
+        score_most=score_most,
+    )
+    rng = np.random.default_rng(0)
+    fit(model, large(0), settings=settings, rng=rng, device=torch.device("cpu"), track=Silent())
+    return chosen[::2]  # the positive bag's, each before the negative one's
+
+
+def test_after_the_settle_epochs_the_likeliest_tile_of_a_large_slide_is_in_every_step(monkeypatch) -> None:
+    steps = looked_at(monkeypatch, score_above=80, score_most=90)
+    assert len(steps) == 6
+    assert [89 in step for step in steps[2:]] == [True] * 4
+    monkeypatch.undo()
+    steps = looked_at(monkeypatch, score_above=90, score_most=90)
+    assert [89 in step for step in steps].count(True) < 4, "a slide of so few tiles is not scored"
+
+
+def test_scoring_part_of_a_slide_each_epoch_finds_the_likeliest_tile_in_its_turn(monkeypatch) -> None:
+    steps = looked_at(monkeypatch, score_above=80, score_most=45)
+    assert all(89 in step for step in steps[-2:])
+
+
+def test_scores_are_the_instance_logits_whatever_the_batches() -> None:
+    model, bag = network().eval(), large(0, count=11)[0]
+    index = np.array([10, 3, 4, 5, 0])
+    tiles = torch.from_numpy(bag.tiles.read(index)).permute(0, 3, 1, 2).float() / 255
+    with torch.no_grad():
+        expected = model.cam(tiles).mean(dim=(1, 2, 3)).numpy()
+    settings = MilSettings(epochs=1, tiles_per_bag=1, most_tiles_per_pass=1)
+    found = score(model, bag.tiles, index, settings=settings, device=torch.device("cpu"))
+    np.testing.assert_allclose(found, expected, atol=1e-4)
