@@ -202,6 +202,15 @@ def build_backbone(
     return Backbone(trunk, mean=mean, std=std, adl=adl, high_frequency=high_frequency)
 
 
+def is_frozen(name: str) -> bool:
+    """Whether the backbone of that name is a patch-token encoder, which learns nothing.
+
+    Raises:
+        ConfigError: a model of the hub that is not on this computer.
+    """
+    return is_encoder(hub.cached(name).architecture if name.startswith(hub.PREFIX) else name)
+
+
 def _cnn(architecture: str) -> nn.Module:
     try:
         trunk: nn.Module = timm.create_model(architecture, pretrained=False, features_only=True, output_stride=16)
