@@ -42,7 +42,7 @@ def test_any_timm_cnn_serves() -> None:
     assert backbone(torch.rand(1, 3, 64, 64)).shape[1:] == (backbone.channels, 8, 8)
 
 
-@pytest.mark.parametrize("name", ["resnet_18", "vit_tiny_patch16_224"])
+@pytest.mark.parametrize("name", ["resnet_18", "swin_tiny_patch4_window7_224"])
 def test_unknown_and_unfit_backbones_are_refused_in_one_line(name: str) -> None:
     with pytest.raises(ConfigError) as caught:
         build_backbone(name)

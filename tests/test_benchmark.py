@@ -152,6 +152,28 @@ def test_every_recipe_runs_with_every_seed_and_comes_into_one_table(cohort, stag
     assert found["failed"] == []
 
 
+def test_a_frozen_backbone_runs_without_what_needs_it_to_learn(cohort, stages, recorder, monkeypatch):
+    given = {}
+
+    def keep(stands_in, key):
+        def kept(project, entries, options, tracker, **rest):
+            given[key, getattr(options, "recipe", "") or options.name] = options
+            return stands_in(project, entries, options, tracker, **rest)
+
+        return kept
+
+    monkeypatch.setattr(stage, "pseudolabel", keep(stage.pseudolabel, "pseudolabel"))
+    monkeypatch.setattr(stage, "train", keep(stage.train, "train"))
+    names = ("default", "paper", "no-adl", "high-frequency")
+    run(cohort, recorder, recipes=names, seeds=1, backbone="vit_tiny_patch16_224")
+    assert {name for key, name in given if key == "pseudolabel"} == {"default", "paper"}
+    assert not any(options.adl for (key, _), options in given.items() if key == "pseudolabel")
+    assert {options.backbone for (key, _), options in given.items() if key == "train"} == {"small"}
+    assert any("is frozen" in line and "left out: no-adl, high-frequency" in line for line in recorder.said)
+    with pytest.raises(ConfigError, match="is frozen"):
+        run(cohort, recorder, recipes=("no-adl",), backbone="vit_tiny_patch16_224")
+
+
 def test_the_project_and_what_a_person_drew_are_not_touched(cohort, stages, recorder):
     before = {path: path.read_bytes() for path in cohort.parent.rglob("*") if path.is_file()}
     run(cohort, recorder, recipes=("default", "upper-bound"), seeds=1)

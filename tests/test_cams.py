@@ -1,9 +1,12 @@
 import numpy as np
+import pytest
+import timm
 import torch
 from numpy.typing import NDArray
 
 from wsplf_cli import plugins
 from wsplf_cli.models.backbone import Backbone, small_trunk
+from wsplf_cli.models.encoder import TokenTrunk
 from wsplf_cli.models.mil import MilNetwork, as_batch
 from wsplf_cli.prediction.cams import cells_of, heat_map
 from wsplf_cli.schema import TissueMask
@@ -108,3 +111,34 @@ def test_the_mean_over_four_turns_does_not_know_which_way_up_the_slide_is() -> N
         np.rot90(upright, axes=(1, 2)), look(np.ascontiguousarray(np.rot90(rgb)), tissue, turns=4), atol=1e-3
     )
     assert not np.allclose(upright, look(rgb, tissue), atol=1e-3)
+
+
+@pytest.mark.parametrize("patch_px", [14, 16])
+@pytest.mark.parametrize("turns", [1, 4])
+def test_the_cam_on_tokens_lies_where_its_tissue_is_at_any_stride(patch_px: int, turns: int) -> None:
+    torch.manual_seed(0)
+    encoder = timm.create_model("vit_tiny_patch16_224", depth=2, patch_size=patch_px, dynamic_img_size=True)
+    backbone = Backbone(TokenTrunk(encoder), mean=(0.5,) * 3, std=(0.25,) * 3, frozen=True)
+    model = MilNetwork(backbone, plugins.load("heads", "mean").build(backbone.channels, 1)).eval()
+    plain = np.full((448, 448, 3), 220, np.uint8)
+    marked = plain.copy()
+    marked[336:392, 112:168] = noise(56, 56)
+    logits = []
+    for rgb in (plain, marked):
+        found = heat_map(
+            ArraySlide(rgb),  # type: ignore[arg-type]
+            everything(448, 448),
+            model,
+            mpp=1.0,
+            mpp_slide=1.0,
+            block_px=256,
+            device=torch.device("cpu"),
+            turns=turns,
+        )
+        assert found.downsample == patch_px
+        assert not np.isnan(found.logits).any()
+        logits.append(found.logits[0])
+    change = np.abs(logits[1] - logits[0])
+    rows, columns = np.nonzero(change > 0.5 * change.max())
+    assert 320 <= rows.min() * patch_px <= rows.max() * patch_px < 408
+    assert 96 <= columns.min() * patch_px <= columns.max() * patch_px < 184

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from wsplf_cli import plugins
+from wsplf_cli.heads.log_sum_exp import LogSumExp
 from wsplf_cli.models.bag import BagOutput
 from wsplf_cli.models.cam import activation_map
 
@@ -47,3 +48,24 @@ def test_mean_of_the_unclipped_cam_is_the_instance_logit(name: str) -> None:
     head, maps = build(name), torch.randn(4, 16, 6, 5)
     cam = activation_map(maps, weight=head.weight, bias=head.bias)
     torch.testing.assert_close(cam.mean(dim=(2, 3)), head(maps.mean(dim=(2, 3))).instance_logits)
+
+
+def test_log_sum_exp_lies_between_mean_and_maximum_as_its_sharpness_says() -> None:
+    features = torch.randn(9, 16)
+    pooled = {}
+    for sharpness in (1e-3, 5.0, 1e3):
+        torch.manual_seed(0)
+        head = LogSumExp(16, 2, sharpness=sharpness)
+        pooled[sharpness] = head(features).bag_logits
+    logits = head(features).instance_logits
+    torch.testing.assert_close(pooled[1e-3], logits.mean(dim=0), atol=1e-3, rtol=0)
+    torch.testing.assert_close(pooled[1e3], logits.amax(dim=0), atol=1e-2, rtol=0)
+    assert (pooled[5.0] > logits.mean(dim=0)).all()
+    assert (pooled[5.0] < logits.amax(dim=0)).all()
+
+
+def test_attention_of_log_sum_exp_is_the_share_in_the_gradient() -> None:
+    head, features = build("log_sum_exp", classes=1), torch.randn(6, 16)
+    output: BagOutput = head(features)
+    (share,) = torch.autograd.grad(output.bag_logits.sum(), output.instance_logits)
+    torch.testing.assert_close(share[:, 0], output.attention)

@@ -95,7 +95,9 @@ class PseudolabelOptions:
     recipe: str = _option(
         "default", "A named set of options; those given beside it count more.", choices=tuple(RECIPES)
     )
-    backbone: str = _option("small", "Network that reads the tiles: small (shipped), or a name timm knows.")
+    backbone: str = _option(
+        "small", "Network that reads the tiles: small (shipped), a name timm knows, or hf-hub:OWNER/NAME."
+    )
     backbone_weights: Path | None = _option(None, "Weights file of the backbone (safetensors or PyTorch).")
     head: str = _option("gated-attention", "MIL head.", plugins="heads")
     prompts: str = _option("spread", "How CAMs become prompts for SAM.", plugins="prompts")
@@ -165,7 +167,7 @@ class TrainOptions:
     tiles: TileOptions = field(default_factory=TileOptions)
     run: RunOptions = field(default_factory=RunOptions)
     segmenter: str = _option("unet", "Segmentation model.", plugins="segmenters")
-    backbone: str = _option("small", "Encoder of the U-Net: small (shipped), or a name timm knows.")
+    backbone: str = _option("small", "Encoder of the U-Net: small (shipped), or a CNN that timm knows.")
     backbone_weights: Path | None = _option(None, "Weights file of the backbone (safetensors or PyTorch).")
     sam: str = _option(
         "tiny",
@@ -216,7 +218,9 @@ class BenchmarkOptions:
     out: Path | None = _option(None, "Folder of the results; wsplf/benchmark beside the project by default.")
     device: str = _option("auto", "Where networks run.", choices=("auto", "cpu", "cuda", "mps"))
     dry_run: bool = _option(False, "List what would run, and what is there already; run nothing.")
-    backbone: str = _option("small", "Network of all recipes: small (shipped), or a name timm knows.")
+    backbone: str = _option(
+        "small", "Network of all recipes: small (shipped), a name timm knows, or hf-hub:OWNER/NAME."
+    )
     backbone_weights: Path | None = _option(None, "Weights file of the backbone (safetensors or PyTorch).")
     sam: str = _option(
         "tiny", "SAM of all recipes; all but tiny need --sam-checkpoint.", choices=("tiny", "vit_b", "vit_l", "vit_h")

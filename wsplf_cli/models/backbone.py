@@ -1,21 +1,21 @@
-"""The CNN that turns tiles into feature maps: any timm CNN by name, or ``small``, whose weights ship with wsplf."""
+"""What turns tiles into feature maps: ``small``, whose weights ship with wsplf, any timm CNN, or a frozen encoder."""
 
-import pickle
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import timm
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from timm.layers.norm import GroupNorm
 from torch import Tensor, nn
 from torch.nn import functional
 
 from wsplf_cli.errors import ConfigError
+from wsplf_cli.models import hub
 from wsplf_cli.models.adl import AttentionDropout
+from wsplf_cli.models.encoder import is_encoder, token_trunk
+from wsplf_cli.models.state import put_state, read_state
 
 SMALL = "small"
 _SMALL_ASSET = "backbone_small.safetensors"
@@ -23,18 +23,20 @@ _FINEST_STRIDE = 8
 
 
 class Backbone(nn.Module):
-    """RGB tiles to one feature map of stride 8: the trunk's stages from stride 8 on, each normalised, side by side.
+    """RGB tiles to one feature map: the trunk's stages from stride 8 on, each normalised, side by side.
 
     Fine stages give the outline and deep ones the meaning. There are no weights between the trunk and the map, so
-    every timm CNN serves as it is.
+    every timm CNN serves as it is, and the stride is 8. A patch-token encoder has a single map, whose ``stride`` is
+    the side of its patches, 14 or 16.
 
     Args:
-        trunk: A timm model made with ``features_only=True``.
+        trunk: A timm model made with ``features_only=True``, or a ``TokenTrunk``.
         mean: Per-channel mean of the normalisation that the trunk's weights expect.
         std: Per-channel standard deviation, likewise.
         adl: Put an attention-based dropout layer behind each of the last two stages.
         high_frequency: Give the trunk's first layer a fourth channel, ``high_frequency`` of the tile. Its weights
             begin at zero, so that the trunk starts as it would without.
+        frozen: The trunk stays as it is: always in eval mode, without gradient.
     """
 
     def __init__(
@@ -45,8 +47,11 @@ class Backbone(nn.Module):
         std: tuple[float, ...],
         adl: bool = False,
         high_frequency: bool = False,
+        frozen: bool = False,
     ) -> None:
         super().__init__()
+        assert not (frozen and (adl or high_frequency)), "what is frozen learns nothing of either"
+        self.frozen = frozen
         self.high_frequency = high_frequency
         if high_frequency:
             _widen_stem(trunk)
@@ -66,13 +71,23 @@ class Backbone(nn.Module):
         if adl:
             for name in list(info.module_name())[-2:]:
                 trunk.get_submodule(name).register_forward_hook(lambda _module, _args, output: self.adl(output))
+        if frozen:
+            self.trunk.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """As for every module, but a frozen trunk stays in eval mode."""
+        super().train(mode)
+        if self.frozen:
+            self.trunk.eval()
+        return self
 
     def pyramid(self, tiles: Tensor) -> list[Tensor]:
         """Tiles float [B, 3, H, W] RGB in 0..1 to the trunk's maps, finest first (strides in ``strides``)."""
         normalised = (tiles - self.mean) / self.std
         if self.high_frequency:
             normalised = torch.cat([normalised, high_frequency(tiles) / self.std.mean()], dim=1)
-        maps: list[Tensor] = self.trunk(normalised.contiguous(memory_format=torch.channels_last))
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            maps: list[Tensor] = self.trunk(normalised.contiguous(memory_format=torch.channels_last))
         return maps
 
     def forward(self, tiles: Tensor) -> Tensor:
@@ -145,33 +160,67 @@ def build_backbone(
     """The backbone of that name.
 
     Args:
-        name: ``small``, or any timm CNN such as ``resnet50``.
+        name: ``small``; a timm CNN such as ``resnet50``, which learns; a timm patch-token encoder such as
+            ``vit_large_patch16_224``, which is frozen; or ``hf-hub:OWNER/NAME``, one of both with its weights, from
+            the cache on this computer.
         weights: Weights for it: a safetensors file, or a PyTorch state dict (read with ``weights_only``). Without,
             ``small`` takes the weights that ship with wsplf and a timm CNN starts from random ones: nothing is
             ever downloaded.
-        adl: Put an attention-based dropout layer behind the last two stages.
-        high_frequency: Show the network the fine structure of a tile as a fourth channel.
+        adl: Put an attention-based dropout layer behind the last two stages of a CNN.
+        high_frequency: Show a CNN the fine structure of a tile as a fourth channel.
 
     Raises:
-        ConfigError: no such CNN, or weights that do not fit it.
+        ConfigError: no such network, weights that do not fit it, or an encoder that should have what needs learning.
     """
     if name == SMALL:
         trunk = small_trunk()
-        _load(trunk, weights or Path(str(files("wsplf_cli") / "assets" / _SMALL_ASSET)))
+        path = weights or Path(str(files("wsplf_cli") / "assets" / _SMALL_ASSET))
+        put_state(trunk, read_state(path), path)
         return Backbone(trunk, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), adl=adl, high_frequency=high_frequency)
-    if name not in timm.list_models():
-        close = ", ".join(timm.list_models(f"*{name[:6]}*")[:5]) or "small, resnet18, resnet50"
-        raise ConfigError(f"unknown backbone {name!r}", hint=f"choose small or a timm CNN, such as: {close}")
+    architecture, arguments, statistics = name, {}, {}
+    if name.startswith(hub.PREFIX):
+        found = hub.cached(name)
+        architecture, arguments, statistics = found.architecture, dict(found.arguments), dict(found.statistics)
+        weights = weights or found.weights
+    if architecture not in timm.list_models():
+        close = ", ".join(timm.list_models(f"*{architecture[:6]}*")[:5]) or "small, resnet18, resnet50"
+        raise ConfigError(f"unknown backbone {architecture!r}", hint=f"choose small or a timm model, such as: {close}")
+    mean, std = _normalisation(architecture)
+    mean, std = statistics.get("mean", mean), statistics.get("std", std)
+    if is_encoder(architecture):
+        for given, what, hint in (
+            (adl, "attention-based dropout", "--no-adl"),
+            (high_frequency, "the high-frequency channel", "leave --high-frequency out"),
+        ):
+            if given:
+                raise ConfigError(f"backbone {name} is frozen, so that {what} has no effect in it", hint=hint)
+        frozen = token_trunk(architecture, weights=weights, arguments=arguments)
+        return Backbone(frozen, mean=mean, std=std, frozen=True)
+    trunk = _cnn(architecture)
+    if weights is not None:
+        put_state(trunk, read_state(weights), weights)
+    return Backbone(trunk, mean=mean, std=std, adl=adl, high_frequency=high_frequency)
+
+
+def is_frozen(name: str) -> bool:
+    """Whether the backbone of that name is a patch-token encoder, which learns nothing.
+
+    Raises:
+        ConfigError: a model of the hub that is not on this computer.
+    """
+    return is_encoder(hub.cached(name).architecture if name.startswith(hub.PREFIX) else name)
+
+
+def _cnn(architecture: str) -> nn.Module:
     try:
-        trunk = timm.create_model(name, pretrained=False, features_only=True, output_stride=16)
+        trunk: nn.Module = timm.create_model(architecture, pretrained=False, features_only=True, output_stride=16)
     except (RuntimeError, TypeError, NotImplementedError, ValueError, AttributeError, AssertionError) as error:
         raise ConfigError(
-            f"backbone {name!r} is no CNN with feature maps ({error})", hint="choose small, resnet18 or resnet50"
+            f"backbone {architecture!r} is neither a CNN with feature maps nor an encoder of patches of tiles of any"
+            f" size ({error})",
+            hint="choose small, resnet18, resnet50 or vit_small_patch16_224",
         ) from error
-    if weights is not None:
-        _load(trunk, weights)
-    mean, std = _normalisation(name)
-    return Backbone(trunk, mean=mean, std=std, adl=adl, high_frequency=high_frequency)
+    return trunk
 
 
 def _normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -179,28 +228,3 @@ def _normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     if config is None:
         return (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
     return tuple(config.mean), tuple(config.std)
-
-
-def _load(trunk: nn.Module, path: Path) -> None:
-    """Load weights into the trunk; a classifier's last layer in the file is left aside."""
-    try:
-        if path.suffix == ".safetensors":
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise ConfigError(f"no backbone weights at {path}", hint="give the file with --backbone-weights") from error
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
-        raise ConfigError(f"{path} holds no weights that can be read") from error
-    own = trunk.state_dict()
-    state = {key: value for key, value in state.items() if key in own}
-    missing = sorted(set(own) - set(state))
-    wrong = sorted(key for key, value in state.items() if value.shape != own[key].shape)
-    if missing or wrong:
-        first = (missing + wrong)[0]
-        raise ConfigError(
-            f"{path} does not fit this backbone: {len(missing)} weights missing, {len(wrong)} of another shape"
-            f" (first: {first})",
-            hint="name the backbone that the weights were made for with --backbone",
-        )
-    trunk.load_state_dict({key: value.to(own[key].dtype) for key, value in state.items()})

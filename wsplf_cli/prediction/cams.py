@@ -14,9 +14,10 @@ from wsplf_cli.runtime import autocast
 from wsplf_cli.schema import TissueMask
 from wsplf_cli.slides import Slide
 
-HALO_CELLS = 8
-#: The CAM is smoothed by a Gaussian of this width: two cells, the size of a large nucleus at 1 um per pixel.
-SMOOTH_CELLS = 2.0
+#: Width of the border of a block that is read but not kept.
+HALO_PX = 64
+#: The CAM is smoothed by a Gaussian of this width: the size of a large nucleus at 1 um per pixel.
+SMOOTH_PX = 16.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +50,9 @@ class Part:
 class Looking:
     """How a slide is looked at.
 
-    ``mpp`` and ``mpp_slide`` are micrometres per pixel of what a network sees and of level 0, ``block_px`` the side of
-    a block with its border, a multiple of the stride, ``batch`` the blocks in one pass, ``turns`` the quarter turns
-    over which a map is averaged: 1 for none, or 4.
+    ``mpp`` and ``mpp_slide`` are micrometres per pixel of what a network sees and of level 0, ``block_px`` the least
+    side of a block with its border, ``stride`` the network's, ``batch`` the blocks in one pass, ``turns`` the quarter
+    turns over which a map is averaged: 1 for none, or 4.
     """
 
     mpp: float
@@ -66,6 +67,16 @@ class Looking:
     def downsample(self) -> float:
         """Level-0 pixels on a side of a cell of the map."""
         return self.stride * self.mpp / self.mpp_slide
+
+    @property
+    def cells(self) -> int:
+        """Cells on a side of a block: whole ones, else a turned block's cells would not lie on the others."""
+        return -(-self.block_px // self.stride)
+
+    @property
+    def border(self) -> int:
+        """Cells of a block's border, which are looked at and not kept."""
+        return -(-HALO_PX // self.stride)
 
     def shape(self, slide: Slide) -> tuple[int, int]:
         """Rows and columns of the map of a slide."""
@@ -85,7 +96,7 @@ def heat_map(
     batch: int = 4,
     turns: int = 1,
 ) -> HeatMap:
-    """The CAM of a network over the tissue of a slide, smoothed by ``SMOOTH_CELLS``.
+    """The CAM of a network over the tissue of a slide, smoothed by ``SMOOTH_PX``.
 
     Args:
         slide: An open slide.
@@ -100,7 +111,7 @@ def heat_map(
     """
     looking = Looking(mpp, mpp_slide, block_px, network.backbone.stride, device, batch, turns)
     logits = look_at(slide, tissue, network.cam, looking, channels=len(network.classifier.bias))
-    return HeatMap(smooth(logits, ~np.isnan(logits[0])), looking.downsample)
+    return HeatMap(smooth(logits, ~np.isnan(logits[0]), width=SMOOTH_PX / looking.stride), looking.downsample)
 
 
 def look_at(
@@ -128,17 +139,17 @@ def look_at(
     downsample = looking.downsample
     inside = cells_of(tissue, shape=looking.shape(slide), downsample=downsample)
     whole = part or Part(0, inside.shape[0], 0, inside.shape[1])
-    side = looking.block_px // looking.stride - 2 * HALO_CELLS
-    blocks = list(_blocks(inside, side, whole))
+    border, size_px = looking.border, looking.cells * looking.stride
+    blocks = list(_blocks(inside, looking.cells - 2 * border, whole))
     found = np.full((channels, whole.bottom - whole.top, whole.right - whole.left), np.nan, np.float32)
     for start in range(0, len(blocks), looking.batch):
         some = blocks[start : start + looking.batch]
         tiles = np.stack(
             [
                 slide.read(
-                    (block.left - HALO_CELLS) * downsample,
-                    (block.top - HALO_CELLS) * downsample,
-                    size_px=(looking.block_px, looking.block_px),
+                    (block.left - border) * downsample,
+                    (block.top - border) * downsample,
+                    size_px=(size_px, size_px),
                     downsample=looking.mpp / looking.mpp_slide,
                 )
                 for block in some
@@ -149,14 +160,12 @@ def look_at(
             rows = slice(block.top - whole.top, block.bottom - whole.top)
             columns = slice(block.left - whole.left, block.right - whole.left)
             height, width = block.bottom - block.top, block.right - block.left
-            found[:, rows, columns] = value[:, HALO_CELLS : HALO_CELLS + height, HALO_CELLS : HALO_CELLS + width]
+            found[:, rows, columns] = value[:, border : border + height, border : border + width]
     found[:, ~inside[whole.slices]] = np.nan
     return found
 
 
-def smooth(
-    logits: NDArray[np.float32], inside: NDArray[np.bool_], *, width: float = SMOOTH_CELLS
-) -> NDArray[np.float32]:
+def smooth(logits: NDArray[np.float32], inside: NDArray[np.bool_], *, width: float) -> NDArray[np.float32]:
     """Logits [C, rows, columns] as Gaussian means over their tissue neighbours; NaN where ``inside`` is false.
 
     ``width`` is the standard deviation in cells.

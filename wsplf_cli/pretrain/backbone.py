@@ -6,9 +6,9 @@ with the defaults below made the weights that ship (54 minutes on one busy core;
 90.8 % of the places have the right structure, nuclei a Dice of 0.69, and of how the tissue is built 40 % is explained).
 
 Every pixel of a painted tile says which structure it belongs to (stroma, gland, lumen, lymphoid, fat, ...), whether it
-is nucleus, how large the nuclei around it are, and how the tissue is built (synthetic/attributes.py). A network that reads these off its own feature map with one linear
-layer has the words of histology in that map, and the affine MIL head can use them. No slide, label or outside weight
-enters.
+is nucleus, how large the nuclei around it are, and how the tissue is built (synthetic/attributes.py). A network that
+reads these off its own feature map with one linear layer has the words of histology in that map, and classifiers of
+slides can use them. No slide, label or outside weight enters.
 """
 
 import time
@@ -145,7 +145,7 @@ def loss(readings: Tensor, targets: Tensor) -> Tensor:
 
 
 def attribute_loss(built: Tensor, targets: Tensor) -> Tensor:
-    """Mean Huber loss of the attributes float [B, K, h, w] where they are known; targets [B, K, H, W], NaN elsewhere."""
+    """Mean Huber loss of attributes float [B, K, h, w] where they are known; targets [B, K, H, W], NaN elsewhere."""
     factor = targets.shape[-1] // built.shape[-1]
     wanted = targets[:, :, factor // 2 :: factor, factor // 2 :: factor]
     known = ~wanted.isnan()

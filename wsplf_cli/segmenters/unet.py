@@ -10,6 +10,8 @@ from torch.nn import functional
 from wsplf_cli.config import TrainOptions
 from wsplf_cli.errors import ConfigError
 from wsplf_cli.models.backbone import SMALL, Backbone, build_backbone, small_trunk
+from wsplf_cli.models.encoder import is_encoder
+from wsplf_cli.models.hub import PREFIX
 
 _WIDTHS = {2: 16, 4: 32, 8: 48}
 _WIDEST = 64
@@ -91,12 +93,17 @@ def build(classes: int, *, pretrained: bool = True, backbone: str = SMALL, weigh
     Args:
         classes: Number of output channels.
         pretrained: Start the encoder from weights; False when all weights come from a checkpoint.
-        backbone: Encoder: ``small``, or any timm CNN.
+        backbone: Encoder: ``small``, or any timm CNN. Patch-token encoders have no fine maps to join.
         weights: Weights file of the encoder; without, ``small`` starts from the shipped ones, others at random.
 
     Raises:
         ConfigError: no such CNN, or weights that do not fit it.
     """
+    if is_encoder(backbone) or backbone.startswith(PREFIX):
+        raise ConfigError(
+            f"--backbone {backbone}: the unet joins the fine maps of a CNN by timm's name",
+            hint="--backbone small or resnet50, with --backbone-weights FILE",
+        )
     if backbone == SMALL and not pretrained:
         encoder = Backbone(small_trunk(), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
     else:

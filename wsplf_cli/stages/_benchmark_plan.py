@@ -11,14 +11,18 @@ from typing import Any
 from wsplf_cli import __version__, files, settings
 from wsplf_cli.config import BenchmarkOptions, PseudolabelOptions, RunOptions, TrainOptions
 from wsplf_cli.errors import ConfigError
+from wsplf_cli.models.backbone import SMALL, is_frozen
+from wsplf_cli.models.hub import PREFIX
 from wsplf_cli.recipes import RECIPES
-from wsplf_cli.schema import Entry
+from wsplf_cli.schema import Entry, Tracker
 
 log = logging.getLogger(__name__)
 
 #: Not a recipe: the segmentation model learns from the truth of the slides that the others know the labels of.
 UPPER_BOUND = "upper-bound"
 RUNS = "runs"
+#: Options that are about what the backbone learns.
+_LEARNED = {"adl", "high_frequency"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +52,39 @@ def chosen_recipes(given: Sequence[str]) -> list[str]:
     return [name for name in known if name in asked or not asked]
 
 
+def for_backbone(names: Sequence[str], backbone: str, tracker: Tracker) -> list[str]:
+    """The recipes that differ with that backbone: one that only changes how it learns is left out when it is frozen.
+
+    Raises:
+        ConfigError: none is left, or the backbone is not on this computer.
+    """
+    if not is_frozen(backbone):
+        return list(names)
+    kept = [name for name in names if not _only_learns(name)]
+    left_out = ", ".join(name for name in names if _only_learns(name))
+    if not kept:
+        raise ConfigError(
+            f"{left_out}: changes only how the backbone learns, and {backbone} is frozen",
+            hint="name other recipes, or --backbone small",
+        )
+    tracker.say(f"{backbone} is frozen: no attention-based dropout" + (f"; left out: {left_out}" if left_out else ""))
+    return kept
+
+
+def _only_learns(name: str) -> bool:
+    """Whether a recipe changes nothing but how the backbone learns."""
+    changed = RECIPES[name].options.keys() if name in RECIPES else set()
+    return bool(changed) and changed <= _LEARNED
+
+
 def jobs_of(names: Sequence[str], seed: int, entries: Sequence[Entry], options: BenchmarkOptions) -> list[Job]:
-    """One job per recipe, all with the same networks and budget."""
+    """One job per recipe, all with the same networks and budget.
+
+    With a frozen backbone there is no attention-based dropout. The U-Net is that of ``small`` where it cannot be built
+    on the backbone.
+    """
+    frozen = is_frozen(options.backbone)
+    other = frozen or options.backbone.startswith(PREFIX)
     run = RunOptions(device=options.device, seed=seed)
     shared = {
         "backbone": options.backbone,
@@ -66,6 +101,8 @@ def jobs_of(names: Sequence[str], seed: int, entries: Sequence[Entry], options: 
         chosen = {} if recipe is None else {**recipe.options, "recipe": name}
         values = {key: value for part in kept for key, value in _flat(getattr(options, part)).items()}
         values |= {**_flat(run), **shared, **chosen}
+        if frozen:
+            values["adl"] = False
         labelled = settings.build(PseudolabelOptions, values)
         trained = TrainOptions(
             project=options.project,
@@ -73,8 +110,8 @@ def jobs_of(names: Sequence[str], seed: int, entries: Sequence[Entry], options: 
             run=run,
             name=name,
             epochs=options.train_epochs,
-            backbone=options.backbone,
-            backbone_weights=options.backbone_weights,
+            backbone=SMALL if other else options.backbone,
+            backbone_weights=None if other else options.backbone_weights,
         )
         content = {
             "recipe": name,

@@ -134,12 +134,12 @@ def look(
     results = each([one.entry for one in prepared], look_at, tracker=tracker, name="CAM")
     seen = {} if learnt.committee is None else _even(prepared, learnt.committee, networks, doubted=learnt.suspects)
     looked = {}
-    for entry_id in downsample:
+    for entry_id, side_px0 in downsample.items():
         own = [places[entry_id]] if entry_id in places else []
         unseen, mean = ([*own, *([seen[entry_id][which]] if entry_id in seen else [])] for which in (0, 1))
         raw = networks[entry_id].mean(axis=0, dtype=np.float32) if entry_id in networks else places[entry_id]
         maps = (np.mean(unseen, axis=0, keepdims=True), np.mean(mean, axis=0, keepdims=True), raw[None])
-        looked[entry_id] = Looked(*(HeatMap(logits, downsample[entry_id]) for logits in maps))
+        looked[entry_id] = Looked(*(HeatMap(logits, side_px0) for logits in maps))
     return looked, results
 
 

@@ -14,7 +14,7 @@ from wsplf_cli.models.backbone import Backbone
 from wsplf_cli.prediction.cams import Looking, Part, cells_of, look_at, smooth
 from wsplf_cli.schema import Tracker
 from wsplf_cli.stages._bags import Prepared, folds_of
-from wsplf_cli.training.places import WIDTHS, Judge, Places, learn, surroundings
+from wsplf_cli.training.places import WIDTHS_PX, Judge, Places, learn, surroundings
 from wsplf_cli.training.suspects import suspects
 
 PLACES_PER_SLIDE = 2500
@@ -95,14 +95,14 @@ def cam(one: Prepared, backbone: Backbone, judge: Judge, looking: Looking) -> ND
     Means over neighbourhoods and the classifier are linear: each width's share of the logit is looked at first, and
     averaged then.
     """
-    weights = torch.from_numpy(judge.weight.reshape(len(WIDTHS), -1)).to(looking.device)
+    weights = torch.from_numpy(judge.weight.reshape(len(WIDTHS_PX), -1)).to(looking.device)
 
     def shares(tiles: Tensor) -> Tensor:
         return functional.conv2d(backbone(tiles).float(), weights[:, :, None, None])
 
-    found = look_at(one.slide(), one.tissue, shares, looking, channels=len(WIDTHS))
+    found = look_at(one.slide(), one.tissue, shares, looking, channels=len(WIDTHS_PX))
     inside = ~np.isnan(found[0])
-    parts = [smooth(found[place : place + 1], inside, width=width)[0] for place, width in enumerate(WIDTHS)]
+    parts = [smooth(found[place : place + 1], inside, width=width)[0] for place, width in enumerate(_widths(looking))]
     logits: NDArray[np.float32] = np.stack(parts).sum(axis=0) + np.float32(judge.bias)
     return logits
 
@@ -118,16 +118,21 @@ def sample(one: Prepared, backbone: Backbone, *, looking: Looking, rng: np.rando
         rows, columns = np.nonzero(inside[region.slices])
         chosen = rng.permutation(len(rows))[: round(PLACES_PER_SLIDE * share)]
         maps = look_at(slide, one.tissue, backbone, looking, channels=backbone.channels, part=region)
-        features.append(surroundings(maps, rows[chosen], columns[chosen]))
+        features.append(surroundings(maps, rows[chosen], columns[chosen], widths=_widths(looking)))
         known.append(_known(one, region, looking.downsample)[rows[chosen], columns[chosen]])
     if not features:
-        return Places(np.zeros((0, len(WIDTHS) * backbone.channels), np.float16), one.positive, np.zeros(0, np.int8))
+        return Places(np.zeros((0, len(WIDTHS_PX) * backbone.channels), np.float16), one.positive, np.zeros(0, np.int8))
     return Places(np.concatenate(features), one.positive, np.concatenate(known))
 
 
 def _dealt(prepared: Sequence[Prepared], rng: np.random.Generator) -> NDArray[np.intp]:
     fold_of = folds_of(prepared, folds=FOLDS, rng=rng)
     return np.array([fold_of[one.entry.id] for one in prepared], np.intp)
+
+
+def _widths(looking: Looking) -> list[float]:
+    """The widths of the neighbourhoods in cells."""
+    return [width / looking.stride for width in WIDTHS_PX]
 
 
 def _side(channels: int) -> int:

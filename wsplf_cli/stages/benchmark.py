@@ -23,7 +23,7 @@ from wsplf_cli.runtime import peak, pick_device, start_peak
 from wsplf_cli.schema import Annotation, Entry, StageReport, Tracker
 from wsplf_cli.stages import _benchmark_charts as charts
 from wsplf_cli.stages import _benchmark_table as table
-from wsplf_cli.stages._benchmark_plan import RUNS, UPPER_BOUND, Job, chosen_recipes, finished, jobs_of
+from wsplf_cli.stages._benchmark_plan import RUNS, UPPER_BOUND, Job, chosen_recipes, finished, for_backbone, jobs_of
 from wsplf_cli.stages._benchmark_table import PREDICTED, PSEUDO
 from wsplf_cli.stages._learning import learning_key
 from wsplf_cli.stages.evaluate import evaluate, truth_reader
@@ -73,7 +73,7 @@ def benchmark(
         ConfigError: an unknown recipe, no such truth, or a folder that a benchmark did not make.
         ProjectError: nothing to learn from, or the results cannot be written.
     """
-    names = chosen_recipes(options.recipes)
+    names = for_backbone(chosen_recipes(options.recipes), options.backbone, tracker)
     device = pick_device(options.device)
     out = (options.out or project.folder / "wsplf" / "benchmark").absolute()
     _require_own(out)

@@ -5,7 +5,7 @@ places of a positive slide that look most like tumour are taken for tumour, thos
 background, the rest is left open, and all of a negative slide is background; as CLAM does with the tiles of one slide
 (Lu et al. 2021), but a slide's places are judged by classifiers that did not see the slide, else each slide's own
 stain would soon pass for tumour. A place is seen together with its surroundings, as means over neighbourhoods of
-``WIDTHS``: small ones give the outline, large ones tell a gland among tumour from the same gland among normal tissue.
+``WIDTHS_PX``: small ones give the outline, large ones tell a gland among tumour from the same gland among normal tissue.
 The ridge is strong: what separates two handfuls of slides in many weak features is mostly the slides.
 
 There is no gradient through the backbone: a cohort takes seconds, and slides with a small tumour count as much as
@@ -20,8 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-#: Standard deviations, in cells, of the Gaussian neighbourhoods over which features are averaged.
-WIDTHS = (1.0, 4.0, 12.0)
+#: Standard deviations of the Gaussian neighbourhoods over which features are averaged, in pixels of a tile.
+WIDTHS_PX = (8.0, 32.0, 96.0)
 #: Of a positive slide's open places, this share is taken for tumour and that one for background in each round.
 TOP_SHARE = 0.02
 BOTTOM_SHARE = 0.3
@@ -61,19 +61,24 @@ class Judge:
 
 
 def surroundings(
-    maps: NDArray[np.float32], rows: NDArray[np.integer], columns: NDArray[np.integer]
+    maps: NDArray[np.float32],
+    rows: NDArray[np.integer],
+    columns: NDArray[np.integer],
+    *,
+    widths: Sequence[float],
 ) -> NDArray[np.float16]:
-    """The features of places with their surroundings, float16 [N, len(WIDTHS) * D]: of each width the D means.
+    """The features of places with their surroundings, float16 [N, len(widths) * D]: of each width the D means.
 
     Args:
         maps: Features float32 [D, h, w], NaN where there is no tissue.
         rows: Where the places are, [N].
         columns: Likewise.
+        widths: Standard deviations of the neighbourhoods, in cells.
     """
     inside = ~np.isnan(maps[0])
     filled = np.where(inside, maps, np.float32(0))
     found = []
-    for width in WIDTHS:
+    for width in widths:
         down, across = (_blur(size, width) for size in inside.shape)
         weight = (down @ inside.astype(np.float32) @ across)[rows, columns]
         total = np.matmul(down, filled) @ across  # [D, h, w]
