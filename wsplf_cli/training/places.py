@@ -5,7 +5,7 @@ places of a positive slide that look most like tumour are taken for tumour, thos
 background, the rest is left open, and all of a negative slide is background; as CLAM does with the tiles of one slide
 (Lu et al. 2021), but a slide's places are judged by classifiers that did not see the slide, else each slide's own
 stain would soon pass for tumour. A place is seen together with its surroundings, as means over neighbourhoods of
-``WIDTHS_PX``: small ones give the outline, large ones tell a gland among tumour from the same gland among normal tissue.
+``WIDTHS_PX``: small ones give the outline, large ones tell a gland among tumour from one among normal tissue.
 The ridge is strong: what separates two handfuls of slides in many weak features is mostly the slides.
 
 There is no gradient through the backbone: a cohort takes seconds, and slides with a small tumour count as much as
