@@ -149,7 +149,7 @@ class PseudolabelOptions:
     )
     epochs: int = _option(10, "Epochs of the MIL training.", least=1)
     folds: int = _option(
-        3, "Slides are in so many parts, each judged by a classifier that did not see it; 1: by one for all.", least=1
+        3, "MIL networks, each judging the part of the slides that it did not see; 1: one for all.", least=1
     )
     alpha: float = _option(
         0.01, "Share of the tissue of negative slides that may look like the core of a polygon.", above=0, most=1
@@ -226,8 +226,8 @@ class BenchmarkOptions:
         "tiny", "SAM of all recipes; all but tiny need --sam-checkpoint.", choices=("tiny", "vit_b", "vit_l", "vit_h")
     )
     sam_checkpoint: Path | None = _option(None, "Checkpoint file of the SAM model.")
-    epochs: int = _option(10, "Epochs of the MIL training of all recipes.", least=1)
-    folds: int = _option(3, "Folds of the recipes that do not say.", least=1)
+    epochs: int = _option(10, "Epochs of the recipes that train MIL networks.", least=1)
+    folds: int = _option(3, "Folds of the recipes that train MIL networks and do not say.", least=1)
     train_epochs: int = _option(20, "Epochs of the segmentation model.", least=1)
     tolerance_um: float = _option(5.0, "Distance within which two boundaries count as the same.", least=0)
 

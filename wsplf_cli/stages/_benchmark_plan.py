@@ -23,6 +23,8 @@ UPPER_BOUND = "upper-bound"
 RUNS = "runs"
 #: Options that are about what the backbone learns.
 _LEARNED = {"adl", "high_frequency"}
+#: Options that only recipes which train MIL networks take.
+_OF_MIL = ("epochs", "folds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +75,37 @@ def for_backbone(names: Sequence[str], backbone: str, tracker: Tracker) -> list[
 
 def _only_learns(name: str) -> bool:
     """Whether a recipe changes nothing but how the backbone learns."""
-    changed = RECIPES[name].options.keys() if name in RECIPES else set()
+    changed = RECIPES[name].options.keys() - {"classifier"} if name in RECIPES else set()
     return bool(changed) and changed <= _LEARNED
+
+
+def require_used(names: Sequence[str], options: BenchmarkOptions) -> None:
+    """Refuse epochs and folds of MIL networks where no recipe trains any.
+
+    Raises:
+        ConfigError: one of them is not its default.
+    """
+    if any(_trains_mil(name) for name in names):
+        return
+    for name in _OF_MIL:
+        option = settings.options(BenchmarkOptions)[name]
+        value = getattr(options, name)
+        if value != option.default:
+            raise ConfigError(
+                f"{option.flag} {value} is of MIL networks, which none of {', '.join(names)} trains",
+                hint="name a recipe that does, such as mil, or leave it out",
+            )
+
+
+def _trains_mil(name: str) -> bool:
+    return name in RECIPES and settings.build(PseudolabelOptions, {"recipe": name}).classifier != "places"
 
 
 def jobs_of(names: Sequence[str], seed: int, entries: Sequence[Entry], options: BenchmarkOptions) -> list[Job]:
     """One job per recipe, all with the same networks and budget.
 
-    With a frozen backbone there is no attention-based dropout. The U-Net is that of ``small`` where it cannot be built
-    on the backbone.
+    Epochs and folds are those of recipes that train MIL networks. With a frozen backbone there is no attention-based
+    dropout. The U-Net is that of ``small`` where it cannot be built on the backbone.
     """
     frozen = is_frozen(options.backbone)
     other = frozen or options.backbone.startswith(PREFIX)
@@ -91,8 +115,6 @@ def jobs_of(names: Sequence[str], seed: int, entries: Sequence[Entry], options: 
         "backbone_weights": options.backbone_weights,
         "sam": options.sam,
         "sam_checkpoint": options.sam_checkpoint,
-        "epochs": options.epochs,
-        "folds": options.folds,
     }
     kept = ("project", "tiles")
     jobs = []
@@ -100,8 +122,9 @@ def jobs_of(names: Sequence[str], seed: int, entries: Sequence[Entry], options: 
         recipe = RECIPES.get(name)
         chosen = {} if recipe is None else {**recipe.options, "recipe": name}
         values = {key: value for part in kept for key, value in _flat(getattr(options, part)).items()}
-        values |= {**_flat(run), **shared, **chosen}
-        if frozen:
+        mil = _trains_mil(name)
+        values |= {**_flat(run), **shared, **({key: getattr(options, key) for key in _OF_MIL} if mil else {}), **chosen}
+        if frozen and mil:
             values["adl"] = False
         labelled = settings.build(PseudolabelOptions, values)
         trained = TrainOptions(

@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from wsplf_cli import settings
 from wsplf_cli.config import PseudolabelOptions
+from wsplf_cli.errors import ConfigError
 from wsplf_cli.models.backbone import Backbone
 from wsplf_cli.models.mil import MilNetwork
 from wsplf_cli.prediction.calibration import level
@@ -22,6 +24,9 @@ from wsplf_cli.stages import Run, each
 from wsplf_cli.stages._bags import Prepared, SlideTiles, folds_of
 from wsplf_cli.stages._places import Judged, cam
 from wsplf_cli.training.mil import Bag, MilSettings, fit, steps_of
+
+#: Options of the MIL networks, which classifiers of places do not have.
+OF_MIL = ("head", "epochs", "folds", "adl", "contrast", "high_frequency")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,26 @@ class Looked:
     unseen: HeatMap
     mean: HeatMap
     raw: HeatMap
+
+
+def require_used(options: PseudolabelOptions) -> None:
+    """Refuse an option of the MIL networks where there are none.
+
+    Raises:
+        ConfigError: one of ``OF_MIL`` is not its default, and the classifier is "places".
+    """
+    if options.classifier != "places":
+        return
+    known = settings.options(PseudolabelOptions)
+    for name in OF_MIL:
+        value = getattr(options, name)
+        if value != known[name].default:
+            key = known[name].key
+            said = f"--{key} {value}" if not isinstance(value, bool) else f"--{'' if value else 'no-'}{key}"
+            raise ConfigError(
+                f"{said} is of MIL networks, which --classifier places does not train",
+                hint="--classifier mil or both, or leave it out",
+            )
 
 
 def fit_committee(

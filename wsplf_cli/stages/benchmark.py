@@ -23,7 +23,16 @@ from wsplf_cli.runtime import peak, pick_device, start_peak
 from wsplf_cli.schema import Annotation, Entry, StageReport, Tracker
 from wsplf_cli.stages import _benchmark_charts as charts
 from wsplf_cli.stages import _benchmark_table as table
-from wsplf_cli.stages._benchmark_plan import RUNS, UPPER_BOUND, Job, chosen_recipes, finished, for_backbone, jobs_of
+from wsplf_cli.stages._benchmark_plan import (
+    RUNS,
+    UPPER_BOUND,
+    Job,
+    chosen_recipes,
+    finished,
+    for_backbone,
+    jobs_of,
+    require_used,
+)
 from wsplf_cli.stages._benchmark_table import PREDICTED, PSEUDO
 from wsplf_cli.stages._learning import learning_key
 from wsplf_cli.stages.evaluate import evaluate, truth_reader
@@ -70,10 +79,12 @@ def benchmark(
         of means, as texts; ``rows`` with the values of every seed; ``notes`` and ``failed`` (lines for the reader).
 
     Raises:
-        ConfigError: an unknown recipe, no such truth, or a folder that a benchmark did not make.
+        ConfigError: an unknown recipe, an option that no recipe uses, no such truth, or a folder that a benchmark did
+            not make.
         ProjectError: nothing to learn from, or the results cannot be written.
     """
     names = for_backbone(chosen_recipes(options.recipes), options.backbone, tracker)
+    require_used(names, options)
     device = pick_device(options.device)
     out = (options.out or project.folder / "wsplf" / "benchmark").absolute()
     _require_own(out)

@@ -53,15 +53,13 @@ THRESHOLD_LEAST_UM2 = 20.0
 class Size:
     """How large a demo is: (positive, negative) slides to learn from and to test on, their side, and the epochs.
 
-    Fewer folds and epochs than the commands' defaults: the whole loop has five minutes on two cores.
+    Fewer epochs than the command's default: the whole loop has five minutes on two cores.
     """
 
     train: tuple[int, int] = (8, 6)
     test: tuple[int, int] = (4, 3)
     size_px: int = 2048
     tile_px: int = TileOptions().tile_px
-    mil_epochs: int = PseudolabelOptions().epochs
-    folds: int = 2
     segmenter_epochs: int = 14
 
 
@@ -103,7 +101,7 @@ def demo(out: Path, *, seed: int, device: str, tracker: Tracker, size: Size | No
     testing = [entry for entry in entries if entry.split == "test"]
     run = RunOptions(device=device, seed=seed)
     tiles = TileOptions(tile_px=size.tile_px)
-    labelling = PseudolabelOptions(tiles=tiles, run=run, epochs=size.mil_epochs, folds=size.folds)
+    labelling = PseudolabelOptions(tiles=tiles, run=run)
     _require_all_done(pseudolabel(project, training, labelling, tracker))
     learning = TrainOptions(tiles=tiles, run=run, epochs=size.segmenter_epochs)
     _require_all_done(train(project, training, learning, tracker))

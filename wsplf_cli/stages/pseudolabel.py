@@ -27,7 +27,16 @@ from wsplf_cli.schema import Entry, EntryResult, StageReport, Tracker
 from wsplf_cli.slides import entry_slide
 from wsplf_cli.stages import Run, done, each, merge, start_run
 from wsplf_cli.stages._bags import Prepared, tile_sources
-from wsplf_cli.stages._cams import Learnt, Looked, Networks, fit_committee, look, looking_at, tissue_of
+from wsplf_cli.stages._cams import (
+    Learnt,
+    Looked,
+    Networks,
+    fit_committee,
+    look,
+    looking_at,
+    require_used,
+    tissue_of,
+)
 from wsplf_cli.stages._learning import learning_key
 from wsplf_cli.stages._outline import Cams, writer
 from wsplf_cli.stages._places import judge_places
@@ -219,6 +228,7 @@ def _load(options: PseudolabelOptions, device: torch.device) -> Parts:
             f"--rounds {options.rounds} tunes SAM, which --refiner {options.refiner} does not use",
             hint="--rounds 0, or --refiner sam",
         )
+    require_used(options)
     head = plugins.load("heads", options.head)
     strategy: Strategy = plugins.load("prompts", options.prompts).build()
     sam = load_sam(options.sam, checkpoint=options.sam_checkpoint, device=device)
@@ -227,8 +237,7 @@ def _load(options: PseudolabelOptions, device: torch.device) -> Parts:
         mil=lambda: _network(options, head),
         frozen=lambda: build_backbone(options.backbone, weights=options.backbone_weights).to(device).eval(),
     )
-    if options.classifier != "places":
-        networks.mil()  # so that what does not fit is said before any work
+    (networks.frozen if options.classifier == "places" else networks.mil)()  # what does not fit is said before any work
     return Parts(sam, strategy, networks)
 
 

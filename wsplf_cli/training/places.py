@@ -212,7 +212,8 @@ def _logistic(
     chosen = [own != 0 for own in labels]
     inputs = torch.from_numpy(np.concatenate([one[kept] for one, kept in zip(features, chosen, strict=True)]))
     target = torch.from_numpy(np.concatenate([own[kept] for own, kept in zip(labels, chosen, strict=True)]) > 0).float()
-    size = torch.from_numpy(np.concatenate([np.full(kept.sum(), 1.0 / len(kept), np.float32) for kept in chosen]))
+    shares = [np.full(kept.sum(), 1.0 / max(1, len(kept)), np.float32) for kept in chosen]
+    size = torch.from_numpy(np.concatenate(shares))
     mass = torch.stack([(size * (1 - target)).sum(), (size * target).sum()]).clamp(min=1e-9)
     size = size * torch.where(target > 0, 0.5 / mass[1], 0.5 / mass[0])
     weight = torch.zeros(inputs.shape[1], requires_grad=True)

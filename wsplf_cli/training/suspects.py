@@ -25,7 +25,9 @@ def suspects(
     """The numbers of slides whose label is doubted, with why.
 
     A negative slide is doubted when it looks nearly as much like tumour as positive ones do on average, a positive
-    slide when it looks hardly more like it than negative ones.
+    slide when it looks hardly more like it than negative ones. Nothing is doubted where the other positive slides do
+    not look more like tumour than the other negative ones: there the classifiers tell nothing. So some slides of each
+    kind are always left.
 
     Args:
         scores: Logits of each slide's places, [N] per slide, by classifiers that did not learn from the slide.
@@ -33,16 +35,17 @@ def suspects(
         certain: Slides on which a person has drawn or decided something: their label is not doubted.
     """
     kinds = np.array(positive, bool)
-    if min(kinds.sum(), (~kinds).sum()) < _LEAST_SLIDES:
+    seen = np.array([one.size > 0 for one in scores])
+    if min((seen & kinds).sum(), (seen & ~kinds).sum()) < _LEAST_SLIDES:
         return {}
-    tops = np.array([_top(one) for one in scores])
+    tops = np.array([_top(one) if one.size else 0.0 for one in scores])
     doubted = {}
-    for number, (top, kind, sure) in enumerate(zip(tops, kinds, certain, strict=True)):
-        if sure or not scores[number].size:
-            continue
-        others = np.arange(len(tops)) != number
+    for number in np.flatnonzero(seen & ~np.array(certain, bool)).tolist():
+        others = seen & (np.arange(len(tops)) != number)
         low, high = (float(tops[others & (kinds == which)].mean()) for which in (False, True))
-        place = (top - low) / max(high - low, 1e-6)
+        if high <= low:
+            continue
+        place, kind = (tops[number] - low) / (high - low), kinds[number]
         if kind and place < _LIKE_NONE:
             doubted[number] = "labelled positive, looks no more like tumour than negative slides"
         elif not kind and place > _LIKE_TUMOUR:
@@ -51,7 +54,5 @@ def suspects(
 
 
 def _top(scores: NDArray[np.float32]) -> float:
-    if not scores.size:
-        return 0.0
     count = max(1, round(_TOP_SHARE * scores.size))
     return float(np.partition(scores, -count)[-count:].mean())
