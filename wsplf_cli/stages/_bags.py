@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from wsplf_cli.errors import ProjectError
 from wsplf_cli.review import known_places
-from wsplf_cli.schema import Entry, TileGrid, TissueMask
+from wsplf_cli.schema import Entry, EntryResult, TileGrid, TissueMask
 from wsplf_cli.slides import Slide, slide_of
 from wsplf_cli.stages._review import Review
 from wsplf_cli.tiles import read_tiles
@@ -83,6 +84,20 @@ def tile_sources(prepared: Sequence[Prepared]) -> dict[str, SlideTiles]:
         used += len(one.grid.xy_px0) * 3 * one.grid.tile_px**2
         sources[one.entry.id] = SlideTiles(one, keep=used <= KEPT_BYTES)
     return sources
+
+
+def require_kinds(prepared: Sequence[Prepared], results: Sequence[EntryResult]) -> None:
+    """Refuse to learn without a slide of each kind.
+
+    Raises:
+        ProjectError: there is none of one kind; says why the others in ``results`` cannot be used.
+    """
+    for positive, kind in ((True, "positive"), (False, "negative")):
+        if not any(one.positive is positive for one in prepared):
+            raise ProjectError(
+                f"no {kind} slide can be used: " + "; ".join(one.reason for one in results if one.reason),
+                hint="wsplf doctor PROJECT shows every entry",
+            )
 
 
 def folds_of(prepared: Sequence[Prepared], *, folds: int, rng: np.random.Generator) -> dict[str, int]:

@@ -12,8 +12,9 @@ from torch.nn import functional
 from wsplf_cli.geometry import rasterise
 from wsplf_cli.models.backbone import Backbone
 from wsplf_cli.prediction.cams import Looking, Part, cells_of, look_at, smooth
-from wsplf_cli.schema import Tracker
-from wsplf_cli.stages._bags import Prepared, folds_of
+from wsplf_cli.schema import Entry, EntryResult, Tracker
+from wsplf_cli.stages import each
+from wsplf_cli.stages._bags import Prepared, folds_of, require_kinds
 from wsplf_cli.training.places import WIDTHS_PX, Judge, Places, learn, surroundings
 from wsplf_cli.training.suspects import suspects
 
@@ -32,10 +33,14 @@ _MOST_VALUES = 64_000_000
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """The classifier of each entry id's places, and the entries whose label it doubts, with why."""
+    """The classifier of each entry id's places, and the entries whose label it doubts, with why.
+
+    A slide that cannot be read has no classifier; ``results`` says so.
+    """
 
     judges: Mapping[str, Judge]
     suspects: Mapping[str, str]
+    results: Sequence[EntryResult] = ()
 
 
 def judge_places(
@@ -54,17 +59,26 @@ def judge_places(
         looking: How each entry's slide is looked at.
         rng: Chooses places, and deals the slides out.
         tracker: Where progress is told.
+
+    Raises:
+        ProjectError: no slide of one of the kinds can be read.
     """
-    tracker.start("places", len(prepared) + 1)
-    places = []
-    for one in prepared:
-        places.append(sample(one, backbone, looking=looking[one.entry.id], rng=rng))
-        tracker.advance(1, message=one.entry.name)
-    dealt = [_dealt(prepared, rng) for _ in range(DEALINGS)]
-    judges, doubts = learn_with_doubts(places, dealt)
+    by_id = {one.entry.id: one for one in prepared}
+    places: dict[str, Places] = {}
+
+    def take(entry: Entry) -> Mapping[str, float]:
+        places[entry.id] = sample(by_id[entry.id], backbone, looking=looking[entry.id], rng=rng)
+        return {}
+
+    results = each([one.entry for one in prepared], take, tracker=tracker, name="places")
+    usable = [one for one in prepared if one.entry.id in places]
+    require_kinds(usable, results)
+    tracker.start("classifiers of places", 1)
+    dealt = [_dealt(usable, rng) for _ in range(DEALINGS)]
+    judges, doubts = learn_with_doubts([places[one.entry.id] for one in usable], dealt)
     tracker.advance(1, message=f"{len(doubts)} labels doubted")
-    ids = [one.entry.id for one in prepared]
-    return Judged(dict(zip(ids, judges, strict=True)), {ids[number]: why for number, why in doubts.items()})
+    ids = [one.entry.id for one in usable]
+    return Judged(dict(zip(ids, judges, strict=True)), {ids[number]: why for number, why in doubts.items()}, results)
 
 
 def learn_with_doubts(
@@ -98,7 +112,9 @@ def cam(one: Prepared, backbone: Backbone, judge: Judge, looking: Looking) -> ND
     weights = torch.from_numpy(judge.weight.reshape(len(WIDTHS_PX), -1)).to(looking.device)
 
     def shares(tiles: Tensor) -> Tensor:
-        return functional.conv2d(backbone(tiles).float(), weights[:, :, None, None])
+        features = backbone(tiles)
+        with torch.autocast(looking.device.type, enabled=False):  # weights in half precision would move the logits
+            return functional.conv2d(features.float(), weights[:, :, None, None])
 
     found = look_at(one.slide(), one.tissue, shares, looking, channels=len(WIDTHS_PX))
     inside = ~np.isnan(found[0])

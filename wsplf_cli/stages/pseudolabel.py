@@ -13,7 +13,7 @@ from wsplf_cli import plugins
 from wsplf_cli.backends import Project
 from wsplf_cli.cache import Store
 from wsplf_cli.config import PseudolabelOptions
-from wsplf_cli.errors import ConfigError, ProjectError
+from wsplf_cli.errors import ConfigError
 from wsplf_cli.models.backbone import build_backbone
 from wsplf_cli.models.mil import MilNetwork
 from wsplf_cli.models.sam import Sam, load_sam
@@ -26,7 +26,7 @@ from wsplf_cli.runtime import pick_device, seed_everything
 from wsplf_cli.schema import Entry, EntryResult, StageReport, Tracker
 from wsplf_cli.slides import entry_slide
 from wsplf_cli.stages import Run, done, each, merge, start_run
-from wsplf_cli.stages._bags import Prepared, tile_sources
+from wsplf_cli.stages._bags import Prepared, require_kinds, tile_sources
 from wsplf_cli.stages._cams import (
     Learnt,
     Looked,
@@ -181,12 +181,14 @@ def _learn(
 ) -> Learned:
     """Tiles, classifiers and CAMs of the slides."""
     began = time.monotonic()
-    prepared, first = _tile(project, used, options, tracker)
+    prepared, results = _tile(project, used, options, tracker)
     learnt = Learnt()
     if options.classifier != "mil":
         backbone = parts.networks.frozen()
         looking = {one.entry.id: looking_at(one, backbone, options=options, device=device) for one in prepared}
         judged = judge_places(prepared, backbone, looking=looking, rng=rng, tracker=tracker)
+        results = merge(results, judged.results)
+        prepared = [one for one in prepared if one.entry.id in judged.judges]
         learnt = Learnt(judged=judged, backbone=backbone)
     if options.classifier != "places":
         trusted = [one for one in prepared if one.entry.id not in learnt.suspects]
@@ -202,14 +204,14 @@ def _learn(
         )
         others = {one.entry.id: 0 for one in prepared}  # a doubted slide taught no network: any may judge it
         learnt = replace(learnt, committee=replace(committee, fold_of=others | dict(committee.fold_of)))
-    looked, second = look(prepared, learnt, options=options, device=device, tracker=tracker)
+    looked, last = look(prepared, learnt, options=options, device=device, tracker=tracker)
     for one in prepared:
         if one.entry.id in learnt.suspects:
             tracker.say(
                 f"{one.entry.name}: {learnt.suspects[one.entry.id]}; left out of learning, please check its label"
             )
     seconds = time.monotonic() - began
-    return Learned(prepared, learnt.folds, learnt.suspects, looked, merge(first, second), seconds)
+    return Learned(prepared, learnt.folds, learnt.suspects, looked, merge(results, last), seconds)
 
 
 def _say_left_out(entries: Sequence[Entry], used: Sequence[Entry], tracker: Tracker) -> None:
@@ -277,13 +279,7 @@ def _tile(
 
     results = each(entries, prepare, tracker=tracker, name="tissue")
     usable = [prepared[entry.id] for entry in done(entries, results)]
-    for positive, kind in ((True, "positive"), (False, "negative")):
-        if not any(one.positive is positive for one in usable):
-            raise ProjectError(
-                f"no {kind} slide can be used: "
-                + "; ".join(f"{one.name}: {one.reason}" for one in results if one.reason),
-                hint="wsplf doctor PROJECT shows every entry",
-            )
+    require_kinds(usable, results)
     return usable, results
 
 

@@ -97,6 +97,8 @@ def _blur(size: int, width: float) -> NDArray[np.float32]:
 def learn(slides: Sequence[Places], folds: Sequence[NDArray[np.integer]]) -> list[Judge]:
     """For each slide a classifier of its places that did not learn from it, the mean over several dealings.
 
+    It learned from other slides; what is guessed there of their places may come from classifiers that saw the slide.
+
     The classifiers have one scale: 0 is where tumour and background are as likely, both weighing one half in learning,
     and 1 is the spread of the places of negative slides (see ``spread``).
 
