@@ -15,7 +15,7 @@ from shapely import box
 from shapely.geometry import mapping
 
 from wsplf_cli.backends.embedded import open_project
-from wsplf_cli.config import BenchmarkOptions, ProjectOptions, PseudolabelOptions, TileOptions
+from wsplf_cli.config import BenchmarkOptions, ProjectOptions, TileOptions
 from wsplf_cli.errors import ConfigError, ProjectError
 from wsplf_cli.files import write_json
 from wsplf_cli.qupath.create import Image, create_project
@@ -24,6 +24,7 @@ from wsplf_cli.schema import Annotation, EntryResult, StageReport
 from wsplf_cli.stages import _benchmark_charts as charts
 from wsplf_cli.stages import _benchmark_table as table
 from wsplf_cli.stages import benchmark as stage
+from wsplf_cli.stages._cams import require_used
 from wsplf_cli.stages.benchmark import benchmark
 from wsplf_cli.stages.labels import resolve_labels
 from wsplf_cli.synthetic.cohort import make_cohort
@@ -164,14 +165,17 @@ def test_a_frozen_backbone_runs_without_what_needs_it_to_learn(cohort, stages, r
 
     monkeypatch.setattr(stage, "pseudolabel", keep(stage.pseudolabel, "pseudolabel"))
     monkeypatch.setattr(stage, "train", keep(stage.train, "train"))
-    names = ("default", "paper", "no-adl", "high-frequency")
+    names = ("default", "paper", "mil", "mil-no-adl", "mil-high-frequency")
     run(cohort, recorder, recipes=names, seeds=1, backbone="vit_tiny_patch16_224")
-    assert {name for key, name in given if key == "pseudolabel"} == {"default", "paper"}
-    assert not any(options.adl for (key, _), options in given.items() if key == "pseudolabel")
+    assert {name for key, name in given if key == "pseudolabel"} == {"default", "paper", "mil"}
+    for key, options in given.items():
+        if key[0] == "pseudolabel":
+            assert options.adl == (options.classifier == "places")
+            require_used(options)
     assert {options.backbone for (key, _), options in given.items() if key == "train"} == {"small"}
-    assert any("is frozen" in line and "left out: no-adl, high-frequency" in line for line in recorder.said)
+    assert any("is frozen" in line and "left out: mil-no-adl, mil-high-frequency" in line for line in recorder.said)
     with pytest.raises(ConfigError, match="is frozen"):
-        run(cohort, recorder, recipes=("no-adl",), backbone="vit_tiny_patch16_224")
+        run(cohort, recorder, recipes=("mil-no-adl",), backbone="vit_tiny_patch16_224")
 
 
 def test_the_project_and_what_a_person_drew_are_not_touched(cohort, stages, recorder):
@@ -202,20 +206,20 @@ def test_the_files_hold_what_the_table_says(cohort, stages, recorder, tmp_path):
 
 
 def test_what_is_finished_is_not_run_again_until_something_changes(cohort, stages, recorder):
-    run(cohort, recorder, recipes=("cam",), seeds=1)
-    run(cohort, recorder, recipes=("cam",), seeds=2)
+    run(cohort, recorder, recipes=("mil",), seeds=1)
+    run(cohort, recorder, recipes=("mil",), seeds=2)
     assert [call[2] for call in stages] == [0, 1]
-    again = run(cohort, recorder, recipes=("cam",), seeds=2, dry_run=True)
+    again = run(cohort, recorder, recipes=("mil",), seeds=2, dry_run=True)
     assert [one["status"] for one in again["runs"]] == ["done", "done"]
     assert len(stages) == 2
-    run(cohort, recorder, recipes=("cam",), seeds=1, epochs=3)
+    run(cohort, recorder, recipes=("mil",), seeds=1, epochs=3)
     assert len(stages) == 3
     write_truth(cohort.parents[1] / "truth" / "p1.geojson", [TRUTH, box(300, 300, 320, 320)])
-    run(cohort, recorder, recipes=("cam",), seeds=1, epochs=3)
+    run(cohort, recorder, recipes=("mil",), seeds=1, epochs=3)
     assert len(stages) == 4
-    (result,) = (cohort.parent / "wsplf" / "benchmark" / "runs").glob("cam-seed0.json")
+    (result,) = (cohort.parent / "wsplf" / "benchmark" / "runs").glob("mil-seed0.json")
     result.write_text("{half")
-    run(cohort, recorder, recipes=("cam",), seeds=1, epochs=3)
+    run(cohort, recorder, recipes=("mil",), seeds=1, epochs=3)
     assert len(stages) == 5
 
 
@@ -290,11 +294,24 @@ def test_all_recipes_share_networks_and_budget(cohort, stages, recorder, monkeyp
         return labelled(project, entries, options, tracker, memory=memory)
 
     monkeypatch.setattr(stage, "pseudolabel", look)
-    run(cohort, recorder, recipes=("default", "paper"), seeds=1, epochs=2, folds=2, backbone="resnet18")
-    assert [(one.epochs, one.backbone) for one in given] == [(2, "resnet18")] * 2
-    assert [one.folds for one in given] == [2, RECIPES["paper"].options["folds"]]
-    assert isinstance(given[1], PseudolabelOptions)
-    assert given[1].prompts == "sampled"
+    names = ("default", "paper", "mil")
+    run(cohort, recorder, recipes=names, seeds=1, epochs=2, folds=2, backbone="resnet18")
+    by_name = {one.recipe: one for one in given}
+    assert set(by_name) == set(names)
+    assert {one.backbone for one in given} == {"resnet18"}
+    assert (by_name["mil"].epochs, by_name["mil"].folds) == (2, 2)
+    assert (by_name["paper"].epochs, by_name["paper"].folds) == (2, RECIPES["paper"].options["folds"])
+    assert by_name["paper"].prompts == "sampled"
+    for one in given:
+        require_used(one)  # what trains no MIL networks is not told of their epochs and folds
+
+
+def test_epochs_and_folds_that_no_recipe_uses_are_refused_before_any_work(cohort, stages, recorder):
+    for options in ({"epochs": 2}, {"folds": 2}):
+        with pytest.raises(ConfigError, match="which none of default, cam trains"):
+            run(cohort, recorder, recipes=("default", "cam"), seeds=1, **options)
+    assert stages == []
+    assert not (cohort.parent / "wsplf").exists()
 
 
 def test_a_cell_is_the_mean_with_its_spread():
@@ -320,7 +337,7 @@ def test_the_real_stages_run_on_a_tiny_cohort(tmp_path, recorder, monkeypatch):
         for one in slides
     ]
     path = create_project(tmp_path / "project", images, classes=[])
-    small = {"tiles": TileOptions(tile_px=96), "epochs": 1, "folds": 1, "train_epochs": 1}
+    small = {"tiles": TileOptions(tile_px=96), "train_epochs": 1}
     found = run(path, recorder, recipes=("cam,upper-bound",), seeds=1, **small)
     assert [one["status"] for one in found["runs"]] == ["done", "done"]
     rows = {row.recipe: row.figures for row in found["rows"]}

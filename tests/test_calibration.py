@@ -53,6 +53,49 @@ def test_slides_that_do_not_differ_give_a_small_share() -> None:
     assert calibrate(same[:4], same[4:]).tumour_share < 0.15
 
 
+@pytest.mark.parametrize("share", [0.05, 0.3])
+def test_slides_that_differ_in_their_level_do_not_pass_for_tumour(share: float) -> None:
+    rng = np.random.default_rng(0)
+    found, none = [], []
+    for _ in range(20):
+        negatives, positives = uneven(rng, 6), uneven(rng, 6)
+        none.append(calibrate(positives, negatives).tumour_share)
+        marked = [slide + 6 * (rng.random(len(slide)) < share).astype(np.float32) for slide in positives]
+        found.append(calibrate(marked, negatives).tumour_share)
+    assert np.mean(none) < 0.1
+    assert np.mean(found) == pytest.approx(share, abs=0.05)
+
+
+def test_a_surplus_within_the_error_of_few_slides_is_not_believed() -> None:
+    """One negative slide in six has as much of it as the positive ones: no more than a guess."""
+    rng = np.random.default_rng(0)
+
+    def slide(share: float) -> np.ndarray:
+        return (rng.normal(0, 1, 4000) + 6 * (rng.random(4000) < share)).astype(np.float32)
+
+    positives = [slide(0.05) for _ in range(6)]
+    even = calibrate(positives, [slide(0.0) for _ in range(6)])
+    odd = calibrate(positives, [slide(0.3), *(slide(0.0) for _ in range(5))])
+    assert even.tumour_share == pytest.approx(0.05, abs=0.01)
+    assert odd.tumour_share < 0.01
+
+
+def test_a_single_negative_slide_is_enough() -> None:
+    positives, negatives, truths = slides(0.2)
+    calibration = calibrate(positives, negatives[:1])
+    assert calibration.tumour_share == pytest.approx(0.2, abs=0.05)
+    called = np.concatenate([calibration.cam(values) >= 0.5 for values in positives])
+    truth = np.concatenate(truths)
+    assert 2 * (called & truth).sum() / (called.sum() + truth.sum()) > 0.85
+    assert np.isfinite(calibration.scale)
+
+
+def test_the_cam_is_near_zero_at_the_middle_of_negative_slides() -> None:
+    positives, negatives, _ = slides(0.2)
+    middle = np.float32(np.mean([np.median(slide) for slide in negatives]))
+    assert calibrate(positives, negatives).cam(np.array([middle]))[0] == pytest.approx(0.05, abs=1e-3)
+
+
 def test_constant_logits_do_not_break_it() -> None:
     flat = [np.zeros(10, np.float32)]
     assert np.isfinite(calibrate(flat, flat).cam(np.zeros(3, np.float32))).all()

@@ -8,7 +8,7 @@ from wsplf_cli import plugins
 from wsplf_cli.models.backbone import Backbone, small_trunk
 from wsplf_cli.models.encoder import TokenTrunk
 from wsplf_cli.models.mil import MilNetwork, as_batch
-from wsplf_cli.prediction.cams import cells_of, heat_map
+from wsplf_cli.prediction.cams import Looking, Part, cells_of, heat_map, look_at, smooth
 from wsplf_cli.schema import TissueMask
 
 
@@ -101,6 +101,40 @@ def test_cells_follow_the_tissue_at_any_scale() -> None:
     rows, columns = np.nonzero(cells)
     assert (rows.min(), rows.max() + 1) == (5, 10)
     assert (columns.min(), columns.max() + 1) == (15, 22)  # the centre of cell 22 is at 90, where the tissue ends
+
+
+def test_smoothing_takes_the_mean_of_tissue_nearby_and_none_from_elsewhere() -> None:
+    logits = np.zeros((2, 30, 30), np.float32)
+    logits[0, :, :10] = 8.0
+    logits[1] = 3.0
+    inside = np.ones((30, 30), bool)
+    inside[:, 10:14] = False
+    narrow, wide = (smooth(logits, inside, width=width) for width in (1.0, 5.0))
+    assert np.isnan(narrow[:, ~inside]).all()
+    np.testing.assert_allclose(wide[1, inside], 3.0, atol=1e-5)
+    assert narrow[0, :, 0] == pytest.approx(8.0)
+    assert narrow[0, :, 14].max() < 0.1 < wide[0, :, 14].min()
+    logits[0, 5, 5] = np.nan
+    assert np.isnan(smooth(logits, inside, width=1.0)).any(axis=0).sum() == (~inside).sum() + 1
+
+
+def test_a_part_of_a_slide_is_as_in_the_whole() -> None:
+    slide, tissue = ArraySlide(noise(400, 560)), TissueMask(np.ones((50, 70), bool), 8.0)
+    tissue.mask[20:24] = False
+    seen = Looking(1.0, 1.0, block_px=256, stride=8, device=torch.device("cpu"))
+    part = Part(top=16, bottom=44, left=32, right=70)
+    whole, cut = (
+        look_at(slide, tissue, mean_colour, seen, channels=3, part=chosen)  # type: ignore[arg-type]
+        for chosen in (None, part)
+    )
+    assert whole.shape == (3, 50, 70)
+    assert cut.shape == (3, 28, 38)
+    np.testing.assert_allclose(cut, whole[:, 16:44, 32:], atol=1e-6)
+    assert (np.isnan(cut[0]) == ~tissue.mask[part.slices]).all()
+
+
+def mean_colour(tiles: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.avg_pool2d(tiles, 8)
 
 
 def test_the_mean_over_four_turns_does_not_know_which_way_up_the_slide_is() -> None:

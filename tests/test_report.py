@@ -244,6 +244,36 @@ def test_curves_and_settings_of_the_last_finished_runs_are_shown(entries, page_o
     assert "wsplf 2-train-b" in page.text
 
 
+def test_labels_that_the_last_run_doubted_are_named_with_the_reason_and_a_link(make_entry, entries, page_of, tmp_path):
+    shown = [*entries, make_entry("lost.tif", word="normal", label=set())]
+    before = {"1": {"name": "p.tif", "reason": "of an earlier run"}}
+    write_run(tmp_path, "1-pseudolabel", details={"suspects": before}, started="2026-05-01T10:00:00+00:00")
+    suspects = {
+        "9": {"name": "gone & away.tif", "reason": "no longer in the project"},
+        "3": {"name": "lost.tif", "reason": "has no picture"},
+        "2": {"name": "n.tif", "reason": "labelled negative, looks like tumour"},
+    }
+    write_run(tmp_path, "2-pseudolabel", details={"suspects": suspects})
+    write_run(tmp_path, "3-pseudolabel", status="failed", started="2026-06-01T10:00:00+00:00")
+    page = page_of(shown)
+    section = page.text[page.text.index("Labels to check") : page.text.index("Cohort")]
+    assert "n.tif labelled negative, looks like tumour" in section
+    assert "lost.tif has no picture" in section
+    assert "gone & away.tif no longer in the project" in section
+    assert section.index("n.tif labelled") < section.index("lost.tif") < section.index("gone & away")
+    assert "earlier run" not in page.text
+    links = [value for tag, name, value in page.attributes if (tag, name) == ("a", "href")]
+    assert links.count("#slide-2") == 2, "from the labels to check and from the cohort"
+    assert links.count("#slide-1") == 1
+    assert {link[1:] for link in links} <= {value for _, name, value in page.attributes if name == "id"}
+
+
+@pytest.mark.parametrize("details", [{}, {"suspects": {}}, {"suspects": ["p.tif"]}, None])
+def test_without_doubts_there_is_no_section_for_them(entries, page_of, tmp_path, details):
+    write_run(tmp_path, "1-pseudolabel", details=details)
+    assert "Labels to check" not in page_of(entries).text
+
+
 def test_broken_run_files_are_left_out_and_logged(tmp_path, caplog):
     good = write_run(tmp_path, "1-train-a")
     (good / "curves.json").write_text("{")

@@ -1,28 +1,30 @@
 """The stage with its real parts but for the classifier: its CAMs are given, so that the rest can be judged."""
 
+import json
+from dataclasses import dataclass, field
 from dataclasses import replace as changed
 from uuid import uuid4
 
 import numpy as np
 import pytest
-import torch
 from shapely import box, union_all
 
 from wsplf_cli.backends.embedded import open_project
 from wsplf_cli.config import ProjectOptions, PseudolabelOptions, RunOptions
 from wsplf_cli.errors import ConfigError, ProjectError
 from wsplf_cli.geometry import rasterise
-from wsplf_cli.models.backbone import build_backbone
-from wsplf_cli.models.mil import MilNetwork
 from wsplf_cli.prediction.cams import HeatMap, cells_of
 from wsplf_cli.qupath.create import Image, create_project
+from wsplf_cli.review import Marks
 from wsplf_cli.schema import REVIEW_KEY, REVIEWED_KEY, Annotation
 from wsplf_cli.stages import _cams, _rounds
 from wsplf_cli.stages import pseudolabel as stage
+from wsplf_cli.stages._places import Judged
 from wsplf_cli.stages._review import Review, write_polygons
 from wsplf_cli.stages.labels import resolve_labels
 from wsplf_cli.stages.pseudolabel import pseudolabel
 from wsplf_cli.synthetic.pyramid import write_pyramid
+from wsplf_cli.training.places import Judge
 
 SIDE = 640
 TUMOUR = box(180, 200, 420, 440)
@@ -58,14 +60,33 @@ def cohort(tmp_path, slide):
     return create_project(tmp_path / "project", images, classes=[])
 
 
+@dataclass
+class Given:
+    learned: dict[str, list[str]] = field(default_factory=dict)
+    doubted: dict[str, str] = field(default_factory=dict)
+
+
 @pytest.fixture
 def given_cams(monkeypatch):
-    """In place of the classifier: noise, and on positive slides high logits on the tumour."""
+    """In place of the classifiers: noise, and on positive slides high logits on the tumour.
 
-    def committee(prepared, sources, networks, **rest):
+    Gives the names of the slides from which each kind learned, and takes by name those whose label is to be doubted.
+    """
+    given = Given()
+
+    def judge_places(prepared, backbone, *, looking, rng, tracker):
+        given.learned["places"] = [one.entry.name for one in prepared]
+        judges = {one.entry.id: Judge(np.zeros(1, np.float32), 0.0) for one in prepared}
+        doubted = {one.entry.id: given.doubted[one.entry.name] for one in prepared if one.entry.name in given.doubted}
+        return Judged(judges, doubted)
+
+    def fit_committee(prepared, sources, networks, **rest):
+        given.learned["mil"] = [one.entry.name for one in prepared]
         return _cams.Committee({one.entry.id: 0 for one in prepared}, [])
 
-    def look(prepared, committees, *, options, device, tracker):
+    def look(prepared, learnt, *, options, device, tracker):
+        assert (learnt.judged is not None) == (options.classifier != "mil")
+        assert (learnt.committee is not None) == (options.classifier != "places")
         heat = {}
         for number, one in enumerate(prepared):
             rng = np.random.default_rng(number)
@@ -78,9 +99,9 @@ def given_cams(monkeypatch):
             heat[one.entry.id] = _cams.Looked(found, found, found)
         return heat, []
 
-    monkeypatch.setattr(stage, "fit_committee", committee)
-    monkeypatch.setattr(stage, "place_committee", committee)
-    monkeypatch.setattr(stage, "look", look)
+    for stand_in in (judge_places, fit_committee, look):
+        monkeypatch.setattr(stage, stand_in.__name__, stand_in)
+    return given
 
 
 def run(path, tracker, **options):
@@ -207,25 +228,28 @@ def test_a_reviewed_image_is_left_as_it_is(cohort, given_cams, recorder):
     assert (result.status, result.reason) == ("skipped", "reviewed by a person: left as it is")
 
 
-def test_the_classifier_is_told_what_a_person_decided(cohort, given_cams, recorder, monkeypatch):
+@pytest.mark.parametrize(("classifier", "learner"), [("places", "judge_places"), ("mil", "fit_committee")])
+def test_the_classifier_is_told_what_a_person_decided(cohort, given_cams, recorder, monkeypatch, classifier, learner):
     project = open_project(cohort, ProjectOptions())
     ids = {entry.name.removesuffix(".tif"): entry.id for entry in project.entries()}
     drawn = [Annotation(uuid4(), TUMOUR, "Tumor"), Annotation(uuid4(), box(430, 60, 580, 580), "Stroma")]
     project.replace(ids["p1"], origin="human", annotations=drawn)
     told = {}
-    before = stage.fit_committee
+    before = getattr(stage, learner)
 
-    def fit(prepared, *rest, **options):
+    def learn(prepared, *rest, **options):
         told.update({one.entry.id: one for one in prepared})
         return before(prepared, *rest, **options)
 
-    monkeypatch.setattr(stage, "fit_committee", fit)
-    run(cohort, recorder)
+    monkeypatch.setattr(stage, learner, learn)
+    run(cohort, recorder, classifier=classifier)
     one = told[ids["p1"]]
     layers = one.known(np.arange(len(one.grid.xy_px0)))
     assert layers[:, 0].any()
     assert layers[:, 1].any()
     assert told[ids["p2"]].known is None
+    assert len(one.review.marks.decided) == len(one.review.marks.refused) == 1
+    assert told[ids["p2"]].review.marks == Marks()
 
 
 def test_dry_run_writes_nothing(cohort, given_cams, recorder):
@@ -258,7 +282,9 @@ def test_nothing_to_learn_from_is_said_before_any_work(cohort, recorder):
     with pytest.raises(ProjectError):
         pseudolabel(project, [entry for entry in entries if entry.name != "n1.tif"][:2], PseudolabelOptions(), recorder)
     with pytest.raises(ConfigError, match="unknown head"):
-        pseudolabel(project, entries, PseudolabelOptions(head="nonsense"), recorder)
+        pseudolabel(project, entries, PseudolabelOptions(classifier="mil", head="nonsense"), recorder)
+    with pytest.raises(ConfigError, match="nonsense"):
+        pseudolabel(project, entries, PseudolabelOptions(backbone="nonsense"), recorder)
     assert not (cohort.parent / "wsplf").exists()
 
 
@@ -272,7 +298,7 @@ def test_what_a_negative_slide_would_get_is_counted_and_not_drawn(cohort, given_
 
     monkeypatch.setattr(stage, "look", swapped)
     monkeypatch.setattr(stage, "cored", lambda cam, *, least: cam)
-    monkeypatch.setattr(stage, "calibrate", lambda positives, negatives: Given())
+    monkeypatch.setattr(stage, "calibrate", lambda positives, negatives: AtZero())
     ids, report = run(cohort, recorder)
     counts = {one.name: one.counts for one in report.entries}
     assert counts["n2.tif"]["suppressed_um2"] > 0.5 * TUMOUR.area
@@ -280,7 +306,7 @@ def test_what_a_negative_slide_would_get_is_counted_and_not_drawn(cohort, given_
     assert shapes(cohort, ids["n2"]) == []
 
 
-class Given:
+class AtZero:
     """A calibration with its threshold at 0."""
 
     threshold = 0.0
@@ -325,58 +351,72 @@ def test_the_cache_is_bounded_and_can_be_left_out(cohort, given_cams, recorder):
     assert 0 < kept <= 200_000
 
 
-def test_rounds_without_sam_are_refused_before_any_work(cohort, recorder):
+def test_what_has_no_effect_is_refused_before_any_work(cohort, recorder):
     with pytest.raises(ConfigError, match="rounds"):
         run(cohort, recorder, rounds=1, refiner="slic")
+    with pytest.raises(ConfigError, match="--epochs 3 is of MIL networks"):
+        run(cohort, recorder, epochs=3)
     assert not (cohort.parent / "wsplf").exists()
 
 
 def test_what_was_learned_once_serves_runs_that_differ_only_in_the_drawing(cohort, given_cams, recorder, monkeypatch):
     fits = []
-    fit = stage.fit_committee
-    monkeypatch.setattr(stage, "fit_committee", lambda *args, **rest: fits.append(1) or fit(*args, **rest))
+    fit = stage.judge_places
+    monkeypatch.setattr(stage, "judge_places", lambda *args, **rest: fits.append(1) or fit(*args, **rest))
     project = open_project(cohort, ProjectOptions())
     entries = resolve_labels(project, project.entries(), ProjectOptions())
     memory = {}
-    for options in ({"refiner": "none"}, {"refiner": "slic"}, {"prompts": "boxes"}, {"adl": False}):
+    for options in (
+        {"refiner": "none"},
+        {"refiner": "slic"},
+        {"refiner": "none", "alpha": 0.05},
+        {"refiner": "none", "turns": 4},
+    ):
         pseudolabel(project, entries, PseudolabelOptions(**options), recorder, memory=memory)
     assert len(fits) == 2
     assert len(memory) == 2
 
 
-@pytest.mark.parametrize("tile_px", [32, 64, 100, 192, 513])
-def test_blocks_are_large_enough_for_tiles_of_any_size(tile_px):
-    side = _cams.block_side(tile_px)
-    assert side % 32 == 0
-    assert side >= max(256, 2 * tile_px)
+@pytest.mark.parametrize(
+    ("classifier", "kinds"), [("places", {"places"}), ("mil", {"mil"}), ("both", {"places", "mil"})]
+)
+def test_the_classifier_that_is_asked_for_learns_from_all_labelled_slides(
+    cohort, given_cams, recorder, classifier, kinds
+):
+    ids, report = run(cohort, recorder, classifier=classifier, refiner="none")
+    assert given_cams.learned == {kind: ["p1.tif", "p2.tif", "n1.tif", "n2.tif"] for kind in kinds}
+    assert set(report.details["folds"]) == (
+        {ids[name] for name in ("p1", "p2", "n1", "n2")} if "mil" in kinds else set()
+    )
+    assert report.details["suspects"] == {}
+    assert shapes(cohort, ids["p1"])
 
 
-def test_a_place_is_judged_by_the_mean_of_both_committees_and_unseen_by_its_own_fold(cohort, recorder):
-    project = open_project(cohort, ProjectOptions())
-    entries = resolve_labels(project, project.entries(), ProjectOptions())[:4]
-    options = PseudolabelOptions()
-    prepared, _ = stage._tile(project, entries, options, recorder)
-    fold_of = {one.entry.id: number % 2 for number, one in enumerate(prepared)}
-    torch.manual_seed(0)
-    committees = [_committee(fold_of, classes=[1, 1]), _committee(fold_of, classes=[2])]
-    device = torch.device("cpu")
-    alone = [_cams.look(prepared, [one], options=options, device=device, tracker=recorder)[0] for one in committees]
-    together, results = _cams.look(prepared, committees, options=options, device=device, tracker=recorder)
-    assert [result.status for result in results] == ["done"] * 4
-    for one in prepared:
-        for which in ("mean", "unseen"):
-            first, second, both = (getattr(looked[one.entry.id], which).logits[0] for looked in (*alone, together))
-            np.testing.assert_allclose((first + second) / 2, both, rtol=1e-3, atol=1e-3)
-            assert np.isfinite(both[~np.isnan(both)]).all()
-    first, second = prepared[:2]
-    assert not np.allclose(
-        together[first.entry.id].unseen.logits, together[second.entry.id].unseen.logits, equal_nan=True
-    ), "the same slide, judged by other folds"
+def test_a_doubted_label_is_said_and_kept_in_the_run(cohort, given_cams, recorder):
+    given_cams.doubted = {
+        "n2.tif": "labelled negative, looks otherwise",
+        "p2.tif": "labelled positive, looks otherwise",
+    }
+    ids, report = run(cohort, recorder, refiner="none")
+    expected = {
+        ids[name.removesuffix(".tif")]: {"name": name, "reason": why} for name, why in given_cams.doubted.items()
+    }
+    assert report.details["suspects"] == expected
+    written = json.loads((cohort.parent / "wsplf" / "runs" / report.run_id / "run.json").read_text(encoding="utf-8"))
+    assert written["details"]["suspects"] == expected
+    for name, why in given_cams.doubted.items():
+        assert any(line.startswith(f"{name}: {why}") and "check its label" in line for line in recorder.said)
+    assert shapes(cohort, ids["p2"]), "a doubted label counts all the same for what is drawn"
+    assert shapes(cohort, ids["n2"]) == []
 
 
-def _committee(fold_of, *, classes):
-    networks = []
-    for count in classes:
-        backbone = build_backbone("small").eval()
-        networks.append(MilNetwork(backbone, torch.nn.Linear(backbone.channels, count)).eval())
-    return _cams.Committee(fold_of, networks)
+def test_doubted_slides_are_left_out_of_fit_and_calibration(cohort, given_cams, recorder, monkeypatch):
+    given_cams.doubted = {"n2.tif": "looks otherwise", "p2.tif": "looks otherwise"}
+    counts = []
+    calibrate, core = stage.calibrate, stage.core
+    monkeypatch.setattr(stage, "calibrate", lambda *both: counts.append([*map(len, both)]) or calibrate(*both))
+    monkeypatch.setattr(stage, "core", lambda some, *, alpha: counts.append(len(some)) or core(some, alpha=alpha))
+    _, report = run(cohort, recorder, classifier="both", refiner="none")
+    assert given_cams.learned == {"places": ["p1.tif", "p2.tif", "n1.tif", "n2.tif"], "mil": ["p1.tif", "n1.tif"]}
+    assert counts == [[1, 1], 1]
+    assert len(report.details["folds"]) == 4, "every slide is looked at by some network"

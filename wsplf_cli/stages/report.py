@@ -88,6 +88,15 @@ class RunShown:
     charts: tuple[Chart, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """A slide whose label does not fit what is seen on it, and why; ``section``: its number on the page, or None."""
+
+    name: str
+    reason: str
+    section: int | None
+
+
 def report(
     project: Project,
     entries: Sequence[Entry],
@@ -133,6 +142,7 @@ def report(
         totals=TOTALS,
         runs=runs,
         latest=latest(runs),
+        doubts=doubts(runs, shown),
         path_class=options.path_class,
         origins={origin: one for origin, (one, _) in ORIGINS.items()},
         plurals={origin: many for origin, (_, many) in ORIGINS.items()},
@@ -171,6 +181,23 @@ def latest(runs: Sequence[RunShown]) -> list[RunShown]:
         if run.record.get("status", "done") == "done":
             by_stage.setdefault(str(run.record.get("stage", "")), run)
     return list(reversed(by_stage.values()))
+
+
+def doubts(runs: Sequence[RunShown], shown: Sequence[Shown]) -> list[Doubt]:
+    """The labels that the last finished run of pseudolabel doubted, in the order of the page; others last."""
+    run = next((one for one in latest(runs) if one.record.get("stage") == "pseudolabel"), None)
+    details = None if run is None else run.record.get("details")
+    suspects = details.get("suspects") if isinstance(details, dict) else None
+    if not isinstance(suspects, dict):
+        return []
+    section = {one.entry.id: number if one.view else None for number, one in enumerate(shown, start=1)}
+    order = [entry_id for entry_id in section if entry_id in suspects]
+    order += [entry_id for entry_id in suspects if entry_id not in section]
+    return [
+        Doubt(str(one.get("name", entry_id)), str(one.get("reason", "")), section.get(entry_id))
+        for entry_id, one in ((entry_id, suspects[entry_id]) for entry_id in order)
+        if isinstance(one, dict)
+    ]
 
 
 def kept_scores(runs: Sequence[RunShown]) -> dict[str, dict[str, Any]]:
