@@ -278,5 +278,5 @@ def test_a_slide_that_cannot_be_read_is_named_and_the_others_go_on(judged, recor
     assert [one.status for one in found.results] == ["done", "done", "failed", "done"]
     assert any("damaged" in line for line in recorder.said)
     broken.add(cohort[0].entry.id)
-    with pytest.raises(ProjectError, match=r"no positive slide can be used: speckled\.tif: damaged"):
+    with pytest.raises(ProjectError, match=r"no positive slide can be used: speckled\.tif \(id \d+\): damaged"):
         run()
