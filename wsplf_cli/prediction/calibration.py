@@ -1,10 +1,6 @@
 """From CAM logits to a CAM in 0..1 that means the same on every slide, with slide labels alone.
 
-The known-negative slides show how CAM logits are spread where there is no tumour. What positive slides have above any
-logit beyond that, on average, is their surplus: tumour, or else tissue like that of no negative slide. The largest
-surplus above any logit, less one standard error of it, is how much tumour there is to find; what is called above a
-threshold is tumour but for what negative slides have there as well. The threshold is where the expected Dice is
-highest.
+The threshold is where the expected Dice is highest, by the surplus of the positive slides (see ``surplus``).
 
 Besides, every piece must have a core that only a small share of the tissue of negative slides would reach (``core``).
 That share is bounded for a new slide by conformal risk control (Angelopoulos et al., ICLR 2024).
@@ -17,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-_BINS = 200
+from wsplf_cli.surplus import share_above, surplus
+
 _CANDIDATES = 2000
-#: Thresholds that a negative slide may exceed with more of its tissue are not looked at.
-_MOST_USUAL = 0.3
 #: What a piece without a core becomes: just no foreground.
 _BELOW = np.float32(0.49)
 
@@ -59,7 +54,7 @@ class Calibration:
         not see a slide, where it lies by all of them.
         """
         candidates = np.quantile(np.concatenate(positives).astype(np.float64), np.linspace(0, 1, _CANDIDATES))
-        called = np.mean([_share_above(slide, candidates) for slide in positives], axis=0)
+        called = np.mean([share_above(slide, candidates) for slide in positives], axis=0)
         best = int(np.argmin(np.abs(called - max(self.called_share, self.tumour_share))))
         threshold = float(candidates[best])
         return replace(
@@ -104,7 +99,7 @@ def core(negatives: Sequence[NDArray[np.float32]], *, alpha: float) -> Core:
     most = ((count + 1) * alpha - 1) / count if count >= needed else alpha
     values = np.unique(np.concatenate([slide[slide >= np.quantile(slide, 0.5)] for slide in negatives]))
     candidates = np.append(values, np.nextafter(values[-1], np.float32(np.inf))).astype(np.float64)
-    shares = np.mean([_share_above(slide, candidates) for slide in negatives], axis=0)
+    shares = np.mean([share_above(slide, candidates) for slide in negatives], axis=0)
     chosen = int(np.argmax(shares <= most + 1e-12))
     return Core(
         threshold=float(candidates[chosen]),
@@ -135,32 +130,29 @@ def level(negatives: Sequence[NDArray[np.float32]]) -> tuple[float, float]:
     return float(centre), float(max(high - centre, 1e-3))
 
 
-def calibrate(positives: Sequence[NDArray[np.float32]], negatives: Sequence[NDArray[np.float32]]) -> Calibration:
+def calibrate(
+    positives: Sequence[NDArray[np.float32]], negatives: Sequence[NDArray[np.float32]], *, least: float = -np.inf
+) -> Calibration:
     """Choose the threshold from the CAM logits of the tissue, one array [N] per slide, no NaN.
 
     Slides weigh alike. The CAM is 0.05 at the middle logit of negative slides.
+
+    Args:
+        positives: Logits of positive slides.
+        negatives: Logits of negative slides.
+        least: The lowest threshold, where the classifier itself has one.
     """
-    pooled = np.concatenate([*positives, *negatives]).astype(np.float64)
-    edges = np.unique(np.quantile(pooled, _quantiles()))
-    called, usual = (
-        np.array([_share_above(slide, edges) for slide in slides]).mean(axis=0) for slides in (positives, negatives)
-    )
-    error = _error(np.array([_share_above(slide, edges) for slide in negatives]), positives=len(positives))
-    most = np.minimum(usual + error, 1.0)
-    surplus = np.clip((called - most) / np.maximum(1.0 - most, 1e-3), 0.0, 1.0)
-    surplus[usual > _MOST_USUAL] = 0.0
-    share = float(surplus.max())
-    found = np.clip(called - (1.0 - share) * usual, 0.0, share)
-    dice = 2 * found / np.maximum(called + share, 1e-9)
-    best = int(np.argmax(dice)) if dice.any() else len(edges) - 1
-    threshold = float(edges[best])
+    seen = surplus(positives, negatives, errors=1.0)
+    best = max(seen.best, int(np.searchsorted(seen.edges, least)))
+    best = min(best, len(seen.edges) - 1)
+    threshold = max(float(seen.edges[best]), least)
     return Calibration(
         threshold=threshold,
         scale=_scale(threshold, negatives),
-        tumour_share=share,
-        called_share=float(called[best]),
-        expected_dice=float(dice[best]),
-        false_positive_share=float(usual[best]),
+        tumour_share=seen.share,
+        called_share=float(seen.called[best]),
+        expected_dice=float(seen.dice[best]),
+        false_positive_share=float(seen.usual[best]),
     )
 
 
@@ -168,24 +160,3 @@ def _scale(threshold: float, negatives: Sequence[NDArray[np.float32]]) -> float:
     """The scale that makes the CAM 0.05 at the middle logit of negative slides."""
     middle = float(np.mean([np.median(slide) for slide in negatives if slide.size]))
     return max(threshold - middle, 1e-3) / float(np.log(19.0))
-
-
-def _share_above(slide: NDArray[np.float32], edges: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Share of a slide's tissue at or above each edge."""
-    below: NDArray[np.float64] = np.searchsorted(np.sort(slide), edges) / max(1, slide.size)
-    return 1.0 - below
-
-
-def _error(above: NDArray[np.float64], *, positives: int) -> NDArray[np.float64]:
-    """Standard error of the difference of two means of slides, [slides, edges] of negative ones to [edges].
-
-    A single slide says nothing of how slides differ: what it has itself is taken for that.
-    """
-    spread = above.std(axis=0, ddof=1) if len(above) > 1 else above[0]
-    error: NDArray[np.float64] = spread * np.sqrt(1 / len(above) + 1 / positives)
-    return error
-
-
-def _quantiles() -> NDArray[np.float64]:
-    """Where bins begin, as shares of all cells: even, and finer towards the top, where small tumours are."""
-    return np.unique(np.concatenate([np.linspace(0, 1, _BINS + 1), 1 - np.geomspace(1 / _BINS, 1e-4, _BINS // 2)]))

@@ -161,10 +161,10 @@ def look(
     looked = {}
     for entry_id, side_px0 in downsample.items():
         own = [places[entry_id]] if entry_id in places else []
-        unseen, mean = ([*own, *([seen[entry_id][which]] if entry_id in seen else [])] for which in (0, 1))
+        both = [[*own, *([seen[entry_id][which]] if entry_id in seen else [])] for which in (0, 1)]
+        unseen, mean = (HeatMap(np.mean(logits, axis=0, keepdims=True), side_px0) for logits in both)
         raw = networks[entry_id].mean(axis=0, dtype=np.float32) if entry_id in networks else places[entry_id]
-        maps = (np.mean(unseen, axis=0, keepdims=True), np.mean(mean, axis=0, keepdims=True), raw[None])
-        looked[entry_id] = Looked(*(HeatMap(logits, side_px0) for logits in maps))
+        looked[entry_id] = Looked(unseen, mean if entry_id in seen else unseen, HeatMap(raw[None], side_px0))
     return looked, results
 
 

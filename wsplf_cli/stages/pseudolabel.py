@@ -283,15 +283,18 @@ def _tile(
     return usable, results
 
 
-def _calibrate(prepared: Sequence[Prepared], looked: Mapping[str, Looked], *, tracker: Tracker) -> Calibration:
-    """Choose the threshold of the mean CAM, and say what it means."""
+def _calibrate(
+    prepared: Sequence[Prepared], looked: Mapping[str, Looked], *, least: float, tracker: Tracker
+) -> Calibration:
+    """Choose the threshold of the mean CAM, at least ``least``, and say what it means."""
 
     def logits(*, positive: bool, unseen: bool) -> list[NDArray[np.float32]]:
         of_kind = [looked[one.entry.id] for one in prepared if one.positive is positive]
         return [tissue_of((one.unseen if unseen else one.mean).logits[0]) for one in of_kind]
 
-    judged = calibrate(logits(positive=True, unseen=True), logits(positive=False, unseen=True))
-    calibration = judged.carried_to(logits(positive=True, unseen=False), logits(positive=False, unseen=False))
+    calibration = calibrate(logits(positive=True, unseen=True), logits(positive=False, unseen=True), least=least)
+    if any(looked[one.entry.id].unseen is not looked[one.entry.id].mean for one in prepared):
+        calibration = calibration.carried_to(logits(positive=True, unseen=False), logits(positive=False, unseen=False))
     tracker.say(
         f"estimated tumour share of the tissue of positive slides: {calibration.tumour_share:.1%}; "
         f"the CAM calls {calibration.called_share:.1%} of it tumour, and "
@@ -336,18 +339,19 @@ def _scaled(
             return tile_cam(heat.logits[0], side=max(1, side), least=lowest)
 
         return by_tile, {}
-    calibration = _calibrate(prepared, looked, tracker=tracker)
+    least = 0.0 if options.classifier == "places" else -np.inf  # from where the classifiers of places see tumour
+    calibration = _calibrate(prepared, looked, least=least, tracker=tracker)
     details: dict[str, object] = {
         "tumour_share": calibration.tumour_share,
         "called_share": calibration.called_share,
         "expected_dice": calibration.expected_dice,
         "negative_share_above_threshold": calibration.false_positive_share,
     }
-    least = _core(prepared, looked, alpha=options.alpha, tracker=tracker)
-    details["core"] = asdict(least)
+    own_core = _core(prepared, looked, alpha=options.alpha, tracker=tracker)
+    details["core"] = asdict(own_core)
 
     def by_cohort(one: Prepared) -> NDArray[np.float32]:
         cam = calibration.cam(looked[one.entry.id].mean.logits[0])
-        return cored(cam, least=float(calibration.cam(np.array(least.threshold, np.float32))))
+        return cored(cam, least=float(calibration.cam(np.array(own_core.threshold, np.float32))))
 
     return by_cohort, details

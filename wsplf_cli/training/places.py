@@ -6,6 +6,9 @@ background, the rest is left open, and all of a negative slide is background; as
 (Lu et al. 2021), but a slide's places are judged by classifiers that did not see the slide, else each slide's own
 stain would soon pass for tumour. A place is seen together with its surroundings, as means over neighbourhoods of
 ``WIDTHS_PX``: small ones give the outline, large ones tell a gland among tumour from one among normal tissue.
+Where the tumour is a large share of the positive slides, as the surplus over the negative ones tells, the likeliest few
+places show one sort of it only, and a last round takes most of what it calls for tumour.
+
 The ridge is strong: what separates two handfuls of slides in many weak features is mostly the slides.
 
 There is no gradient through the backbone: a cohort takes seconds, and slides with a small tumour count as much as
@@ -20,12 +23,20 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from wsplf_cli.surplus import surplus
+
 #: Standard deviations of the Gaussian neighbourhoods over which features are averaged, in pixels of a tile.
 WIDTHS_PX = (8.0, 32.0, 96.0)
 #: Of a positive slide's open places, this share is taken for tumour and that one for background in each round.
 TOP_SHARE = 0.02
 BOTTOM_SHARE = 0.3
 ROUNDS = 4
+#: From this share of tumour on there is a last round, in which that share of the called places of a slide is taken for
+#: tumour and that one of the others for background, with less of a ridge.
+_RICH = 0.2
+_CALLED_SHARE = 0.8
+_OTHER_SHARE = 0.95
+_LAST_RIDGE = 0.1
 #: Directions of most variance that are kept, and how much they are evened out: 0 as they are, 0.5 all alike.
 _KEPT = 192
 _EVENED = 0.25
@@ -169,7 +180,26 @@ def _rounds(
                 weight, bias = fitted[int(fold_of[number])]
                 labels[number] = _guessed(reduced[number] @ weight + bias, one.known)
         fitted = _fit_folds(slides, reduced, labels, fold_of)
-    return fitted
+    scores = [one @ fitted[fold][0] + fitted[fold][1] for one, fold in zip(reduced, fold_of.tolist(), strict=True)]
+    threshold = _threshold_of_rich(slides, scores)
+    if threshold is None:
+        return fitted
+    for number, one in enumerate(slides):
+        if one.positive:
+            labels[number] = _called(scores[number], one.known, threshold)
+    return _fit_folds(slides, reduced, labels, fold_of, ridge=_LAST_RIDGE)
+
+
+def _threshold_of_rich(slides: Sequence[Places], scores: Sequence[NDArray[np.float32]]) -> float | None:
+    """The best threshold where tumour is a large share of the positive slides, else None."""
+    positives, negatives = (
+        [own for own, one in zip(scores, slides, strict=True) if one.trusted and one.positive is kind and own.size]
+        for kind in (True, False)
+    )
+    if not positives or not negatives or surplus(positives, negatives, errors=2.0).share < _RICH:
+        return None
+    seen = surplus(positives, negatives, errors=1.0)
+    return float(seen.edges[seen.best])
 
 
 def _first_labels(places: Places) -> NDArray[np.int8]:
@@ -189,23 +219,39 @@ def _guessed(scores: NDArray[np.float32], known: NDArray[np.int8]) -> NDArray[np
     return labels
 
 
+def _called(scores: NDArray[np.float32], known: NDArray[np.int8], threshold: float) -> NDArray[np.int8]:
+    """Labels int8 [N] of a positive slide's places: most of what is called tumour, and most of the rest."""
+    labels = known.copy()
+    free = np.flatnonzero(known == 0)
+    if free.size:
+        ranked = free[np.argsort(scores[free], kind="stable")]
+        called = int((scores[free] >= threshold).sum())
+        labels[ranked[: round(_OTHER_SHARE * (free.size - called))]] = -1
+        labels[ranked[-max(round(_CALLED_SHARE * called), round(0.01 * free.size), 1) :]] = 1
+    return labels
+
+
 def _fit_folds(
     slides: Sequence[Places],
     reduced: Sequence[NDArray[np.float32]],
     labels: Sequence[NDArray[np.int8]],
     fold_of: NDArray[np.integer],
+    *,
+    ridge: float = _RIDGE,
 ) -> dict[int, tuple[NDArray[np.float32], float]]:
     folds = np.unique(fold_of)
     trusted = np.array([one.trusted for one in slides])
     fitted = {}
     for fold in folds:
         others = np.flatnonzero(trusted & ((fold_of != fold) | (len(folds) == 1))).tolist()
-        fitted[int(fold)] = _logistic([reduced[number] for number in others], [labels[number] for number in others])
+        fitted[int(fold)] = _logistic(
+            [reduced[number] for number in others], [labels[number] for number in others], ridge=ridge
+        )
     return fitted
 
 
 def _logistic(
-    features: Sequence[NDArray[np.float32]], labels: Sequence[NDArray[np.int8]]
+    features: Sequence[NDArray[np.float32]], labels: Sequence[NDArray[np.int8]], *, ridge: float
 ) -> tuple[NDArray[np.float32], float]:
     """Ridge logistic regression on the places with a label: weight [K] and bias. Both labels weigh one half.
 
@@ -225,7 +271,7 @@ def _logistic(
     def loss() -> torch.Tensor:
         optimiser.zero_grad()
         entropy = functional.binary_cross_entropy_with_logits(inputs @ weight + bias, target, reduction="none")
-        value = (size * entropy).sum() + 0.5 * _RIDGE * weight.square().sum()
+        value = (size * entropy).sum() + 0.5 * ridge * weight.square().sum()
         torch.autograd.backward(value)
         return value
 
