@@ -96,6 +96,17 @@ def test_the_cam_is_near_zero_at_the_middle_of_negative_slides() -> None:
     assert calibrate(positives, negatives).cam(np.array([middle]))[0] == pytest.approx(0.05, abs=1e-3)
 
 
+def test_the_threshold_is_nowhere_below_the_least_one() -> None:
+    positives, negatives, _ = slides(0.3)
+    free = calibrate(positives, negatives)
+    assert calibrate(positives, negatives, least=free.threshold - 1) == free
+    for least in (free.threshold + 0.5, 100.0):
+        held = calibrate(positives, negatives, least=least)
+        assert held.threshold >= least
+        assert held.called_share <= free.called_share
+        assert held.tumour_share == free.tumour_share
+
+
 def test_constant_logits_do_not_break_it() -> None:
     flat = [np.zeros(10, np.float32)]
     assert np.isfinite(calibrate(flat, flat).cam(np.zeros(3, np.float32))).all()

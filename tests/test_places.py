@@ -29,13 +29,38 @@ def dealt(count: int, *, folds: int = 3) -> np.ndarray:
     return np.concatenate([np.arange(count // 2) % folds] * 2)
 
 
-@pytest.mark.parametrize("share", [0.03, 0.3])
+@pytest.mark.parametrize("share", [0.03, 0.3, 0.6])
 def test_tumour_is_told_from_the_rest_by_slide_labels_alone(share: float) -> None:
     places, truths = cohort(share)
     for one, truth, judge in zip(places, truths, learn(places, [dealt(12)]), strict=True):
         scores = judge(one.features)
         if one.positive:
             assert np.median(scores[truth]) > np.quantile(scores[~truth], 0.95)
+
+
+@pytest.mark.parametrize(("share", "rich"), [(0.03, False), (0.5, True)])
+def test_only_where_tumour_is_a_large_share_is_there_a_last_round(
+    monkeypatch: pytest.MonkeyPatch, share: float, rich: bool
+) -> None:
+    places, _ = cohort(share)
+    calls = []
+    called = module._called
+    monkeypatch.setattr(module, "_called", lambda *given: calls.append(given) or called(*given))
+    learn(places, [dealt(12)])
+    assert len(calls) == (6 if rich else 0)
+
+
+def test_the_last_round_takes_most_of_what_is_called_and_leaves_the_doubtful_open() -> None:
+    known = np.zeros(1000, np.int8)
+    known[0], known[999] = 1, -1
+    labels = module._called(np.arange(1000, dtype=np.float32), known, 800.0)
+    assert (labels[0], labels[999]) == (1, -1)
+    called, others = labels[800:999], labels[1:800]
+    assert (called == 1).mean() == pytest.approx(0.8, abs=0.01)
+    assert not (called == -1).any()
+    assert (others == -1).mean() == pytest.approx(0.95, abs=0.01)
+    assert not (others == 1).any()
+    assert (module._called(np.zeros(50, np.float32), np.zeros(50, np.int8), 1.0) == 1).sum() == 1
 
 
 def test_the_same_slides_give_the_same_classifiers() -> None:

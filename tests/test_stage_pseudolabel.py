@@ -298,7 +298,7 @@ def test_what_a_negative_slide_would_get_is_counted_and_not_drawn(cohort, given_
 
     monkeypatch.setattr(stage, "look", swapped)
     monkeypatch.setattr(stage, "cored", lambda cam, *, least: cam)
-    monkeypatch.setattr(stage, "calibrate", lambda positives, negatives: AtZero())
+    monkeypatch.setattr(stage, "calibrate", lambda positives, negatives, *, least: AtZero())
     ids, report = run(cohort, recorder)
     counts = {one.name: one.counts for one in report.entries}
     assert counts["n2.tif"]["suppressed_um2"] > 0.5 * TUMOUR.area
@@ -414,9 +414,11 @@ def test_doubted_slides_are_left_out_of_fit_and_calibration(cohort, given_cams, 
     given_cams.doubted = {"n2.tif": "looks otherwise", "p2.tif": "looks otherwise"}
     counts = []
     calibrate, core = stage.calibrate, stage.core
-    monkeypatch.setattr(stage, "calibrate", lambda *both: counts.append([*map(len, both)]) or calibrate(*both))
+    monkeypatch.setattr(
+        stage, "calibrate", lambda *both, **rest: counts.append([*map(len, both)]) or calibrate(*both, **rest)
+    )
     monkeypatch.setattr(stage, "core", lambda some, *, alpha: counts.append(len(some)) or core(some, alpha=alpha))
     _, report = run(cohort, recorder, classifier="both", refiner="none")
     assert given_cams.learned == {"places": ["p1.tif", "p2.tif", "n1.tif", "n2.tif"], "mil": ["p1.tif", "n1.tif"]}
-    assert counts == [[1, 1], 1]
+    assert [[len(slides) for slides in given] for given in counts] == [[1, 1], [1]]
     assert len(report.details["folds"]) == 4, "every slide is looked at by some network"
