@@ -414,10 +414,8 @@ def test_doubted_slides_are_left_out_of_fit_and_calibration(cohort, given_cams, 
     given_cams.doubted = {"n2.tif": "looks otherwise", "p2.tif": "looks otherwise"}
     counts = []
     calibrate, core = stage.calibrate, stage.core
-    monkeypatch.setattr(
-        stage, "calibrate", lambda *both, **rest: counts.append([*map(len, both)]) or calibrate(*both, **rest)
-    )
-    monkeypatch.setattr(stage, "core", lambda some, *, alpha: counts.append(len(some)) or core(some, alpha=alpha))
+    monkeypatch.setattr(stage, "calibrate", lambda *kinds, **rest: counts.append(kinds) or calibrate(*kinds, **rest))
+    monkeypatch.setattr(stage, "core", lambda some, **rest: counts.append([some]) or core(some, **rest))
     _, report = run(cohort, recorder, classifier="both", refiner="none")
     assert given_cams.learned == {"places": ["p1.tif", "p2.tif", "n1.tif", "n2.tif"], "mil": ["p1.tif", "n1.tif"]}
     assert [[len(slides) for slides in given] for given in counts] == [[1, 1], [1]]

@@ -16,7 +16,7 @@ def test_the_share_is_what_positive_slides_have_more(share: float) -> None:
     assert found.share == pytest.approx(share, abs=0.02)
     assert 3 < found.edges[found.best] < 7, "between the two"
     assert found.called[found.best] == pytest.approx(share, abs=0.02)
-    assert found.dice[found.best] > 0.9
+    assert found.dice[found.best] > 0.85
     assert found.usual[found.best] < 0.01
 
 
