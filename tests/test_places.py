@@ -96,6 +96,11 @@ def test_a_slides_own_stain_does_not_pass_for_tumour() -> None:
         assert (abs(judges[number].weight[11]) < 0.02) == (fold == folds[0])
 
 
+def direction(judge):
+    """What a classifier looks at, whatever its scale: all of a dealing have one, from the negatives of all folds."""
+    return judge.weight / np.linalg.norm(judge.weight)
+
+
 def test_a_slide_is_judged_by_what_did_not_learn_from_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """In rounds the guesses on the slides that are learned from may come from classifiers that did."""
     monkeypatch.setattr(module, "ROUNDS", 0)
@@ -106,7 +111,7 @@ def test_a_slide_is_judged_by_what_did_not_learn_from_it(monkeypatch: pytest.Mon
     swapped[0] = replace(places[0], known=np.where(places[0].features[:, 1] > 0, 1, -1).astype(np.int8))
     after = learn(swapped, [folds])
     for number, fold in enumerate(folds):
-        assert np.array_equal(before[number].weight, after[number].weight) == (fold == folds[0])
+        assert np.allclose(direction(before[number]), direction(after[number]), atol=1e-6) == (fold == folds[0])
 
 
 def test_in_several_dealings_a_slide_is_judged_by_the_mean_over_them() -> None:

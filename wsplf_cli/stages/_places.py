@@ -24,6 +24,9 @@ FOLDS = 6
 DEALINGS = 3
 #: How often labels may be doubted, and trusted again.
 MOST_PASSES = 3
+#: Of all slides, so many of each kind are newly doubted in one pass, and so many at all.
+_DOUBTED_SHARE = 0.05
+_MOST_DOUBTED_SHARE = 0.15
 #: Cells on a side of a region from which places are taken, and how many regions of a slide are looked at.
 REGION = 256
 MOST_REGIONS = 6
@@ -86,21 +89,34 @@ def learn_with_doubts(
 ) -> tuple[list[Judge], dict[int, str]]:
     """A classifier for each slide, and the slides whose label is doubted (see ``suspects``): they teach nothing.
 
-    All slides are judged anew by what is learned without them, and may be trusted again.
+    A wrong label makes the others doubtful, so that in each pass only the most doubtful slides of each kind are left
+    out; then all are judged anew, and what was left out may be trusted again.
     """
     doubts: dict[int, str] = {}
     judges = learn(places, dealt)
+    few = max(1, round(_DOUBTED_SHARE * len(places)))
     for _ in range(MOST_PASSES):
         found = suspects(
             [judge(one.features) for judge, one in zip(judges, places, strict=True)],
             positive=[one.positive for one in places],
             certain=[bool(one.known.any()) for one in places],
         )
-        if found.keys() == doubts.keys():
+        new = [number for number in found if number not in doubts]
+        new = [
+            number
+            for kind in (True, False)
+            for number in [number for number in new if places[number].positive is kind][:few]
+        ]
+        doubted = [number for number in found if number in doubts or number in new][: _most(len(places))]
+        if set(doubted) == doubts.keys():
             break
-        doubts = found
+        doubts = {number: found[number] for number in doubted}
         judges = learn([replace(one, trusted=number not in doubts) for number, one in enumerate(places)], dealt)
     return judges, doubts
+
+
+def _most(slides: int) -> int:
+    return max(1, round(_MOST_DOUBTED_SHARE * slides))
 
 
 def cam(one: Prepared, backbone: Backbone, judge: Judge, looking: Looking) -> NDArray[np.float32]:

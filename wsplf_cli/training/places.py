@@ -123,21 +123,34 @@ def learn(slides: Sequence[Places], folds: Sequence[NDArray[np.integer]]) -> lis
     weights = np.zeros((len(slides), basis.directions.shape[1]), np.float32)
     biases = np.zeros(len(slides))
     for fold_of in folds:
-        for fold, (weight, bias) in _rounds(slides, reduced, fold_of).items():
-            own = np.flatnonzero(fold_of == fold).tolist()
-            negatives = [number for number in own if not slides[number].positive and slides[number].trusted]
-            others = [number for number, one in enumerate(slides) if not one.positive and one.trusted]
-            unit = spread([reduced[number] @ weight + bias for number in negatives or others])
-            weights[own] += weight / np.float32(unit * len(folds))
+        fitted = _rounds(slides, reduced, fold_of)
+        unit = np.float32(np.median([_unit(slides, reduced, fold_of, fold, own) for fold, own in fitted.items()]))
+        for fold, (weight, bias) in fitted.items():
+            own = fold_of == fold
+            weights[own] += weight / (unit * len(folds))
             biases[own] += bias / (unit * len(folds))
     return [basis.judge(weight, bias) for weight, bias in zip(weights, biases, strict=True)]
+
+
+def _unit(
+    slides: Sequence[Places],
+    reduced: Sequence[NDArray[np.float32]],
+    fold_of: NDArray[np.integer],
+    fold: int,
+    fitted: tuple[NDArray[np.float32], float],
+) -> float:
+    """The spread of a fold's classifier on the negative slides that it did not see; on all where there is none."""
+    weight, bias = fitted
+    trusted = [number for number, one in enumerate(slides) if one.trusted and not one.positive]
+    unseen = [number for number in trusted if fold_of[number] == fold]
+    return spread([reduced[number] @ weight + bias for number in unseen or trusted])
 
 
 def spread(negatives: Sequence[NDArray[np.float32]]) -> float:
     """From the middle to the upper end of the logits of one classifier on negative slides, their 95th percentile.
 
-    Each classifier has a scale of its own: logits over spreads are comparable between them. Where they are 0 stays:
-    the few negative slides that a classifier did not learn from say less of its centre than what it learned.
+    Logits are divided by the middle spread of a dealing's classifiers: one alone rests on few slides. Where they are 0
+    stays: the few negative slides that a classifier did not learn from say less of its centre than what it learned.
     """
     pooled = np.concatenate(negatives)
     middle, high = np.quantile(pooled, (0.5, 0.95)) if pooled.size else (0.0, 1.0)

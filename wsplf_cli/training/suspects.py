@@ -22,7 +22,7 @@ _LEAST_SLIDES = 3
 def suspects(
     scores: Sequence[NDArray[np.float32]], *, positive: Sequence[bool], certain: Sequence[bool]
 ) -> dict[int, str]:
-    """The numbers of slides whose label is doubted, with why.
+    """The numbers of slides whose label is doubted, the most doubtful first, with why.
 
     A negative slide is doubted when it looks nearly as much like tumour as positive ones do on average, a positive
     slide when it looks hardly more like it than negative ones. Nothing is doubted where the other positive slides do
@@ -39,7 +39,7 @@ def suspects(
     if min((seen & kinds).sum(), (seen & ~kinds).sum()) < _LEAST_SLIDES:
         return {}
     tops = np.array([_top(one) if one.size else 0.0 for one in scores])
-    doubted = {}
+    doubted: dict[int, tuple[float, str]] = {}
     for number in np.flatnonzero(seen & ~np.array(certain, bool)).tolist():
         others = seen & (np.arange(len(tops)) != number)
         low, high = (float(tops[others & (kinds == which)].mean()) for which in (False, True))
@@ -47,10 +47,10 @@ def suspects(
             continue
         place, kind = (tops[number] - low) / (high - low), kinds[number]
         if kind and place < _LIKE_NONE:
-            doubted[number] = "labelled positive, looks no more like tumour than negative slides"
+            doubted[number] = _LIKE_NONE - place, "labelled positive, looks no more like tumour than negative slides"
         elif not kind and place > _LIKE_TUMOUR:
-            doubted[number] = "labelled negative, looks as much like tumour as positive slides"
-    return doubted
+            doubted[number] = place - _LIKE_TUMOUR, "labelled negative, looks as much like tumour as positive slides"
+    return {number: why for number, (_, why) in sorted(doubted.items(), key=lambda item: -item[1][0])}
 
 
 def _top(scores: NDArray[np.float32]) -> float:
