@@ -75,14 +75,23 @@ def run(cam: NDArray[np.float32], *, sam: Any = None) -> list[Any]:
     )
 
 
-def test_masks_of_sam_give_the_cam_its_outline_in_the_right_place() -> None:
-    (part,) = run(square_cam())
+def overlap_with_the_disc(cam: NDArray[np.float32]) -> float:
+    """IoU of what is voted for with the disc that SAM sees."""
+    (part,) = run(cam)
     rows, columns = np.nonzero(part.vote >= 0.5)
     x = part.origin_px0[0] + (columns + 0.5) * part.downsample
     y = part.origin_px0[1] + (rows + 0.5) * part.downsample
     inside = (x - 300) ** 2 + (y - 200) ** 2 < 60**2
     area = np.pi * 60**2 / part.downsample**2
-    assert inside.sum() / (len(x) + area - inside.sum()) > 0.9
+    return float(inside.sum() / (len(x) + area - inside.sum()))
+
+
+def test_masks_of_sam_give_an_unsure_cam_its_outline_in_the_right_place() -> None:
+    assert overlap_with_the_disc(square_cam() * np.float32(0.65 / 0.9)) > 0.9
+
+
+def test_where_the_cam_is_sure_it_is_kept() -> None:
+    assert overlap_with_the_disc(square_cam()) == pytest.approx(np.pi / 4, abs=0.05)
 
 
 def test_nothing_in_the_cam_gives_nothing() -> None:
