@@ -296,9 +296,9 @@ def _calibrate(
     if any(looked[one.entry.id].unseen is not looked[one.entry.id].mean for one in prepared):
         calibration = calibration.carried_to(logits(positive=True, unseen=False), logits(positive=False, unseen=False))
     tracker.say(
-        f"estimated tumour share of the tissue of positive slides: {calibration.tumour_share:.1%}; "
-        f"the CAM calls {calibration.called_share:.1%} of it tumour, and "
-        f"{calibration.false_positive_share:.2%} of the tissue of negative slides"
+        f"the CAM calls {calibration.called_share:.1%} of the tissue of positive slides tumour, and "
+        f"{calibration.false_positive_share:.2%} of that of negative slides; up to {calibration.tumour_share:.1%} "
+        "may be tumour"
     )
     return calibration
 
