@@ -18,7 +18,10 @@ from wsplf_cli.stages._bags import Prepared, folds_of, require_kinds
 from wsplf_cli.training.places import WIDTHS_PX, Judge, Places, learn, surroundings
 from wsplf_cli.training.suspects import suspects
 
+#: Of a slide, and of all slides together, but for a few hundred of each.
 PLACES_PER_SLIDE = 2500
+MOST_PLACES = 400_000
+LEAST_PLACES = 300
 #: The linear classifiers cost little: each may learn from nearly all slides, and slides are dealt out several times.
 FOLDS = 6
 DEALINGS = 3
@@ -67,10 +70,11 @@ def judge_places(
         ProjectError: no slide of one of the kinds can be read.
     """
     by_id = {one.entry.id: one for one in prepared}
+    most = min(PLACES_PER_SLIDE, max(LEAST_PLACES, MOST_PLACES // len(prepared)))
     places: dict[str, Places] = {}
 
     def take(entry: Entry) -> Mapping[str, float]:
-        places[entry.id] = sample(by_id[entry.id], backbone, looking=looking[entry.id], rng=rng)
+        places[entry.id] = sample(by_id[entry.id], backbone, looking=looking[entry.id], most=most, rng=rng)
         return {}
 
     results = each([one.entry for one in prepared], take, tracker=tracker, name="places")
@@ -139,8 +143,16 @@ def cam(one: Prepared, backbone: Backbone, judge: Judge, looking: Looking) -> ND
     return logits
 
 
-def sample(one: Prepared, backbone: Backbone, *, looking: Looking, rng: np.random.Generator) -> Places:
-    """Random places of a slide, at most ``PLACES_PER_SLIDE``, with what a person's review says of them."""
+def sample(
+    one: Prepared,
+    backbone: Backbone,
+    *,
+    looking: Looking,
+    rng: np.random.Generator,
+    most: int | None = None,
+) -> Places:
+    """Random places of a slide, about ``most`` (default: ``PLACES_PER_SLIDE``), and what a person's review says there."""
+    most = PLACES_PER_SLIDE if most is None else most
     slide = one.slide()
     inside = cells_of(one.tissue, shape=looking.shape(slide), downsample=looking.downsample)
     regions = _regions(inside, _side(backbone.channels), rng)
@@ -148,7 +160,7 @@ def sample(one: Prepared, backbone: Backbone, *, looking: Looking, rng: np.rando
     features, known = [], []
     for region, share in zip(regions, tissue / max(1, tissue.sum()), strict=True):
         rows, columns = np.nonzero(inside[region.slices])
-        chosen = rng.permutation(len(rows))[: round(PLACES_PER_SLIDE * share)]
+        chosen = rng.permutation(len(rows))[: round(most * share)]
         maps = look_at(slide, one.tissue, backbone, looking, channels=backbone.channels, part=region)
         features.append(surroundings(maps, rows[chosen], columns[chosen], widths=_widths(looking)))
         known.append(_known(one, region, looking.downsample)[rows[chosen], columns[chosen]])
