@@ -151,7 +151,7 @@ def sample(
     rng: np.random.Generator,
     most: int | None = None,
 ) -> Places:
-    """Random places of a slide, about ``most`` (default: ``PLACES_PER_SLIDE``), and what a person's review says there."""
+    """Random places of a slide, about ``most`` (``PLACES_PER_SLIDE``), and what a person has said of them."""
     most = PLACES_PER_SLIDE if most is None else most
     slide = one.slide()
     inside = cells_of(one.tissue, shape=looking.shape(slide), downsample=looking.downsample)
