@@ -162,19 +162,29 @@ def known_places(marks: Marks, grid: TileGrid, indices: NDArray[np.integer], *, 
         return layers
     downsample = grid.side_px0 / side_px
     for place, (x_px0, y_px0) in enumerate(grid.xy_px0[indices].astype(float)):
-        square = shapely.box(x_px0, y_px0, x_px0 + grid.side_px0, y_px0 + grid.side_px0)
-        decided, refused, ignored = (
-            rasterise(
-                [shape for shape in shapes if shape.intersects(square)],
-                origin_px0=(x_px0, y_px0),
-                downsample=downsample,
-                size_px=(side_px, side_px),
-            )
-            for shapes in (marks.decided, marks.refused, marks.ignored)
-        )
-        layers[place, 0] = decided & ~ignored
-        layers[place, 1] = (refused | marks.complete) & ~decided & ~ignored
+        layers[place] = known_area(marks, origin_px0=(x_px0, y_px0), downsample=downsample, size_px=(side_px, side_px))
     return layers
+
+
+def known_area(
+    marks: Marks, *, origin_px0: tuple[float, float], downsample: float, size_px: tuple[int, int]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Where in an area a person has said that the class is, and that it is not: bool [height, width] each.
+
+    The area begins at ``origin_px0`` (x, y) and has ``size_px`` (width, height) pixels of ``downsample`` level-0 ones.
+    """
+    far = (origin_px0[0] + size_px[0] * downsample, origin_px0[1] + size_px[1] * downsample)
+    area = shapely.box(*origin_px0, *far)
+    decided, refused, ignored = (
+        rasterise(
+            [shape for shape in shapes if shape.intersects(area)],
+            origin_px0=origin_px0,
+            downsample=downsample,
+            size_px=size_px,
+        )
+        for shapes in (marks.decided, marks.refused, marks.ignored)
+    )
+    return decided & ~ignored, (refused | marks.complete) & ~decided & ~ignored
 
 
 def outside(shapes: Iterable[BaseGeometry], taken: BaseGeometry) -> list[BaseGeometry]:

@@ -3,28 +3,17 @@
 import torch
 from torch import Tensor, nn
 
-from wsplf_cli.models.bag import BagOutput
+from wsplf_cli.models.bag import BagOutput, InstanceHead
 
 
-class GatedAttention(nn.Module):
+class GatedAttention(InstanceHead):
     """The bag logit is the attention-weighted mean of the instance logits, so that a CAM explains it."""
 
     def __init__(self, in_features: int, classes: int, *, hidden: int = 64) -> None:
-        super().__init__()
-        self.instance = nn.Linear(in_features, classes)
+        super().__init__(in_features, classes)
         self.value = nn.Linear(in_features, hidden)
         self.gate = nn.Linear(in_features, hidden)
         self.score = nn.Linear(hidden, 1)
-
-    @property
-    def weight(self) -> Tensor:
-        """Float [C, D] of the instance classifier."""
-        return self.instance.weight
-
-    @property
-    def bias(self) -> Tensor:
-        """Float [C] of the instance classifier."""
-        return self.instance.bias
 
     def forward(self, features: Tensor) -> BagOutput:
         """Features float [N, D] of one bag to its output."""

@@ -5,13 +5,13 @@ import math
 import torch
 from torch import Tensor, nn
 
-from wsplf_cli.models.bag import BagOutput
+from wsplf_cli.models.bag import BagOutput, InstanceHead
 
 #: As in the paper; it has not been tuned here.
 SHARPNESS = 5.0
 
 
-class LogSumExp(nn.Module):
+class LogSumExp(InstanceHead):
     """The bag logit of a class is ``(logsumexp(sharpness * logits) - log N) / sharpness`` over its N tiles.
 
     A sharpness towards 0 gives the mean of the logits, a high one their maximum: tiles whose logits differ by less
@@ -20,19 +20,8 @@ class LogSumExp(nn.Module):
     """
 
     def __init__(self, in_features: int, classes: int, *, sharpness: float = SHARPNESS) -> None:
-        super().__init__()
-        self.instance = nn.Linear(in_features, classes)
+        super().__init__(in_features, classes)
         self.sharpness = sharpness
-
-    @property
-    def weight(self) -> Tensor:
-        """Float [C, D] of the instance classifier."""
-        return self.instance.weight
-
-    @property
-    def bias(self) -> Tensor:
-        """Float [C] of the instance classifier."""
-        return self.instance.bias
 
     def forward(self, features: Tensor) -> BagOutput:
         """Features float [N, D] of one bag to its output."""

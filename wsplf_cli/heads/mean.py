@@ -2,25 +2,11 @@
 
 from torch import Tensor, nn
 
-from wsplf_cli.models.bag import BagOutput
+from wsplf_cli.models.bag import BagOutput, InstanceHead
 
 
-class Mean(nn.Module):
+class Mean(InstanceHead):
     """The bag logit of a class is the mean over all tiles: what a classifier of tiles by their slide's label learns."""
-
-    def __init__(self, in_features: int, classes: int) -> None:
-        super().__init__()
-        self.instance = nn.Linear(in_features, classes)
-
-    @property
-    def weight(self) -> Tensor:
-        """Float [C, D] of the instance classifier."""
-        return self.instance.weight
-
-    @property
-    def bias(self) -> Tensor:
-        """Float [C] of the instance classifier."""
-        return self.instance.bias
 
     def forward(self, features: Tensor) -> BagOutput:
         """Features float [N, D] of one bag to its output."""

@@ -5,29 +5,18 @@ import math
 import torch
 from torch import Tensor, nn
 
-from wsplf_cli.models.bag import BagOutput
+from wsplf_cli.models.bag import BagOutput, InstanceHead
 
 
-class TopK(nn.Module):
+class TopK(InstanceHead):
     """The bag logit of a class is the mean over the tiles in the top share for that class.
 
     ``attention`` is the share of each tile in the bag logits, averaged over the classes.
     """
 
     def __init__(self, in_features: int, classes: int, *, share: float = 0.1) -> None:
-        super().__init__()
-        self.instance = nn.Linear(in_features, classes)
+        super().__init__(in_features, classes)
         self.share = share
-
-    @property
-    def weight(self) -> Tensor:
-        """Float [C, D] of the instance classifier."""
-        return self.instance.weight
-
-    @property
-    def bias(self) -> Tensor:
-        """Float [C] of the instance classifier."""
-        return self.instance.bias
 
     def forward(self, features: Tensor) -> BagOutput:
         """Features float [N, D] of one bag to its output."""

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class BagOutput(NamedTuple):
@@ -21,3 +21,21 @@ class Head(Protocol):
 
     def __call__(self, features: Tensor) -> BagOutput:
         """Features float [N, D] of one bag to its output."""
+
+
+class InstanceHead(nn.Module):
+    """What the heads share: ``instance``, the affine classifier of features of ``in_features``, open to view."""
+
+    def __init__(self, in_features: int, classes: int) -> None:
+        super().__init__()
+        self.instance = nn.Linear(in_features, classes)
+
+    @property
+    def weight(self) -> Tensor:
+        """Float [C, D] of the instance classifier."""
+        return self.instance.weight
+
+    @property
+    def bias(self) -> Tensor:
+        """Float [C] of the instance classifier."""
+        return self.instance.bias

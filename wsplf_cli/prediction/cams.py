@@ -140,7 +140,7 @@ def look_at(
     inside = cells_of(tissue, shape=looking.shape(slide), downsample=downsample)
     whole = part or Part(0, inside.shape[0], 0, inside.shape[1])
     border, size_px = looking.border, looking.cells * looking.stride
-    blocks = list(_blocks(inside, looking.cells - 2 * border, whole))
+    blocks = list(blocks_of(inside, looking.cells - 2 * border, whole))
     found = np.full((channels, whole.bottom - whole.top, whole.right - whole.left), np.nan, np.float32)
     for start in range(0, len(blocks), looking.batch):
         some = blocks[start : start + looking.batch]
@@ -188,7 +188,8 @@ def cells_of(tissue: TissueMask, *, shape: tuple[int, int], downsample: float) -
     return cells
 
 
-def _blocks(inside: NDArray[np.bool_], side: int, whole: Part) -> Iterator[Part]:
+def blocks_of(inside: NDArray[np.bool_], side: int, whole: Part) -> Iterator[Part]:
+    """Squares of ``side`` cells that cover a part of a map, those with tissue (``inside`` bool [rows, columns])."""
     for top in range(whole.top, whole.bottom, side):
         for left in range(whole.left, whole.right, side):
             block = Part(top, min(whole.bottom, top + side), left, min(whole.right, left + side))

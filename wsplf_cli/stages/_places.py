@@ -1,6 +1,6 @@
 """The places of a cohort's slides: sampled, learned from, and each slide judged by what did not learn from it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from wsplf_cli.geometry import rasterise
 from wsplf_cli.models.backbone import Backbone
-from wsplf_cli.prediction.cams import Looking, Part, cells_of, look_at, smooth
+from wsplf_cli.prediction.cams import Looking, Part, blocks_of, cells_of, look_at, smooth
+from wsplf_cli.review import known_area
 from wsplf_cli.schema import Entry, EntryResult, Tracker
 from wsplf_cli.stages import each
 from wsplf_cli.stages._bags import Prepared, folds_of, require_kinds
@@ -186,7 +186,7 @@ def _side(channels: int) -> int:
 
 def _regions(inside: NDArray[np.bool_], side: int, rng: np.random.Generator) -> list[Part]:
     """Squares that cover the tissue, or ``MOST_REGIONS`` of them, those with more tissue more often."""
-    found = list(_squares(inside, side))
+    found = list(blocks_of(inside, side, Part(0, inside.shape[0], 0, inside.shape[1])))
     if len(found) <= MOST_REGIONS:
         return found
     tissue = np.array([inside[part.slices].sum() for part in found], float)
@@ -194,27 +194,12 @@ def _regions(inside: NDArray[np.bool_], side: int, rng: np.random.Generator) -> 
     return [found[number] for number in np.sort(chosen)]
 
 
-def _squares(inside: NDArray[np.bool_], side: int) -> Iterator[Part]:
-    for top in range(0, inside.shape[0], side):
-        for left in range(0, inside.shape[1], side):
-            part = Part(top, min(inside.shape[0], top + side), left, min(inside.shape[1], left + side))
-            if inside[part.slices].any():
-                yield part
-
-
 def _known(one: Prepared, region: Part, downsample: float) -> NDArray[np.int8]:
     """What a person's review says of the cells of a region, int8: 1 the class, -1 not the class, 0 nothing."""
-    marks = one.review.marks
-    size_px = (region.right - region.left, region.bottom - region.top)
-    decided, refused, ignored = (
-        rasterise(
-            list(shapes),
-            origin_px0=(region.left * downsample, region.top * downsample),
-            downsample=downsample,
-            size_px=size_px,
-        )
-        for shapes in (marks.decided, marks.refused, marks.ignored)
+    decided, refused = known_area(
+        one.review.marks,
+        origin_px0=(region.left * downsample, region.top * downsample),
+        downsample=downsample,
+        size_px=(region.right - region.left, region.bottom - region.top),
     )
-    known = np.where(refused | marks.complete, np.int8(-1), np.int8(0))
-    known = np.where(decided, np.int8(1), known)
-    return np.where(ignored, np.int8(0), known).astype(np.int8)
+    return decided.astype(np.int8) - refused.astype(np.int8)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from types import ModuleType
 
 import numpy as np
@@ -237,7 +238,7 @@ def _load(options: PseudolabelOptions, device: torch.device) -> Parts:
 
     networks = Networks(
         mil=lambda: _network(options, head),
-        frozen=lambda: build_backbone(options.backbone, weights=options.backbone_weights).to(device).eval(),
+        frozen=cache(lambda: build_backbone(options.backbone, weights=options.backbone_weights).to(device).eval()),
     )
     (networks.frozen if options.classifier == "places" else networks.mil)()  # what does not fit is said before any work
     return Parts(sam, strategy, networks)

@@ -188,12 +188,12 @@ def _rounds(
     labels = [_first_labels(one) for one in slides]
     fitted = _fit_folds(slides, reduced, labels, fold_of)
     for _ in range(ROUNDS):
+        scores = _scores_unseen(reduced, fitted, fold_of)
         for number, one in enumerate(slides):
             if one.positive:
-                weight, bias = fitted[int(fold_of[number])]
-                labels[number] = _guessed(reduced[number] @ weight + bias, one.known)
+                labels[number] = _guessed(scores[number], one.known)
         fitted = _fit_folds(slides, reduced, labels, fold_of)
-    scores = [one @ fitted[fold][0] + fitted[fold][1] for one, fold in zip(reduced, fold_of.tolist(), strict=True)]
+    scores = _scores_unseen(reduced, fitted, fold_of)
     threshold = _threshold_of_rich(slides, scores)
     if threshold is None:
         return fitted
@@ -201,6 +201,15 @@ def _rounds(
         if one.positive:
             labels[number] = _called(scores[number], one.known, threshold)
     return _fit_folds(slides, reduced, labels, fold_of, ridge=_LAST_RIDGE)
+
+
+def _scores_unseen(
+    reduced: Sequence[NDArray[np.float32]],
+    fitted: dict[int, tuple[NDArray[np.float32], float]],
+    fold_of: NDArray[np.integer],
+) -> list[NDArray[np.float32]]:
+    """The logits of each slide's places, [N] per slide, by the classifier of its fold."""
+    return [one @ fitted[fold][0] + fitted[fold][1] for one, fold in zip(reduced, fold_of.tolist(), strict=True)]
 
 
 def _threshold_of_rich(slides: Sequence[Places], scores: Sequence[NDArray[np.float32]]) -> float | None:
@@ -223,24 +232,25 @@ def _first_labels(places: Places) -> NDArray[np.int8]:
 
 def _guessed(scores: NDArray[np.float32], known: NDArray[np.int8]) -> NDArray[np.int8]:
     """Labels int8 [N] of a positive slide's places, 0 where it is left open."""
-    labels = known.copy()
-    free = np.flatnonzero(known == 0)
-    if free.size:
-        ranked = free[np.argsort(scores[free], kind="stable")]
-        labels[ranked[: round(BOTTOM_SHARE * free.size)]] = -1
-        labels[ranked[-max(1, round(TOP_SHARE * free.size)) :]] = 1
-    return labels
+    free = int((known == 0).sum())
+    return _ends(scores, known, lowest=round(BOTTOM_SHARE * free), highest=max(1, round(TOP_SHARE * free)))
 
 
 def _called(scores: NDArray[np.float32], known: NDArray[np.int8], threshold: float) -> NDArray[np.int8]:
     """Labels int8 [N] of a positive slide's places: most of what is called tumour, and most of the rest."""
+    free = int((known == 0).sum())
+    called = int((scores[known == 0] >= threshold).sum())
+    highest = max(round(_CALLED_SHARE * called), round(0.01 * free), 1)
+    return _ends(scores, known, lowest=round(_OTHER_SHARE * (free - called)), highest=highest)
+
+
+def _ends(scores: NDArray[np.float32], known: NDArray[np.int8], *, lowest: int, highest: int) -> NDArray[np.int8]:
+    """What is known, and of the other places -1 for so many with the lowest scores, 1 for so many with the highest."""
     labels = known.copy()
     free = np.flatnonzero(known == 0)
-    if free.size:
-        ranked = free[np.argsort(scores[free], kind="stable")]
-        called = int((scores[free] >= threshold).sum())
-        labels[ranked[: round(_OTHER_SHARE * (free.size - called))]] = -1
-        labels[ranked[-max(round(_CALLED_SHARE * called), round(0.01 * free.size), 1) :]] = 1
+    ranked = free[np.argsort(scores[free], kind="stable")]
+    labels[ranked[:lowest]] = -1
+    labels[ranked[-highest:]] = 1
     return labels
 
 
