@@ -31,9 +31,11 @@ class ProjectOptions:
     images: str | None = _option(None, "Work only on the entries whose name this regular expression finds.")
     mpp_override: float | None = _option(None, "Micrometres per pixel at level 0, for slides that lack it.", above=0)
     label_key: str = _option("label", "Key of the entry metadata that holds the slide label.")
-    positive: tuple[str, ...] = _option(("tumor",), "Label of a positive slide; repeat for several.")
+    positive: tuple[str, ...] = _option(
+        ("tumor",), "Label of a positive slide, or WORD=CLASS for a class of its own; repeat for several."
+    )
     negative: tuple[str, ...] = _option(("normal",), "Label of a negative slide; repeat for several.")
-    path_class: str = _option("Tumor", "QuPath class of the polygons.")
+    path_class: str = _option("Tumor", "QuPath class of the polygons, of each --positive without a class of its own.")
 
 
 @dataclass(frozen=True, slots=True)

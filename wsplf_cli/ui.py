@@ -226,9 +226,12 @@ class Screen:
         if self.json:
             self.document(found)
         else:
+            several = found["classes"] if len(found["classes"]) > 1 else {}
+            rows = [row | {"classes": ", ".join(row["classes"]) if several else ""} for row in rows]
             columns = [key for key in rows[0] if any(row[key] for row in rows)] if rows else ["name", "label"]
             self.table(columns, [[row[key] for key in columns] for row in rows])
-            self.line(", ".join(f"{count} {meaning}" for meaning, count in found["counts"].items()))
+            for counts in (found["counts"], *([several] if several else [])):
+                self.line(", ".join(f"{count} {meaning}" for meaning, count in counts.items()))
         for warning in found["warnings"]:
             self.say(f"warning: {warning}")
         for problem in found["problems"]:

@@ -14,7 +14,8 @@ from wsplf_cli.backends import Project
 from wsplf_cli.config import DoctorOptions
 from wsplf_cli.errors import ConfigError, ProjectError, SlideError
 from wsplf_cli.schema import Check, Entry, titles
-from wsplf_cli.stages.labels import LabelRow, label_rows, require_both
+from wsplf_cli.stages._classes import classes_of
+from wsplf_cli.stages.labels import LabelRow, count_classes, label_rows, require_both
 
 NEEDED_GB = 0.2
 COMFORTABLE_GB = 5.0
@@ -38,20 +39,25 @@ def check_machine(options: DoctorOptions, *, folder: Path) -> list[Check]:
 def check_project(project: Project, entries: Sequence[Entry], options: DoctorOptions) -> list[Check]:
     """Every entry: its slide opens and can be read, its mpp and source, its data file, its label; then the cohort."""
     rows = label_rows(entries, options.project)
+    classes = classes_of(options.project)
     checks = [Check("PASS", "project", f"{project.path}, QuPath {project.version}, {len(entries)} entries")]
     if not os.access(project.folder, os.W_OK):
         checks.append(Check("WARN", "folder", f"{project.folder} cannot be written", fix="copy the project elsewhere"))
     mpp_override = options.project.mpp_override
     named = zip(titles(entries), rows, strict=True)
-    checks += [_entry(project, row, title=title, mpp_override=mpp_override) for title, row in named]
+    checks += [_entry(project, row, title=title, classes=classes, mpp_override=mpp_override) for title, row in named]
     try:
-        require_both([row.entry for row in rows])
+        require_both([row.entry for row in rows], classes)
     except ProjectError as error:
         checks.append(Check("WARN", "labels", error.message, fix=error.hint))
     else:
         positive = sum(row.meaning == "positive" for row in rows)
         negative = sum(row.meaning == "negative" for row in rows)
-        checks.append(Check("PASS", "labels", f"{positive} positive, {negative} negative"))
+        message = f"{positive} positive, {negative} negative"
+        if len(classes) > 1:
+            counts = count_classes([row.entry for row in rows], classes)
+            message += "; " + ", ".join(f"{count} {name}" for name, count in counts.items())
+        checks.append(Check("PASS", "labels", message))
     return checks
 
 
@@ -132,7 +138,7 @@ def _disk(folder: Path) -> Check:
     return Check("PASS", "disk", message)
 
 
-def _entry(project: Project, row: LabelRow, *, title: str, mpp_override: float | None) -> Check:
+def _entry(project: Project, row: LabelRow, *, title: str, classes: Sequence[str], mpp_override: float | None) -> Check:
     """One line for one entry; the first thing that prevents work on it, else what deserves a warning."""
     from wsplf_cli.slides import entry_slide
 
@@ -144,6 +150,8 @@ def _entry(project: Project, row: LabelRow, *, title: str, mpp_override: float |
     except SlideError as error:
         return Check("FAIL", title, error.message, fix=error.hint)
     label = f"label {row.word!r} ({row.source}): {row.meaning}" if row.word else "unlabelled"
+    if len(classes) > 1 and row.classes(classes):
+        label += f" for {' and '.join(row.classes(classes))}"
     message = f"{calibration.mpp:.4g} um/px ({calibration.source}), {label}, {len(annotations)} annotations"
     if entry.steps:
         message += f"; QuPath shows it {' and '.join(step.kind for step in entry.steps)}"

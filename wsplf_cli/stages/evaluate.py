@@ -19,6 +19,7 @@ from wsplf_cli.review import marks_of
 from wsplf_cli.schema import Annotation, Entry, Tracker
 from wsplf_cli.slides import entry_slide
 from wsplf_cli.stages import Skipped, each, start_run
+from wsplf_cli.stages._classes import label_word
 from wsplf_cli.tiles import tissue_mask, tissue_um2
 
 #: Gives the truth of an entry in level-0 pixels (empty: nothing there), or None where nobody has said.
@@ -165,7 +166,7 @@ def _score(project: Project, entry: Entry, truth: BaseGeometry, options: Evaluat
         tracker.say(f"warning: {entry.name} is labelled negative, but its truth is not empty")
     return Score(
         entry=entry,
-        label=_word(entry, options.project),
+        label=label_word(entry, options.project) or None,
         positive=not truth.is_empty if entry.label is None else not labelled_negative,
         overlap=overlap(truth, predicted, unit=mpp**2),
         boundary_f1=boundary_f1(truth, predicted, tolerance=options.tolerance_um / mpp),
@@ -191,15 +192,6 @@ def _is_measured(annotation: Annotation, options: EvaluateOptions) -> bool:
 
 def _is_negative(entry: Entry, options: ProjectOptions) -> bool:
     return entry.label is not None and options.path_class not in entry.label.classes
-
-
-def _word(entry: Entry, options: ProjectOptions) -> str | None:
-    """The slide label as a word of the project; None where there is none."""
-    if entry.label is None:
-        return None
-    words = options.negative if _is_negative(entry, options) else options.positive
-    written = (entry.metadata.get(options.label_key, ""), *entry.tags)
-    return next((word for word in written if word in words), words[0])
 
 
 def truth_reader(options: EvaluateOptions) -> TruthOf:

@@ -14,6 +14,7 @@ from wsplf_cli.config import LabelsOptions, ProjectOptions
 from wsplf_cli.errors import ConfigError, ProjectError
 from wsplf_cli.schema import Entry, SlideLabel, Tracker
 from wsplf_cli.stages import start_run
+from wsplf_cli.stages._classes import Words, classes_of, plain, words_of
 
 NAME_COLUMNS = ("slide", "image", "name")
 LABEL_COLUMN = "label"
@@ -25,7 +26,7 @@ IMAGE_SUFFIX = re.compile(r"\.(svs|ndpi|mrxs|scn|vms|vmu|bif|czi|dcm|(ome\.)?tif
 class LabelRow:
     """The resolved label of one entry: ``entry`` has it; ``word`` is as written, ``source`` says where.
 
-    ``unknown`` is true when the word is neither positive nor negative, or the tags say both.
+    ``unknown`` is true when the word is neither positive nor negative, or word or tags say both.
     """
 
     entry: Entry
@@ -42,6 +43,10 @@ class LabelRow:
             return "unlabelled"
         return "positive" if self.entry.label.classes else "negative"
 
+    def classes(self, order: Sequence[str]) -> list[str]:
+        """The classes that the label names, in that order."""
+        return [name for name in order if self.entry.label is not None and name in self.entry.label.classes]
+
 
 @dataclass(frozen=True, slots=True)
 class LabelReport:
@@ -51,6 +56,7 @@ class LabelReport:
     problems: tuple[ProjectError, ...] = ()
     written: int = 0
     warnings: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -65,6 +71,7 @@ class LabelReport:
             {
                 "name": row.entry.name,
                 "label": row.meaning,
+                "classes": row.classes(self.classes),
                 "word": row.word,
                 "source": row.source,
                 "patient": row.entry.metadata.get("patient", ""),
@@ -76,6 +83,7 @@ class LabelReport:
         return {
             "entries": entries,
             "counts": self.counts,
+            "classes": count_classes([row.entry for row in self.rows], self.classes),
             "written": self.written,
             "problems": problems,
             "warnings": self.warnings,
@@ -99,8 +107,13 @@ def select(entries: Sequence[Entry], options: ProjectOptions) -> list[Entry]:
 
 def label_rows(entries: Sequence[Entry], options: ProjectOptions) -> list[LabelRow]:
     """One row per entry: entry metadata first, then tags that equal a positive or negative word."""
-    _check_words(options)
-    return [_row(entry, options) for entry in entries]
+    words = words_of(options)
+    return [_row(entry, options.label_key, words) for entry in entries]
+
+
+def count_classes(entries: Sequence[Entry], classes: Sequence[str]) -> dict[str, int]:
+    """How many entries are labelled with each class."""
+    return {name: sum(one.label is not None and name in one.label.classes for one in entries) for name in classes}
 
 
 def resolve_labels(project: Project, entries: Sequence[Entry], options: ProjectOptions) -> list[Entry]:
@@ -130,19 +143,16 @@ def _check_known(rows: Sequence[LabelRow]) -> None:
         )
 
 
-def require_both(entries: Sequence[Entry]) -> None:
-    """Check that there is a positive and a negative slide to learn from.
+def require_both(entries: Sequence[Entry], classes: Sequence[str] = ()) -> None:
+    """Check that there is a positive and a negative slide to learn from, and of several classes for each of them.
 
     Raises:
-        ProjectError: no labels, or one class only; the hint is what to type next.
+        ProjectError: no labels, or one kind only; the hint is what to type next.
     """
-    positive = sum(entry.label is not None and bool(entry.label.classes) for entry in entries)
-    negative = sum(entry.label is not None and not entry.label.classes for entry in entries)
-    if positive and negative:
-        return
+    labelled = [entry.label for entry in entries if entry.label is not None]
     if not entries:
         raise ProjectError("the project has no entries", hint="add images to it in QuPath")
-    if not positive and not negative:
+    if not labelled:
         keys = sorted({key for entry in entries for key in entry.metadata})
         tags = sorted({tag for entry in entries for tag in entry.tags})
         seen = (f"; metadata keys there are: {', '.join(keys[:10])}" if keys else "") + (
@@ -152,10 +162,22 @@ def require_both(entries: Sequence[Entry]) -> None:
             f"none of {len(entries)} entries has a slide label{seen}",
             hint="wsplf labels PROJECT --csv labels.csv, or --label-key KEY, --positive WORD, --negative WORD",
         )
+    if len(classes) < 2:
+        _require_kinds(sum(bool(label.classes) for label in labelled), len(labelled), word="WORD")
+        return
+    for name in classes:
+        positive = sum(name in label.classes for label in labelled)
+        _require_kinds(positive, len(labelled), word=f"WORD={name}", of=f"class {name}: ")
+
+
+def _require_kinds(positive: int, labelled: int, *, word: str, of: str = "") -> None:
+    negative = labelled - positive
+    if positive and negative:
+        return
     has, lacks = ("positive", "negative") if positive else ("negative", "positive")
     raise ProjectError(
-        f"only {has} slides: {max(positive, negative)} {has}, 0 {lacks}; learning from slide labels needs both",
-        hint=f"label {lacks} slides, or name their label with --{lacks} WORD",
+        f"{of}only {has} slides: {labelled} {has}, 0 {lacks}; learning from slide labels needs both",
+        hint=f"label {lacks} slides, or name their label with --{lacks} {word if lacks == 'positive' else 'WORD'}",
     )
 
 
@@ -180,13 +202,14 @@ def labels(project: Project, entries: Sequence[Entry], options: LabelsOptions, t
                 run.finish([], details={"written": written})
         tracker.say(f"{options.csv}: {len(values)} of {len(entries)} entries matched, {written} written")
     rows = label_rows(entries, options.project)
+    classes = classes_of(options.project)
     problems = []
     try:
         _check_known(rows)
-        require_both([row.entry for row in rows])
+        require_both([row.entry for row in rows], classes)
     except ProjectError as error:
         problems.append(error)
-    return LabelReport(tuple(rows), tuple(problems), written=written, warnings=tuple(warnings))
+    return LabelReport(tuple(rows), tuple(problems), written=written, warnings=tuple(warnings), classes=classes)
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
@@ -264,15 +287,15 @@ def match_table(
 
 
 def _entries_named(name: str, entries: Sequence[Entry]) -> list[Entry]:
-    exact = [entry for entry in entries if name and _plain(name) in _names(entry)]
+    exact = [entry for entry in entries if name and plain(name) in _names(entry)]
     if exact or not name:
         return exact
-    stem = _without_suffix(_plain(name))
+    stem = _without_suffix(plain(name))
     return [entry for entry in entries if stem in {_without_suffix(known) for known in _names(entry)}]
 
 
 def _names(entry: Entry) -> set[str]:
-    return {_plain(entry.name)} | ({_plain(entry.slide_path.name)} if entry.slide_path else set())
+    return {plain(entry.name)} | ({plain(entry.slide_path.name)} if entry.slide_path else set())
 
 
 def _without_suffix(name: str) -> str:
@@ -280,34 +303,16 @@ def _without_suffix(name: str) -> str:
     return IMAGE_SUFFIX.sub("", name)
 
 
-def _plain(word: str) -> str:
-    return word.strip().casefold()
-
-
-def _check_words(options: ProjectOptions) -> None:
-    both = {_plain(word) for word in options.positive} & {_plain(word) for word in options.negative}
-    if both:
-        raise ConfigError(f"{sorted(both)[0]!r} cannot be both a positive and a negative label")
-
-
-def _row(entry: Entry, options: ProjectOptions) -> LabelRow:
+def _row(entry: Entry, label_key: str, words: Words) -> LabelRow:
     entry = replace(entry, split=entry.split or entry.metadata.get("split") or None)
-    positive = {_plain(word) for word in options.positive}
-    negative = {_plain(word) for word in options.negative}
-    word = entry.metadata.get(options.label_key, "").strip()
-    if word:
-        source = f"metadata {options.label_key}"
-        if _plain(word) not in positive | negative:
-            return LabelRow(entry, word, source, unknown=True)
-        is_positive = _plain(word) in positive
-    else:
-        tags = [tag for tag in entry.tags if _plain(tag) in positive | negative]
-        if not tags:
-            return LabelRow(entry)
-        word, source = ", ".join(tags), "tag"
-        meanings = {_plain(tag) in positive for tag in tags}
-        if len(meanings) > 1:
-            return LabelRow(entry, word, source, unknown=True)
-        is_positive = meanings.pop()
-    classes = frozenset({options.path_class}) if is_positive else frozenset[str]()
-    return LabelRow(replace(entry, label=SlideLabel(classes)), word, source)
+    word, source = entry.metadata.get(label_key, "").strip(), f"metadata {label_key}"
+    meant = words.read(word)
+    if not word:
+        tags = {tag: words.read(tag) for tag in entry.tags}
+        word, source = ", ".join(tag for tag, said in tags.items() if said), "tag"
+        meant = [one for said in tags.values() for one in said]
+    if not word:
+        return LabelRow(entry)
+    if len({bool(one) for one in meant}) != 1:  # not known, or positive and negative at once
+        return LabelRow(entry, word, source, unknown=True)
+    return LabelRow(replace(entry, label=SlideLabel(frozenset[str]().union(*meant))), word, source)

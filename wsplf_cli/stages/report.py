@@ -19,6 +19,7 @@ from wsplf_cli.geometry import union
 from wsplf_cli.qupath.qpdata import undecided
 from wsplf_cli.schema import Annotation, Entry, Origin, Tracker
 from wsplf_cli.slides import entry_slide
+from wsplf_cli.stages._classes import label_word
 from wsplf_cli.stages._report_charts import HEIGHT, LEFT, WIDTH, Chart, charts
 from wsplf_cli.stages._report_views import View, view
 from wsplf_cli.tiles import tissue_mask, tissue_um2
@@ -252,7 +253,7 @@ def _show(
 ) -> Shown:
     """One entry; what cannot be read of it becomes a note."""
     scores = {name: row for name, table in tables.items() for row in table["entries"] if row.get("name") == entry.name}
-    label = _label(entry, options)
+    label = label_word(entry, options)
     try:
         annotations = project.annotations(entry.id)
         by_origin = {str(origin): [one for one in annotations if one.origin == origin] for origin in ORIGINS}
@@ -289,13 +290,6 @@ def _count(origin: Origin, annotations: Sequence[Annotation], *, entry: Entry, m
         area_mm2=area_um2 / 1e6,
         tissue_share=area_um2 / tissue_um2 if tissue_um2 > 0 else None,
     )
-
-
-def _label(entry: Entry, options: ProjectOptions) -> str:
-    if entry.label is None:
-        return ""
-    words = options.positive if options.path_class in entry.label.classes else options.negative
-    return next((word for word in (entry.metadata.get(options.label_key), *entry.tags) if word in words), words[0])
 
 
 def _cam(entry: Entry, runs: Sequence[RunShown]) -> Path | None:
