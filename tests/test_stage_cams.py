@@ -62,7 +62,7 @@ def test_a_place_is_judged_by_the_mean_of_both_kinds_and_unseen_by_its_own_fold(
     judges = {one.entry.id: Judge(weight, 0.3) for one, weight in zip(prepared, weights, strict=True)}
     places = {"judged": Judged(judges, {}), "backbone": backbone}
     networks, places, both = (
-        _cams.look(prepared, learnt, options=options, device=torch.device("cpu"), tracker=recorder)
+        _look(prepared, learnt, options, recorder)
         for learnt in (Learnt(committee), Learnt(**places), Learnt(committee, **places))
     )
     assert [result.status for result in both[1]] == ["done"] * 4
@@ -77,6 +77,11 @@ def test_a_place_is_judged_by_the_mean_of_both_kinds_and_unseen_by_its_own_fold(
     assert not np.allclose(first, second, equal_nan=True), "the same slide, judged by other folds"
     means = [networks[0][one.entry.id].mean.logits for one in prepared[:2]]
     np.testing.assert_allclose(*means, atol=1e-3)
+
+
+def _look(prepared, learnt, options, recorder):
+    (looked,), results = _cams.look([prepared], [learnt], options=options, device=torch.device("cpu"), tracker=recorder)
+    return looked, results
 
 
 def _committee(fold_of):

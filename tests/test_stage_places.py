@@ -66,7 +66,7 @@ def looking(stride=8, *, turns=1):
 
 
 def sample(one, *, seed=0):
-    return stage.sample(one, Colours(), looking=looking(), rng=np.random.default_rng(seed))
+    return stage.sample([one], Colours(), looking=looking(), rng=np.random.default_rng(seed))[0]
 
 
 def columns_and_rows(places):
@@ -172,7 +172,7 @@ def test_the_cam_says_of_each_place_what_the_classifier_says_of_its_features(pre
     size = len(WIDTHS_PX) * backbone.channels
     judge = Judge(rng.normal(0, size**-0.5, size).astype(np.float32), -1.5)
     seen = looking(backbone.stride, turns=turns)
-    logits = stage.cam(one, backbone, judge, seen)
+    (logits,) = stage.cam(one, backbone, [judge], seen)
     inside = cells_of(one.tissue, shape=seen.shape(one.slide()), downsample=seen.downsample)
     assert logits.dtype == np.float32
     assert (np.isnan(logits) == ~inside).all()
@@ -183,7 +183,7 @@ def test_the_cam_says_of_each_place_what_the_classifier_says_of_its_features(pre
     assert expected.std() > 0.05
     np.testing.assert_allclose(logits[rows, columns], expected, atol=0.01)
     monkeypatch.setattr(stage, "PLACES_PER_SLIDE", len(rows))
-    sampled = stage.sample(one, backbone, looking=seen, rng=rng)
+    (sampled,) = stage.sample([one], backbone, looking=seen, rng=rng)
     np.testing.assert_allclose(np.sort(judge(sampled.features)), np.sort(logits[inside]), atol=0.01)
 
 
@@ -244,18 +244,20 @@ def judged(prepare, recorder):
     def run():
         seen = {one.entry.id: looking() for one in cohort}
         rng = np.random.default_rng(0)
-        return stage.judge_places(cohort, Colours(), looking=seen, rng=rng, tracker=recorder)
+        found = stage.sample_places([cohort], Colours(), looking=seen, rng=rng, tracker=recorder)
+        (places,), results = found.places, found.results
+        return stage.judge_places(cohort, places, results=results, rng=rng, tracker=recorder), results
 
     return cohort, run
 
 
 def test_slides_are_judged_by_their_labels_alone(judged, recorder):
     cohort, run = judged
-    found = run()
+    found, results = run()
     assert set(found.judges) == {one.entry.id for one in cohort}
     assert found.suspects == {}
-    assert [one.status for one in found.results] == ["done"] * 4
-    logits = stage.cam(cohort[0], Colours(), found.judges[cohort[0].entry.id], looking())
+    assert [one.status for one in results] == ["done"] * 4
+    (logits,) = stage.cam(cohort[0], Colours(), [found.judges[cohort[0].entry.id]], looking())
     ink = np.zeros_like(logits, bool)
     ink[20:32, 12:28] = True
     assert np.median(logits[ink]) > np.quantile(logits[~ink], 0.95)
@@ -267,15 +269,15 @@ def test_a_slide_that_cannot_be_read_is_named_and_the_others_go_on(judged, recor
     take = stage.sample
     broken = {cohort[2].entry.id}
 
-    def damaged(one, *args, **rest):
-        if one.entry.id in broken:
-            raise SlideError(f"{one.entry.name}: damaged")
-        return take(one, *args, **rest)
+    def damaged(views, *args, **rest):
+        if views[0].entry.id in broken:
+            raise SlideError(f"{views[0].entry.name}: damaged")
+        return take(views, *args, **rest)
 
     monkeypatch.setattr(stage, "sample", damaged)
-    found = run()
+    found, results = run()
     assert set(found.judges) == {one.entry.id for one in cohort} - broken
-    assert [one.status for one in found.results] == ["done", "done", "failed", "done"]
+    assert [one.status for one in results] == ["done", "done", "failed", "done"]
     assert any("damaged" in line for line in recorder.said)
     broken.add(cohort[0].entry.id)
     with pytest.raises(ProjectError, match=r"no positive slide can be used: speckled\.tif \(id \d+\): damaged"):

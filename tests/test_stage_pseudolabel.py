@@ -19,7 +19,7 @@ from wsplf_cli.review import Marks
 from wsplf_cli.schema import REVIEW_KEY, REVIEWED_KEY, Annotation
 from wsplf_cli.stages import _cams, _rounds
 from wsplf_cli.stages import pseudolabel as stage
-from wsplf_cli.stages._places import Judged
+from wsplf_cli.stages._places import Judged, Sampled
 from wsplf_cli.stages._review import Review, write_polygons
 from wsplf_cli.stages.labels import resolve_labels
 from wsplf_cli.stages.pseudolabel import pseudolabel
@@ -74,7 +74,10 @@ def given_cams(monkeypatch):
     """
     given = Given()
 
-    def judge_places(prepared, backbone, *, looking, rng, tracker):
+    def sample_places(views, backbone, *, looking, rng, tracker):
+        return Sampled([{} for _ in views], [])
+
+    def judge_places(prepared, places, *, results, rng, tracker):
         given.learned["places"] = [one.entry.name for one in prepared]
         judges = {one.entry.id: Judge(np.zeros(1, np.float32), 0.0) for one in prepared}
         doubted = {one.entry.id: given.doubted[one.entry.name] for one in prepared if one.entry.name in given.doubted}
@@ -84,7 +87,8 @@ def given_cams(monkeypatch):
         given.learned["mil"] = [one.entry.name for one in prepared]
         return _cams.Committee({one.entry.id: 0 for one in prepared}, [])
 
-    def look(prepared, learnt, *, options, device, tracker):
+    def look(views, learnt, *, options, device, tracker):
+        (prepared,), (learnt,) = views, learnt
         assert (learnt.judged is not None) == (options.classifier != "mil")
         assert (learnt.committee is not None) == (options.classifier != "places")
         heat = {}
@@ -97,9 +101,9 @@ def given_cams(monkeypatch):
             logits[~cells_of(one.tissue, shape=shape, downsample=8.0)] = np.nan
             found = HeatMap(logits[None].astype(np.float32), 8.0)
             heat[one.entry.id] = _cams.Looked(found, found, found)
-        return heat, []
+        return [heat], []
 
-    for stand_in in (judge_places, fit_committee, look):
+    for stand_in in (sample_places, judge_places, fit_committee, look):
         monkeypatch.setattr(stage, stand_in.__name__, stand_in)
     return given
 
@@ -291,10 +295,10 @@ def test_nothing_to_learn_from_is_said_before_any_work(cohort, recorder):
 def test_what_a_negative_slide_would_get_is_counted_and_not_drawn(cohort, given_cams, recorder, monkeypatch):
     look = stage.look
 
-    def swapped(prepared, *args, **rest):
-        heat, results = look(prepared, *args, **rest)
-        ids = {one.entry.name: one.entry.id for one in prepared}
-        return heat | {ids["n2.tif"]: heat[ids["p1.tif"]]}, results
+    def swapped(views, *args, **rest):
+        (heat,), results = look(views, *args, **rest)
+        ids = {one.entry.name: one.entry.id for one in views[0]}
+        return [heat | {ids["n2.tif"]: heat[ids["p1.tif"]]}], results
 
     monkeypatch.setattr(stage, "look", swapped)
     monkeypatch.setattr(stage, "cored", lambda cam, *, least: cam)

@@ -1,14 +1,14 @@
 """The tiles of a cohort as the MIL classifier takes them, and the folds in which slides are judged by others."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsplf_cli.errors import ProjectError
 from wsplf_cli.review import known_places
-from wsplf_cli.schema import Entry, EntryResult, TileGrid, TissueMask
+from wsplf_cli.schema import Entry, EntryResult, SlideLabel, TileGrid, TissueMask
 from wsplf_cli.slides import Slide, slide_of
 from wsplf_cli.stages._review import Review
 from wsplf_cli.tiles import read_tiles
@@ -32,6 +32,11 @@ class Prepared:
     def slide(self) -> Slide:
         """The open slide; handles are shared and few, so ask anew for each piece of work."""
         return slide_of(self.entry)
+
+    def of(self, path_class: str) -> "Prepared":
+        """The slide as one class sees it: a label that names only others is negative, marks are those of the class."""
+        held = frozenset[str]() if self.entry.label is None else self.entry.label.classes & {path_class}
+        return replace(self, entry=replace(self.entry, label=SlideLabel(held)), review=self.review.of(path_class))
 
     @property
     def positive(self) -> bool:

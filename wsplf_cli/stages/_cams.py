@@ -20,8 +20,9 @@ from wsplf_cli.models.mil import MilNetwork
 from wsplf_cli.prediction.calibration import level
 from wsplf_cli.prediction.cams import HeatMap, Looking, heat_map
 from wsplf_cli.schema import Entry, EntryResult, Tracker
-from wsplf_cli.stages import Run, each
+from wsplf_cli.stages import each
 from wsplf_cli.stages._bags import Prepared, SlideTiles, folds_of
+from wsplf_cli.stages._classes import Curves
 from wsplf_cli.stages._places import Judged, cam
 from wsplf_cli.training.mil import Bag, MilSettings, fit, steps_of
 
@@ -104,7 +105,7 @@ def fit_committee(
     options: PseudolabelOptions,
     rng: np.random.Generator,
     device: torch.device,
-    run: Run,
+    run: Curves,
     tracker: Tracker,
 ) -> Committee:
     """MIL networks trained through the backbone, one for each of ``options.folds``."""
@@ -131,32 +132,57 @@ def fit_committee(
 
 
 def look(
-    prepared: Sequence[Prepared],
-    learnt: Learnt,
+    views: Sequence[Sequence[Prepared]],
+    learnt: Sequence[Learnt],
     *,
     options: PseudolabelOptions,
     device: torch.device,
     tracker: Tracker,
-) -> tuple[dict[str, Looked], list[EntryResult]]:
-    """The CAMs of every slide, each classifier's logits in spreads of those of negatives that it did not see."""
-    by_id = {one.entry.id: one for one in prepared}
-    networks: dict[str, NDArray[np.float16]] = {}  # half precision: all maps of all slides are kept
-    places: dict[str, NDArray[np.float32]] = {}
+) -> tuple[list[dict[str, Looked]], list[EntryResult]]:
+    """For each class the CAMs of every slide, logits in spreads of those of negatives that a classifier did not see.
+
+    ``views`` are the slides as each class sees them, ``learnt`` what judges them for it; the classifiers of places of
+    all classes look at a slide in one pass.
+    """
+    by_id = {slide[0].entry.id: slide for slide in zip(*views, strict=True)}
+    networks: list[dict[str, NDArray[np.float16]]] = [{} for _ in views]  # half precision: all maps are kept
+    places: list[dict[str, NDArray[np.float32]]] = [{} for _ in views]
     downsample: dict[str, float] = {}
+    backbone = learnt[0].backbone
 
     def look_at(entry: Entry) -> Mapping[str, float]:
-        one = by_id[entry.id]
-        if learnt.committee is not None:
-            maps = [_heat(one, network, options, device) for network in learnt.committee.networks]
-            networks[entry.id] = np.concatenate([heat.logits for heat in maps]).astype(np.float16)
+        heats = [
+            [_heat(one, network, options, device) for network in judges.committee.networks]
+            for one, judges in zip(by_id[entry.id], learnt, strict=True)
+            if judges.committee is not None
+        ]
+        for maps, own in zip(heats, networks, strict=False):  # none, or of each class
+            own[entry.id] = np.concatenate([heat.logits for heat in maps]).astype(np.float16)
             downsample[entry.id] = maps[0].downsample
-        if learnt.judged is not None and learnt.backbone is not None:
-            looking = looking_at(one, learnt.backbone, options=options, device=device)
-            places[entry.id] = cam(one, learnt.backbone, learnt.judged.judges[entry.id], looking)
+        linear = [judges.judged.judges[entry.id] for judges in learnt if judges.judged is not None]
+        if backbone is not None and linear:
+            one = by_id[entry.id][0]
+            looking = looking_at(one, backbone, options=options, device=device)
+            for kept, logits in zip(places, cam(one, backbone, linear, looking), strict=True):
+                kept[entry.id] = logits
             downsample[entry.id] = looking.downsample
         return {}
 
-    results = each([one.entry for one in prepared], look_at, tracker=tracker, name="CAM")
+    results = each([one.entry for one in views[0]], look_at, tracker=tracker, name="CAM")
+    return [
+        _joined(view, judges, nets, linear, downsample)
+        for view, judges, nets, linear in zip(views, learnt, networks, places, strict=True)
+    ], results
+
+
+def _joined(
+    prepared: Sequence[Prepared],
+    learnt: Learnt,
+    networks: Mapping[str, NDArray[np.float16]],
+    places: Mapping[str, NDArray[np.float32]],
+    downsample: Mapping[str, float],
+) -> dict[str, Looked]:
+    """What both kinds of classifiers see of each entry id, joined."""
     seen = {} if learnt.committee is None else _even(prepared, learnt.committee, networks, doubted=learnt.suspects)
     looked = {}
     for entry_id, side_px0 in downsample.items():
@@ -165,7 +191,7 @@ def look(
         unseen, mean = (HeatMap(np.mean(logits, axis=0, keepdims=True), side_px0) for logits in both)
         raw = networks[entry_id].mean(axis=0, dtype=np.float32) if entry_id in networks else places[entry_id]
         looked[entry_id] = Looked(unseen, mean if entry_id in seen else unseen, HeatMap(raw[None], side_px0))
-    return looked, results
+    return looked
 
 
 def looking_at(one: Prepared, backbone: Backbone, *, options: PseudolabelOptions, device: torch.device) -> Looking:

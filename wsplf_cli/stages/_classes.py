@@ -4,13 +4,17 @@
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import quote, unquote
 
 from wsplf_cli.config import ProjectOptions
-from wsplf_cli.errors import ConfigError
+from wsplf_cli.errors import ConfigError, ProjectError
 from wsplf_cli.review import is_a
-from wsplf_cli.schema import Entry
+from wsplf_cli.schema import Entry, Tracker
 
 #: What parts the words of a label that names several.
 _PARTS = re.compile(r"[;,+]")
@@ -91,6 +95,22 @@ def classes_of(options: ProjectOptions) -> tuple[str, ...]:
     return words_of(options).classes
 
 
+def names_of(classes: Sequence[str]) -> tuple[str, ...]:
+    """What to call each class before the user: nothing where there is only one."""
+    return tuple(classes) if len(classes) > 1 else ("",) * len(classes)
+
+
+def cam_file(entry_id: str, name: str) -> str:
+    """The name of the picture of an entry's CAM; ``name`` is that of a class, empty for the only one."""
+    return f"{entry_id}.{quote(name, safe='')}.png" if name else f"{entry_id}.png"
+
+
+def cam_files(folder: Path, entry_id: str) -> dict[str, Path]:
+    """The pictures of an entry's CAMs in a folder, by the name of the class, which is empty for the only one."""
+    found = [path for path in (folder / f"{entry_id}.png", *sorted(folder.glob(f"{entry_id}.*.png"))) if path.is_file()]
+    return {unquote(path.name[len(entry_id) + 1 : -len(".png")]): path for path in found}
+
+
 def label_word(entry: Entry, options: ProjectOptions) -> str:
     """The slide label in words of the project, parted by ``;`` where it names several classes; empty without one."""
     if entry.label is None:
@@ -108,3 +128,46 @@ def label_word(entry: Entry, options: ProjectOptions) -> str:
 def plain(word: str) -> str:
     """A word as it is compared: without case and surrounding blanks."""
     return word.strip().casefold()
+
+
+class Curves(Protocol):
+    """Where curves are kept: a Run."""
+
+    def curve(self, name: str, *, x: Sequence[float], y: Mapping[str, Sequence[float]]) -> None:
+        """Keep a curve."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A Tracker and a keeper of curves that put the name of a class to what they are told; ``name`` may be empty."""
+
+    tracker: Tracker
+    curves: Curves
+    name: str
+
+    def start(self, name: str, total: int) -> None:
+        """Begin a piece of work."""
+        self.tracker.start(f"{name}, {self.name}" if self.name else name, total)
+
+    def advance(self, steps: int = 1, message: str = "") -> None:
+        """Go on."""
+        self.tracker.advance(steps, message)
+
+    def say(self, message: str) -> None:
+        """Tell the user one line."""
+        self.tracker.say(f"{self.name}: {message}" if self.name else message)
+
+    def curve(self, name: str, *, x: Sequence[float], y: Mapping[str, Sequence[float]]) -> None:
+        """Keep a curve."""
+        self.curves.curve(f"{name}, {self.name}" if self.name else name, x=x, y=y)
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Put the name of a class, if it is not empty, before what is said of a project that cannot be learned from."""
+    try:
+        yield
+    except ProjectError as error:
+        if not name:
+            raise
+        raise ProjectError(f"class {name}: {error.message}", hint=error.hint) from error

@@ -1,6 +1,7 @@
 """From the CAM of one slide to its polygons, each with what is said of it."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
@@ -17,6 +18,8 @@ from wsplf_cli.prediction.refine import Refined, Refiner, refine
 from wsplf_cli.schema import Annotation, Entry
 from wsplf_cli.stages import Run, Skipped
 from wsplf_cli.stages._bags import Prepared
+from wsplf_cli.stages._classes import cam_file, names_of
+from wsplf_cli.stages._overlap import apart, share
 from wsplf_cli.stages._own import without
 from wsplf_cli.stages._review import REVIEWED, write_polygons
 
@@ -29,48 +32,83 @@ Cams = Callable[[Prepared], NDArray[np.float32]]
 """The CAM of a slide, float32 [rows, columns] in 0..1, foreground from 0.5 on."""
 
 
+Slides = Mapping[str, Prepared]
+"""The slides as a class sees them, by entry id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """A class as it is drawn: the slides as it sees them, their CAMs, and what gives them an outline."""
+
+    path_class: str
+    slides: Slides
+    cams: Cams
+    refiner: Refiner
+
+
+def contested(slides: Sequence[Slides], cams: Sequence[Cams], *, least: Sequence[float | None]) -> list[Cams]:
+    """The CAMs of the classes of a project, each with what it keeps where a slide's label names several.
+
+    Args:
+        slides: The slides as each class sees them.
+        cams: Of each class.
+        least: What the core of a piece must reach in the CAM of each class; None where pieces need none.
+    """
+    if len(cams) < 2:
+        return list(cams)
+
+    def of_class(number: int) -> Cams:
+        def cam(one: Prepared) -> NDArray[np.float32]:
+            views = [own[one.entry.id] for own in slides]
+            held = [place for place, view in enumerate(views) if view.positive]
+            if number not in held or len(held) < 2:
+                return cams[number](one)
+            shared = share([cams[place](views[place]) for place in held], least=[least[place] for place in held])
+            return shared[held.index(number)]
+
+        return cam
+
+    return [of_class(number) for number in range(len(cams))]
+
+
 def writer(
     project: Project,
-    prepared: Sequence[Prepared],
-    cams: Cams,
+    drawings: Sequence[Drawing],
     *,
     cell_px0: Mapping[str, float],
-    refiner: Refiner,
     options: PseudolabelOptions,
     run: Run,
 ) -> Callable[[Entry], Mapping[str, float] | Skipped]:
-    """The last piece of work on one entry: its outlines, written into the project.
+    """The last piece of work on one entry: its outlines, of all classes, written into the project at once.
 
-    A known-negative slide gets no polygon; how much would have been drawn there is counted. ``cell_px0`` is the side
-    of a CAM's cell by entry id.
+    A slide gets no polygon of a class that its label lacks; how much would have been drawn there is counted.
+    ``cell_px0`` is the side of a CAM's cell by entry id.
     """
-    by_id = {one.entry.id: one for one in prepared}
     rng = np.random.default_rng([options.run.seed, 2])
-    seeds = {one.entry.id: int(rng.integers(2**62)) for one in prepared}
+    seeds = {entry_id: int(rng.integers(2**62)) for entry_id in drawings[0].slides}
+    names = names_of([drawing.path_class for drawing in drawings])
 
     def write(entry: Entry) -> Mapping[str, float] | Skipped:
-        one = by_id[entry.id]
-        cam = cams(one)
+        one = drawings[0].slides[entry.id]
+        cams = [drawing.cams(drawing.slides[entry.id]) for drawing in drawings]
         if run.folder is not None:
-            save_cam(cam, run.folder / "cams" / f"{entry.id}.png")
+            for cam, name in zip(cams, names, strict=True):
+                save_cam(cam, run.folder / "cams" / cam_file(entry.id, name))
         if entry.reviewed:
             return Skipped(REVIEWED)
-        annotations = outline(
-            one,
-            cam,
-            cell_px0=cell_px0[entry.id],
-            refiner=refiner,
-            options=options,
-            run_id=run.id,
-            rng=np.random.default_rng(seeds[entry.id]),
-        )
-        suppressed = 0.0
-        if not one.positive:
-            suppressed = sum(a.shape.area for a in annotations) * one.mpp_slide**2
-            annotations = []
-        settled = one.review.marks.settled
-        annotations = without(annotations, settled, min_area_px0=options.min_area_um2 / one.mpp_slide**2)
-        counts = {
+        drawn, suppressed = [], 0.0
+        rng = np.random.default_rng(seeds[entry.id])
+        least_px0 = options.min_area_um2 / one.mpp_slide**2
+        for drawing, cam in zip(drawings, cams, strict=True):
+            view = drawing.slides[entry.id]
+            found = outline(view, cam, drawing, cell_px0=cell_px0[entry.id], options=options, run_id=run.id, rng=rng)
+            if not view.positive:
+                suppressed += sum(a.shape.area for a in found) * view.mpp_slide**2
+                found = []
+            drawn.append(without(found, view.review.marks.settled, min_area_px0=least_px0))
+        drawn = apart(drawn, cams, cell_px0=cell_px0[entry.id], min_area_px0=least_px0, mpp_slide=one.mpp_slide)
+        annotations = [a for some in drawn for a in some]
+        counts = {f"polygons {name}": len(some) for name, some in zip(names, drawn, strict=True) if name} | {
             "polygons": len(annotations),
             "area mm2": sum(a.shape.area for a in annotations) * one.mpp_slide**2 / 1e6,
             "suppressed_um2": suppressed,
@@ -86,19 +124,19 @@ def writer(
 def outline(
     one: Prepared,
     cam: NDArray[np.float32],
+    drawing: Drawing,
     *,
     cell_px0: float,
-    refiner: Refiner,
     options: PseudolabelOptions,
     run_id: str,
     rng: np.random.Generator,
 ) -> list[Annotation]:
-    """The pseudo-labels of one slide from its CAM, float32 [rows, columns] in 0..1."""
+    """The pseudo-labels of a class on one slide from its CAM, float32 [rows, columns] in 0..1."""
     annotations = []
     for part in refine(
         one.slide(),
         cam,
-        refiner,
+        drawing.refiner,
         cell_px0=cell_px0,
         mpp=options.tiles.mpp,
         mpp_slide=one.mpp_slide,
@@ -116,7 +154,7 @@ def outline(
             Annotation(
                 id=uuid4(),
                 shape=shape,
-                path_class=options.project.path_class,
+                path_class=drawing.path_class,
                 origin="pseudolabel",
                 review="pending",
                 run_id=run_id,

@@ -38,46 +38,75 @@ _MOST_VALUES = 64_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """The classifier of each entry id's places, and the entries whose label it doubts, with why.
+class Sampled:
+    """For each class the places of each entry id, whose features are the same for all classes.
 
-    A slide that cannot be read has no classifier; ``results`` says so.
+    A slide that cannot be read has none; ``results`` says so.
     """
+
+    places: Sequence[Mapping[str, Places]]
+    results: Sequence[EntryResult]
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """The classifier of each entry id's places, and the entries whose label it doubts, with why."""
 
     judges: Mapping[str, Judge]
     suspects: Mapping[str, str]
-    results: Sequence[EntryResult] = ()
 
 
-def judge_places(
-    prepared: Sequence[Prepared],
+def sample_places(
+    views: Sequence[Sequence[Prepared]],
     backbone: Backbone,
     *,
     looking: Mapping[str, Looking],
     rng: np.random.Generator,
     tracker: Tracker,
-) -> Judged:
-    """Learn from slide labels, and find the slides whose label does not fit what is seen on them.
+) -> Sampled:
+    """Look at places of all slides.
 
     Args:
-        prepared: The slides, at least one positive and one negative.
+        views: The slides as each class sees them, in the same order.
         backbone: In eval mode.
         looking: How each entry's slide is looked at.
-        rng: Chooses places, and deals the slides out.
+        rng: Chooses places.
+        tracker: Where progress is told.
+    """
+    by_id = {slide[0].entry.id: slide for slide in zip(*views, strict=True)}
+    most = min(PLACES_PER_SLIDE, max(LEAST_PLACES, MOST_PLACES // len(by_id)))
+    places: list[dict[str, Places]] = [{} for _ in views]
+
+    def take(entry: Entry) -> Mapping[str, float]:
+        found = sample(by_id[entry.id], backbone, looking=looking[entry.id], most=most, rng=rng)
+        for own, one in zip(places, found, strict=True):
+            own[entry.id] = one
+        return {}
+
+    results = each([one.entry for one in views[0]], take, tracker=tracker, name="places")
+    return Sampled(places, results)
+
+
+def judge_places(
+    prepared: Sequence[Prepared],
+    places: Mapping[str, Places],
+    *,
+    results: Sequence[EntryResult],
+    rng: np.random.Generator,
+    tracker: Tracker,
+) -> Judged:
+    """Learn a class from slide labels, and find the slides whose label does not fit what is seen on them.
+
+    Args:
+        prepared: The slides as the class sees them; those without places are left out.
+        places: Those of each entry id.
+        results: Of the sampling.
+        rng: Deals the slides out.
         tracker: Where progress is told.
 
     Raises:
         ProjectError: no slide of one of the kinds can be read.
     """
-    by_id = {one.entry.id: one for one in prepared}
-    most = min(PLACES_PER_SLIDE, max(LEAST_PLACES, MOST_PLACES // len(prepared)))
-    places: dict[str, Places] = {}
-
-    def take(entry: Entry) -> Mapping[str, float]:
-        places[entry.id] = sample(by_id[entry.id], backbone, looking=looking[entry.id], most=most, rng=rng)
-        return {}
-
-    results = each([one.entry for one in prepared], take, tracker=tracker, name="places")
     usable = [one for one in prepared if one.entry.id in places]
     require_kinds(usable, results)
     tracker.start("classifiers of places", 1)
@@ -85,7 +114,7 @@ def judge_places(
     judges, doubts = learn_with_doubts([places[one.entry.id] for one in usable], dealt)
     tracker.advance(1, message=f"{len(doubts)} labels doubted")
     ids = [one.entry.id for one in usable]
-    return Judged(dict(zip(ids, judges, strict=True)), {ids[number]: why for number, why in doubts.items()}, results)
+    return Judged(dict(zip(ids, judges, strict=True)), {ids[number]: why for number, why in doubts.items()})
 
 
 def learn_with_doubts(
@@ -123,50 +152,58 @@ def _most(slides: int) -> int:
     return max(1, round(_MOST_DOUBTED_SHARE * slides))
 
 
-def cam(one: Prepared, backbone: Backbone, judge: Judge, looking: Looking) -> NDArray[np.float32]:
-    """A classifier's logits of each place of a slide, float32 [rows, columns], NaN where there is no tissue.
+def cam(one: Prepared, backbone: Backbone, judges: Sequence[Judge], looking: Looking) -> NDArray[np.float32]:
+    """Each classifier's logits of each place of a slide, float32 [C, rows, columns], NaN where there is no tissue.
 
-    Means over neighbourhoods and the classifier are linear: each width's share of the logit is looked at first, and
-    averaged then.
+    Means over neighbourhoods and the classifiers are linear: each width's share of the logit is looked at first, and
+    averaged then. All classifiers look at once.
     """
-    weights = torch.from_numpy(judge.weight.reshape(len(WIDTHS_PX), -1)).to(looking.device)
+    stacked = np.concatenate([judge.weight.reshape(len(WIDTHS_PX), -1) for judge in judges])
+    weights = torch.from_numpy(stacked).to(looking.device)
 
     def shares(tiles: Tensor) -> Tensor:
         features = backbone(tiles)
         with torch.autocast(looking.device.type, enabled=False):  # weights in half precision would move the logits
             return functional.conv2d(features.float(), weights[:, :, None, None])
 
-    found = look_at(one.slide(), one.tissue, shares, looking, channels=len(WIDTHS_PX))
+    found = look_at(one.slide(), one.tissue, shares, looking, channels=len(stacked))
     inside = ~np.isnan(found[0])
-    parts = [smooth(found[place : place + 1], inside, width=width)[0] for place, width in enumerate(_widths(looking))]
-    logits: NDArray[np.float32] = np.stack(parts).sum(axis=0) + np.float32(judge.bias)
+    logits = np.empty((len(judges), *inside.shape), np.float32)
+    for own, judge, layers in zip(logits, judges, np.split(found, len(judges)), strict=True):
+        parts = [smooth(layers[n : n + 1], inside, width=width)[0] for n, width in enumerate(_widths(looking))]
+        own[:] = np.stack(parts).sum(axis=0) + np.float32(judge.bias)
     return logits
 
 
 def sample(
-    one: Prepared,
+    views: Sequence[Prepared],
     backbone: Backbone,
     *,
     looking: Looking,
     rng: np.random.Generator,
     most: int | None = None,
-) -> Places:
-    """Random places of a slide, about ``most`` (``PLACES_PER_SLIDE``), and what a person has said of them."""
+) -> list[Places]:
+    """Random places of a slide, about ``most`` (``PLACES_PER_SLIDE``), and what a person has said of them.
+
+    ``views`` are the slide as each class sees it; the places of all have the same features.
+    """
     most = PLACES_PER_SLIDE if most is None else most
+    one = views[0]
     slide = one.slide()
     inside = cells_of(one.tissue, shape=looking.shape(slide), downsample=looking.downsample)
     regions = _regions(inside, _side(backbone.channels), rng)
     tissue = np.array([inside[region.slices].sum() for region in regions])
-    features, known = [], []
+    features = [np.zeros((0, len(WIDTHS_PX) * backbone.channels), np.float16)]
+    known: list[list[NDArray[np.int8]]] = [[np.zeros(0, np.int8)] for _ in views]
     for region, share in zip(regions, tissue / max(1, tissue.sum()), strict=True):
         rows, columns = np.nonzero(inside[region.slices])
         chosen = rng.permutation(len(rows))[: round(most * share)]
         maps = look_at(slide, one.tissue, backbone, looking, channels=backbone.channels, part=region)
         features.append(surroundings(maps, rows[chosen], columns[chosen], widths=_widths(looking)))
-        known.append(_known(one, region, looking.downsample)[rows[chosen], columns[chosen]])
-    if not features:
-        return Places(np.zeros((0, len(WIDTHS_PX) * backbone.channels), np.float16), one.positive, np.zeros(0, np.int8))
-    return Places(np.concatenate(features), one.positive, np.concatenate(known))
+        for own, view in zip(known, views, strict=True):
+            own.append(_known(view, region, looking.downsample)[rows[chosen], columns[chosen]])
+    joined = np.concatenate(features)
+    return [Places(joined, view.positive, np.concatenate(own)) for own, view in zip(known, views, strict=True)]
 
 
 def _dealt(prepared: Sequence[Prepared], rng: np.random.Generator) -> NDArray[np.intp]:

@@ -6,7 +6,7 @@ and with it the trace of what a person deleted. The file can be looked at in QuP
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from uuid import NAMESPACE_URL, uuid5
 
@@ -27,12 +27,21 @@ REVIEWED = "reviewed by a person: left as it is"
 
 @dataclass(frozen=True, slots=True)
 class Review:
-    """``annotations`` of an entry, what they are for a class, and where a person removed wsplf's polygons, by class."""
+    """``annotations`` of an entry, what they are for a class, and where a person removed wsplf's polygons, by class.
+
+    ``complete``: the image is marked as reviewed.
+    """
 
     entry_id: str = ""
     annotations: tuple[Annotation, ...] = ()
     marks: Marks = field(default_factory=Marks)
     removed: Mapping[str, tuple[BaseGeometry, ...]] = field(default_factory=dict)
+    complete: bool = False
+
+    def of(self, path_class: str) -> "Review":
+        """The same review with what it is for that class."""
+        gone = self.removed.get(path_class, ())
+        return replace(self, marks=marks_of(self.annotations, path_class, removed=gone, reviewed=self.complete))
 
 
 def read_review(project: Project, entry: Entry, path_class: str, tracker: Tracker) -> Review:
@@ -57,8 +66,7 @@ def read_review(project: Project, entry: Entry, path_class: str, tracker: Tracke
                 break
             gone[name] += found
     parts = {name: tuple(polygonal(union(shapes))) for name, shapes in gone.items() if shapes}
-    marks = marks_of(annotations, path_class, removed=parts.get(path_class, ()), reviewed=entry.reviewed)
-    return Review(entry.id, tuple(annotations), marks, parts)
+    return Review(entry.id, tuple(annotations), removed=parts, complete=entry.reviewed).of(path_class)
 
 
 def _sliver_px0(entry: Entry) -> float:

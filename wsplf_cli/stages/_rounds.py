@@ -14,8 +14,8 @@ from wsplf_cli.prediction.embeddings import Embedder
 from wsplf_cli.prediction.refine import Refiner, Window, agreement, cam_of, windows_on
 from wsplf_cli.prompts import FOREGROUND, Strategy
 from wsplf_cli.schema import Tracker
-from wsplf_cli.stages import Run
 from wsplf_cli.stages._bags import Prepared
+from wsplf_cli.stages._classes import Curves
 from wsplf_cli.stages._outline import Cams
 from wsplf_cli.training.transfer import Example, TuneSettings, overlap_loss, robust_loss, steps_of, tune
 
@@ -62,7 +62,7 @@ def tune_rounds(
     embed: Embedder,
     strategy: Strategy,
     options: PseudolabelOptions,
-    run: Run,
+    run: Curves,
     tracker: Tracker,
 ) -> Tuned:
     """Tune a decoder ``options.rounds`` times, each time from that of ``sam``.

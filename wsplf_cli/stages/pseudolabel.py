@@ -38,11 +38,13 @@ from wsplf_cli.stages._cams import (
     require_used,
     tissue_of,
 )
+from wsplf_cli.stages._classes import Told, classes_of, names_of, naming
 from wsplf_cli.stages._learning import learning_key
-from wsplf_cli.stages._outline import Cams, writer
-from wsplf_cli.stages._places import judge_places
+from wsplf_cli.stages._outline import Cams, Drawing, contested, writer
+from wsplf_cli.stages._places import judge_places, sample_places
 from wsplf_cli.stages._review import read_review
 from wsplf_cli.stages._rounds import tune_rounds
+from wsplf_cli.stages._taught import Taught, details_of, say_left_out
 from wsplf_cli.stages.labels import require_both
 from wsplf_cli.tiles import make_grid, tissue_mask, tissue_um2
 
@@ -61,17 +63,20 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """What the slide labels taught: the CAM logits of every slide, and the ``seconds`` that it took.
+    """What the slide labels taught of each class, and the ``seconds`` that it took."""
 
-    ``suspects`` are the entry ids whose label is doubted, with why.
-    """
-
-    prepared: list[Prepared]
-    folds: dict[str, int]
-    suspects: Mapping[str, str]
-    looked: dict[str, Looked]
+    taught: list[Taught]
     results: list[EntryResult]
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Scaled:
+    """The CAMs of a class in 0..1, with what the core of a piece must reach, and what is to be said of the scale."""
+
+    cams: Cams
+    core: float | None
+    details: dict[str, object]
 
 
 Memory = MutableMapping[str, Learned]
@@ -103,9 +108,10 @@ def pseudolabel(
     """
     device = pick_device(options.run.device)
     rng = seed_everything(options.run.seed)
+    classes = classes_of(options.project)
     used = [entry for entry in entries if entry.label is not None and not entry.held_out]
-    require_both([entry for entry in entries if not entry.held_out])
-    _say_left_out(entries, used, tracker)
+    require_both([entry for entry in entries if not entry.held_out], classes)
+    say_left_out(entries, used, classes, tracker)
     parts = _load(options, device)
     run = start_run(
         project,
@@ -120,44 +126,61 @@ def pseudolabel(
         if learned is None:
             learned = _learn(project, used, parts, options=options, rng=rng, device=device, run=run, tracker=tracker)
             _keep(memory, options, learned)
-        prepared = [one for one in learned.prepared if one.entry.id in learned.looked]
-        cell_px0 = {entry_id: heat.mean.downsample for entry_id, heat in learned.looked.items()}
-        trusted = [one for one in prepared if one.entry.id not in learned.suspects]
-        cams, details = _scaled(trusted, learned.looked, options=options, tracker=tracker)
         store = Store(
             None if run.folder is None else project.folder / "wsplf" / "cache" / "embeddings",
             most_bytes=round(options.cache_gb * 1e9),
         )
         embed = Embedder(parts.sam, store)
+        cell_px0 = {entry_id: heat.mean.downsample for entry_id, heat in learned.taught[0].looked.items()}
+        told = [Told(tracker, run, one.name) for one in learned.taught]
+        scaled = [_scaled(one, options=options, tracker=own) for one, own in zip(learned.taught, told, strict=True)]
+        drawings = _drawings(parts, learned.taught, scaled, cell_px0=cell_px0, embed=embed, options=options, told=told)
+        last = each(
+            [one.entry for one in learned.taught[0].prepared],
+            writer(project, drawings, cell_px0=cell_px0, options=options, run=run),
+            tracker=tracker,
+            name="polygons",
+        )
+        details = details_of(learned.taught, [one.details for one in scaled]) | {
+            "learn_seconds": learned.seconds,
+            "embedded": embed.computed,
+        }
+        return run.finish(merge(learned.results, last), details=details)
+
+
+def _drawings(
+    parts: Parts,
+    taught: Sequence[Taught],
+    scaled: Sequence[Scaled],
+    *,
+    cell_px0: Mapping[str, float],
+    embed: Embedder,
+    options: PseudolabelOptions,
+    told: Sequence[Told],
+) -> list[Drawing]:
+    """How each class is drawn: where slides hold several, a place is of one; with a SAM that is tuned where wanted."""
+    slides = [{one.entry.id: one for one in own.prepared} for own in taught]
+    cams = contested(slides, [one.cams for one in scaled], least=[one.core for one in scaled])
+    drawings = []
+    for number, one in enumerate(taught):
         sam = parts.sam
         if options.rounds:
             tuned = tune_rounds(
                 parts.sam,
-                [one for one in prepared if one.positive],
-                cams,
+                [view for view in one.prepared if view.positive],
+                cams[number],
                 cell_px0=cell_px0,
                 embed=embed,
                 strategy=parts.strategy,
                 options=options,
-                run=run,
-                tracker=tracker,
+                run=told[number],
+                tracker=told[number],
             )
             sam = tuned.sam
-            details["round_windows"] = list(tuned.windows)
+            scaled[number].details["round_windows"] = list(tuned.windows)
         refiner = refiners.build(options.refiner, sam=sam, embed=embed, strategy=parts.strategy)
-        last = each(
-            [one.entry for one in prepared],
-            writer(project, prepared, cams, cell_px0=cell_px0, refiner=refiner, options=options, run=run),
-            tracker=tracker,
-            name="polygons",
-        )
-        details["suspects"] = {
-            one.entry.id: {"name": one.entry.name, "reason": learned.suspects[one.entry.id]}
-            for one in prepared
-            if one.entry.id in learned.suspects
-        }
-        details |= {"folds": learned.folds, "learn_seconds": learned.seconds, "embedded": embed.computed}
-        return run.finish(merge(learned.results, last), details=details)
+        drawings.append(Drawing(one.path_class, slides[number], cams[number], refiner))
+    return drawings
 
 
 def _recall(memory: Memory | None, options: PseudolabelOptions) -> Learned | None:
@@ -180,49 +203,46 @@ def _learn(
     run: Run,
     tracker: Tracker,
 ) -> Learned:
-    """Tiles, classifiers and CAMs of the slides."""
+    """Tiles, classifiers and CAMs of the slides, for each class."""
     began = time.monotonic()
+    classes = classes_of(options.project)
+    told = [Told(tracker, run, name) for name in names_of(classes)]
     prepared, results = _tile(project, used, options, tracker)
-    learnt = Learnt()
+    views = [[one.of(path_class) for one in prepared] for path_class in classes]
+    for view, own in zip(views, told, strict=True):
+        with naming(own.name):
+            require_kinds(view, results)
+    learnt = [Learnt() for _ in views]
     if options.classifier != "mil":
         backbone = parts.networks.frozen()
         looking = {one.entry.id: looking_at(one, backbone, options=options, device=device) for one in prepared}
-        judged = judge_places(prepared, backbone, looking=looking, rng=rng, tracker=tracker)
-        results = merge(results, judged.results)
-        prepared = [one for one in prepared if one.entry.id in judged.judges]
-        learnt = Learnt(judged=judged, backbone=backbone)
+        sampled = sample_places(views, backbone, looking=looking, rng=rng, tracker=tracker)
+        for number, (view, places, own) in enumerate(zip(views, sampled.places, told, strict=True)):
+            with naming(own.name):
+                judged = judge_places(view, places, results=sampled.results, rng=rng, tracker=own)
+            learnt[number] = Learnt(judged=judged, backbone=backbone)
+            views[number] = [one for one in view if one.entry.id in judged.judges]
+        results = merge(results, sampled.results)
     if options.classifier != "places":
-        trusted = [one for one in prepared if one.entry.id not in learnt.suspects]
-        committee = fit_committee(
-            trusted,
-            tile_sources(prepared),
-            parts.networks,
-            options=options,
-            rng=rng,
-            device=device,
-            run=run,
-            tracker=tracker,
-        )
-        others = {one.entry.id: 0 for one in prepared}  # a doubted slide taught no network: any may judge it
-        learnt = replace(learnt, committee=replace(committee, fold_of=others | dict(committee.fold_of)))
-    looked, last = look(prepared, learnt, options=options, device=device, tracker=tracker)
-    for one in prepared:
-        if one.entry.id in learnt.suspects:
-            tracker.say(
-                f"{one.entry.name}: {learnt.suspects[one.entry.id]}; left out of learning, please check its label"
+        sources = tile_sources(views[0])
+        for number, (view, own) in enumerate(zip(views, told, strict=True)):
+            trusted = [one for one in view if one.entry.id not in learnt[number].suspects]
+            committee = fit_committee(
+                trusted, sources, parts.networks, options=options, rng=rng, device=device, run=own, tracker=own
             )
-    seconds = time.monotonic() - began
-    return Learned(prepared, learnt.folds, learnt.suspects, looked, merge(results, last), seconds)
-
-
-def _say_left_out(entries: Sequence[Entry], used: Sequence[Entry], tracker: Tracker) -> None:
-    held_out = sum(entry.held_out for entry in entries)
-    unlabelled = len(entries) - held_out - len(used)
-    positive = sum(bool(entry.label and entry.label.classes) for entry in used)
-    tracker.say(
-        f"{len(used)} labelled slides ({positive} positive, {len(used) - positive} negative); left out: "
-        f"{unlabelled} without label, {held_out} held out"
-    )
+            others = {one.entry.id: 0 for one in view}  # a doubted slide taught no network: any may judge it
+            committee = replace(committee, fold_of=others | dict(committee.fold_of))
+            learnt[number] = replace(learnt[number], committee=committee)
+    looked, last = look(views, learnt, options=options, device=device, tracker=tracker)
+    taught = []
+    for path_class, own, view, judges, seen in zip(classes, told, views, learnt, looked, strict=True):
+        for one in view:
+            if one.entry.id in judges.suspects:
+                why = judges.suspects[one.entry.id]
+                own.say(f"{one.entry.name}: {why}; left out of learning, please check its label")
+        kept = [one for one in view if one.entry.id in seen]
+        taught.append(Taught(path_class, own.name, kept, judges.folds, judges.suspects, seen))
+    return Learned(taught, merge(results, last), time.monotonic() - began)
 
 
 def _load(options: PseudolabelOptions, device: torch.device) -> Parts:
@@ -261,7 +281,7 @@ def _tile(
     prepared: dict[str, Prepared] = {}
 
     def prepare(entry: Entry) -> Mapping[str, float]:
-        review = read_review(project, entry, options.project.path_class, tracker)
+        review = read_review(project, entry, classes_of(options.project)[0], tracker)
         slide, calibration = entry_slide(entry, mpp_override=options.project.mpp_override)
         if calibration.warning:
             tracker.say(calibration.warning)
@@ -279,9 +299,7 @@ def _tile(
         return {"tiles": len(grid.xy_px0), "tissue mm2": tissue_um2(tissue, mpp_slide=calibration.mpp) / 1e6}
 
     results = each(entries, prepare, tracker=tracker, name="tissue")
-    usable = [prepared[entry.id] for entry in done(entries, results)]
-    require_kinds(usable, results)
-    return usable, results
+    return [prepared[entry.id] for entry in done(entries, results)], results
 
 
 def _calibrate(
@@ -324,13 +342,10 @@ def _core(
     return least
 
 
-def _scaled(
-    prepared: Sequence[Prepared], looked: Mapping[str, Looked], *, options: PseudolabelOptions, tracker: Tracker
-) -> tuple[Cams, dict[str, object]]:
-    """The CAMs in 0..1 with their threshold at 0.5, and what is to be said of the threshold.
-
-    ``prepared`` are the slides whose labels are trusted.
-    """
+def _scaled(taught: Taught, *, options: PseudolabelOptions, tracker: Tracker) -> Scaled:
+    """The CAMs of a class in 0..1 with their threshold at 0.5, by the slides whose labels are trusted."""
+    looked = taught.looked
+    prepared = [one for one in taught.prepared if one.entry.id not in taught.suspects]
     if options.cam_scale != "cohort":
         lowest = 0.0 if options.cam_scale == "tile-gated" else -np.inf
 
@@ -339,7 +354,7 @@ def _scaled(
             side = round(options.tiles.tile_px * options.tiles.mpp / one.mpp_slide / heat.downsample)
             return tile_cam(heat.logits[0], side=max(1, side), least=lowest)
 
-        return by_tile, {}
+        return Scaled(by_tile, None, {})
     least = 0.0 if options.classifier == "places" else -np.inf  # from where the classifiers of places see tumour
     calibration = _calibrate(prepared, looked, least=least, tracker=tracker)
     details: dict[str, object] = {
@@ -350,9 +365,9 @@ def _scaled(
     }
     own_core = _core(prepared, looked, alpha=options.alpha, tracker=tracker)
     details["core"] = asdict(own_core)
+    reached = float(calibration.cam(np.array(own_core.threshold, np.float32)))
 
     def by_cohort(one: Prepared) -> NDArray[np.float32]:
-        cam = calibration.cam(looked[one.entry.id].mean.logits[0])
-        return cored(cam, least=float(calibration.cam(np.array(own_core.threshold, np.float32))))
+        return cored(calibration.cam(looked[one.entry.id].mean.logits[0]), least=reached)
 
-    return by_cohort, details
+    return Scaled(by_cohort, reached, details)
