@@ -1,19 +1,16 @@
 """Several classes on one slide: each place belongs to one of them, that whose CAM is highest there."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from shapely import box
+from scipy import ndimage
 from shapely.geometry.base import BaseGeometry
 
 from wsplf_cli.geometry import mask_polygons, polygonal, union
 from wsplf_cli.prediction.calibration import cored
-from wsplf_cli.prediction.refine import crop
 from wsplf_cli.schema import Annotation
 from wsplf_cli.stages._own import without
 
@@ -77,19 +74,19 @@ def _where_higher(
     part: BaseGeometry, cam: NDArray[np.float32], other: NDArray[np.float32], *, cell_px0: float
 ) -> BaseGeometry:
     """Where in an area a CAM is higher than another one."""
-    left, top, right, bottom = part.bounds
-    x, y = left / cell_px0 - 1, top / cell_px0 - 1
-    side = max(right - left, bottom - top) / cell_px0 + 2
-    size = min(_MOST_PX, math.ceil(side * _FINER))
-    window: dict[str, Any] = {"x": x, "y": y, "side": side, "size": size}
-    higher = crop(cam, **window) > crop(other, **window)
-    if higher.all():
-        return part
-    pixel_px0 = side * cell_px0 / size
+    left, top, right, bottom = (value / cell_px0 for value in part.bounds)
+    step = max(1 / _FINER, (right - left) / _MOST_PX, (bottom - top) / _MOST_PX)  # in cells
+    columns, rows = (np.arange(first - 1 + step / 2, last + 1, step) for first, last in ((left, right), (top, bottom)))
+    places = np.meshgrid(rows - 0.5, columns - 0.5, indexing="ij")
+    higher, lower = (ndimage.map_coordinates(layer, places, order=1, mode="nearest") for layer in (cam, other))
     found = mask_polygons(
-        higher, origin_px0=(x * cell_px0, y * cell_px0), downsample=pixel_px0, tolerance_px0=pixel_px0, min_area_px0=0.0
+        higher > lower,
+        origin_px0=((left - 1) * cell_px0, (top - 1) * cell_px0),
+        downsample=step * cell_px0,
+        tolerance_px0=step * cell_px0,
+        min_area_px0=0.0,
     )
-    return part.intersection(union(found)) if found else box(0, 0, 0, 0)
+    return part.intersection(union(found))
 
 
 def _measured(one: Annotation, mpp_slide: float) -> Annotation:
