@@ -12,7 +12,19 @@ from wsplf_cli.segmenters.unet import build
 from wsplf_cli.training import checkpoint
 from wsplf_cli.training.checkpoint import Checkpoint
 from wsplf_cli.training.segmentation import FitSettings, choose_threshold, fit, hold_out, segmentation_loss
-from wsplf_cli.training.targets import DECIDED, FULL, IGNORE, Block, Blocks, Draw, Marks, TrainingSlide, paint, tiles_of
+from wsplf_cli.training.targets import (
+    DECIDED,
+    FULL,
+    IGNORE,
+    Block,
+    Blocks,
+    Draw,
+    Marks,
+    Role,
+    TrainingSlide,
+    paint,
+    tiles_of,
+)
 
 SIDE = 64
 
@@ -28,7 +40,7 @@ def _slide(name, *, marks=None, group="", positive=True, columns=2, colour=None)
     def read(indices):
         return np.stack([canvas[:, SIDE * index : SIDE * (index + 1)] for index in indices])
 
-    return TrainingSlide(name, group or name, positive, grid, read, marks or Marks())
+    return TrainingSlide(name, group or name, grid, read, (Role(positive, marks or Marks()),))
 
 
 def test_decided_polygons_overrule_pseudo_labels_and_rejected_ones_are_background():
@@ -86,7 +98,7 @@ def test_crops_are_balanced_and_those_of_tumour_hold_tumour():
     empty = _slide("b", positive=False, columns=8)
     draw = Draw(Blocks([marked, empty]), side_px=32, rng=np.random.default_rng(0))
     crops = [crop.block for crop in draw(400)]
-    assert {crop.target.shape for crop in crops} == {(32, 32)}
+    assert {crop.target.shape for crop in crops} == {(1, 32, 32)}
     tumour = np.mean([(crop.target == 1).any() for crop in crops])
     refused = np.mean([(crop.weight == DECIDED).any() for crop in crops])
     assert 0.33 < tumour < 0.55
@@ -98,7 +110,7 @@ def test_errors_on_negative_slides_are_shown_more_often_and_those_on_positive_on
     draw = Draw(Blocks([positive, negative]), side_px=32, rng=np.random.default_rng(0))
     for _ in range(10):
         crops = draw(40)
-        draw.heed(crops, np.array([0.5 if crop.index == 3 else 0.0 for crop in crops], np.float32))
+        draw.heed(crops, np.array([[0.5 if crop.index == 3 else 0.0] for crop in crops], np.float32))
     counts = np.zeros((2, 10))
     for crop in draw(1000):
         counts[crop.slide, crop.index] += 1
@@ -115,7 +127,7 @@ def test_blocks_beyond_the_memory_bound_are_read_again():
         reads.extend(indices)
         return slide.read(indices)
 
-    counted = TrainingSlide(slide.name, slide.group, True, slide.grid, read)
+    counted = TrainingSlide(slide.name, slide.group, slide.grid, read)
     size = SIDE * SIDE * 5
     for bound, expected in ((2 * size, 2), (size, 3), (0, 4)):
         reads.clear()
@@ -160,10 +172,10 @@ def test_loss_ignores_what_is_to_be_ignored_and_heeds_weights():
 def test_threshold_is_the_middle_of_the_best_ones():
     target = np.zeros((10, 10), np.uint8)
     target[:5] = 1
-    block = Block(np.zeros((10, 10, 3), np.uint8), target, np.full((10, 10), FULL, np.uint8))
-    clear = np.where(target == 1, 0.99, 0.01).astype(np.float32)[None]
+    block = Block(np.zeros((10, 10, 3), np.uint8), target[None], np.full((1, 10, 10), FULL, np.uint8))
+    clear = np.where(target == 1, 0.99, 0.01).astype(np.float32)[None, None]
     assert choose_threshold(clear, [block]) == (0.6, 1.0)
-    raised = np.where(target == 1, 0.88, 0.62).astype(np.float32)[None]
+    raised = np.where(target == 1, 0.88, 0.62).astype(np.float32)[None, None]
     threshold, dice = choose_threshold(raised, [block])
     assert 0.65 < threshold < 0.88
     assert dice == 1.0

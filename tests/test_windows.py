@@ -25,18 +25,21 @@ def _reader(scene: NDArray[np.float32], side: int):
 
 
 def _as_is(windows: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return windows[..., 0].astype(np.float32) / 255
+    return windows[:, None, ..., 0].astype(np.float32) / 255
 
 
 def _canvas(scene: NDArray[np.float32], side: int, predict=_as_is, wanted=lambda x, y: True) -> NDArray[np.float32]:
     plan = Sweep(scene.shape[1], scene.shape[0], side)
-    strips = list(sweep(plan, read=_reader(scene, side), predict=predict, wanted=wanted, advance=lambda done: None))
-    return np.concatenate(strips)
+    read = _reader(scene, side)
+    strips = list(sweep(plan, classes=1, read=read, predict=predict, wanted=wanted, advance=lambda done: None))
+    (canvas,) = np.concatenate(strips, axis=1)
+    return canvas
 
 
 def _outlines(canvas: NDArray[np.float32], *, band_rows: int = 1024, **changes: float) -> list[Outlined]:
     values = {"threshold": 0.6, "downsample": 2.0, "tolerance_px0": 0.0, "min_area_px0": 0.0, "min_hole_px0": 0.0}
-    return outline(iter(np.array_split(canvas, 7)), **(values | changes), band_rows=band_rows)
+    (found,) = outline(iter(np.array_split(canvas[None], 7, axis=1)), **(values | changes), band_rows=band_rows)
+    return found
 
 
 @pytest.mark.parametrize("size", [(200, 300), (64, 64), (30, 500), (129, 65)])
@@ -50,7 +53,7 @@ def test_windows_of_what_is_already_right_give_it_back(size: tuple[int, int]) ->
 def test_no_seams_where_windows_disagree() -> None:
     def biased(windows: NDArray[np.uint8]) -> NDArray[np.float32]:
         ramp = np.linspace(0, 1, windows.shape[2], dtype=np.float32)
-        return np.broadcast_to(ramp, windows.shape[:3]).copy()
+        return np.broadcast_to(ramp, windows.shape[:3])[:, None].copy()
 
     canvas = _canvas(np.zeros((64, 400), np.float32), 64, predict=biased)
     steps = np.abs(np.diff(canvas, axis=1))
@@ -74,7 +77,7 @@ def test_only_wanted_windows_are_predicted() -> None:
 
     def predict(windows: NDArray[np.uint8]) -> NDArray[np.float32]:
         seen.append(len(windows))
-        return np.ones(windows.shape[:3], np.float32)
+        return np.ones(windows.shape[:3], np.float32)[:, None]
 
     def left(x: int, y: int) -> bool:
         return x < 100

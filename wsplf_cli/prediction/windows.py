@@ -5,7 +5,7 @@ no further window touches it, and outlines are drawn in bands of rows and then j
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +26,7 @@ _COARSE_PX = 8
 Read = Callable[[int, int], NDArray[np.uint8]]
 """Window uint8 [S, S, 3] whose top-left corner is at (x, y) in pixels of the canvas; white outside the slide."""
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-"""Windows uint8 [B, S, S, 3] to the probabilities float32 [B, S, S] of one class."""
+"""Windows uint8 [B, S, S, 3] to the probabilities float32 [B, C, S, S] of each class."""
 Wanted = Callable[[int, int], bool]
 """Whether the window at (x, y) holds tissue; elsewhere the probability is 0."""
 
@@ -60,29 +60,29 @@ class Outlined:
 
 
 def sweep(
-    plan: Sweep, *, read: Read, predict: Predict, wanted: Wanted, advance: Callable[[int], None]
+    plan: Sweep, *, classes: int, read: Read, predict: Predict, wanted: Wanted, advance: Callable[[int], None]
 ) -> Iterator[NDArray[np.float32]]:
-    """The probabilities of a canvas as strips float32 [rows, width_px], from the top, that together are the canvas.
+    """The probabilities of a canvas as strips float32 [C, rows, width_px], from the top, that together are the canvas.
 
     Where windows overlap, each counts the less the nearer its own edge is. ``advance`` is told how many windows are
     done.
     """
     blend = _blend(plan.window_px)
     width = plan.starts(plan.width_px)[-1] + plan.window_px
-    total = np.zeros((plan.window_px, width), np.float32)
-    weight = np.zeros_like(total)
+    total = np.zeros((classes, plan.window_px, width), np.float32)
+    weight = np.zeros((plan.window_px, width), np.float32)
     tops = plan.starts(plan.height_px)
     for top in tops:
         lefts = [left for left in plan.starts(plan.width_px) if wanted(left, top)]
         for first in range(0, len(lefts), plan.batch):
             some = lefts[first : first + plan.batch]
             for left, values in zip(some, predict(np.stack([read(left, top) for left in some])), strict=True):
-                total[:, left : left + plan.window_px] += values * blend
+                total[..., left : left + plan.window_px] += values * blend
                 weight[:, left : left + plan.window_px] += blend
             advance(len(some))
         rows = plan.window_px if top == tops[-1] else plan.stride_px
-        strip = total[:rows] / np.maximum(weight[:rows], np.float32(1e-9))
-        yield strip[: plan.height_px - top, : plan.width_px].astype(np.float32, copy=False)
+        strip = total[:, :rows] / np.maximum(weight[:rows], np.float32(1e-9))
+        yield strip[:, : plan.height_px - top, : plan.width_px].astype(np.float32, copy=False)
         total, weight = (_scroll(canvas, rows) for canvas in (total, weight))
 
 
@@ -99,50 +99,84 @@ def outline(
     tolerance_px0: float,
     min_area_px0: float,
     min_hole_px0: float,
+    rivals: Sequence[bool] = (True,),
     band_rows: int = BAND_ROWS,
-) -> list[Outlined]:
-    """One polygon with holes for each connected piece where the probability reaches the threshold, largest first.
+) -> list[list[Outlined]]:
+    """For each class one polygon with holes for each connected piece that is of it, largest first.
+
+    A pixel is of a class where its probability reaches the threshold and no other of the ``rivals`` has a higher one.
 
     Args:
-        strips: The canvas from the top, float32 [rows, width].
+        strips: The canvas from the top, float32 [C, rows, width].
         threshold: Probability 0..1.
         downsample: Level-0 pixels per pixel of the canvas.
         tolerance_px0: How far a simplified outline may be from the exact one.
         min_area_px0: Smaller polygons are dropped.
         min_hole_px0: Smaller holes are filled.
+        rivals: Of each class whether it takes pixels from others; one that does not loses none either.
         band_rows: Rows outlined at a time, a multiple of 8; it does not change the result.
     """
-    pieces: list[Polygon] = []
-    coarse = []
-    top, above = 0, None
-    for band in _bands(strips, rows=band_rows):
-        mask = band >= threshold
-        coarse.append(_pooled(band))
+    traces = [_Trace(downsample) for _ in rivals]
+    for bands in _bands(strips, rows=band_rows):
+        for trace, band, mask in zip(traces, bands, _masks(bands, rivals, threshold=threshold), strict=True):
+            trace.add(band, mask)
+    return [
+        trace.outlined(tolerance_px0=tolerance_px0, min_area_px0=min_area_px0, min_hole_px0=min_hole_px0)
+        for trace in traces
+    ]
+
+
+def _masks(bands: NDArray[np.float32], rivals: Sequence[bool], *, threshold: float) -> NDArray[np.bool_]:
+    """Which pixels are of each class, bool [C, rows, width], from their probabilities."""
+    masks = bands >= threshold
+    ranked = np.flatnonzero(rivals)
+    if len(ranked) > 1:
+        masks[ranked] &= ranked[np.argmax(bands[ranked], axis=0)] == ranked[:, None, None]
+    return masks
+
+
+class _Trace:
+    """The outlines of one class, band by band."""
+
+    def __init__(self, downsample: float) -> None:
+        self.downsample = downsample
+        self.pieces: list[Polygon] = []
+        self.coarse: list[NDArray[np.float32]] = []
+        self.top = 0
+        self.above: NDArray[np.bool_] | None = None
+
+    def add(self, band: NDArray[np.float32], mask: NDArray[np.bool_]) -> None:
+        """The next rows: probabilities float32 [rows, width] and which pixels are of the class."""
+        self.coarse.append(_pooled(band))
         # two rows of the band above come along: outlines cut corners by half a pixel, and in the union no cut is left
-        joined = mask if above is None else np.concatenate([above, mask])
-        first = top - (0 if above is None else len(above))
-        pieces += mask_polygons(
-            joined, origin_px0=(0.0, first * downsample), downsample=downsample, tolerance_px0=0.0, min_area_px0=0.0
+        joined = mask if self.above is None else np.concatenate([self.above, mask])
+        first = self.top - (0 if self.above is None else len(self.above))
+        origin_px0 = (0.0, first * self.downsample)
+        self.pieces += mask_polygons(
+            joined, origin_px0=origin_px0, downsample=self.downsample, tolerance_px0=0.0, min_area_px0=0.0
         )
-        top, above = top + len(mask), mask[-2:]
-    probability = np.concatenate(coarse)
-    found = []
-    for piece in _joined(pieces):
-        parts = _finished(piece, tolerance_px0=tolerance_px0, min_hole_px0=min_hole_px0)
-        found += [part for part in parts if part.area >= max(min_area_px0, 1e-9)]
-    found.sort(key=lambda shape: -shape.area)
-    return [Outlined(shape, _mean_inside(shape, probability, downsample=downsample)) for shape in found]
+        self.top, self.above = self.top + len(mask), mask[-2:]
+
+    def outlined(self, *, tolerance_px0: float, min_area_px0: float, min_hole_px0: float) -> list[Outlined]:
+        """The whole polygons, largest first."""
+        probability = np.concatenate(self.coarse)
+        found = []
+        for piece in _joined(self.pieces):
+            parts = _finished(piece, tolerance_px0=tolerance_px0, min_hole_px0=min_hole_px0)
+            found += [part for part in parts if part.area >= max(min_area_px0, 1e-9)]
+        found.sort(key=lambda shape: -shape.area)
+        return [Outlined(shape, _mean_inside(shape, probability, downsample=self.downsample)) for shape in found]
 
 
 def predictor(model: nn.Module, *, device: torch.device) -> Predict:
-    """The model's probability of its first class, as numpy in and out."""
+    """The model's probability of each class, as numpy in and out."""
 
     @torch.inference_mode()
     def predict(windows: NDArray[np.uint8]) -> NDArray[np.float32]:
         batch = torch.from_numpy(windows).to(device).permute(0, 3, 1, 2).float() / 255
         with autocast(device):
             logits = model(batch)
-        probability: NDArray[np.float32] = torch.sigmoid(logits[:, 0].float()).cpu().numpy()
+        probability: NDArray[np.float32] = torch.sigmoid(logits.float()).cpu().numpy()
         return probability
 
     return predict
@@ -159,7 +193,7 @@ def _blend(side_px: int) -> NDArray[np.float32]:
 def _scroll(canvas: NDArray[np.float32], rows: int) -> NDArray[np.float32]:
     """The canvas moved up by some rows, zeros below."""
     moved = np.zeros_like(canvas)
-    moved[: len(canvas) - rows] = canvas[rows:]
+    moved[..., : canvas.shape[-2] - rows, :] = canvas[..., rows:, :]
     return moved
 
 
@@ -168,12 +202,12 @@ def _bands(strips: Iterable[NDArray[np.float32]], *, rows: int) -> Iterator[NDAr
     waiting: list[NDArray[np.float32]] = []
     for strip in strips:
         waiting.append(strip)
-        while sum(map(len, waiting)) >= rows:
-            canvas = np.concatenate(waiting)
-            yield canvas[:rows]
-            waiting = [canvas[rows:]]
-    if sum(map(len, waiting)):
-        yield np.concatenate(waiting)
+        while sum(one.shape[1] for one in waiting) >= rows:
+            canvas = np.concatenate(waiting, axis=1)
+            yield canvas[:, :rows]
+            waiting = [canvas[:, rows:]]
+    if sum(one.shape[1] for one in waiting):
+        yield np.concatenate(waiting, axis=1)
 
 
 def _pooled(band: NDArray[np.float32]) -> NDArray[np.float32]:

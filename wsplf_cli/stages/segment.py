@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from wsplf_cli.runtime import pick_device, seed_everything
 from wsplf_cli.schema import Annotation, Entry, StageReport, TissueMask, Tracker
 from wsplf_cli.slides import Slide, entry_slide
 from wsplf_cli.stages import Skipped, each, start_run
+from wsplf_cli.stages._classes import names_of
 from wsplf_cli.stages._own import decided, without
 from wsplf_cli.stages._review import REVIEWED, read_review, write_polygons
 from wsplf_cli.tiles import tissue_mask
@@ -42,7 +44,7 @@ class Model:
 def segment(project: Project, entries: Sequence[Entry], options: SegmentOptions, tracker: Tracker) -> StageReport:
     """Predict every entry with a model and write the polygons as pending predictions, in place of earlier ones.
 
-    A slide whose label says that it lacks the class gets no polygon, unless it is held out for testing: there, what
+    A slide whose label says that it lacks a class gets no polygon of it, unless it is held out for testing: there, what
     the model would draw is the false positives to be measured. The area left out so is reported per entry.
 
     Args:
@@ -97,9 +99,11 @@ def is_known_negative(entry: Entry, path_class: str) -> bool:
 
 
 def predict_polygons(
-    slide: Slide, model: Model, *, mpp_slide: float, min_area_um2: float, tracker: Tracker
-) -> tuple[list[Outlined], int]:
-    """The polygons that the model draws on a slide, largest first, and how many windows could not be read.
+    slide: Slide, model: Model, *, absent: Sequence[bool], mpp_slide: float, min_area_um2: float, tracker: Tracker
+) -> tuple[list[list[Outlined]], int]:
+    """For each class the polygons that the model draws on a slide, and how many windows could not be read.
+
+    A pixel is of the most probable class; one that is ``absent`` by the label takes none from the others.
 
     Raises:
         SlideError: the slide cannot be read at all.
@@ -129,7 +133,8 @@ def predict_polygons(
         tracker.advance(0, message=f"{slide.path.name}, {done} windows")
 
     found = outline(
-        sweep(plan, read=read, predict=model.predict, wanted=wanted, advance=advance),
+        sweep(plan, classes=len(absent), read=read, predict=model.predict, wanted=wanted, advance=advance),
+        rivals=[not one for one in absent],
         threshold=model.threshold,
         downsample=downsample,
         tolerance_px0=0.5 * downsample,
@@ -145,20 +150,28 @@ def _predict_entry(
     """Predict one entry and write its polygons; returns the counts for the report."""
     slide, calibration = entry_slide(entry, mpp_override=options.project.mpp_override)
     mpp = calibration.mpp
-    found, damaged = predict_polygons(slide, model, mpp_slide=mpp, min_area_um2=options.min_area_um2, tracker=tracker)
-    suppressed = 0.0
-    if is_known_negative(entry, model.checkpoint.classes[0]):
-        suppressed = sum(one.shape.area for one in found) * mpp**2
-        found = []
-    review = read_review(project, entry, model.checkpoint.classes[0], tracker)
-    kept = [one.shape for one in decided(review.annotations, origin="prediction")]
-    annotations = without(
-        [_annotation(one, model, run_id=run_id) for one in found],
-        [*kept, *review.marks.refused, *review.marks.ignored],
-        min_area_px0=options.min_area_um2 / mpp**2,
+    classes = model.checkpoint.classes
+    absent = [is_known_negative(entry, path_class) for path_class in classes]
+    min_area_px0 = options.min_area_um2 / mpp**2
+    found, damaged = predict_polygons(
+        slide, model, absent=absent, mpp_slide=mpp, min_area_um2=options.min_area_um2, tracker=tracker
     )
+    suppressed = sum(one.shape.area for own, no in zip(found, absent, strict=True) if no for one in own) * mpp**2
+    review = read_review(project, entry, classes[0], tracker)
+    kept = [one.shape for one in decided(review.annotations, origin="prediction")]
+    annotations: list[Annotation] = []
+    for path_class, own, no in zip(classes, found, absent, strict=True):
+        marks = review.of(path_class).marks
+        drawn = without(
+            [] if no else [_annotation(one, path_class, model, run_id=run_id) for one in own],
+            [*kept, *marks.refused, *marks.ignored],
+            min_area_px0=min_area_px0,
+        )
+        # simplified outlines of two classes cross each other along their border
+        annotations += without(drawn, [one.shape for one in annotations], min_area_px0=min_area_px0)
     annotations = [_with_area(annotation, mpp=mpp) for annotation in annotations]
-    counts = {
+    each_class = Counter(one.path_class for one in annotations)
+    counts = {f"polygons {name}": each_class[name] for name in names_of(classes) if name} | {
         "polygons": len(annotations),
         "area_um2": sum(annotation.shape.area for annotation in annotations) * mpp**2,
         "suppressed_um2": suppressed,
@@ -170,11 +183,11 @@ def _predict_entry(
     return counts | {"removed": replaced.removed, "kept": replaced.kept}
 
 
-def _annotation(found: Outlined, model: Model, *, run_id: str) -> Annotation:
+def _annotation(found: Outlined, path_class: str, model: Model, *, run_id: str) -> Annotation:
     return Annotation(
         id=uuid4(),
         shape=found.shape,
-        path_class=model.checkpoint.classes[0],
+        path_class=path_class,
         origin="prediction",
         run_id=run_id,
         measurements={"wsplf: confidence": round(found.confidence, 4)},

@@ -11,17 +11,19 @@ from wsplf_cli import plugins
 from wsplf_cli.backends import Project
 from wsplf_cli.config import TrainOptions
 from wsplf_cli.errors import ConfigError, ProjectError
+from wsplf_cli.review import Marks
 from wsplf_cli.runs.lock import hold
 from wsplf_cli.runtime import pick_device, seed_everything
 from wsplf_cli.schema import Entry, StageReport, Tracker
 from wsplf_cli.slides import entry_slide
 from wsplf_cli.stages import Run, Skipped, each, start_run
+from wsplf_cli.stages._classes import Told, classes_of, names_of
 from wsplf_cli.stages._review import read_review
 from wsplf_cli.tiles import make_grid, read_tiles, tissue_mask
 from wsplf_cli.training import checkpoint
 from wsplf_cli.training.checkpoint import Checkpoint
 from wsplf_cli.training.segmentation import Fit, FitSettings, fit
-from wsplf_cli.training.targets import TrainingSlide
+from wsplf_cli.training.targets import Role, TrainingSlide
 
 BLOCK_TILES = 2
 """Side of a block in tiles: crops at random places in it, and still read from the slide in one go."""
@@ -42,12 +44,13 @@ def train(project: Project, entries: Sequence[Entry], options: TrainOptions, tra
         One result per entry (counts of tiles and polygons by role) and, in ``details``, the model's scores.
 
     Raises:
-        ProjectError: there is no polygon to learn from, or the model cannot be written.
+        ProjectError: there is no polygon of a class to learn from, or the model cannot be written.
         ConfigError: a segmenter, backbone or SAM that does not exist or does not fit its weights.
     """
     if not re.fullmatch(r"\w[\w.-]*", options.name):
         raise ConfigError(f"--name {options.name!r}: letters, digits, '_', '-' and '.' only", hint="--name second-try")
     plugin = plugins.load("segmenters", options.segmenter)
+    classes = classes_of(options.project)
     device = pick_device(options.run.device)
     run = start_run(
         project,
@@ -62,17 +65,18 @@ def train(project: Project, entries: Sequence[Entry], options: TrainOptions, tra
         slides: dict[str, TrainingSlide] = {}
 
         def prepare(entry: Entry) -> Mapping[str, float] | Skipped:
-            return _prepare(project, entry, options, slides, tracker=tracker)
+            return _prepare(project, entry, options, classes, slides, tracker=tracker)
 
         results = each(entries, prepare, tracker=tracker, name="read annotations")
         chosen = list(slides.values())
-        _require_polygons(chosen, options)
-        _say(chosen, tracker)
+        _require_polygons(chosen, classes)
+        for place, name in enumerate(names_of(classes)):
+            _say([slide.roles[place] for slide in chosen], Told(tracker, run, name))
         if options.run.dry_run:
             tracker.say("dry run: nothing was trained or written")
             return run.finish(results, details={"slides": len(chosen)})
         settings = plugin.settings(options)
-        model = plugin.build(1, weights=plugin.weights(options), **settings).to(device)
+        model = plugin.build(len(classes), weights=plugin.weights(options), **settings).to(device)
         tile_px = options.tiles.tile_px
         found = fit(
             model,
@@ -87,7 +91,7 @@ def train(project: Project, entries: Sequence[Entry], options: TrainOptions, tra
         described = Checkpoint(
             plugin=options.segmenter,
             settings=settings,
-            classes=(options.project.path_class,),
+            classes=classes,
             tile_px=tile_px,
             mpp=options.tiles.mpp,
             run_id=run.id,
@@ -97,7 +101,7 @@ def train(project: Project, entries: Sequence[Entry], options: TrainOptions, tra
         folder = project.folder / "wsplf" / "models" / options.name
         checkpoint.save(folder, described, best=found.best, last=found.last)
         details = _details(found) | {"model": str(folder), "slides": len(chosen)}
-        _say_result(details, found, tracker)
+        _say_result(details, found, classes, tracker)
         return run.finish(results, details=details)
 
 
@@ -113,18 +117,20 @@ def _only_one(project: Project, options: TrainOptions) -> AbstractContextManager
 
 
 def _prepare(
-    project: Project, entry: Entry, options: TrainOptions, slides: dict[str, TrainingSlide], *, tracker: Tracker
+    project: Project,
+    entry: Entry,
+    options: TrainOptions,
+    classes: Sequence[str],
+    slides: dict[str, TrainingSlide],
+    *,
+    tracker: Tracker,
 ) -> Mapping[str, float] | Skipped:
     """Put the slide of an entry among ``slides``, or say why it is left out."""
     if entry.held_out:
         return Skipped(f"held out (split: {entry.split})")
-    path_class = options.project.path_class
-    marks = read_review(project, entry, path_class, tracker).marks
-    negative = entry.label is not None and path_class not in entry.label.classes
-    if negative:
-        marks = replace(marks, pending=())
-    marked = bool(marks.decided or marks.pending)
-    if not (marked or negative or marks.complete):
+    review = read_review(project, entry, classes[0], tracker)
+    roles = tuple(_role(entry, review.of(path_class).marks, path_class) for path_class in classes)
+    if not any(role.known for role in roles):
         return Skipped("no polygon to learn from: without one, nothing says where its background is")
     slide, calibration = entry_slide(entry, mpp_override=options.project.mpp_override)
     grid = make_grid(
@@ -138,36 +144,46 @@ def _prepare(
     slides[entry.id] = TrainingSlide(
         name=entry.name,
         group=entry.metadata.get("patient", "") or entry.id,
-        positive=marked and not negative,
         grid=grid,
         read=lambda indices: read_tiles(entry, grid, indices),
-        marks=marks,
+        roles=roles,
     )
     return {
         "blocks": len(grid.xy_px0),
-        "decided": len(marks.decided),
-        "pending": len(marks.pending),
-        "refused": len(marks.refused),
-        "reviewed": int(marks.complete),
+        "decided": sum(len(role.marks.decided) for role in roles),
+        "pending": sum(len(role.marks.pending) for role in roles),
+        "refused": sum(len(role.marks.refused) for role in roles),
+        "reviewed": int(entry.reviewed),
     }
 
 
-def _require_polygons(slides: Sequence[TrainingSlide], options: TrainOptions) -> None:
-    if not any(slide.marks.decided or slide.marks.pending for slide in slides):
-        raise ProjectError(
-            f"no polygon of class {options.project.path_class!r} to learn from",
-            hint="make some with: wsplf pseudolabel PROJECT (or draw them in QuPath, or name another --path-class)",
-        )
+def _role(entry: Entry, marks: Marks, path_class: str) -> Role:
+    """What a slide is for one class. Known is where a person or the label has spoken, or where polygons are."""
+    negative = entry.label is not None and path_class not in entry.label.classes
+    if negative:
+        marks = replace(marks, pending=())
+    marked = bool(marks.decided or marks.pending)
+    return Role(marked and not negative, marks, known=marked or negative or marks.complete)
 
 
-def _say(slides: Sequence[TrainingSlide], tracker: Tracker) -> None:
+def _require_polygons(slides: Sequence[TrainingSlide], classes: Sequence[str]) -> None:
+    for place, path_class in enumerate(classes):
+        if not any(slide.roles[place].marked for slide in slides):
+            raise ProjectError(
+                f"no polygon of class {path_class!r} to learn from",
+                hint="make some with: wsplf pseudolabel PROJECT (or draw them in QuPath, or name another --path-class)",
+            )
+
+
+def _say(roles: Sequence[Role], tracker: Tracker) -> None:
     counts = Counter[str]()
-    for slide in slides:
-        counts["slides with polygons" if slide.positive else "negative slides"] += 1
-        counts["polygons a person decided on"] += len(slide.marks.decided)
-        counts["pending pseudo-labels"] += len(slide.marks.pending)
-        counts["areas of background by a person"] += len(slide.marks.refused)
-        counts["slides reviewed as a whole"] += slide.marks.complete
+    for role in roles:
+        if role.known:
+            counts["slides with polygons" if role.positive else "negative slides"] += 1
+        counts["polygons a person decided on"] += len(role.marks.decided)
+        counts["pending pseudo-labels"] += len(role.marks.pending)
+        counts["areas of background by a person"] += len(role.marks.refused)
+        counts["slides reviewed as a whole"] += role.marks.complete
     tracker.say("learning from: " + ", ".join(f"{count} {what}" for what, count in counts.items() if count))
 
 
@@ -189,12 +205,13 @@ def _details(found: Fit) -> dict[str, Any]:
     }
 
 
-def _say_result(details: Mapping[str, Any], found: Fit, tracker: Tracker) -> None:
+def _say_result(details: Mapping[str, Any], found: Fit, classes: Sequence[str], tracker: Tracker) -> None:
     if found.dice is None:
         tracker.say("no validation: polygons of two patients or more are needed; the last epoch is kept")
     else:
+        shared = " for all classes" if len(classes) > 1 else ""
         tracker.say(
             f"best epoch {found.best_epoch} of {len(found.curve.loss)}: Dice {found.dice:.3f} at threshold"
-            f" {found.threshold:g}, against the polygons of {len(found.validation)} slides not learned from"
+            f" {found.threshold:g}{shared}, against the polygons of {len(found.validation)} slides not learned from"
         )
     tracker.say(f"model: {details['model']}")

@@ -75,14 +75,15 @@ def fit(
     device: torch.device,
     track: Tracker,
 ) -> Fit:
-    """Train a segmentation model of one class.
+    """Train a segmentation model of one class or several.
 
-    Crops are balanced between tumour, its surroundings and negative slides, and augmented. The weights that count are
-    a running mean. Part of the slides, whole patients, is held out to choose the epoch and the threshold.
+    Crops are balanced between tumour, its surroundings and negative slides, for each class, and augmented. The weights
+    that count are a running mean. Part of the slides, whole patients, is held out to choose the epoch and the
+    threshold.
 
     Args:
-        model: [B, 3, H, W] to logits [B, 1, H, W]; its trainable parameters are changed in place.
-        slides: At least one with a polygon.
+        model: [B, 3, H, W] to logits [B, C, H, W]; its trainable parameters are changed in place.
+        slides: Each with a role for each class; at least one with a polygon.
         settings: Epochs, rates and sizes.
         rng: Chooses the held-out slides, the crops and the augmentation.
         device: Where the model is.
@@ -109,11 +110,12 @@ def fit(
         for _ in range(steps):
             crops = draw(settings.batch)
             tiles, target, weight = as_batch([crop.block for crop in crops])
-            tiles, marks = augment(tiles, torch.stack([target, weight], dim=1), generator)
+            tiles, marks = augment(tiles, torch.cat([target, weight], dim=1), generator)
             assert marks is not None
             with autocast(device):
                 logits = model(tiles.to(device))
-            loss = segmentation_loss(logits[:, 0].float(), marks[:, 0].to(device), weight=marks[:, 1].to(device))
+            target, weight = marks.to(device).chunk(2, dim=1)
+            loss = mean_loss(logits.float(), target, weight=weight)
             optimiser.zero_grad()
             torch.autograd.backward(loss)
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -121,7 +123,7 @@ def fit(
             schedule.step()
             _follow(mean, model, keep=min(settings.running_mean, schedule.last_epoch / (schedule.last_epoch + 10)))
             losses.append(loss.item())
-            draw.heed(crops, torch.sigmoid(logits.detach().float()).mean(dim=(1, 2, 3)).cpu().numpy())
+            draw.heed(crops, torch.sigmoid(logits.detach().float()).mean(dim=(2, 3)).cpu().numpy())
             track.advance(1, message=f"epoch {epoch}/{settings.epochs}, loss {np.mean(losses):.3f}")
         curve.loss.append(float(np.mean(losses)))
         score = float(epoch)
@@ -145,16 +147,29 @@ def fit(
 def hold_out(slides: Sequence[TrainingSlide], *, share: float, rng: np.random.Generator) -> frozenset[str]:
     """The groups (patients) held out for validation: about ``share`` of those with polygons and of those without.
 
-    At least one with polygons, unless there is only one: then none, and training has no validation.
+    At least one with polygons of each class, unless there would be none left to learn from: then none, and where that
+    is so for all classes, training has no validation.
     """
-    marked = sorted({slide.group for slide in slides if slide.marks.decided or slide.marks.pending})
-    others = sorted({slide.group for slide in slides} - set(marked))
-    if len(marked) < 2:
-        return frozenset()
-    chosen = rng.permutation(marked)[: max(1, round(share * len(marked)))].tolist()
-    if len(others) >= 2:
+    marked = [{slide.group for slide in slides if slide.roles[place].marked} for place in range(len(slides[0].roles))]
+    chosen: list[str] = []
+    for groups in marked:
+        if len(groups) < 2:
+            continue
+        wanted = max(1, round(share * len(groups))) - len(groups.intersection(chosen))
+        for group in rng.permutation(sorted(groups - set(chosen))).tolist():
+            if wanted > 0 and all(others - {*chosen, group} for others in marked if others):
+                chosen.append(group)
+                wanted -= 1
+    others = sorted({slide.group for slide in slides} - set[str]().union(*marked))
+    if chosen and len(others) >= 2:
         chosen += rng.permutation(others)[: max(1, round(share * len(others)))].tolist()
     return frozenset(chosen)
+
+
+def mean_loss(logits: Tensor, target: Tensor, *, weight: Tensor) -> Tensor:
+    """The mean of ``segmentation_loss`` over the classes; all float or uint8 [B, C, H, W]."""
+    layers = zip(logits.unbind(1), target.unbind(1), weight.unbind(1), strict=True)
+    return torch.stack([segmentation_loss(own, truth, weight=counts) for own, truth, counts in layers]).mean()
 
 
 def segmentation_loss(logits: Tensor, target: Tensor, *, weight: Tensor) -> Tensor:
@@ -176,7 +191,7 @@ def segmentation_loss(logits: Tensor, target: Tensor, *, weight: Tensor) -> Tens
 
 
 def as_batch(blocks: Sequence[Block]) -> tuple[Tensor, Tensor, Tensor]:
-    """Tiles float [B, 3, S, S] in 0..1, targets and weights uint8 [B, S, S]."""
+    """Tiles float [B, 3, S, S] in 0..1, targets and weights uint8 [B, C, S, S]."""
     rgb = torch.from_numpy(np.stack([block.rgb for block in blocks])).permute(0, 3, 1, 2)
     target = torch.from_numpy(np.stack([block.target for block in blocks]))
     weight = torch.from_numpy(np.stack([block.weight for block in blocks]))
@@ -185,18 +200,18 @@ def as_batch(blocks: Sequence[Block]) -> tuple[Tensor, Tensor, Tensor]:
 
 @torch.no_grad()
 def predict_tiles(model: nn.Module, tiles: Sequence[Block], *, batch: int, device: torch.device) -> NDArray[np.float32]:
-    """Probability float32 [N, S, S] of the first class."""
+    """Probability float32 [N, C, S, S] of each class."""
     found = []
     for first in range(0, len(tiles), batch):
         rgb, _, _ = as_batch(tiles[first : first + batch])
         with autocast(device):
             logits = model(rgb.to(device))
-        found.append(torch.sigmoid(logits[:, 0].float()).cpu().numpy())
+        found.append(torch.sigmoid(logits.float()).cpu().numpy())
     return np.concatenate(found)
 
 
 def pooled_dice(probability: NDArray[np.float32], tiles: Sequence[Block], *, threshold: float) -> float:
-    """Dice of all tiles' pixels together, without those to be ignored."""
+    """Dice of all tiles' pixels together, of all classes, without those to be ignored."""
     shared = found = truth = 0
     for values, tile in zip(probability, tiles, strict=True):
         counted = tile.target != IGNORE
@@ -208,7 +223,7 @@ def pooled_dice(probability: NDArray[np.float32], tiles: Sequence[Block], *, thr
 
 
 def choose_threshold(probability: NDArray[np.float32], tiles: Sequence[Block]) -> tuple[float, float]:
-    """The middle one of the thresholds with the best pooled Dice, and its Dice.
+    """The middle one of the thresholds with the best pooled Dice, and its Dice; several classes share one.
 
     Training shows tumour more often than it occurs, so that 0.5 is seldom the best; the middle of a plateau is the
     surest choice on slides that were not seen.
@@ -227,7 +242,7 @@ def state_of(model: nn.Module) -> State:
 def _exam_loss(probability: NDArray[np.float32], tiles: Sequence[Block]) -> float:
     _, target, weight = as_batch(tiles)
     logits = torch.logit(torch.from_numpy(probability), eps=1e-6)
-    return float(segmentation_loss(logits, target, weight=weight))
+    return float(mean_loss(logits, target, weight=weight))
 
 
 def _optimiser(

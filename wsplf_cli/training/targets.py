@@ -6,6 +6,7 @@ A block is a square of several tiles. Random crops are taken from it, so that a 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import product
 from typing import Literal, Protocol
 
 import numpy as np
@@ -45,35 +46,59 @@ class BlockReader(Protocol):
         """Blocks uint8 [len(indices), S, S, 3], RGB, by their place in the grid."""
 
 
+@dataclass(frozen=True, slots=True)
+class Role:
+    """What a slide is for one class: its ``marks``, and whether it is ``positive``.
+
+    Where it is not ``known``, nothing is said but the marks: what lies beside them may be of the class or not.
+    """
+
+    positive: bool = True
+    marks: Marks = field(default_factory=Marks)
+    known: bool = True
+
+    @property
+    def marked(self) -> bool:
+        """Whether there are polygons of the class."""
+        return bool(self.marks.decided or self.marks.pending)
+
+
 @dataclass(frozen=True)
 class TrainingSlide:
-    """One slide to learn from. Slides of one ``group`` (a patient) never stand on both sides of a split."""
+    """One slide to learn from, with its role for each class.
+
+    Slides of one ``group`` (a patient) never stand on both sides of a split.
+    """
 
     name: str
     group: str
-    positive: bool
     grid: TileGrid
     read: BlockReader
-    marks: Marks = field(default_factory=Marks)
+    roles: tuple[Role, ...] = (Role(),)
 
     @cached_property
-    def kinds(self) -> list[frozenset[Kind]]:
-        """What each block is good for, from where its square meets the polygons."""
+    def kinds(self) -> list[list[frozenset[Kind]]]:
+        """For each class what each block is good for, from where its square meets the polygons."""
         corners = self.grid.xy_px0.astype(float)
         squares = shapely.box(*corners.T, *(corners + self.grid.side_px0).T)
-        tumour = shapely.union_all([*self.marks.decided, *(shape for shape, _ in self.marks.pending)])
-        refused = shapely.union_all(list(self.marks.refused))
         least = (0.02 * self.grid.side_px0) ** 2
-        in_tumour = shapely.area(shapely.intersection(squares, tumour)) > least
-        in_refused = shapely.area(shapely.intersection(squares, refused)) > least
-        anywhere: Kind = "positive" if self.positive else "negative"
-        flags: list[tuple[Kind, NDArray[np.bool_]]] = [("tumour", in_tumour), ("refused", in_refused)]
-        return [frozenset({anywhere} | {kind for kind, flag in flags if flag[index]}) for index in range(len(squares))]
+
+        def meets(shapes: Sequence[BaseGeometry]) -> NDArray[np.bool_]:
+            found: NDArray[np.bool_] = shapely.area(shapely.intersection(squares, shapely.union_all(shapes))) > least
+            return found
+
+        found = []
+        for role in self.roles:
+            tumour = meets([*role.marks.decided, *(shape for shape, _ in role.marks.pending)])
+            flags: list[tuple[Kind, NDArray[np.bool_]]] = [("tumour", tumour), ("refused", meets(role.marks.refused))]
+            anywhere: frozenset[Kind] = frozenset({"positive" if role.positive else "negative"} if role.known else ())
+            found.append([anywhere | {kind for kind, flag in flags if flag[index]} for index in range(len(squares))])
+        return found
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """``rgb`` uint8 [S, S, 3], ``target`` uint8 [S, S] (0, 1 or IGNORE), ``weight`` uint8 [S, S] in percent."""
+    """``rgb`` uint8 [S, S, 3], ``target`` uint8 [C, S, S] (0, 1 or IGNORE), ``weight`` uint8 [C, S, S] in percent."""
 
     rgb: NDArray[np.uint8]
     target: NDArray[np.uint8]
@@ -82,7 +107,7 @@ class Block:
     def crop(self, x_px: int, y_px: int, side_px: int) -> "Block":
         """The square part of the block with that top-left corner."""
         rows, columns = slice(y_px, y_px + side_px), slice(x_px, x_px + side_px)
-        return Block(self.rgb[rows, columns], self.target[rows, columns], self.weight[rows, columns])
+        return Block(self.rgb[rows, columns], self.target[:, rows, columns], self.weight[:, rows, columns])
 
 
 class Blocks:
@@ -99,20 +124,26 @@ class Blocks:
         if block is None:
             source = self.slides[slide]
             rgb = source.read(np.array([index]))[0]
-            block = Block(rgb, *paint(source.marks, source.grid, index))
-            size = rgb.nbytes * 5 // 3
+            painted = [paint(role.marks, source.grid, index, known=role.known) for role in source.roles]
+            block = Block(rgb, *(np.stack(layers) for layers in zip(*painted, strict=True)))
+            size = rgb.nbytes + block.target.nbytes + block.weight.nbytes
             if size <= self._room:
                 self._room -= size
                 self._kept[slide, index] = block
         return block
 
 
-def paint(marks: Marks, grid: TileGrid, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Target and weight of a block, both uint8 [S, S]; what a person decided overrules the pseudo-labels."""
+def paint(
+    marks: Marks, grid: TileGrid, index: int, *, known: bool = True
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Target and weight of a block for one class, both uint8 [S, S]; what a person decided overrules pseudo-labels.
+
+    What is not marked is background, or nothing where the slide is not ``known``.
+    """
     x_px0, y_px0 = (float(value) for value in grid.xy_px0[index])
     side = grid.tile_px
     square = shapely.box(x_px0, y_px0, x_px0 + grid.side_px0, y_px0 + grid.side_px0)
-    target = np.zeros((side, side), np.uint8)
+    target = np.full((side, side), 0 if known else IGNORE, np.uint8)
     weight = np.full((side, side), REVIEWED if marks.complete else FULL, np.uint8)
 
     def inside(shapes: Sequence[BaseGeometry]) -> NDArray[np.bool_]:
@@ -145,7 +176,7 @@ class Crop:
 
 
 class Draw:
-    """Random crops, balanced among the kinds and, within a kind, among the slides.
+    """Random crops, balanced among the classes and the kinds and, within a kind, among the slides.
 
     Of the negative slides, blocks in which the model last saw tumour come more often (``heed``). Not so elsewhere:
     what looks like tumour on a positive slide may be tumour that the pseudo-labels missed.
@@ -155,51 +186,53 @@ class Draw:
         self.blocks = blocks
         self.side_px = side_px
         self.rng = rng
-        self._places: dict[Kind, list[tuple[int, NDArray[np.intp]]]] = {}
-        for kind in SHARES:
+        classes = len(blocks.slides[0].roles)
+        self._places: dict[tuple[Kind, int], list[tuple[int, NDArray[np.intp]]]] = {}
+        for kind, place in product(SHARES, range(classes)):
             found = [
-                (number, np.flatnonzero([kind in kinds for kinds in slide.kinds]))
+                (number, np.flatnonzero([kind in kinds for kinds in slide.kinds[place]]))
                 for number, slide in enumerate(blocks.slides)
             ]
             if any(len(indices) for _, indices in found):
-                self._places[kind] = [(number, indices) for number, indices in found if len(indices)]
-        shares = np.array([SHARES[kind] for kind in self._places])
+                self._places[kind, place] = [(number, indices) for number, indices in found if len(indices)]
+        shares = np.array([SHARES[kind] for kind, _ in self._places])
         self._shares = shares / shares.sum()
-        self._seen = [np.ones(len(slide.kinds)) for slide in blocks.slides]
+        self._seen = [np.ones((classes, len(slide.kinds[0]))) for slide in blocks.slides]
 
     def __call__(self, count: int) -> list[Crop]:
         """``count`` random crops."""
         names = list(self._places)
-        return [self._crop(names[choice]) for choice in self.rng.choice(len(names), size=count, p=self._shares)]
+        return [self._crop(*names[choice]) for choice in self.rng.choice(len(names), size=count, p=self._shares)]
 
     def heed(self, crops: Sequence[Crop], probability: NDArray[np.float32]) -> None:
-        """Take note of the mean probability [len(crops)] of tumour that the model gave each crop."""
-        for crop, value in zip(crops, probability, strict=True):
+        """Take note of the mean probability [len(crops), C] of each class that the model gave each crop."""
+        for crop, values in zip(crops, probability, strict=True):
             seen = self._seen[crop.slide]
-            seen[crop.index] = max(float(value), 0.5 * seen[crop.index])
+            seen[:, crop.index] = np.maximum(values, 0.5 * seen[:, crop.index])
 
-    def _place(self, kind: Kind) -> tuple[int, int]:
+    def _place(self, kind: Kind, of_class: int) -> tuple[int, int]:
         """A slide and one of its blocks."""
-        places = self._places[kind]
+        places = self._places[kind, of_class]
         if kind != "negative":
             slide, indices = places[self.rng.integers(len(places))]
             return slide, int(self.rng.choice(indices))
         pairs = [(slide, int(index)) for slide, indices in places for index in indices]
-        chance = np.array([LEAST_CHANCE + self._seen[slide][index] for slide, index in pairs])
+        chance = np.array([LEAST_CHANCE + self._seen[slide][of_class, index] for slide, index in pairs])
         return pairs[self.rng.choice(len(pairs), p=chance / chance.sum())]
 
-    def _crop(self, kind: Kind) -> Crop:
-        slide, index = self._place(kind)
+    def _crop(self, kind: Kind, of_class: int) -> Crop:
+        slide, index = self._place(kind, of_class)
         block = self.blocks(slide, index)
-        limit = block.target.shape[0] - self.side_px
+        target, weight = block.target[of_class], block.weight[of_class]
+        limit = len(target) - self.side_px
         x_px, y_px = self.rng.integers(limit + 1, size=2).tolist()
         wanted = np.zeros(0, np.intp)
         if kind == "tumour":
-            wanted = np.flatnonzero(block.target == 1)
+            wanted = np.flatnonzero(target == 1)
         elif kind == "refused":
-            wanted = np.flatnonzero((block.target == 0) & (block.weight == DECIDED))
+            wanted = np.flatnonzero((target == 0) & (weight == DECIDED))
         if len(wanted):
-            row, column = divmod(int(self.rng.choice(wanted)), block.target.shape[1])
+            row, column = divmod(int(self.rng.choice(wanted)), len(target))
             offset = self.rng.integers(self.side_px, size=2)
             x_px, y_px = (int(np.clip(place, 0, limit)) for place in (column - offset[0], row - offset[1]))
         return Crop(block.crop(x_px, y_px, self.side_px), slide, index)
