@@ -187,9 +187,12 @@ class Screen:
             self.document(scores)
             return
         columns = ["name", "label", "dice", "iou", "boundary_f1", "fp_share", "truth_um2", "predicted_um2"]
-        self.table(columns, [[entry.get(key) for key in columns] for entry in scores["entries"]], right=range(2, 8))
-        for key in ("mean_dice", "pooled_dice", "pooled_iou", "negative_fp_share"):
-            self.line(f"{key}: {_figure(scores.get(key))}")
+        for name, own in scores.get("classes", {"": scores}).items():
+            if name:
+                self.line(f"class {name}")
+            self.table(columns, [[entry.get(key) for key in columns] for entry in own["entries"]], right=range(2, 8))
+            for key in ("mean_dice", "pooled_dice", "pooled_iou", "negative_fp_share"):
+                self.line(f"{key}: {_figure(own.get(key))}")
 
     def demo(self, results: Mapping[str, Any]) -> None:
         """Show what the demo measured: a row per stage."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from wsplf_cli.geometry import polygonal
-from wsplf_cli.schema import Annotation
+from wsplf_cli.schema import Annotation, Origin
 from wsplf_cli.slides import Slide
 
 log = logging.getLogger(__name__)
@@ -37,37 +37,45 @@ CAM_COLOURS = np.array(
 class View:
     """Pictures of one slide, all in a frame of ``width_px`` x ``height_px``.
 
-    ``thumbnail`` and ``cam`` are data addresses (``cam`` empty where there is none); ``outlines`` has the data of an
-    SVG path for each origin that has something to show.
+    ``thumbnail`` and ``cams`` (by class) are data addresses; ``outlines`` has the data of an SVG path for each origin
+    and class that has something to show. The class is empty where a project has only one.
     """
 
     width_px: int
     height_px: int
     thumbnail: str
-    cam: str = ""
-    outlines: Mapping[str, str] = field(default_factory=dict)
+    cams: Mapping[str, str] = field(default_factory=dict)
+    outlines: Mapping[tuple[Origin, str], str] = field(default_factory=dict)
 
 
-def view(slide: Slide, annotations: Mapping[str, Sequence[Annotation]], *, cam: Path | None, max_px: int) -> View:
+def view(
+    slide: Slide,
+    annotations: Mapping[tuple[Origin, str], Sequence[Annotation]],
+    *,
+    cams: Mapping[str, Path],
+    max_px: int,
+) -> View:
     """The pictures of a slide.
 
     Args:
         slide: an open slide.
-        annotations: those to outline, by origin.
-        cam: the CAM as an 8-bit grey PNG over the whole entry, or None.
+        annotations: those to outline, by origin and class.
+        cams: the CAM of each class as an 8-bit grey PNG over the whole entry.
         max_px: longer side of the thumbnail.
 
     Raises:
         SlideError: the slide's image data is damaged.
     """
     pixels, downsample = slide.thumbnail(max_px)
-    outlines = {origin: outline(shown, downsample=downsample) for origin, shown in annotations.items()}
+    outlines = {key: outline(shown, downsample=downsample) for key, shown in annotations.items()}
+    size_px = (pixels.shape[1], pixels.shape[0])
+    layers = {name: cam_layer(path, size_px=size_px) for name, path in cams.items()}
     return View(
         width_px=pixels.shape[1],
         height_px=pixels.shape[0],
         thumbnail=_address(Image.fromarray(pixels), "JPEG"),
-        cam="" if cam is None else cam_layer(cam, size_px=(pixels.shape[1], pixels.shape[0])),
-        outlines={origin: path for origin, path in outlines.items() if path},
+        cams={name: layer for name, layer in layers.items() if layer},
+        outlines={key: path for key, path in outlines.items() if path},
     )
 
 

@@ -34,6 +34,7 @@ from wsplf_cli.stages._benchmark_plan import (
     require_used,
 )
 from wsplf_cli.stages._benchmark_table import PREDICTED, PSEUDO
+from wsplf_cli.stages._classes import classes_of
 from wsplf_cli.stages._learning import learning_key
 from wsplf_cli.stages.evaluate import evaluate, truth_reader
 from wsplf_cli.stages.labels import require_both
@@ -83,6 +84,7 @@ def benchmark(
             not make.
         ProjectError: nothing to learn from, or the results cannot be written.
     """
+    _require_one_class(options)
     names = for_backbone(chosen_recipes(options.recipes), options.backbone, tracker)
     require_used(names, options)
     device = pick_device(options.device)
@@ -117,6 +119,15 @@ def benchmark(
     return _document([one for one in results if one is not None], jobs, slides, out=out, write=not options.dry_run)
 
 
+def _require_one_class(options: BenchmarkOptions) -> None:
+    classes = classes_of(options.project)
+    if len(classes) > 1:
+        raise ConfigError(
+            f"benchmark compares recipes on one class, not on {' and '.join(classes)}",
+            hint=f"one at a time: --positive WORD={classes[0]}, the words of the others with --negative",
+        )
+
+
 def _require_own(out: Path) -> None:
     """Refuse a folder that holds anything but an earlier benchmark."""
     if out.exists() and not (out.is_dir() and ((out / MARK).is_file() or not any(out.iterdir()))):
@@ -125,7 +136,7 @@ def _require_own(out: Path) -> None:
 
 def _require_truth(slides: Slides, options: BenchmarkOptions) -> None:
     """Refuse, before hours of work, a truth that says nothing of the slides."""
-    truth_of = truth_reader(_evaluate_options(options, "pseudolabel"))
+    truth_of = truth_reader(_evaluate_options(options, "pseudolabel"), classes_of(options.project)[0])
     positive = [one for one in slides.learning if one.label is not None and one.label.classes]
     if all(truth_of(one) is None for one in positive):
         raise ConfigError(
@@ -215,11 +226,11 @@ def _bound(
     tracker: Tracker,
 ) -> dict[str, Any]:
     """The segmentation model trained on the truth of the slides to learn from, measured as the others are."""
-    truth_of = truth_reader(_evaluate_options(options, "prediction"))
+    truth_of = truth_reader(_evaluate_options(options, "prediction"), classes_of(options.project)[0])
     for entry in slides.learning:
         truth = truth_of(entry)
         shapes = [] if truth is None else polygonal(truth)
-        drawn = [Annotation(uuid4(), shape, options.project.path_class) for shape in shapes]
+        drawn = [Annotation(uuid4(), shape, classes_of(options.project)[0]) for shape in shapes]
         project.replace(entry.id, origin="human", annotations=drawn)
     start_peak(device)
     reports = _train(project, slides, job, tracker=tracker)

@@ -19,7 +19,7 @@ from wsplf_cli.review import marks_of
 from wsplf_cli.schema import Annotation, Entry, Tracker
 from wsplf_cli.slides import entry_slide
 from wsplf_cli.stages import Skipped, each, start_run
-from wsplf_cli.stages._classes import label_word
+from wsplf_cli.stages._classes import classes_of, label_word, names_of
 from wsplf_cli.tiles import tissue_mask, tissue_um2
 
 #: Gives the truth of an entry in level-0 pixels (empty: nothing there), or None where nobody has said.
@@ -67,32 +67,38 @@ def evaluate(project: Project, entries: Sequence[Entry], options: EvaluateOption
 
     The annotations are only read. The figures are kept as a run, for the report, where the project can be written.
 
-    Measured are the annotations of class ``options.project.path_class`` and of ``options.origin`` that no one has
-    rejected. See ``wsplf_cli.metrics`` for what the figures mean. A slide is positive when its label says that it
-    holds the class, and without a label when its truth does; else it is negative. A slide labelled negative may lack a
-    truth: there is nothing to find on it. Others without truth are skipped.
+    Measured are the annotations of a class of the project and of ``options.origin`` that no one has rejected. See
+    ``wsplf_cli.metrics`` for what the figures mean. A slide is positive when its label says that it holds the class,
+    and without a label when its truth does; else it is negative. A slide labelled negative may lack a truth: there is
+    nothing to find on it. Others without truth are skipped.
 
     Returns:
         ``entries``: name, label (the word in the project), dice, iou, boundary_f1, fp_share (None without tissue),
         truth_um2, predicted_um2; ``mean_dice`` and ``mean_boundary_f1`` over the positive slides; ``pooled_dice`` and
         ``pooled_iou`` of the areas of all slides; ``negative_fp_share`` of the tissue of all negative slides, and
         ``negative_tissue_um2``; None where there are none; ``confidence``: how well it tells good polygons from bad
-        ones; ``skipped`` and ``failed``: name and reason.
+        ones; ``skipped`` and ``failed``: name and reason. Of several classes all but the last two stand in ``classes``,
+        by class.
 
     Raises:
         ConfigError: there is no such truth.
         ProjectError: no entry could be measured, or the project that holds the truth cannot be read.
     """
-    truth_of = truth_reader(options)
-    scores: list[Score] = []
+    classes = classes_of(options.project)
+    truth_of = {name: truth_reader(options, name) for name in classes}
+    scores: dict[str, list[Score]] = {name: [] for name in classes}
 
     def work(entry: Entry) -> Mapping[str, float] | Skipped:
-        truth = truth_of(entry)
-        if truth is None and not _is_negative(entry, options.project):
+        truths = {name: find(entry) for name, find in truth_of.items()}
+        if any(truth is None and not _is_negative(entry, name) for name, truth in truths.items()):
             return Skipped(f"no truth for it in {options.truth}")
-        scores.append(_score(project, entry, union([]) if truth is None else truth, options, tracker=tracker))
-        return {"dice": scores[-1].overlap.dice}
+        known = {name: union([]) if truth is None else truth for name, truth in truths.items()}
+        found = _scores(project, entry, known, options, tracker=tracker)
+        for name, score in found.items():
+            scores[name].append(score)
+        return {f"dice {name}".rstrip(): found[one].overlap.dice for one, name in zip(classes, names, strict=True)}
 
+    names = names_of(classes)
     read_only = not os.access(project.folder, os.W_OK)
     with start_run(project, "evaluate", options=options, seed=0, dry_run=read_only) as run:
         results = each(entries, work, tracker=tracker, name="evaluate")
@@ -102,13 +108,14 @@ def evaluate(project: Project, entries: Sequence[Entry], options: EvaluateOption
         }
         for one in left_out["skipped"]:
             tracker.say(f"{one['name']}: skipped, {one['reason']}")
-        if not scores:
+        if not scores[classes[0]]:
             reason = next((result.reason for result in results), "the project has no entries")
             raise ProjectError(
                 f"none of {len(entries)} entries could be measured; the first: {reason}",
                 hint="--truth takes a folder with SLIDE-STEM.geojson for each slide, or another project.qpproj",
             )
-        document = _totals(scores) | left_out
+        totals = {name: _totals(own) for name, own in scores.items()}
+        document = ({"classes": totals} if len(classes) > 1 else totals[classes[0]]) | left_out
         run.finish(results, details=document)
     return document
 
@@ -149,8 +156,15 @@ def _confidence(polygons: Sequence[tuple[float, float]]) -> dict[str, Any]:
     }
 
 
-def _score(project: Project, entry: Entry, truth: BaseGeometry, options: EvaluateOptions, *, tracker: Tracker) -> Score:
-    """Measure one entry.
+def _scores(
+    project: Project,
+    entry: Entry,
+    truths: Mapping[str, BaseGeometry],
+    options: EvaluateOptions,
+    *,
+    tracker: Tracker,
+) -> dict[str, Score]:
+    """Measure one entry for each class.
 
     Raises:
         SlideError: its annotations or its slide cannot be read.
@@ -158,21 +172,27 @@ def _score(project: Project, entry: Entry, truth: BaseGeometry, options: Evaluat
     slide, calibration = entry_slide(entry, mpp_override=options.project.mpp_override)
     if calibration.warning:
         tracker.say(f"warning: {calibration.warning}")
-    measured = [one for one in project.annotations(entry.id) if _is_measured(one, options)]
-    predicted = union(one.shape for one in measured)
+    annotations = project.annotations(entry.id)
     mpp = calibration.mpp
-    labelled_negative = _is_negative(entry, options.project)
-    if labelled_negative and not truth.is_empty:
-        tracker.say(f"warning: {entry.name} is labelled negative, but its truth is not empty")
-    return Score(
-        entry=entry,
-        label=label_word(entry, options.project) or None,
-        positive=not truth.is_empty if entry.label is None else not labelled_negative,
-        overlap=overlap(truth, predicted, unit=mpp**2),
-        boundary_f1=boundary_f1(truth, predicted, tolerance=options.tolerance_um / mpp),
-        tissue_um2=tissue_um2(tissue_mask(slide, mpp_slide=mpp), mpp_slide=mpp),
-        polygons=_polygons(measured, truth),
-    )
+    tissue = tissue_um2(tissue_mask(slide, mpp_slide=mpp), mpp_slide=mpp)
+    found = {}
+    for name, truth in truths.items():
+        measured = [one for one in annotations if _is_measured(one, name, origin=options.origin)]
+        predicted = union(one.shape for one in measured)
+        labelled_negative = _is_negative(entry, name)
+        if labelled_negative and not truth.is_empty:
+            of_class = f" for {name}" if len(truths) > 1 else ""
+            tracker.say(f"warning: {entry.name} is labelled negative{of_class}, but its truth is not empty")
+        found[name] = Score(
+            entry=entry,
+            label=label_word(entry, options.project) or None,
+            positive=not truth.is_empty if entry.label is None else not labelled_negative,
+            overlap=overlap(truth, predicted, unit=mpp**2),
+            boundary_f1=boundary_f1(truth, predicted, tolerance=options.tolerance_um / mpp),
+            tissue_um2=tissue,
+            polygons=_polygons(measured, truth),
+        )
+    return found
 
 
 def _polygons(measured: Sequence[Annotation], truth: BaseGeometry) -> tuple[tuple[float, float], ...]:
@@ -182,36 +202,34 @@ def _polygons(measured: Sequence[Annotation], truth: BaseGeometry) -> tuple[tupl
     return tuple((one.measurements[CONFIDENCE], iou) for one, iou in zip(stated, ious, strict=True))
 
 
-def _is_measured(annotation: Annotation, options: EvaluateOptions) -> bool:
-    return (
-        annotation.origin == options.origin
-        and annotation.review != "rejected"
-        and annotation.path_class == options.project.path_class
-    )
+def _is_measured(annotation: Annotation, path_class: str, *, origin: str) -> bool:
+    return annotation.origin == origin and annotation.review != "rejected" and annotation.path_class == path_class
 
 
-def _is_negative(entry: Entry, options: ProjectOptions) -> bool:
-    return entry.label is not None and options.path_class not in entry.label.classes
+def _is_negative(entry: Entry, path_class: str) -> bool:
+    return entry.label is not None and path_class not in entry.label.classes
 
 
-def truth_reader(options: EvaluateOptions) -> TruthOf:
-    """How to get the truth that ``--truth`` names: a project, or a folder of GeoJSON files."""
+def truth_reader(options: EvaluateOptions, path_class: str) -> TruthOf:
+    """How to get the truth of a class that ``--truth`` names: a project, or a folder of GeoJSON files."""
     path = options.truth
     if path.suffix == ".qpproj" or (path / "project.qpproj").is_file():
-        return _truth_in_project(path, options.project)
+        return _truth_in_project(path, options.project, path_class)
     if not path.is_dir():
         raise ConfigError(
             f"no truth at {path}",
             hint="--truth takes a folder with SLIDE-STEM.geojson for each slide, or another project.qpproj",
         )
-    return lambda entry: _truth_in_folder(path, entry, options.project)
+    classes = classes_of(options.project)
+    return lambda entry: _truth_in_folder(path, entry, path_class, classes)
 
 
-def _truth_in_folder(folder: Path, entry: Entry, options: ProjectOptions) -> BaseGeometry | None:
-    """What the entry's GeoJSON file holds of the class; features without a class count as of the class.
+def _truth_in_folder(folder: Path, entry: Entry, path_class: str, classes: Sequence[str]) -> BaseGeometry | None:
+    """What the entry's GeoJSON file holds of the class; features without a class count as of the only one.
 
     Raises:
-        SlideError: the file cannot be read, or it has classes, none is the one asked for, and the slide is no negative.
+        SlideError: the file cannot be read, a feature has no class and the project has several, or all features have
+            classes that are none of the project's, and the slide is no negative.
     """
     own = (
         [entry.slide_path.stem] if entry.slide_path and not entry.steps else []
@@ -225,17 +243,18 @@ def _truth_in_folder(folder: Path, entry: Entry, options: ProjectOptions) -> Bas
         features = geojson.read(path)
     except ProjectError as error:
         raise SlideError(error.message, hint=error.hint) from error
-    wanted = options.path_class.casefold()
-    chosen = [one for one in features if one.path_class is None or one.path_class.casefold() == wanted]
-    if features and not chosen and not _is_negative(entry, options):
+    if len(classes) > 1 and any(one.path_class is None for one in features):
+        raise SlideError(f"{path}: a feature has no class, and the project has several", hint="give it a class")
+    known = {name.casefold() for name in classes} | {""}
+    named = [(one, (one.path_class or "").casefold()) for one in features]
+    if features and not any(name in known for _, name in named) and not _is_negative(entry, path_class):
         found = ", ".join(sorted({one.path_class for one in features if one.path_class}))
-        raise SlideError(
-            f"{path}: no feature of class {options.path_class}; there are: {found}", hint="name it with --path-class"
-        )
-    return union(one.shape for one in chosen)
+        wanted = " or ".join(classes)
+        raise SlideError(f"{path}: no feature of class {wanted}; there are: {found}", hint="name it with --path-class")
+    return union(one.shape for one, name in named if name in ("", path_class.casefold()))
 
 
-def _truth_in_project(path: Path, options: ProjectOptions) -> TruthOf:
+def _truth_in_project(path: Path, options: ProjectOptions, path_class: str) -> TruthOf:
     """The annotations of the class in the entries of the same name of another project.
 
     What wsplf made there and no one has decided on is no truth, unless the image is marked as reviewed.
@@ -254,7 +273,7 @@ def _truth_in_project(path: Path, options: ProjectOptions) -> TruthOf:
             )
         if not same:
             return None
-        marks = marks_of(opened.annotations(same[0].id), options.path_class, reviewed=same[0].reviewed)
+        marks = marks_of(opened.annotations(same[0].id), path_class, reviewed=same[0].reviewed)
         return union(marks.decided)
 
     return find

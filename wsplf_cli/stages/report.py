@@ -14,25 +14,21 @@ import jinja2
 from wsplf_cli import __version__, files
 from wsplf_cli.backends import Project
 from wsplf_cli.config import ProjectOptions
-from wsplf_cli.errors import ConfigError, ProjectError, SlideError
+from wsplf_cli.errors import ProjectError, SlideError
 from wsplf_cli.geometry import union
 from wsplf_cli.qupath.qpdata import undecided
+from wsplf_cli.review import is_a
 from wsplf_cli.schema import Annotation, Entry, Origin, Tracker
 from wsplf_cli.slides import entry_slide
-from wsplf_cli.stages._classes import label_word
+from wsplf_cli.stages._classes import cam_files, classes_of, label_word, names_of
 from wsplf_cli.stages._report_charts import HEIGHT, LEFT, WIDTH, Chart, charts
+from wsplf_cli.stages._report_scores import ORIGINS, kept_scores, read_scores, title
 from wsplf_cli.stages._report_views import View, view
 from wsplf_cli.tiles import tissue_mask, tissue_um2
 
 log = logging.getLogger(__name__)
 
 TEMPLATE = Path(__file__).parents[1] / "assets" / "report.html"
-#: How the page names the origins, one and many of them, in the order in which they come about.
-ORIGINS: Mapping[Origin, tuple[str, str]] = {
-    "pseudolabel": ("Pseudo-label", "pseudo-labels"),
-    "prediction": ("Prediction", "predictions"),
-    "human": ("Human", "drawn by people"),
-}
 #: Longer side of a thumbnail, for up to so many slides; with more of them it shrinks, so that the page stays light.
 THUMBNAIL_PX, FULL_SIZE_SLIDES, LEAST_THUMBNAIL_PX = 700, 50, 200
 #: What ``wsplf evaluate`` prints for a whole cohort, and how the report names it.
@@ -46,18 +42,25 @@ TOTALS = {
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """The annotations of one origin on a slide; areas of what is not rejected.
+    """The annotations of one origin on a slide, of one of several classes; areas of what is not rejected.
 
     ``pending``: no person has decided on them, in whatever way; none in an image that is marked as reviewed.
+    ``path_class`` is empty where the project has one class, and for those of no class of the project.
     """
 
     origin: Origin
+    path_class: str
     number: int
     pending: int
     accepted: int
     rejected: int
     area_mm2: float | None
     tissue_share: float | None
+
+    @property
+    def title(self) -> str:
+        """Under which scores of it are kept."""
+        return title(self.origin, self.path_class)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +79,15 @@ class Shown:
 
     @property
     def number(self) -> dict[str, int]:
-        """How many annotations there are, by origin."""
-        return {count.origin: count.number for count in self.counts}
+        """How many annotations there are, by origin; nothing where that is not known."""
+        if not self.counts:
+            return {}
+        return {origin: sum(one.number for one in self.counts if one.origin == origin) for origin in ORIGINS}
+
+    @property
+    def titles(self) -> set[str]:
+        """What ``counts`` has rows for."""
+        return {count.title for count in self.counts}
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +135,9 @@ def report(
         ProjectError: the page cannot be written.
     """
     options = options or ProjectOptions()
+    classes = classes_of(options)
     runs = read_runs(project.folder / "wsplf" / "runs")
-    tables = kept_scores(runs) if scores is None else read_scores(scores)
+    tables = kept_scores([run.record for run in runs]) if scores is None else read_scores(scores)
     shown: list[Shown] = []
     max_px = thumbnail_px(len(entries))
     tracker.start("report", len(entries))
@@ -144,7 +155,7 @@ def report(
         runs=runs,
         latest=latest(runs),
         doubts=doubts(runs, shown),
-        path_class=options.path_class,
+        classes=classes,
         origins={origin: one for origin, (one, _) in ORIGINS.items()},
         plurals={origin: many for origin, (_, many) in ORIGINS.items()},
         chart={"width": WIDTH, "height": HEIGHT, "left": LEFT},
@@ -201,46 +212,6 @@ def doubts(runs: Sequence[RunShown], shown: Sequence[Shown]) -> list[Doubt]:
     ]
 
 
-def kept_scores(runs: Sequence[RunShown]) -> dict[str, dict[str, Any]]:
-    """The newest evaluation of each origin, by origin."""
-    found: dict[str, dict[str, Any]] = {}
-    for run in runs:
-        details, options = run.record.get("details"), run.record.get("options")
-        if run.record.get("stage") == "evaluate" and _is_table(details) and isinstance(options, dict):
-            found.setdefault(str(options.get("origin", "scores")), dict(details or {}))
-    order = [*ORIGINS, *sorted(found)]
-    return {origin: found[origin] for origin in sorted(found, key=order.index)}
-
-
-def read_scores(path: Path) -> dict[str, dict[str, Any]]:
-    """The evaluations in a JSON file, by name: one of them, or an object that holds several.
-
-    Raises:
-        ConfigError: there are none in it.
-    """
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}", hint="--scores takes a JSON file") from error
-    except ValueError as error:
-        raise ConfigError(f"{path} is not JSON: {error}", hint="wsplf evaluate PROJECT --json > FILE") from error
-    if _is_table(document):
-        return {"scores": document}
-    found = {name: table for name, table in document.items() if _is_table(table)} if isinstance(document, dict) else {}
-    if not found:
-        raise ConfigError(f"{path} holds no scores", hint="wsplf evaluate PROJECT --json > FILE")
-    return found
-
-
-def _is_table(value: object) -> bool:
-    return (
-        isinstance(value, dict)
-        and isinstance(value.get("entries"), list)
-        and all(isinstance(one, dict) for one in value["entries"])
-        and "mean_dice" in value
-    )
-
-
 def _show(
     project: Project,
     entry: Entry,
@@ -256,22 +227,20 @@ def _show(
     label = label_word(entry, options)
     try:
         annotations = project.annotations(entry.id)
-        by_origin = {str(origin): [one for one in annotations if one.origin == origin] for origin in ORIGINS}
+        groups = _groups(annotations, classes_of(options))
         slide, calibration = entry_slide(entry, mpp_override=options.mpp_override)
         mpp = calibration.mpp
         tissue = tissue_um2(tissue_mask(slide, mpp_slide=mpp), mpp_slide=mpp)
-        kept = {origin: [one for one in ours if one.review != "rejected"] for origin, ours in by_origin.items()}
+        kept = {key: [one for one in ours if one.review != "rejected"] for key, ours in groups.items()}
         return Shown(
             entry,
             label,
             mpp=mpp,
             mpp_source=calibration.source,
             tissue_mm2=tissue / 1e6,
-            counts=tuple(
-                _count(origin, by_origin[origin], entry=entry, mpp=mpp, tissue_um2=tissue) for origin in ORIGINS
-            ),
+            counts=tuple(_count(*key, ours, entry=entry, mpp=mpp, tissue_um2=tissue) for key, ours in groups.items()),
             scores=scores,
-            view=view(slide, kept, cam=_cam(entry, runs), max_px=max_px),
+            view=view(slide, kept, cams=_cams(entry, runs), max_px=max_px),
             note=calibration.warning,
         )
     except SlideError as error:
@@ -279,10 +248,33 @@ def _show(
         return Shown(entry, label, mpp=entry.mpp, mpp_source=entry.mpp_source, scores=scores, note=error.message)
 
 
-def _count(origin: Origin, annotations: Sequence[Annotation], *, entry: Entry, mpp: float, tissue_um2: float) -> Count:
+def _groups(annotations: Sequence[Annotation], classes: Sequence[str]) -> dict[tuple[Origin, str], list[Annotation]]:
+    """The annotations by origin and, where there are several, by class of the project; those of others last."""
+    names = [*names_of(classes), ""] if len(classes) > 1 else [""]
+
+    def name_of(one: Annotation) -> str:
+        return next((name for name in names if name and is_a(one.path_class, name)), "")
+
+    return {
+        (origin, name): [one for one in annotations if one.origin == origin and name_of(one) == name]
+        for origin in ORIGINS
+        for name in names
+    }
+
+
+def _count(
+    origin: Origin,
+    path_class: str,
+    annotations: Sequence[Annotation],
+    *,
+    entry: Entry,
+    mpp: float,
+    tissue_um2: float,
+) -> Count:
     area_um2 = union(one.shape for one in annotations if one.review != "rejected").area * mpp**2
     return Count(
         origin=origin,
+        path_class=path_class,
         number=len(annotations),
         pending=0 if entry.reviewed else sum(undecided(one) for one in annotations),
         accepted=sum(one.review == "accepted" for one in annotations),
@@ -292,10 +284,10 @@ def _count(origin: Origin, annotations: Sequence[Annotation], *, entry: Entry, m
     )
 
 
-def _cam(entry: Entry, runs: Sequence[RunShown]) -> Path | None:
-    """The newest CAM image of an entry."""
-    paths = (run.folder / "cams" / f"{entry.id}.png" for run in runs)
-    return next((path for path in paths if path.is_file()), None)
+def _cams(entry: Entry, runs: Sequence[RunShown]) -> dict[str, Path]:
+    """The newest CAM images of an entry, by class; by nothing where the run had one class."""
+    found = (cam_files(run.folder / "cams", entry.id) for run in runs)
+    return next((paths for paths in found if paths), {})
 
 
 def _json(path: Path) -> Any:
