@@ -62,7 +62,7 @@ def labels(project: ProjectPath, *, options: config.LabelsOptions, screen: "Scre
     """Show or write the slide labels.
 
     A label comes from the entry's metadata, else from its tags; --csv writes labels into the metadata. Exits with 1
-    when pseudolabel could not learn from them: none, one class only, or an unknown label.
+    when pseudolabel could not learn from them: none, only positive or only negative ones, or an unknown label.
     """
     from wsplf_cli.stages.labels import labels as resolve
 
@@ -126,7 +126,8 @@ def evaluate(project: ProjectPath, *, options: config.EvaluateOptions, screen: "
 def benchmark(project: ProjectPath, *, options: config.BenchmarkOptions, screen: "Screen") -> int:
     """Compare recipes on the same slides.
 
-    Works on a copy of the project; what is finished is not run again. Writes a table (Markdown, CSV, JSON) and plots.
+    Works on a copy of the project, on one class; what is finished is not run again. Writes a table (Markdown, CSV,
+    JSON) and plots.
     """
     check_sam(options.sam, checkpoint=options.sam_checkpoint)
     from wsplf_cli.stages.benchmark import benchmark as run_stage

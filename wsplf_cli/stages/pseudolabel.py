@@ -93,7 +93,8 @@ def pseudolabel(
 ) -> StageReport:
     """Learn from slide labels where the tumour is, and write it as pending pseudo-labels into the positive slides.
 
-    Slides without a label and held-out slides are left as they are, known-negative ones get no polygon.
+    Slides without a label and held-out slides are left as they are, known-negative ones get no polygon. Each of several
+    classes is learned against the rest; a slide gets polygons of those that its label names.
 
     Args:
         project: Where the polygons go.
@@ -103,7 +104,7 @@ def pseudolabel(
         memory: Of earlier runs on these entries in this process: what they learned is not learned again.
 
     Raises:
-        ProjectError: no slide of one of the classes can be used, or the project cannot be written.
+        ProjectError: no positive or no negative slide of a class can be used, or the project cannot be written.
         ConfigError: an unknown part, or weights that do not fit.
     """
     device = pick_device(options.run.device)
