@@ -115,6 +115,12 @@ class PseudolabelOptions:
         " through it (with head, epochs, folds, adl, contrast and high-frequency), or both.",
         choices=("places", "mil", "both"),
     )
+    within: str = _option(
+        "auto",
+        "Where tumour is looked for: in epithelium (glands, nests and sheets of cells with their lumens), in all"
+        " tissue, or auto: in epithelium with the shipped backbone and classifiers of places.",
+        choices=("auto", "epithelium", "tissue"),
+    )
     contrast: bool = _option(True, "Set the likeliest places of a positive slide against its least likely ones.")
     turns: int = _option(1, "Quarter turns of a tile over which its CAM is averaged.", least=1, most=4)
     cam_scale: str = _option(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-_BINS = 200
+_BINS = 1000
 #: Scores that negative slides exceed with more of their tissue on average are not looked at.
 _MOST_USUAL = 0.3
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from wsplf_cli.pretrain import backbone, sam
+from wsplf_cli.pretrain import backbone, epithelium, sam
 
 ASSETS = Path(__file__).parents[1] / "assets"
 
@@ -35,19 +35,27 @@ def main(arguments: list[str]) -> None:
     """Train what the first argument names and write the figures to stdout."""
     parser = argparse.ArgumentParser(prog="python -m wsplf_cli.pretrain", description=__doc__)
     parts = parser.add_subparsers(dest="name", required=True)
-    for name, steps in (("backbone", backbone.STEPS), ("sam", sam.STEPS)):
+    for name, steps in (("backbone", backbone.STEPS), ("epithelium", 0), ("sam", sam.STEPS)):
         part = parts.add_parser(name, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
         part.add_argument("--seed", type=int, default=0)
-        part.add_argument("--steps", type=int, default=steps)
+        if steps:
+            part.add_argument("--steps", type=int, default=steps)
         part.add_argument("--threads", type=int, default=1, help="more gain nothing on a machine that is not idle")
         if name == "backbone":
             part.add_argument("--canvases", type=int, default=backbone.CANVASES)
             part.add_argument("--batch", type=int, default=backbone.BATCH)
+        elif name == "epithelium":
+            part.add_argument("--canvases", type=int, default=epithelium.CANVASES)
     parts.choices["backbone"].add_argument("--out", type=Path, default=ASSETS / "backbone_small.safetensors")
+    parts.choices["epithelium"].add_argument("--out", type=Path, default=ASSETS / "epithelium_small.safetensors")
     parts.choices["sam"].add_argument("--out", type=Path, default=ASSETS / "sam_tiny.safetensors")
     options = vars(parser.parse_args(arguments))
     torch.set_num_threads(options.pop("threads"))
-    trainers: dict[str, Callable[..., dict[str, float]]] = {"backbone": backbone.pretrain, "sam": sam.pretrain}
+    trainers: dict[str, Callable[..., dict[str, float]]] = {
+        "backbone": backbone.pretrain,
+        "epithelium": epithelium.pretrain,
+        "sam": sam.pretrain,
+    }
     figures = trainers[options.pop("name")](options.pop("out"), **options, tracker=Lines())
     sys.stdout.write("".join(f"{name}: {value:.3f}\n" for name, value in figures.items()))
 

@@ -23,6 +23,7 @@ from wsplf_cli.schema import Entry, EntryResult, Tracker
 from wsplf_cli.stages import each
 from wsplf_cli.stages._bags import Prepared, SlideTiles, folds_of
 from wsplf_cli.stages._classes import Curves
+from wsplf_cli.stages._epithelium import held_to
 from wsplf_cli.stages._places import Judged, cam
 from wsplf_cli.training.mil import Bag, MilSettings, fit, steps_of
 
@@ -159,12 +160,14 @@ def look(
         for maps, own in zip(heats, networks, strict=False):  # none, or of each class
             own[entry.id] = np.concatenate([heat.logits for heat in maps]).astype(np.float16)
             downsample[entry.id] = maps[0].downsample
-        linear = [judges.judged.judges[entry.id] for judges in learnt if judges.judged is not None]
-        if backbone is not None and linear:
+        judged = [judges.judged for judges in learnt if judges.judged is not None]
+        if backbone is not None and judged:
             one = by_id[entry.id][0]
             looking = looking_at(one, backbone, options=options, device=device)
-            for kept, logits in zip(places, cam(one, backbone, linear, looking), strict=True):
-                kept[entry.id] = logits
+            layers = [own.layer for own in judged if own.layer is not None][:1]  # one serves all classes
+            seen = cam(one, backbone, [*(own.judges[entry.id] for own in judged), *layers], looking)
+            for kept, of_class, logits in zip(places, judged, seen, strict=False):
+                kept[entry.id] = logits if of_class.layer is None else held_to(logits, seen[-1], looking)
             downsample[entry.id] = looking.downsample
         return {}
 

@@ -15,6 +15,7 @@ from wsplf_cli.review import known_area
 from wsplf_cli.schema import Entry, EntryResult, Tracker
 from wsplf_cli.stages import each
 from wsplf_cli.stages._bags import Prepared, folds_of, require_kinds
+from wsplf_cli.stages._epithelium import learned_from
 from wsplf_cli.training.places import WIDTHS_PX, Judge, Places, learn, surroundings
 from wsplf_cli.training.suspects import suspects
 
@@ -50,10 +51,14 @@ class Sampled:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """The classifier of each entry id's places, and the entries whose label it doubts, with why."""
+    """The classifier of each entry id's places, and the entries whose label it doubts, with why.
+
+    ``layer`` tells the epithelium that they are held to; None: they judge all tissue.
+    """
 
     judges: Mapping[str, Judge]
     suspects: Mapping[str, str]
+    layer: Judge | None = None
 
 
 def sample_places(
@@ -92,6 +97,7 @@ def judge_places(
     places: Mapping[str, Places],
     *,
     results: Sequence[EntryResult],
+    layer: Judge | None = None,
     rng: np.random.Generator,
     tracker: Tracker,
 ) -> Judged:
@@ -101,6 +107,7 @@ def judge_places(
         prepared: The slides as the class sees them; those without places are left out.
         places: Those of each entry id.
         results: Of the sampling.
+        layer: Tells epithelium: only that is learned from. None: all tissue is.
         rng: Deals the slides out.
         tracker: Where progress is told.
 
@@ -111,10 +118,16 @@ def judge_places(
     require_kinds(usable, results)
     tracker.start("classifiers of places", 1)
     dealt = [_dealt(usable, rng) for _ in range(DEALINGS)]
-    judges, doubts = learn_with_doubts([places[one.entry.id] for one in usable], dealt)
+    taken = [places[one.entry.id] for one in usable]
+    if layer is not None:
+        taken, why_not = learned_from(taken, layer)
+        if why_not:
+            layer = None
+            tracker.say(why_not)
+    judges, doubts = learn_with_doubts(taken, dealt)
     tracker.advance(1, message=f"{len(doubts)} labels doubted")
     ids = [one.entry.id for one in usable]
-    return Judged(dict(zip(ids, judges, strict=True)), {ids[number]: why for number, why in doubts.items()})
+    return Judged(dict(zip(ids, judges, strict=True)), {ids[number]: why for number, why in doubts.items()}, layer)
 
 
 def learn_with_doubts(

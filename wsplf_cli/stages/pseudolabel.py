@@ -39,6 +39,7 @@ from wsplf_cli.stages._cams import (
     tissue_of,
 )
 from wsplf_cli.stages._classes import Told, classes_of, names_of, naming
+from wsplf_cli.stages._epithelium import layer_of
 from wsplf_cli.stages._learning import learning_key
 from wsplf_cli.stages._outline import Cams, Drawing, contested, writer
 from wsplf_cli.stages._places import judge_places, sample_places
@@ -47,6 +48,7 @@ from wsplf_cli.stages._rounds import tune_rounds
 from wsplf_cli.stages._taught import Taught, details_of, say_left_out
 from wsplf_cli.stages.labels import require_both
 from wsplf_cli.tiles import make_grid, tissue_mask, tissue_um2
+from wsplf_cli.training.places import Judge
 
 #: Tiles overlap by half, so that whatever is cut by one is in the middle of another.
 TILE_OVERLAP = 0.5
@@ -54,11 +56,16 @@ TILE_OVERLAP = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What the user chose by name, loaded before any work begins, so that a wrong name costs nothing."""
+    """What the user chose by name, loaded before any work begins, so that a wrong name costs nothing.
+
+    ``layer`` tells epithelium, if tumour is looked for there; ``why_not`` is what to say where it cannot be.
+    """
 
     sam: Sam
     strategy: Strategy
     networks: Networks
+    layer: Judge | None
+    why_not: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,10 +224,12 @@ def _learn(
     if options.classifier != "mil":
         backbone = parts.networks.frozen()
         looking = {one.entry.id: looking_at(one, backbone, options=options, device=device) for one in prepared}
+        if parts.why_not:
+            tracker.say(parts.why_not)
         sampled = sample_places(views, backbone, looking=looking, rng=rng, tracker=tracker)
         for number, (view, places, own) in enumerate(zip(views, sampled.places, told, strict=True)):
             with naming(own.name):
-                judged = judge_places(view, places, results=sampled.results, rng=rng, tracker=own)
+                judged = judge_places(view, places, results=sampled.results, layer=parts.layer, rng=rng, tracker=own)
             learnt[number] = Learnt(judged=judged, backbone=backbone)
             views[number] = [one for one in view if one.entry.id in judged.judges]
         results = merge(results, sampled.results)
@@ -262,7 +271,7 @@ def _load(options: PseudolabelOptions, device: torch.device) -> Parts:
         frozen=cache(lambda: build_backbone(options.backbone, weights=options.backbone_weights).to(device).eval()),
     )
     (networks.frozen if options.classifier == "places" else networks.mil)()  # what does not fit is said before any work
-    return Parts(sam, strategy, networks)
+    return Parts(sam, strategy, networks, *layer_of(options))
 
 
 def _network(options: PseudolabelOptions, head: ModuleType) -> MilNetwork:

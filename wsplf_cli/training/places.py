@@ -35,7 +35,7 @@ ROUNDS = 4
 #: tumour and that one of the others for background, with less of a ridge.
 _RICH = 0.2
 _CALLED_SHARE = 0.8
-_OTHER_SHARE = 0.95
+_OTHER_SHARE = 0.5
 _LAST_RIDGE = 0.1
 #: Directions of most variance that are kept, and how much they are evened out: 0 as they are, 0.5 all alike.
 _KEPT = 192
