@@ -277,6 +277,16 @@ def test_what_the_label_lacks_is_not_drawn_and_takes_no_pixel(project, model):
     assert area(found["LUAD"]).area == pytest.approx(AREAS["LUSC"].area, rel=0.1)
 
 
+def test_a_class_of_the_model_that_no_label_means_is_told(project, model, recorder):
+    opened, entries = entries_of(project, ProjectOptions(positive=("luad=LUAD", "lusc=Other")))
+    dry = changed(model, project=ProjectOptions(positive=("luad=LUAD", "lusc=Other")), run=RunOptions(dry_run=True))
+    segment(opened, entries, dry, recorder)
+    assert any(line.startswith("warning: no --positive names the model's class LUSC") for line in recorder.said)
+    recorder.said.clear()
+    segment(*entries_of(project), changed(model, run=RunOptions(dry_run=True)), recorder)
+    assert not any("warning" in line for line in recorder.said)
+
+
 def test_a_run_again_replaces_its_own_pending_predictions_of_both_classes_only(project, model):
     opened, entries = entries_of(project)
     ids = {entry.name: entry.id for entry in entries}

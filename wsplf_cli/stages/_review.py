@@ -29,7 +29,7 @@ REVIEWED = "reviewed by a person: left as it is"
 class Review:
     """``annotations`` of an entry, what they are for a class, and where a person removed wsplf's polygons, by class.
 
-    ``complete``: the image is marked as reviewed.
+    ``complete``: the image is marked as reviewed. ``path_class``: the class that ``marks`` are for.
     """
 
     entry_id: str = ""
@@ -37,11 +37,15 @@ class Review:
     marks: Marks = field(default_factory=Marks)
     removed: Mapping[str, tuple[BaseGeometry, ...]] = field(default_factory=dict)
     complete: bool = False
+    path_class: str | None = None
 
     def of(self, path_class: str) -> "Review":
         """The same review with what it is for that class."""
+        if path_class == self.path_class:
+            return self
         gone = self.removed.get(path_class, ())
-        return replace(self, marks=marks_of(self.annotations, path_class, removed=gone, reviewed=self.complete))
+        marks = marks_of(self.annotations, path_class, removed=gone, reviewed=self.complete)
+        return replace(self, marks=marks, path_class=path_class)
 
 
 def read_review(project: Project, entry: Entry, path_class: str, tracker: Tracker) -> Review:

@@ -19,7 +19,7 @@ from wsplf_cli.runtime import pick_device, seed_everything
 from wsplf_cli.schema import Annotation, Entry, StageReport, TissueMask, Tracker
 from wsplf_cli.slides import Slide, entry_slide
 from wsplf_cli.stages import Skipped, each, start_run
-from wsplf_cli.stages._classes import names_of
+from wsplf_cli.stages._classes import classes_of, names_of
 from wsplf_cli.stages._own import decided, without
 from wsplf_cli.stages._review import REVIEWED, read_review, write_polygons
 from wsplf_cli.tiles import tissue_mask
@@ -69,6 +69,7 @@ def segment(project: Project, entries: Sequence[Entry], options: SegmentOptions,
     )
     with run:
         seed_everything(options.run.seed)
+        _warn_of_strangers(described.classes, entries, options, tracker)
         tracker.say(f"model of run {described.run_id}: {described.plugin}, {described.mpp:g} um/px, from {threshold:g}")
 
         def work(entry: Entry) -> Mapping[str, float] | Skipped:
@@ -85,6 +86,18 @@ def segment(project: Project, entries: Sequence[Entry], options: SegmentOptions,
             "suppressed_um2": sum(result.counts.get("suppressed_um2", 0) for result in results),
         }
         return run.finish(results, details=details)
+
+
+def _warn_of_strangers(
+    classes: Sequence[str], entries: Sequence[Entry], options: SegmentOptions, tracker: Tracker
+) -> None:
+    """Tell where slides get no polygon of a class only since no word of the labels means it."""
+    strange = [name for name in classes if name not in classes_of(options.project)]
+    if strange and any(one.label is not None and one.label.classes and not one.held_out for one in entries):
+        tracker.say(
+            f"warning: no --positive names the model's class {' or '.join(strange)}: slides labelled positive for"
+            " another class are taken to lack it (--positive WORD=CLASS)"
+        )
 
 
 def model_folder(project: Project, name: str) -> Path:
