@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from wsplf_cli.surplus import Surplus
 from wsplf_cli.training import places as module
 from wsplf_cli.training.places import Judge, Places, learn, spread, surroundings
 
@@ -39,7 +40,7 @@ def test_tumour_is_told_from_the_rest_by_slide_labels_alone(share: float) -> Non
 
 
 @pytest.mark.parametrize(("share", "rich"), [(0.03, False), (0.5, True)])
-def test_only_where_tumour_is_a_large_share_is_there_a_last_round(
+def test_only_where_tumour_is_no_small_share_is_there_a_last_round(
     monkeypatch: pytest.MonkeyPatch, share: float, rich: bool
 ) -> None:
     places, _ = cohort(share)
@@ -50,17 +51,25 @@ def test_only_where_tumour_is_a_large_share_is_there_a_last_round(
     assert len(calls) == (6 if rich else 0)
 
 
-def test_the_last_round_takes_most_of_what_is_called_and_leaves_the_doubtful_open() -> None:
+def seen(share: float, threshold: float) -> Surplus:
+    one = np.ones(1)
+    return Surplus(share, np.array([threshold]), one, one, one)
+
+
+@pytest.mark.parametrize(("share", "others_taken"), [(0.1, 0.95), (0.6, 0.64)])
+def test_the_last_round_takes_most_of_what_is_called_and_leaves_open_what_may_be_either(
+    share: float, others_taken: float
+) -> None:
     known = np.zeros(1000, np.int8)
     known[0], known[999] = 1, -1
-    labels = module._called(np.arange(1000, dtype=np.float32), known, 800.0)
+    labels = module._called(np.arange(1000, dtype=np.float32), known, seen(share, 800.0))
     assert (labels[0], labels[999]) == (1, -1)
     called, others = labels[800:999], labels[1:800]
     assert (called == 1).mean() == pytest.approx(0.8, abs=0.01)
     assert not (called == -1).any()
-    assert (others == -1).mean() == pytest.approx(0.95, abs=0.01)
+    assert (others == -1).mean() == pytest.approx(others_taken, abs=0.01)
     assert not (others == 1).any()
-    assert (module._called(np.zeros(50, np.float32), np.zeros(50, np.int8), 1.0) == 1).sum() == 1
+    assert (module._called(np.zeros(50, np.float32), np.zeros(50, np.int8), seen(0.1, 1.0)) == 1).sum() == 1
 
 
 def test_the_same_slides_give_the_same_classifiers() -> None:

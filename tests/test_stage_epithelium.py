@@ -106,7 +106,7 @@ def test_nothing_outside_epithelium_is_called():
     assert held.dtype == np.float32
     assert (np.isnan(held) == np.isnan(tumour)).all()
     assert held[20, 10] == pytest.approx(1.0, abs=1e-5)
-    assert held[:, 20:] == pytest.approx(np.full((40, 20), -1.25))
+    assert held[:, 20:] == pytest.approx(np.full((40, 20), -1.75))
 
 
 def test_logits_of_epithelium_are_joined_with_those_of_the_epithelium_around():

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from wsplf_cli.training.suspects import suspects
+from wsplf_cli.training.places import Places
+from wsplf_cli.training.suspects import odd_ones, suspects
 
 
 def scores(top: float, *, seed: int = 0, count: int = 1000):
@@ -72,3 +73,46 @@ def test_a_slide_without_places_is_not_doubted_and_says_nothing_of_the_others() 
     assert found == suspects(made, positive=kinds, certain=certain[:8])
     few = [*made[:2], empty, *made[4:]]
     assert suspects(few, positive=[True] * 3 + [False] * 4, certain=certain[:7]) == {}
+
+
+def places(tumour: float, *, positive: bool, seed: int, known: bool = False) -> Places:
+    """Places of which a share is tumour, as the first feature tells; each slide has a shade of its own."""
+    rng = np.random.default_rng(seed)
+    features = rng.normal(0, 1, (300, 6)) + rng.normal(0, 0.3, 6)
+    features[:, 0] += 6 * (np.arange(300) < tumour * 300)
+    marks = np.zeros(300, np.int8)
+    marks[-1] = -known
+    return Places(features.astype(np.float16), positive, marks)
+
+
+def small_cohort(*, wrong: dict[int, float], known: bool = False) -> list[Places]:
+    """Five positive slides, 0 to 4, and five negative ones; ``wrong`` is the share of tumour of mislabelled ones."""
+    shares = [0.2] * 5 + [0.0] * 5
+    return [
+        places(wrong.get(n, share), positive=n < 5, seed=n, known=known and n in wrong)
+        for n, share in enumerate(shares)
+    ]
+
+
+DEALT = [np.tile(np.arange(5), 2)]
+
+
+def test_of_few_slides_that_lie_clearly_apart_none_is_odd() -> None:
+    assert odd_ones(small_cohort(wrong={}), DEALT, most=2) == {}
+
+
+@pytest.mark.parametrize("wrong", [{7: 0.3}, {1: 0.0}, {1: 0.0, 7: 0.3}])
+def test_slides_whose_label_spoils_the_others_are_odd_and_it_is_said_why(wrong: dict[int, float]) -> None:
+    found = odd_ones(small_cohort(wrong=wrong), DEALT, most=2)
+    assert set(found) == set(wrong)
+    for number, why in found.items():
+        assert why.startswith("labelled positive; without it" if number < 5 else "labelled negative; without it")
+
+
+def test_a_slide_on_which_a_person_spoke_is_never_odd() -> None:
+    assert 7 not in odd_ones(small_cohort(wrong={7: 0.3}, known=True), DEALT, most=2)
+
+
+def test_of_three_slides_of_a_kind_none_is_left_out() -> None:
+    few = [one for number, one in enumerate(small_cohort(wrong={6: 0.3})) if number < 8]
+    assert not any(number >= 5 for number in odd_ones(few, [np.array([0, 1, 2, 0, 1, 0, 1, 2])], most=2))

@@ -24,7 +24,7 @@ from wsplf_cli.weights import ASSETS
 LAYER = "epithelium_small.safetensors"
 #: Logit of epithelium from which a place is learned from, and from which it may be drawn.
 LEARNED_FROM = 1.0
-DRAWN_FROM = -1.5
+DRAWN_FROM = -0.5
 #: How fast, below that, a place is less like tumour: logits of tumour by logits of epithelium.
 _SLOPE = 0.5
 #: Standard deviation of the neighbourhood whose logits are joined, and how much they count.

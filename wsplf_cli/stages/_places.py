@@ -17,7 +17,7 @@ from wsplf_cli.stages import each
 from wsplf_cli.stages._bags import Prepared, folds_of, require_kinds
 from wsplf_cli.stages._epithelium import learned_from
 from wsplf_cli.training.places import WIDTHS_PX, Judge, Places, learn, surroundings
-from wsplf_cli.training.suspects import suspects
+from wsplf_cli.training.suspects import odd_ones, suspects
 
 #: Of a slide, and of all slides together, but for a few hundred of each.
 PLACES_PER_SLIDE = 2500
@@ -26,6 +26,8 @@ LEAST_PLACES = 300
 #: The linear classifiers cost little: each may learn from nearly all slides, and slides are dealt out several times.
 FOLDS = 6
 DEALINGS = 3
+#: Up to so many slides, sets of them are left out on trial to find labels that do not fit (see ``odd_ones``).
+FEW_SLIDES = 40
 #: How often labels may be doubted, and trusted again.
 MOST_PASSES = 3
 #: Of all slides, so many of each kind are newly doubted in one pass, and so many at all.
@@ -135,9 +137,13 @@ def learn_with_doubts(
 ) -> tuple[list[Judge], dict[int, str]]:
     """A classifier for each slide, and the slides whose label is doubted (see ``suspects``): they teach nothing.
 
-    A wrong label makes the others doubtful, so that in each pass only the most doubtful slides of each kind are left
-    out; then all are judged anew, and what was left out may be trusted again.
+    Of many slides, those that look like the other kind: a wrong label makes the others doubtful, so that in each pass
+    only the most doubtful slides of each kind are left out; then all are judged anew, and what was left out may be
+    trusted again.
     """
+    if len(places) <= FEW_SLIDES:
+        odd = odd_ones(places, dealt, most=_most(len(places)))
+        return learn([replace(one, trusted=number not in odd) for number, one in enumerate(places)], dealt), odd
     doubts: dict[int, str] = {}
     judges = learn(places, dealt)
     few = max(1, round(_DOUBTED_SHARE * len(places)))

@@ -6,8 +6,9 @@ background, the rest is left open, and all of a negative slide is background; as
 (Lu et al. 2021), but a slide's places are judged by classifiers that did not see the slide, else each slide's own
 stain would soon pass for tumour. A place is seen together with its surroundings, as means over neighbourhoods of
 ``WIDTHS_PX``: small ones give the outline, large ones tell a gland among tumour from one among normal tissue.
-Where the tumour is a large share of the positive slides, as the surplus over the negative ones tells, the likeliest few
-places show one sort of it only, and a last round takes most of what it calls for tumour.
+Where the tumour is no small share of what is looked at, as the surplus over the negative ones tells, the likeliest few
+places show one sort of it only, and a last round takes most of what is called by then for tumour. The larger the share
+of tumour is, the less is the rest sure to be background, and the more of it is left open.
 
 The ridge is strong: what separates two handfuls of slides in many weak features is mostly the slides.
 
@@ -23,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from wsplf_cli.surplus import surplus
+from wsplf_cli.surplus import Surplus, surplus
 
 #: Standard deviations of the Gaussian neighbourhoods over which features are averaged, in pixels of a tile.
 WIDTHS_PX = (8.0, 32.0, 96.0)
@@ -32,10 +33,10 @@ TOP_SHARE = 0.02
 BOTTOM_SHARE = 0.3
 ROUNDS = 4
 #: From this share of tumour on there is a last round, in which that share of the called places of a slide is taken for
-#: tumour and that one of the others for background, with less of a ridge.
-_RICH = 0.2
+#: tumour and at most that one of the others for background, with less of a ridge.
+_RICH = 0.1
 _CALLED_SHARE = 0.8
-_OTHER_SHARE = 0.5
+_OTHER_SHARE = 0.95
 _LAST_RIDGE = 0.1
 #: Directions of most variance that are kept, and how much they are evened out: 0 as they are, 0.5 all alike.
 _KEPT = 192
@@ -132,6 +133,26 @@ def learn(slides: Sequence[Places], folds: Sequence[NDArray[np.integer]]) -> lis
     return [basis.judge(weight, bias) for weight, bias in zip(weights, biases, strict=True)]
 
 
+def scores_unseen(
+    features: Sequence[NDArray[np.float32]],
+    slides: Sequence[Places],
+    fold_of: NDArray[np.integer],
+) -> list[NDArray[np.float32]]:
+    """The logits of each slide's places by a classifier that did not learn from it, on the scale of ``learn``.
+
+    ``features`` [N, K] are those of the places in few directions (see ``few_directions``).
+    """
+    fitted = _rounds(slides, features, fold_of)
+    unit = np.float32(np.median([_unit(slides, features, fold_of, fold, own) for fold, own in fitted.items()]))
+    return [own / unit for own in _scores_unseen(features, fitted, fold_of)]
+
+
+def few_directions(slides: Sequence[Places], *, kept: int) -> list[NDArray[np.float32]]:
+    """The features of each slide's places in the ``kept`` directions of most variance, float32 [N, K]."""
+    basis = _Basis([one.features for one in slides])
+    return [basis.reduced(one.features)[:, :kept] for one in slides]
+
+
 def _unit(
     slides: Sequence[Places],
     reduced: Sequence[NDArray[np.float32]],
@@ -184,7 +205,7 @@ class _Basis:
 def _rounds(
     slides: Sequence[Places], reduced: Sequence[NDArray[np.float32]], fold_of: NDArray[np.integer]
 ) -> dict[int, tuple[NDArray[np.float32], float]]:
-    """The classifier of each fold after ``ROUNDS`` rounds, weight [K] and bias."""
+    """The classifier of each fold after ``ROUNDS`` rounds and the last one, weight [K] and bias."""
     labels = [_first_labels(one) for one in slides]
     fitted = _fit_folds(slides, reduced, labels, fold_of)
     for _ in range(ROUNDS):
@@ -194,12 +215,12 @@ def _rounds(
                 labels[number] = _guessed(scores[number], one.known)
         fitted = _fit_folds(slides, reduced, labels, fold_of)
     scores = _scores_unseen(reduced, fitted, fold_of)
-    threshold = _threshold_of_rich(slides, scores)
-    if threshold is None:
+    seen = _surplus_of_rich(slides, scores)
+    if seen is None:
         return fitted
     for number, one in enumerate(slides):
         if one.positive:
-            labels[number] = _called(scores[number], one.known, threshold)
+            labels[number] = _called(scores[number], one.known, seen)
     return _fit_folds(slides, reduced, labels, fold_of, ridge=_LAST_RIDGE)
 
 
@@ -212,16 +233,15 @@ def _scores_unseen(
     return [one @ fitted[fold][0] + fitted[fold][1] for one, fold in zip(reduced, fold_of.tolist(), strict=True)]
 
 
-def _threshold_of_rich(slides: Sequence[Places], scores: Sequence[NDArray[np.float32]]) -> float | None:
-    """The best threshold where tumour is a large share of the positive slides, else None."""
+def _surplus_of_rich(slides: Sequence[Places], scores: Sequence[NDArray[np.float32]]) -> Surplus | None:
+    """The surplus of the positive slides where tumour is no small share of them, else None."""
     positives, negatives = (
         [own for own, one in zip(scores, slides, strict=True) if one.trusted and one.positive is kind and own.size]
         for kind in (True, False)
     )
     if not positives or not negatives or surplus(positives, negatives, errors=2.0).share < _RICH:
         return None
-    seen = surplus(positives, negatives, errors=1.0)
-    return float(seen.edges[seen.best])
+    return surplus(positives, negatives, errors=1.0)
 
 
 def _first_labels(places: Places) -> NDArray[np.int8]:
@@ -236,12 +256,13 @@ def _guessed(scores: NDArray[np.float32], known: NDArray[np.int8]) -> NDArray[np
     return _ends(scores, known, lowest=round(BOTTOM_SHARE * free), highest=max(1, round(TOP_SHARE * free)))
 
 
-def _called(scores: NDArray[np.float32], known: NDArray[np.int8], threshold: float) -> NDArray[np.int8]:
+def _called(scores: NDArray[np.float32], known: NDArray[np.int8], seen: Surplus) -> NDArray[np.int8]:
     """Labels int8 [N] of a positive slide's places: most of what is called tumour, and most of the rest."""
     free = int((known == 0).sum())
-    called = int((scores[known == 0] >= threshold).sum())
+    called = int((scores[known == 0] >= seen.edges[seen.best]).sum())
     highest = max(round(_CALLED_SHARE * called), round(0.01 * free), 1)
-    return _ends(scores, known, lowest=round(_OTHER_SHARE * (free - called)), highest=highest)
+    others = min(_OTHER_SHARE, 1 - seen.share**2)
+    return _ends(scores, known, lowest=round(others * (free - called)), highest=highest)
 
 
 def _ends(scores: NDArray[np.float32], known: NDArray[np.int8], *, lowest: int, highest: int) -> NDArray[np.int8]:

@@ -2,12 +2,19 @@
 
 A mislabelled slide costs more than it weighs: a negative slide full of tumour tells the classifier that tumour is
 background, and raises what must be exceeded to be called tumour.
+
+Of many slides a wrong label teaches little, so that the slide itself stands out (``suspects``). Of few slides it
+spoils the classifiers by which the slide is judged; there it is looked for which slides, if left out, let the others
+be told apart far better (``odd_ones``).
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
+
+from wsplf_cli.training.places import Places, few_directions, scores_unseen
 
 #: A slide is as much tumour as the mean of this share of its places, the likeliest ones.
 _TOP_SHARE = 0.01
@@ -17,6 +24,17 @@ _LIKE_TUMOUR = 0.85
 _LIKE_NONE = 0.1
 #: With fewer slides of a kind their middle says little, and nothing is doubted.
 _LEAST_SLIDES = 3
+#: How far apart the kinds lie, in standard deviations of the slides of a kind: labels are only doubted below that, and
+#: only if they lie so many times as far apart without the doubted slides; each further slide must add so much.
+_CLEAR = 4.0
+_FAR_BETTER = 1.6
+_BETTER = 1.4
+#: For the many trials, places of a slide and directions of their features.
+_TRIED_PLACES = 400
+_TRIED_DIRECTIONS = 96
+#: Sets of slides that are pursued from one size to the next, and those that are judged by all dealings.
+_PURSUED = 3
+_WEIGHED = 4
 
 
 def suspects(
@@ -56,3 +74,72 @@ def suspects(
 def _top(scores: NDArray[np.float32]) -> float:
     count = max(1, round(_TOP_SHARE * scores.size))
     return float(np.partition(scores, -count)[-count:].mean())
+
+
+def odd_ones(places: Sequence[Places], dealt: Sequence[NDArray[np.integer]], *, most: int) -> dict[int, str]:
+    """The numbers of slides without which the others are told apart far better, with why; at most ``most``.
+
+    Sets of slides are left out on trial, from one slide on, the best sets with one more each. Nothing is doubted where
+    the kinds lie clearly apart as they are, nor where a person has spoken; three slides of each kind are left.
+
+    Args:
+        places: Of each slide.
+        dealt: Dealings of the slides into folds (see ``places.learn``).
+        most: Slides that may be doubted.
+    """
+    few = []
+    for one in places:
+        some = slice(None, None, max(1, len(one.features) // _TRIED_PLACES))
+        few.append(replace(one, features=one.features[some], known=one.known[some]))
+    features = few_directions(few, kept=_TRIED_DIRECTIONS)
+    free = [number for number, one in enumerate(few) if len(one.features) and not one.known.any()]
+
+    def apart(out: tuple[int, ...], dealings: Sequence[NDArray[np.integer]]) -> float:
+        trusted = [replace(one, trusted=number not in out) for number, one in enumerate(few)]
+        return float(np.mean([_apart(trusted, scores_unseen(features, trusted, folds)) for folds in dealings]))
+
+    def sets_with_one_more(pursued: Sequence[tuple[int, ...]]) -> set[tuple[int, ...]]:
+        return {tuple(sorted((*one, number))) for one in pursued for number in free if number not in one}
+
+    as_they_are = apart((), dealt)
+    if as_they_are >= _CLEAR:
+        return {}
+    best: tuple[int, ...] = ()
+    furthest = as_they_are
+    pursued: list[tuple[int, ...]] = [()]
+    for _ in range(most):
+        tried = {out: apart(out, dealt[:1]) for out in sets_with_one_more(pursued) if _leaves_enough(few, out)}
+        if not tried:
+            break
+        weighed = {out: apart(out, dealt) for out in sorted(tried, key=lambda out: -tried[out])[:_WEIGHED]}
+        pursued = sorted(weighed, key=lambda out: -weighed[out])[:_PURSUED]
+        if weighed[pursued[0]] > _BETTER * furthest:
+            best, furthest = pursued[0], weighed[pursued[0]]
+        if furthest >= _CLEAR:
+            break
+    if furthest < _FAR_BETTER * as_they_are:
+        return {}
+    why = "without it, positive and negative slides are told apart far better"
+    return {number: f"labelled {'positive' if few[number].positive else 'negative'}; {why}" for number in best}
+
+
+def _apart(places: Sequence[Places], scores: Sequence[NDArray[np.float32]]) -> float:
+    """How far the positive slides lie above the negative ones, in standard deviations of the slides of a kind."""
+    high, low = (
+        np.array(
+            [
+                _top(own)
+                for one, own in zip(places, scores, strict=True)
+                if one.trusted and one.positive is kind and own.size
+            ]
+        )
+        for kind in (True, False)
+    )
+    if min(len(high), len(low)) < _LEAST_SLIDES:
+        return np.inf  # too few to doubt any
+    return float((high.mean() - low.mean()) / max(np.sqrt((high.var(ddof=1) + low.var(ddof=1)) / 2), 1e-6))
+
+
+def _leaves_enough(places: Sequence[Places], out: Sequence[int]) -> bool:
+    left = [one.positive for number, one in enumerate(places) if number not in out and len(one.features)]
+    return min(left.count(True), left.count(False)) >= _LEAST_SLIDES
