@@ -40,7 +40,7 @@ def test_tumour_is_told_from_the_rest_by_slide_labels_alone(share: float) -> Non
 
 
 @pytest.mark.parametrize(("share", "rich"), [(0.03, False), (0.5, True)])
-def test_only_where_tumour_is_no_small_share_is_there_a_last_round(
+def test_only_where_tumour_is_a_large_share_is_there_a_last_round(
     monkeypatch: pytest.MonkeyPatch, share: float, rich: bool
 ) -> None:
     places, _ = cohort(share)

@@ -6,7 +6,7 @@ background, the rest is left open, and all of a negative slide is background; as
 (Lu et al. 2021), but a slide's places are judged by classifiers that did not see the slide, else each slide's own
 stain would soon pass for tumour. A place is seen together with its surroundings, as means over neighbourhoods of
 ``WIDTHS_PX``: small ones give the outline, large ones tell a gland among tumour from one among normal tissue.
-Where the tumour is no small share of what is looked at, as the surplus over the negative ones tells, the likeliest few
+Where the tumour is a large share of what is looked at, as the surplus over the negative ones tells, the likeliest few
 places show one sort of it only, and a last round takes most of what is called by then for tumour. The larger the share
 of tumour is, the less is the rest sure to be background, and the more of it is left open.
 
@@ -32,9 +32,9 @@ WIDTHS_PX = (8.0, 32.0, 96.0)
 TOP_SHARE = 0.02
 BOTTOM_SHARE = 0.3
 ROUNDS = 4
-#: From this share of tumour on there is a last round, in which that share of the called places of a slide is taken for
-#: tumour and at most that one of the others for background, with less of a ridge.
-_RICH = 0.1
+#: From this share of tumour on (less two standard errors) there is a last round: that share of the called places of a
+#: slide is taken for tumour then, and at most that one of the others for background, with less of a ridge.
+_RICH = 0.2
 _CALLED_SHARE = 0.8
 _OTHER_SHARE = 0.95
 _LAST_RIDGE = 0.1
