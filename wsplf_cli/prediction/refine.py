@@ -18,7 +18,7 @@ VOTE_PX = 2
 #: From one window to the next, in sides of a window.
 STEP = 0.7
 #: What SAM's mask counts against the CAM in a vote. Where SAM's mask is refused, the CAM votes alone.
-SAM_WEIGHT = 0.3
+SAM_WEIGHT = 0.15
 #: A mask is refused when its overlap with the CAM (Dice, the CAM's values taken as they are) is below this.
 LEAST_AGREEMENT = 0.5
 
