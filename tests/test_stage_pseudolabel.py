@@ -77,7 +77,7 @@ def given_cams(monkeypatch):
     def sample_places(views, backbone, *, looking, rng, tracker):
         return Sampled([{} for _ in views], [])
 
-    def judge_places(prepared, places, *, results, rng, tracker):
+    def judge_places(prepared, places, *, results, layer, rng, tracker):
         given.learned["places"] = [one.entry.name for one in prepared]
         judges = {one.entry.id: Judge(np.zeros(1, np.float32), 0.0) for one in prepared}
         doubted = {one.entry.id: given.doubted[one.entry.name] for one in prepared if one.entry.name in given.doubted}
