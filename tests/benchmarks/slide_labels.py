@@ -23,7 +23,8 @@ from wsplf_cli.stages._cams import tissue_of
 from wsplf_cli.stages.demo import _images
 from wsplf_cli.stages.evaluate import evaluate
 from wsplf_cli.stages.labels import resolve_labels
-from wsplf_cli.stages.pseudolabel import Learned, pseudolabel
+from wsplf_cli.stages._taught import Taught
+from wsplf_cli.stages.pseudolabel import Memory, pseudolabel
 from wsplf_cli.synthetic.cohort import make_cohort
 
 TRAIN = (8, 6)
@@ -51,11 +52,9 @@ def run(out: Path, *, seed: int, shares: tuple[float, float] | None) -> None:
             f"seed {seed}, tumour 2 % of tissue: mean Dice {labelled(path, out, entries, seed=seed)[0]:.3f}", flush=True
         )
         return
-    dice, learned = labelled(path, out, entries, seed=seed)
+    dice, taught = labelled(path, out, entries, seed=seed)
     print(f"seed {seed}: mean Dice {dice:.3f}", flush=True)
-    negatives = [
-        tissue_of(learned.looked[one.entry.id].unseen.logits[0]) for one in learned.prepared if not one.positive
-    ]
+    negatives = [tissue_of(taught.looked[one.entry.id].unseen.logits[0]) for one in taught.prepared if not one.positive]
     for alpha in ALPHAS:
         shares_out = [
             float((own >= core([*negatives[:number], *negatives[number + 1 :]], alpha=alpha).threshold).mean())
@@ -71,8 +70,8 @@ def run(out: Path, *, seed: int, shares: tuple[float, float] | None) -> None:
     kinds = [[one.id for one in entries if is_positive(one) is kind] for kind in (True, False)]
     wrong = {str(rng.choice(ids)) for ids in kinds}
     flipped = [flip(one, entries) if one.id in wrong else one for one in entries]
-    dice, learned = labelled(path, out, flipped, seed=seed)
-    found = set(learned.suspects)
+    dice, taught = labelled(path, out, flipped, seed=seed)
+    found = set(taught.suspects)
     print(
         f"seed {seed}, {len(wrong)} labels wrong: mean Dice {dice:.3f}; {len(found & wrong)} of them doubted, and"
         f" {len(found - wrong)} others",
@@ -89,16 +88,16 @@ def flip(entry: Entry, entries: Sequence[Entry]) -> Entry:
     return replace(entry, label=next(one.label for one in entries if is_positive(one) is not is_positive(entry)))
 
 
-def labelled(path: Path, out: Path, entries: Sequence[Entry], *, seed: int) -> tuple[float, Learned]:
+def labelled(path: Path, out: Path, entries: Sequence[Entry], *, seed: int) -> tuple[float, Taught]:
     """Mean Dice of the pseudo-labels on slides that hold tumour and are labelled so, and what was learned."""
     project = plugins.load("backends", "embedded").open_project(path, ProjectOptions())
-    memory: dict[str, Learned] = {}
+    memory: Memory = {}
     options = PseudolabelOptions(run=RunOptions(seed=seed))
     pseudolabel(project, entries, options, Silent(), memory=memory)
     positive = [one for one in entries if is_positive(one)]
     scores = evaluate(project, positive, EvaluateOptions(truth=out / "truth"), Silent())
     dice = [one["dice"] for one in scores["entries"] if one["truth_um2"] > 0]
-    return float(np.mean(dice)), next(iter(memory.values()))
+    return float(np.mean(dice)), next(iter(memory.values())).taught[0]
 
 
 if __name__ == "__main__":
