@@ -20,10 +20,10 @@ from wsplf_cli.prediction.calibration import core
 from wsplf_cli.qupath.create import create_project
 from wsplf_cli.schema import Entry, PathClass, Silent
 from wsplf_cli.stages._cams import tissue_of
+from wsplf_cli.stages._taught import Taught
 from wsplf_cli.stages.demo import _images
 from wsplf_cli.stages.evaluate import evaluate
 from wsplf_cli.stages.labels import resolve_labels
-from wsplf_cli.stages._taught import Taught
 from wsplf_cli.stages.pseudolabel import Memory, pseudolabel
 from wsplf_cli.synthetic.cohort import make_cohort
 
