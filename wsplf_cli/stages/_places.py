@@ -27,7 +27,7 @@ LEAST_PLACES = 300
 FOLDS = 6
 DEALINGS = 3
 #: Up to so many slides, sets of them are left out on trial to find labels that do not fit (see ``odd_ones``).
-FEW_SLIDES = 40
+FEW_SLIDES = 24
 #: How often labels may be doubted, and trusted again.
 MOST_PASSES = 3
 #: Of all slides, so many of each kind are newly doubted in one pass, and so many at all.

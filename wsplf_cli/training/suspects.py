@@ -33,7 +33,7 @@ _BETTER = 1.4
 _TRIED_PLACES = 400
 _TRIED_DIRECTIONS = 96
 #: Sets of slides that are pursued from one size to the next, and those that are judged by all dealings.
-_PURSUED = 3
+_PURSUED = 2
 _WEIGHED = 4
 
 
