@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -116,3 +118,11 @@ def test_a_slide_on_which_a_person_spoke_is_never_odd() -> None:
 def test_of_three_slides_of_a_kind_none_is_left_out() -> None:
     few = [one for number, one in enumerate(small_cohort(wrong={6: 0.3})) if number < 8]
     assert not any(number >= 5 for number in odd_ones(few, [np.array([0, 1, 2, 0, 1, 0, 1, 2])], most=2))
+
+
+def test_a_slide_that_is_like_its_own_kind_is_not_odd_however_far_it_lies_from_the_others() -> None:
+    cohort = small_cohort(wrong={})
+    far = cohort[2].features.copy()
+    far[:60, 0] += 60
+    cohort[2] = replace(cohort[2], features=far)
+    assert 2 not in odd_ones(cohort, DEALT, most=2)

@@ -29,6 +29,8 @@ _LEAST_SLIDES = 3
 _CLEAR = 4.0
 _FAR_BETTER = 1.6
 _BETTER = 1.4
+#: They must lie at least so far apart then: by leaving slides out, any few slides can be told apart somewhat.
+_TOLD_APART = 3.0
 #: For the many trials, places of a slide and directions of their features.
 _TRIED_PLACES = 400
 _TRIED_DIRECTIONS = 96
@@ -96,7 +98,10 @@ def odd_ones(places: Sequence[Places], dealt: Sequence[NDArray[np.integer]], *, 
 
     def apart(out: tuple[int, ...], dealings: Sequence[NDArray[np.integer]]) -> float:
         trusted = [replace(one, trusted=number not in out) for number, one in enumerate(few)]
-        return float(np.mean([_apart(trusted, scores_unseen(features, trusted, folds)) for folds in dealings]))
+        tops = [_tops(scores_unseen(features, trusted, folds)) for folds in dealings]
+        if not _like_the_other_kind(trusted, np.mean(tops, axis=0)):
+            return -np.inf
+        return float(np.mean([_apart(trusted, own) for own in tops]))
 
     def sets_with_one_more(pursued: Sequence[tuple[int, ...]]) -> set[tuple[int, ...]]:
         return {tuple(sorted((*one, number))) for one in pursued for number in free if number not in one}
@@ -105,7 +110,7 @@ def odd_ones(places: Sequence[Places], dealt: Sequence[NDArray[np.integer]], *, 
     if as_they_are >= _CLEAR:
         return {}
     best: tuple[int, ...] = ()
-    furthest = as_they_are
+    furthest = at_first = max(as_they_are, _TOLD_APART / _FAR_BETTER)
     pursued: list[tuple[int, ...]] = [()]
     for _ in range(most):
         tried = {out: apart(out, dealt[:1]) for out in sets_with_one_more(pursued) if _leaves_enough(few, out)}
@@ -117,27 +122,39 @@ def odd_ones(places: Sequence[Places], dealt: Sequence[NDArray[np.integer]], *, 
             best, furthest = pursued[0], weighed[pursued[0]]
         if furthest >= _CLEAR:
             break
-    if furthest < _FAR_BETTER * as_they_are:
+    if furthest < _FAR_BETTER * at_first:
         return {}
     why = "without it, positive and negative slides are told apart far better"
     return {number: f"labelled {'positive' if few[number].positive else 'negative'}; {why}" for number in best}
 
 
-def _apart(places: Sequence[Places], scores: Sequence[NDArray[np.float32]]) -> float:
+def _tops(scores: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
+    """How much each slide is tumour, NaN without places."""
+    return np.array([_top(own) if own.size else np.nan for own in scores])
+
+
+def _of_kinds(places: Sequence[Places], tops: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """How much the trusted positive slides are tumour, and the negative ones."""
+    counted = np.array([one.trusted for one in places]) & ~np.isnan(tops)
+    positive = np.array([one.positive for one in places])
+    return tops[counted & positive], tops[counted & ~positive]
+
+
+def _apart(places: Sequence[Places], tops: NDArray[np.float64]) -> float:
     """How far the positive slides lie above the negative ones, in standard deviations of the slides of a kind."""
-    high, low = (
-        np.array(
-            [
-                _top(own)
-                for one, own in zip(places, scores, strict=True)
-                if one.trusted and one.positive is kind and own.size
-            ]
-        )
-        for kind in (True, False)
-    )
+    high, low = _of_kinds(places, tops)
     if min(len(high), len(low)) < _LEAST_SLIDES:
         return np.inf  # too few to doubt any
     return float((high.mean() - low.mean()) / max(np.sqrt((high.var(ddof=1) + low.var(ddof=1)) / 2), 1e-6))
+
+
+def _like_the_other_kind(places: Sequence[Places], tops: NDArray[np.float64]) -> bool:
+    """Whether each slide that is left out lies nearer the other kind than its own."""
+    high, low = _of_kinds(places, tops)
+    middle = (high.mean() + low.mean()) / 2 if len(high) and len(low) else np.nan
+    return all(
+        (top > middle) is not one.positive for one, top in zip(places, tops.tolist(), strict=True) if not one.trusted
+    )
 
 
 def _leaves_enough(places: Sequence[Places], out: Sequence[int]) -> bool:
