@@ -223,6 +223,17 @@ def test_what_is_finished_is_not_run_again_until_something_changes(cohort, stage
     assert len(stages) == 5
 
 
+def test_a_benchmark_goes_on_after_one_that_was_killed_while_it_wrote(cohort, stages, recorder):
+    run(cohort, recorder, recipes=("mil",), seeds=1)
+    left = cohort.parent / "wsplf" / "benchmark" / "copy" / "wsplf"
+    (left / "runs").mkdir(parents=True, exist_ok=True)
+    for name in ("lock", "lock.json", "train-mil.lock"):
+        (left / name).write_text("")
+    run(cohort, recorder, recipes=("mil",), seeds=2)
+    assert len(stages) == 2
+    assert not (left / "lock.json").exists()
+
+
 def test_a_dry_run_lists_the_runs_and_writes_nothing(cohort, stages, recorder):
     found = run(cohort, recorder, seeds=1, dry_run=True)
     assert [one["recipe"] for one in found["runs"]] == [*RECIPES, "upper-bound"]

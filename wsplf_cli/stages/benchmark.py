@@ -169,8 +169,10 @@ def _copy(project: Project, folder: Path, options: BenchmarkOptions) -> Project:
         for path in folder.glob("data/*/*.qpdata*"):
             path.unlink()
         for path in folder.glob("wsplf/*"):  # what runs remember of annotations that are gone now, but not embeddings
-            if path.name != "cache":
+            if path.is_dir() and path.name != "cache":
                 shutil.rmtree(path)
+            elif path.is_file():
+                path.unlink()
     except (OSError, shutil.Error) as error:
         raise ProjectError(f"cannot copy the project to {folder}: {error}") from error
     opened: Project = plugins.load("backends", options.project.backend).open_project(
