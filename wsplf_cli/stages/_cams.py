@@ -61,6 +61,11 @@ class Learnt:
         return {} if self.judged is None else self.judged.suspects
 
     @property
+    def within(self) -> str:
+        """Where tumour is looked for."""
+        return "tissue" if self.judged is None or self.judged.layer is None else "epithelium"
+
+    @property
     def folds(self) -> dict[str, int]:
         """The fold of each entry id in the MIL committee."""
         return {} if self.committee is None else dict(self.committee.fold_of)

@@ -37,7 +37,7 @@ _DRAWN_SHARE = 0.25
 
 
 def layer_of(options: PseudolabelOptions) -> tuple[Judge | None, str]:
-    """What tells epithelium with these options, or None and why it cannot be told.
+    """What tells epithelium with these options, None where it is not asked for or cannot be told; and what to say.
 
     Raises:
         ConfigError: it is asked for where it cannot be told.
@@ -57,7 +57,8 @@ def layer_of(options: PseudolabelOptions) -> tuple[Judge | None, str]:
             )
         return None, "what is epithelium is not known with this backbone: tumour is looked for in all tissue"
     state = read_state(ASSETS / LAYER)
-    return Judge(state["weight"].numpy(), float(state["bias"])), ""
+    said = "tumour is looked for in epithelium (--within tissue looks everywhere)"
+    return Judge(state["weight"].numpy(), float(state["bias"])), said
 
 
 def learned_from(places: Sequence[Places], layer: Judge) -> tuple[list[Places], str]:

@@ -15,7 +15,7 @@ class Taught:
     """What the slide labels taught of one class: the CAM logits of every slide.
 
     ``name`` is what to call the class, empty for the only one; ``prepared`` are the slides as the class sees them;
-    ``suspects`` are the entry ids whose label is doubted, with why.
+    ``suspects`` are the entry ids whose label is doubted, with why; ``within`` is where tumour was looked for.
     """
 
     path_class: str
@@ -24,6 +24,7 @@ class Taught:
     folds: dict[str, int]
     suspects: Mapping[str, str]
     looked: dict[str, Looked]
+    within: str
 
 
 def details_of(taught: Sequence[Taught], of_class: Sequence[Mapping[str, object]]) -> dict[str, object]:
@@ -40,10 +41,10 @@ def details_of(taught: Sequence[Taught], of_class: Sequence[Mapping[str, object]
                 reason = reason if before is None else f"{before['reason']}; {reason}"
                 suspects[one.entry.id] = {"name": one.entry.name, "reason": reason}
     if len(taught) == 1:
-        return {**of_class[0], "suspects": suspects, "folds": taught[0].folds}
+        return {**of_class[0], "within": taught[0].within, "suspects": suspects, "folds": taught[0].folds}
     by_class = zip(taught, of_class, strict=True)
     return {
-        "classes": {own.name: {**one, "folds": own.folds} for own, one in by_class},
+        "classes": {own.name: {**one, "within": own.within, "folds": own.folds} for own, one in by_class},
         "suspects": suspects,
     }
 

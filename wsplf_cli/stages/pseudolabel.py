@@ -58,14 +58,14 @@ TILE_OVERLAP = 0.5
 class Parts:
     """What the user chose by name, loaded before any work begins, so that a wrong name costs nothing.
 
-    ``layer`` tells epithelium, if tumour is looked for there; ``why_not`` is what to say where it cannot be.
+    ``layer`` tells epithelium, if tumour is looked for there; ``said`` is what to say of where it is looked for.
     """
 
     sam: Sam
     strategy: Strategy
     networks: Networks
     layer: Judge | None
-    why_not: str
+    said: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,8 +224,8 @@ def _learn(
     if options.classifier != "mil":
         backbone = parts.networks.frozen()
         looking = {one.entry.id: looking_at(one, backbone, options=options, device=device) for one in prepared}
-        if parts.why_not:
-            tracker.say(parts.why_not)
+        if parts.said:
+            tracker.say(parts.said)
         sampled = sample_places(views, backbone, looking=looking, rng=rng, tracker=tracker)
         for number, (view, places, own) in enumerate(zip(views, sampled.places, told, strict=True)):
             with naming(own.name):
@@ -251,7 +251,7 @@ def _learn(
                 why = judges.suspects[one.entry.id]
                 own.say(f"{one.entry.name}: {why}; left out of learning, please check its label")
         kept = [one for one in view if one.entry.id in seen]
-        taught.append(Taught(path_class, own.name, kept, judges.folds, judges.suspects, seen))
+        taught.append(Taught(path_class, own.name, kept, judges.folds, judges.suspects, seen, judges.within))
     return Learned(taught, merge(results, last), time.monotonic() - began)
 
 
