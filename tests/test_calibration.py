@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from wsplf_cli.prediction.calibration import calibrate, core, cored, level
+from wsplf_cli.prediction.calibration import calibrate, core, cored, level, surest
 
 
 def slides(share: float, *, seed: int = 0, count: int = 4, shift: float = 4.0):
@@ -176,3 +176,19 @@ def test_a_piece_without_a_core_is_no_foreground() -> None:
     assert (kept[1:3, 1:3] < 0.5).all()
     assert np.array_equal(kept[4:], cam[4:])
     assert np.array_equal(cored(np.zeros_like(cam), least=0.9), np.zeros_like(cam))
+
+
+def test_what_is_surest_is_of_the_middle_slide_and_never_below_the_threshold() -> None:
+    slides = [np.linspace(-5, top, 1001, dtype=np.float32) for top in (1, 4, 9)]
+    assert surest(slides, threshold=0.0) == pytest.approx(3.6, abs=0.02)
+    assert surest([slides[0]], threshold=2.0) == 2.0
+    assert surest([np.full(10, 0.5, np.float32)], threshold=0.5) == 0.5
+
+
+def test_a_core_may_have_to_be_higher_than_the_bound_asks_for() -> None:
+    negatives = [np.linspace(0, 1, 1001, dtype=np.float32)] * 4
+    found = core(negatives, alpha=0.1, least=0.95)
+    assert found.threshold == 0.95
+    assert found.measured == pytest.approx(0.05, abs=0.002)
+    assert found.guaranteed == core(negatives, alpha=0.1).guaranteed
+    assert core(negatives, alpha=0.1, least=0.5) == core(negatives, alpha=0.1)

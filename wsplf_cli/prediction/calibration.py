@@ -82,7 +82,7 @@ class Core:
     slides_needed: int
 
 
-def core(negatives: Sequence[NDArray[np.float32]], *, alpha: float) -> Core:
+def core(negatives: Sequence[NDArray[np.float32]], *, alpha: float, least: float = -np.inf) -> Core:
     """The lowest logit that at most a share ``alpha`` of the tissue of negative slides reaches, with its bound.
 
     The loss of a slide, the share of its tissue at or above the logit, falls with the logit and is at most 1; so for a
@@ -93,6 +93,7 @@ def core(negatives: Sequence[NDArray[np.float32]], *, alpha: float) -> Core:
     Args:
         negatives: Logits of the tissue of at least one slide, [N] each, by classifiers that did not see the slide.
         alpha: Share 0..1.
+        least: The lowest logit to be taken.
     """
     count = len(negatives)
     needed = int(np.ceil(1 / alpha - 1 - 1e-9))
@@ -100,14 +101,26 @@ def core(negatives: Sequence[NDArray[np.float32]], *, alpha: float) -> Core:
     values = np.unique(np.concatenate([slide[slide >= np.quantile(slide, 0.5)] for slide in negatives]))
     candidates = np.append(values, np.nextafter(values[-1], np.float32(np.inf))).astype(np.float64)
     shares = np.mean([share_above(slide, candidates) for slide in negatives], axis=0)
-    chosen = int(np.argmax(shares <= most + 1e-12))
+    threshold = max(float(candidates[int(np.argmax(shares <= most + 1e-12))]), least)
     return Core(
-        threshold=float(candidates[chosen]),
-        measured=float(shares[chosen]),
+        threshold=threshold,
+        measured=float(np.mean([share_above(slide, np.array([threshold])) for slide in negatives])),
         guaranteed=float(min(1.0, (count * most + 1) / (count + 1))),
         slides=count,
         slides_needed=needed,
     )
+
+
+def surest(positives: Sequence[NDArray[np.float32]], *, threshold: float) -> float:
+    """The logit that the surest tenth of what is called exceeds on the middle positive slide; ``threshold`` at least.
+
+    Args:
+        positives: Logits of the tissue of positive slides, [N] each.
+        threshold: Logit from which a cell is called.
+    """
+    called = [slide[slide >= threshold] for slide in positives]
+    tops = [float(np.quantile(own, 0.9)) for own in called if own.size]
+    return max(threshold, float(np.median(tops))) if tops else threshold
 
 
 def cored(cam: NDArray[np.float32], *, least: float) -> NDArray[np.float32]:

@@ -19,7 +19,7 @@ from wsplf_cli.models.backbone import build_backbone
 from wsplf_cli.models.mil import MilNetwork
 from wsplf_cli.models.sam import Sam, load_sam
 from wsplf_cli.prediction import refiners
-from wsplf_cli.prediction.calibration import Calibration, Core, calibrate, core, cored
+from wsplf_cli.prediction.calibration import Calibration, Core, calibrate, core, cored, surest
 from wsplf_cli.prediction.embeddings import Embedder
 from wsplf_cli.prediction.tile_scale import tile_cam
 from wsplf_cli.prompts import Strategy
@@ -52,6 +52,9 @@ from wsplf_cli.training.places import Judge
 
 #: Tiles overlap by half, so that whatever is cut by one is in the middle of another.
 TILE_OVERLAP = 0.5
+#: The core of a piece must lie so far between the threshold and what is surest on positive slides: what nowhere looks
+#: more like tumour than that is seldom one.
+CORE_SHARE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,19 +340,20 @@ def _core(
     looked: Mapping[str, Looked],
     *,
     alpha: float,
+    least: float,
     tracker: Tracker,
 ) -> Core:
     """Choose what the core of a piece must reach, and say what that guarantees and what not."""
     negatives = [tissue_of(looked[one.entry.id].unseen.logits[0]) for one in prepared if not one.positive]
-    least = core(negatives, alpha=alpha)
-    promise = f"for a new negative slide {least.guaranteed:.1%} is guaranteed on average"
-    if least.slides < least.slides_needed:
-        promise += f"; --alpha {alpha:g} itself would take {least.slides_needed} negative slides"
+    found = core(negatives, alpha=alpha, least=least)
+    promise = f"for a new negative slide {found.guaranteed:.1%} is guaranteed on average"
+    if found.slides < found.slides_needed:
+        promise += f"; --alpha {alpha:g} itself would take {found.slides_needed} negative slides"
     tracker.say(
-        f"each polygon has a core that {least.measured:.2%} of the tissue of {least.slides} negative slides reaches, "
+        f"each polygon has a core that {found.measured:.2%} of the tissue of {found.slides} negative slides reaches, "
         f"as judged by classifiers that did not see them; {promise}"
     )
-    return least
+    return found
 
 
 def _scaled(taught: Taught, *, options: PseudolabelOptions, tracker: Tracker) -> Scaled:
@@ -373,7 +377,10 @@ def _scaled(taught: Taught, *, options: PseudolabelOptions, tracker: Tracker) ->
         "expected_dice": calibration.expected_dice,
         "negative_share_above_threshold": calibration.false_positive_share,
     }
-    own_core = _core(prepared, looked, alpha=options.alpha, tracker=tracker)
+    positives = [tissue_of(looked[one.entry.id].mean.logits[0]) for one in prepared if one.positive]
+    sure = surest(positives, threshold=calibration.threshold) - calibration.threshold
+    lowest = calibration.threshold + CORE_SHARE * sure
+    own_core = _core(prepared, looked, alpha=options.alpha, least=lowest, tracker=tracker)
     details["core"] = asdict(own_core)
     reached = float(calibration.cam(np.array(own_core.threshold, np.float32)))
 

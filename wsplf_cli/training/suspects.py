@@ -26,7 +26,7 @@ _LIKE_NONE = 0.1
 _LEAST_SLIDES = 3
 #: How far apart the kinds lie, in standard deviations of the slides of a kind: labels are only doubted below that, and
 #: only if they lie so many times as far apart without the doubted slides; each further slide must add so much.
-_CLEAR = 4.0
+_CLEAR = 3.5
 _FAR_BETTER = 1.6
 _BETTER = 1.4
 #: They must lie at least so far apart then: by leaving slides out, any few slides can be told apart somewhat.
