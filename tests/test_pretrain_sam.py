@@ -211,4 +211,4 @@ def test_command_without_a_known_name_says_which_there_are(capsys):
     for arguments in ([], ["nothing"]):
         with pytest.raises(SystemExit):
             command.main(arguments)
-    assert "'backbone', 'sam'" in capsys.readouterr().err
+    assert "'backbone', 'epithelium', 'sam'" in capsys.readouterr().err
