@@ -153,7 +153,7 @@ def test_what_a_label_lacks_is_counted_and_not_drawn(cohort, given_cams, recorde
     monkeypatch.setattr(stage, "look", swapped)
     monkeypatch.setattr(stage, "cored", lambda cam, *, least: cam)
     monkeypatch.setattr(stage, "calibrate", lambda *kinds, least: Calibration(0.0, 1.0, 0.1, 0.1, 0.1, 0.1))
-    monkeypatch.setattr(stage, "core", lambda *some, alpha: Core(0.1, 0.0, 0.0, 4, 99))
+    monkeypatch.setattr(stage, "core", lambda *some, alpha, least: Core(0.1, 0.0, 0.0, 4, 99))
     ids, report = run(cohort, recorder)
     counts = {one.name.removesuffix(".tif"): one.counts for one in report.entries}
     assert counts["b2"]["suppressed_um2"] == pytest.approx(AREAS["LUAD"].area, rel=0.1)
