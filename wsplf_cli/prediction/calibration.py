@@ -16,8 +16,8 @@ from scipy import ndimage
 from wsplf_cli.surplus import share_above, surplus
 
 _CANDIDATES = 2000
-#: What a piece without a core becomes: just no foreground.
-_BELOW = np.float32(0.49)
+#: What a piece without a core becomes, or a place that is of another class: just no foreground.
+BELOW = np.float32(0.49)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ def cored(cam: NDArray[np.float32], *, least: float) -> NDArray[np.float32]:
     if not count:
         return cam
     peaks = np.concatenate([[1.0], ndimage.maximum(cam, pieces, np.arange(1, count + 1))])
-    kept: NDArray[np.float32] = np.where(peaks[pieces] >= least, cam, np.minimum(cam, _BELOW)).astype(np.float32)
+    kept: NDArray[np.float32] = np.where(peaks[pieces] >= least, cam, np.minimum(cam, BELOW)).astype(np.float32)
     return kept
 
 

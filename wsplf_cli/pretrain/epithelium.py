@@ -29,7 +29,7 @@ from wsplf_cli.models.backbone import Backbone, build_backbone
 from wsplf_cli.schema import Tracker
 from wsplf_cli.synthetic.kinds import BACKGROUND, EPITHELIUM
 from wsplf_cli.synthetic.tissue import Painted, paint_planned, random_plan
-from wsplf_cli.training.places import WIDTHS_PX, Judge, surroundings
+from wsplf_cli.training.places import WIDTHS_PX, Judge, fit_ridge, surroundings
 
 CANVASES = 600
 CANVAS_PX = 512
@@ -89,20 +89,13 @@ def fit(told: Told) -> Judge:
     centre, spread = features.mean(axis=0), features.std(axis=0) + np.float32(1e-3)
     inputs = torch.from_numpy((features - centre) / spread)
     target = torch.from_numpy(told.epithelium).float()
-    weight = torch.zeros(inputs.shape[1], requires_grad=True)
-    bias = torch.zeros(1, requires_grad=True)
-    optimiser = torch.optim.LBFGS([weight, bias], max_iter=STEPS)
 
-    def loss() -> torch.Tensor:
-        optimiser.zero_grad()
-        value = functional.binary_cross_entropy_with_logits(inputs @ weight + bias, target)
-        value = value + 0.5 * RIDGE * weight.square().sum()
-        torch.autograd.backward(value)
-        return value
+    def entropy(logits: torch.Tensor) -> torch.Tensor:
+        return functional.binary_cross_entropy_with_logits(logits, target)
 
-    optimiser.step(loss)  # type: ignore[no-untyped-call]
-    own = (weight.detach().numpy() / spread).astype(np.float32)
-    return Judge(own, float(bias.item() - centre @ own))
+    weight, bias = fit_ridge(inputs, entropy, ridge=RIDGE, steps=STEPS, history=100)
+    own = (weight / spread).astype(np.float32)
+    return Judge(own, float(bias - centre @ own))
 
 
 def _paint_all(seed: int, canvases: int) -> Iterator[Painted]:

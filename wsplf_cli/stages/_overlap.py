@@ -10,12 +10,10 @@ from scipy import ndimage
 from shapely.geometry.base import BaseGeometry
 
 from wsplf_cli.geometry import mask_polygons, polygonal, union
-from wsplf_cli.prediction.calibration import cored
+from wsplf_cli.prediction.calibration import BELOW, cored
 from wsplf_cli.schema import Annotation
 from wsplf_cli.stages._own import without
 
-#: What a place becomes for a class that it does not belong to: just no foreground.
-_BELOW = np.float32(0.49)
 #: A border between two classes is drawn in pixels of a quarter of a cell, on areas of at most so many on a side.
 _FINER = 4
 _MOST_PX = 1024
@@ -29,12 +27,12 @@ def share(cams: Sequence[NDArray[np.float32]], *, least: Sequence[float | None])
     now = list(cams)
     while True:
         first = np.argmax(now, axis=0)
-        kept = [np.where(first == place, cam, np.minimum(cam, _BELOW)) for place, cam in enumerate(now)]
+        kept = [np.where(first == place, cam, np.minimum(cam, BELOW)) for place, cam in enumerate(now)]
         cores = [own if core is None else cored(own, least=core) for own, core in zip(kept, least, strict=True)]
         lost = [(own >= 0.5) & (core < 0.5) for own, core in zip(kept, cores, strict=True)]
         if not any(places.any() for places in lost):
             return cores
-        now = [np.where(places, np.minimum(cam, _BELOW), cam) for cam, places in zip(now, lost, strict=True)]
+        now = [np.where(places, np.minimum(cam, BELOW), cam) for cam, places in zip(now, lost, strict=True)]
 
 
 def apart(

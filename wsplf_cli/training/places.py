@@ -16,12 +16,13 @@ There is no gradient through the backbone: a cohort takes seconds, and slides wi
 those with a large one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional
 
 from wsplf_cli.surplus import Surplus, surplus
@@ -125,7 +126,7 @@ def learn(slides: Sequence[Places], folds: Sequence[NDArray[np.integer]]) -> lis
     biases = np.zeros(len(slides))
     for fold_of in folds:
         fitted = _rounds(slides, reduced, fold_of)
-        unit = np.float32(np.median([_unit(slides, reduced, fold_of, fold, own) for fold, own in fitted.items()]))
+        unit = _middle_unit(slides, reduced, fold_of, fitted)
         for fold, (weight, bias) in fitted.items():
             own = fold_of == fold
             weights[own] += weight / (unit * len(folds))
@@ -143,7 +144,7 @@ def scores_unseen(
     ``features`` [N, K] are those of the places in few directions (see ``few_directions``).
     """
     fitted = _rounds(slides, features, fold_of)
-    unit = np.float32(np.median([_unit(slides, features, fold_of, fold, own) for fold, own in fitted.items()]))
+    unit = _middle_unit(slides, features, fold_of, fitted)
     return [own / unit for own in _scores_unseen(features, fitted, fold_of)]
 
 
@@ -151,6 +152,16 @@ def few_directions(slides: Sequence[Places], *, kept: int) -> list[NDArray[np.fl
     """The features of each slide's places in the ``kept`` directions of most variance, float32 [N, K]."""
     basis = _Basis([one.features for one in slides])
     return [basis.reduced(one.features)[:, :kept] for one in slides]
+
+
+def _middle_unit(
+    slides: Sequence[Places],
+    reduced: Sequence[NDArray[np.float32]],
+    fold_of: NDArray[np.integer],
+    fitted: dict[int, tuple[NDArray[np.float32], float]],
+) -> np.float32:
+    """The middle spread of a dealing's classifiers, by which their logits are divided."""
+    return np.float32(np.median([_unit(slides, reduced, fold_of, fold, own) for fold, own in fitted.items()]))
 
 
 def _unit(
@@ -308,14 +319,24 @@ def _logistic(
     size = torch.from_numpy(np.concatenate(shares))
     mass = torch.stack([(size * (1 - target)).sum(), (size * target).sum()]).clamp(min=1e-9)
     size = size * torch.where(target > 0, 0.5 / mass[1], 0.5 / mass[0])
+
+    def entropy(logits: Tensor) -> Tensor:
+        return (size * functional.binary_cross_entropy_with_logits(logits, target, reduction="none")).sum()
+
+    return fit_ridge(inputs, entropy, ridge=ridge, steps=_STEPS, history=8)
+
+
+def fit_ridge(
+    inputs: Tensor, loss_of: Callable[[Tensor], Tensor], *, ridge: float, steps: int, history: int
+) -> tuple[NDArray[np.float32], float]:
+    """The weight [K] and the bias whose logits of inputs [N, K] have the least loss and ridge, by L-BFGS from zero."""
     weight = torch.zeros(inputs.shape[1], requires_grad=True)
     bias = torch.zeros(1, requires_grad=True)
-    optimiser = torch.optim.LBFGS([weight, bias], max_iter=_STEPS, history_size=8)
+    optimiser = torch.optim.LBFGS([weight, bias], max_iter=steps, history_size=history)
 
-    def loss() -> torch.Tensor:
+    def loss() -> Tensor:
         optimiser.zero_grad()
-        entropy = functional.binary_cross_entropy_with_logits(inputs @ weight + bias, target, reduction="none")
-        value = (size * entropy).sum() + 0.5 * ridge * weight.square().sum()
+        value = loss_of(inputs @ weight + bias) + 0.5 * ridge * weight.square().sum()
         torch.autograd.backward(value)
         return value
 
