@@ -14,13 +14,12 @@ import shapely
 from PIL import Image, ImageDraw, ImageFont
 
 from wsplf_cli.backends.embedded import open_project
-from wsplf_cli.config import ProjectOptions
+from wsplf_cli.commands.install_scripts import shipped
 from wsplf_cli.geometry import polygonal
+from wsplf_cli.options import ProjectOptions
 from wsplf_cli.qupath.colours import STANDARD
-from wsplf_cli.qupath.qpdata import undecided
-from wsplf_cli.schema import Annotation
-from wsplf_cli.slides import entry_slide
-from wsplf_cli.stages.scripts import shipped
+from wsplf_cli.schema import Annotation, is_pending
+from wsplf_cli.slides.entry import entry_slide
 
 LIST_PX, VIEW_PX, ROW_PX, MENU_ROW_PX, BAR_PX, PAD_PX = 430, 660, 30, 24, 34, 12
 PAPER, INK, SOFT, LINE, CHOSEN = (244, 244, 244), (30, 30, 30), (110, 110, 110), (205, 205, 205), (0, 150, 201)
@@ -37,7 +36,7 @@ def main(path: Path, name: str, out: Path) -> None:
     pixels, downsample = slide.thumbnail(VIEW_PX)
     colours = {**STANDARD, **{one.name: one.rgb for one in project.path_classes() if one.rgb}}
     annotations = [one for one in project.annotations(entry.id) if one.shape.area > 0]
-    pending = sorted(filter(undecided, annotations), key=confidence)
+    pending = sorted(filter(is_pending, annotations), key=confidence)
     chosen = pending[0] if pending else None
     canvas = Image.new("RGB", (LIST_PX + pixels.shape[1], BAR_PX + pixels.shape[0]), PAPER)
     few = Image.fromarray(pixels).quantize(SLIDE_COLOURS, dither=Image.Dither.NONE)
@@ -80,7 +79,7 @@ def state(annotation: Annotation) -> str:
         return "drawn"
     if annotation.review != "pending":
         return annotation.review
-    return "pending" if undecided(annotation) else "edited"
+    return "pending" if is_pending(annotation) else "edited"
 
 
 def outline(draw: ImageDraw.ImageDraw, annotation: Annotation, *, downsample: float, rgb: Sequence[int]) -> None:
@@ -136,7 +135,7 @@ def foot(
 ) -> None:
     """What wsplf_next_pending says, and how many are decided."""
     first = f"{len(pending)} to review" + (f"; this one: confidence {confidence(pending[0]):.2f}" if pending else "")
-    decided = sum(not undecided(one) for one in annotations)
+    decided = sum(not is_pending(one) for one in annotations)
     draw.text((PAD_PX, top), f"{first}   ({decided} decided or drawn)", INK, font(14))
 
 

@@ -11,8 +11,8 @@ from collections import defaultdict
 from pathlib import Path
 
 from wsplf_cli.backends.embedded import open_project
-from wsplf_cli.config import ProjectOptions
 from wsplf_cli.errors import WsplfError
+from wsplf_cli.options import ProjectOptions
 
 
 def main(path: Path) -> None:

@@ -19,16 +19,16 @@ import numpy as np
 from shapely import Polygon, box
 
 from wsplf_cli.backends.embedded import open_project
-from wsplf_cli.config import ProjectOptions, UndoOptions
+from wsplf_cli.commands.undo import undo
 from wsplf_cli.errors import ProjectError, SlideError, WsplfError
 from wsplf_cli.files import PART
+from wsplf_cli.options import ProjectOptions, UndoOptions
 from wsplf_cli.qupath import atomic, qpdata
 from wsplf_cli.qupath.create import Image, create_project
 from wsplf_cli.runs.history import past_runs
 from wsplf_cli.runs.journal import sha256
+from wsplf_cli.runs.record import start_run
 from wsplf_cli.schema import Annotation, EntryResult, PathClass, Silent
-from wsplf_cli.stages import start_run
-from wsplf_cli.stages.undo import undo
 
 WRITER = multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn")
 DATA = "data.qpdata"

@@ -8,7 +8,7 @@ import numpy as np
 import shapely
 
 from wsplf_cli.qupath.javaclasses import Maker
-from wsplf_cli.qupath.javagraph import Array, Block, ClassDesc, Field, Instance, Stream, Text, encode_text
+from wsplf_cli.qupath.javaser.graph import Array, Block, ClassDesc, Field, Instance, Stream, Text, encode_text
 from wsplf_cli.qupath.qpdata import QpData, create
 
 S, FA = "Ljava/lang/String;", "[F"

@@ -9,7 +9,7 @@ import shapely
 from qupath_objects import DETECTION, Workbench
 
 from wsplf_cli.qupath import javaser, qpdata
-from wsplf_cli.qupath.javagraph import (
+from wsplf_cli.qupath.javaser.graph import (
     Array,
     Block,
     ClassDesc,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from wsplf_cli.cache import Store, identity, key_of
-from wsplf_cli.config import TileOptions
+from wsplf_cli.options import TileOptions
 
 ARRAY = np.arange(512, dtype=np.float16).reshape(2, 16, 16)
 FILE_BYTES = ARRAY.nbytes + 128  # with numpy's header

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from wsplf_cli import config, plugins
-from wsplf_cli.config import PseudolabelOptions, TrainOptions
+from wsplf_cli import options as config
+from wsplf_cli import plugins
 from wsplf_cli.errors import ConfigError
+from wsplf_cli.options import PseudolabelOptions, TrainOptions
 from wsplf_cli.settings import build, options, read_settings
 
 

@@ -10,11 +10,12 @@ import pytest
 from PIL import Image
 from shapely import box
 
-from wsplf_cli import config, settings
+from wsplf_cli import options as config
+from wsplf_cli import settings
 from wsplf_cli.backends.embedded import open_project
-from wsplf_cli.config import ProjectOptions
+from wsplf_cli.cohort.label_table import match_table, read_table
+from wsplf_cli.options import ProjectOptions
 from wsplf_cli.schema import Annotation
-from wsplf_cli.stages.labels import match_table, read_table
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

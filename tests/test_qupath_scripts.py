@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from wsplf_cli.qupath.qpdata import NAME_KEY
-from wsplf_cli.schema import CLASS_KEY, ORIGIN_KEY, REVIEW_KEY, REVIEWED_KEY
-from wsplf_cli.stages.scripts import shipped
+from wsplf_cli.commands.install_scripts import shipped
+from wsplf_cli.schema import CLASS_KEY, NAME_KEY, ORIGIN_KEY, REVIEW_KEY, REVIEWED_KEY
 
 SCRIPTS = {name: content.decode() for name, content in shipped().items()}
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from wsplf_cli import config, settings
+from wsplf_cli import options as config
+from wsplf_cli import settings
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

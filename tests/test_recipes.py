@@ -1,8 +1,8 @@
 import pytest
 
 from wsplf_cli import plugins, settings
-from wsplf_cli.config import PseudolabelOptions
 from wsplf_cli.errors import ConfigError
+from wsplf_cli.options import PseudolabelOptions
 from wsplf_cli.recipes import RECIPES
 
 

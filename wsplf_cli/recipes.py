@@ -1,71 +1,153 @@
-"""Named sets of options of ``wsplf pseudolabel``: ours, the paper's, and ours with one part changed.
+"""Recipes: how pseudo-labels are made, step by step, as named sets of choices. Data alone.
 
-``wsplf pseudolabel --recipe NAME`` takes one, ``wsplf benchmark`` runs several over the same slides. What is not named
-here has its default (config.py), which is the default recipe; backbone, epochs and SAM are no part of a recipe, so
-that recipes are compared with the same ones.
+``wsplf pseudolabel --recipe NAME`` uses one and ``wsplf benchmark`` compares several on the same slides. A ``wsplf.toml``
+may define more of them, in tables ``[recipe.NAME]`` with the fields below as keys. Backbone, SAM and mpp are no part of
+a recipe, so that recipes are compared with the same networks.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def option(default: T, help: str, **limits: Any) -> T:
+    """A field of an options record, with its help text.
+
+    Args:
+        default: The default.
+        help: What the option does, for ``--help``.
+        limits: ``above``, ``least``, ``most``; ``choices`` (values) or ``plugins`` (a package whose modules are the
+            values). ``shown=True`` makes a field of a recipe an option of the command line too; ``toml_only=True``
+            leaves an option to wsplf.toml.
+    """
+    return field(default=default, metadata={"help": help, **limits})
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """``options`` by field name of PseudolabelOptions; ``trains``: benchmark trains the segmentation model on it."""
+    """One way from slide labels to polygons; the defaults are the default recipe."""
 
-    summary: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    trains: bool = False
+    name: str = "default"
+    summary: str = "the default"
+    backbone_mode: str = option(
+        "frozen",
+        "How the backbone takes part: frozen (linear probes on its dense features), fine-tuned (MIL networks are trained"
+        " through it, with head, adl, high-frequency, contrast, epochs and folds), or both.",
+        choices=("frozen", "fine-tuned", "both"),
+    )
+    search_in: str = option(
+        "auto",
+        "Where tumour is searched for: in epithelium (glands, nests and sheets of cells with their lumens), in all"
+        " tissue, or auto: in epithelium where the backbone can tell it.",
+        choices=("auto", "epithelium", "tissue"),
+        shown=True,
+    )
+    refiner: str = option(
+        "sam",
+        "What draws the outlines: SAM together with the CAM, superpixels (slic), or none (the CAM itself).",
+        choices=("sam", "sam-only", "slic", "none"),
+        shown=True,
+    )
+    head: str = option("gated-attention", "MIL head of the fine-tuned networks.", plugins="weak.heads")
+    adl: bool = option(True, "Attention-based dropout in the fine-tuned networks.")
+    high_frequency: bool = option(False, "A fourth input channel with the high frequencies of the tile.")
+    contrast: bool = option(True, "Set the likeliest instances of a positive slide against its least likely ones.")
+    epochs: int = option(10, "Epochs of the fine-tuned networks.", least=1)
+    folds: int = option(3, "Fine-tuned networks, each trained on the slides outside its fold; 1: one for all.", least=1)
+    tile_px: int = option(192, "Side of a tile in pixels.", least=32)
+    min_tissue: float = option(0.25, "Least share of tissue in a tile.", least=0, most=1)
+    tta: int = option(1, "Test-time augmentation: quarter turns over which the CAM is averaged.", least=1, most=4)
+    cam_scale: str = option(
+        "cohort",
+        "One scale and threshold of the CAM for the cohort, or one per tile (EP-SAM's), on all tiles or, gated, on those"
+        " that the classifier calls positive.",
+        choices=("cohort", "tile", "tile-gated"),
+    )
+    prompts: str = option("spread", "How CAMs become prompts for SAM.", plugins="weak.prompts")
+    rounds: int = option(0, "How often SAM's decoder is tuned on masks that it made itself; 0: never.", least=0)
+    first_round: str = option(
+        "sam", "What the first round learns from: SAM's own masks, or the CAMs (EP-SAM's).", choices=("sam", "cam")
+    )
+    selection: str = option(
+        "agreement",
+        "Masks that go into the next round: those that agree with the CAM, or those that lie in it (ids, EP-SAM's).",
+        choices=("agreement", "ids"),
+    )
+    robust_loss: bool = option(
+        True, "Pixels that SAM's decoder keeps contradicting count less while it is tuned; else Dice and IoU loss."
+    )
+    trains: bool = option(False, "Whether benchmark also trains the segmentation model on this recipe's pseudo-labels.")
 
+
+_DEFAULT = Recipe(trains=True)
 
 #: The method of EP-SAM (arXiv 2410.13621) with its programming faults mended, learning from slide labels.
 #: What differs from the paper: slide labels in place of tile labels, so that every tile of a positive slide is taken
-#: for one with tumour, in learning and in drawing (the paper has only tiles with tumour, chosen by pixel masks);
+#: for one with tumour, in training and in drawing (the paper has only tiles with tumour, chosen by pixel masks);
 #: windows overlap and are joined (the paper has only single tiles); rates and epochs are those of the default recipe,
 #: for its networks and budget.
-_PAPER: Mapping[str, Any] = {
-    "head": "mean",
-    "classifier": "mil",
-    "contrast": False,
-    "within": "tissue",
-    "adl": True,
-    "folds": 1,
-    "turns": 4,
-    "cam_scale": "tile",
-    "prompts": "sampled",
-    "refiner": "sam-alone",
-    "first_round": "cam",
-    "rounds": 4,  # once on the CAMs, three times on its own masks
-    "selection": "ids",
-    "robust_loss": False,
-}
+_EP_SAM = Recipe(
+    "ep-sam",
+    "the method of EP-SAM on slide labels, its programming faults mended",
+    backbone_mode="fine-tuned",
+    search_in="tissue",
+    head="mean",
+    contrast=False,
+    folds=1,
+    tta=4,
+    cam_scale="tile",
+    prompts="sampled",
+    refiner="sam-only",
+    rounds=4,  # once on the CAMs, three times on its own masks
+    first_round="cam",
+    selection="ids",
+    robust_loss=False,
+    trains=True,
+)
+_FINE_TUNED = Recipe(
+    "fine-tuned", "MIL networks trained through the backbone, in place of linear probes", backbone_mode="fine-tuned"
+)
 
-RECIPES: Mapping[str, Recipe] = {
-    "default": Recipe("the defaults", trains=True),
-    "paper": Recipe("the method of EP-SAM on slide labels, its programming faults mended", _PAPER, trains=True),
-    "paper-gated": Recipe(
-        "and no CAM where its classifier calls a tile normal, which is not in the paper",
-        {**_PAPER, "cam_scale": "tile-gated"},
+_BUILT_IN = (
+    _DEFAULT,
+    _EP_SAM,
+    replace(
+        _EP_SAM,
+        name="ep-sam-gated",
+        summary="and no CAM where its classifier calls a tile negative, which is not in the paper",
+        cam_scale="tile-gated",
+        trains=False,
     ),
-    "cam": Recipe("the CAM alone, in all tissue, no refiner", {"within": "tissue", "refiner": "none", "rounds": 0}),
-    "cam-sam": Recipe("the CAM in all tissue refined by SAM", {"within": "tissue", "refiner": "sam", "rounds": 0}),
-    "epithelium": Recipe("the CAM held to epithelium, no refiner", {"refiner": "none", "rounds": 0}),
-    "epithelium-slic": Recipe("and refined by superpixels", {"refiner": "slic", "rounds": 0}),
-    "round-1": Recipe("SAM's decoder tuned on SAM's own masks", {"refiner": "sam", "rounds": 1}),
-    "round-2": Recipe("tuned twice", {"refiner": "sam", "rounds": 2}),
-    "round-3": Recipe("tuned three times", {"refiner": "sam", "rounds": 3}),
-    "round-1-cam": Recipe("tuned on the CAMs", {"refiner": "sam", "rounds": 1, "first_round": "cam"}),
-    "plain-loss": Recipe("tuned once with the paper's loss", {"refiner": "sam", "rounds": 1, "robust_loss": False}),
-    "mil": Recipe("MIL networks in place of classifiers of places", {"classifier": "mil"}),
-    "mil-no-adl": Recipe("and without attention-based dropout", {"classifier": "mil", "adl": False}),
-    "mil-high-frequency": Recipe("and with the high-frequency channel", {"classifier": "mil", "high_frequency": True}),
-    "mil-no-contrast": Recipe(
-        "and without setting tumour against the rest of its slide", {"classifier": "mil", "contrast": False}
+    Recipe("cam", "the CAM alone, in all tissue, no refiner", search_in="tissue", refiner="none"),
+    Recipe("cam-sam", "the CAM in all tissue refined by SAM", search_in="tissue"),
+    Recipe("epithelium", "the CAM restricted to epithelium, no refiner", refiner="none"),
+    Recipe("epithelium-slic", "and refined by superpixels", refiner="slic"),
+    Recipe("round-1", "SAM's decoder tuned on SAM's own masks", rounds=1),
+    Recipe("round-2", "tuned twice", rounds=2),
+    Recipe("round-3", "tuned three times", rounds=3),
+    Recipe("round-1-cam", "tuned on the CAMs", rounds=1, first_round="cam"),
+    Recipe("plain-loss", "tuned once with EP-SAM's loss", rounds=1, robust_loss=False),
+    _FINE_TUNED,
+    replace(_FINE_TUNED, name="fine-tuned-no-adl", summary="and without attention-based dropout", adl=False),
+    replace(
+        _FINE_TUNED,
+        name="fine-tuned-high-frequency",
+        summary="and with the high-frequency channel",
+        high_frequency=True,
     ),
-    "both": Recipe("MIL networks beside classifiers of places", {"classifier": "both"}),
-    "turns": Recipe("the CAM as the mean over four quarter turns", {"turns": 4}),
-    "prompts-spread": Recipe("spread points, negatives where the CAM is low", {"prompts": "spread"}),
-    "prompts-boxes": Recipe("peaks with boxes", {"prompts": "boxes"}),
-    "prompts-sampled": Recipe("the paper's sampled points", {"prompts": "sampled"}),
-}
+    replace(
+        _FINE_TUNED,
+        name="fine-tuned-no-contrast",
+        summary="and without contrast within positive slides",
+        contrast=False,
+    ),
+    Recipe("both", "MIL networks beside linear probes", backbone_mode="both"),
+    Recipe("tta", "the CAM as the mean over four quarter turns", tta=4),
+    Recipe("prompts-boxes", "peaks with boxes", prompts="boxes"),
+    Recipe("prompts-sampled", "EP-SAM's sampled points", prompts="sampled"),
+)
+
+#: The recipes that wsplf brings, by name, in the order in which benchmark lists them.
+RECIPES: Mapping[str, Recipe] = {recipe.name: recipe for recipe in _BUILT_IN}

@@ -13,7 +13,6 @@ from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
-from shapely import MultiPolygon, Polygon
 from shapely.geometry.base import BaseGeometry
 
 Origin = Literal["human", "pseudolabel", "prediction"]
@@ -27,6 +26,10 @@ RUN_KEY = "wsplf.run"
 REVIEW_KEY = "wsplf.review"
 SHAPE_KEY = "wsplf.shape"
 CLASS_KEY = "wsplf.class"
+#: The name as wsplf wrote it, so that a renamed annotation is known as one that a person decided on.
+NAME_KEY = "wsplf.name"
+#: QuPath keeps the description of an annotation under this key.
+DESCRIPTION_KEY = "ANNOTATION_DESCRIPTION"
 
 #: Key of an entry's metadata: a person has reviewed the whole image (when and who; "no" takes it back).
 REVIEWED_KEY = "wsplf.reviewed"
@@ -133,6 +136,18 @@ class Annotation:
     edited: bool = False
     plane: Plane = Plane()
     rgb: tuple[int, int, int] | None = None
+
+
+def is_pending(annotation: Annotation) -> bool:
+    """Whether wsplf made the annotation and no person has accepted, rejected, locked, renamed, noted or edited it."""
+    return (
+        annotation.origin != "human"
+        and annotation.review == "pending"
+        and not annotation.edited
+        and not annotation.locked
+        and annotation.name == annotation.metadata.get(NAME_KEY, annotation.name)
+        and DESCRIPTION_KEY not in annotation.metadata
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,6 +290,3 @@ class Silent:
 
     def say(self, message: str) -> None:
         """Ignore."""
-
-
-Polygonal = Polygon | MultiPolygon

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from wsplf_cli.config import COMMANDS, ProjectOptions, RunOptions, TileOptions
 from wsplf_cli.errors import ConfigError
+from wsplf_cli.options import COMMANDS, ProjectOptions, RunOptions, TileOptions
 from wsplf_cli.recipes import RECIPES
 
 T = TypeVar("T")

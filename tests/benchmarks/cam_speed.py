@@ -20,21 +20,22 @@ from numpy.typing import NDArray
 from PIL import Image
 from segment_anything import sam_model_registry
 
-from wsplf_cli.config import PseudolabelOptions
-from wsplf_cli.heads.gated_attention import build as build_head
-from wsplf_cli.models.backbone import build_backbone
-from wsplf_cli.models.mil import MilNetwork, as_batch
-from wsplf_cli.models.sam import Sam, load_sam
-from wsplf_cli.prediction.cams import heat_map
-from wsplf_cli.prompts import sampled
-from wsplf_cli.runtime import pick_device
+from wsplf_cli.networks.backbone import build_backbone
+from wsplf_cli.networks.device import pick_device
+from wsplf_cli.networks.mil import MilNetwork, as_batch
+from wsplf_cli.networks.sam import Sam, load_sam
+from wsplf_cli.options import PseudolabelOptions
 from wsplf_cli.schema import Silent
-from wsplf_cli.slides import Slide, open_slide
-from wsplf_cli.stages._cams import block_side
+from wsplf_cli.slides.grid import make_grid
+from wsplf_cli.slides.open import Slide, open_slide
+from wsplf_cli.slides.tissue import tissue_mask
 from wsplf_cli.synthetic.pyramid import write_pyramid
 from wsplf_cli.synthetic.slide import paint_slide
-from wsplf_cli.tiles import make_grid, tissue_mask
-from wsplf_cli.training.transfer import Example, TuneSettings, overlap_loss, tune
+from wsplf_cli.weak.cam import block_side
+from wsplf_cli.weak.dense import cam_logits
+from wsplf_cli.weak.heads.gated_attention import build as build_head
+from wsplf_cli.weak.prompts import sampled
+from wsplf_cli.weak.sam.tuning import Example, TuneSettings, overlap_loss, tune
 
 SIDE_PX = 1536
 
@@ -69,7 +70,7 @@ def report_cams(slide: Slide, backbone: str, *, device: torch.device) -> None:
     corners = [(int(x), int(y)) for x, y in grid.xy_px0]
 
     def ours() -> None:
-        heat_map(slide, tissue, network, mpp=1.0, mpp_slide=1.0, block_px=block_side(tile_px), device=device)
+        cam_logits(slide, tissue, network, mpp=1.0, mpp_slide=1.0, block_px=block_side(tile_px), device=device)
 
     def paper() -> None:
         for corner in corners:

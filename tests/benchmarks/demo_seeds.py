@@ -9,8 +9,8 @@ import statistics
 import tempfile
 from pathlib import Path
 
+from wsplf_cli.commands.demo import demo
 from wsplf_cli.schema import Silent
-from wsplf_cli.stages.demo import demo
 
 ROWS = ("pseudolabel", "prediction", "threshold")
 FIGURES = ("mean_dice", "pooled_dice", "negative_fp_share")

@@ -22,10 +22,10 @@ import numpy as np
 import shapely
 
 from wsplf_cli import plugins
-from wsplf_cli.config import ProjectOptions
+from wsplf_cli.options import ProjectOptions
 from wsplf_cli.qupath import qpdata
 from wsplf_cli.qupath.create import Image, create_project
-from wsplf_cli.schema import Annotation, PathClass
+from wsplf_cli.schema import Annotation, PathClass, is_pending
 from wsplf_cli.synthetic.pyramid import write_pyramid
 
 Seconds = tuple[float, float]
@@ -87,7 +87,7 @@ def _replace(path: Path, options: argparse.Namespace) -> Seconds:
     annotations = make(options.count, options.vertices, options.seed + 1)
     clock = Clock()
     data = qpdata.loads(path.read_bytes())
-    old = [one.node for one in data.found() if qpdata.undecided(one.annotation)]
+    old = [one.node for one in data.found() if is_pending(one.annotation)]
     data.remove(old)
     data.add(qpdata.mark_all(annotations, origin="prediction"), colours={})
     data.counts()

@@ -15,17 +15,17 @@ from pathlib import Path
 import numpy as np
 
 from wsplf_cli import plugins
-from wsplf_cli.config import EvaluateOptions, ProjectOptions, PseudolabelOptions, RunOptions
-from wsplf_cli.prediction.calibration import core
+from wsplf_cli.benchmark.evaluation import evaluate
+from wsplf_cli.cohort.label_table import resolve_labels
+from wsplf_cli.commands.demo import _images
+from wsplf_cli.options import EvaluateOptions, ProjectOptions, PseudolabelOptions, RunOptions
 from wsplf_cli.qupath.create import create_project
 from wsplf_cli.schema import Entry, PathClass, Silent
-from wsplf_cli.stages._cams import tissue_of
-from wsplf_cli.stages._taught import Taught
-from wsplf_cli.stages.demo import _images
-from wsplf_cli.stages.evaluate import evaluate
-from wsplf_cli.stages.labels import resolve_labels
-from wsplf_cli.stages.pseudolabel import Memory, pseudolabel
 from wsplf_cli.synthetic.cohort import make_cohort
+from wsplf_cli.weak.calibration import core
+from wsplf_cli.weak.cam import tissue_of
+from wsplf_cli.weak.class_fit import Taught
+from wsplf_cli.weak.method import Memory, pseudolabel
 
 TRAIN = (8, 6)
 ALPHAS = (0.01, 0.05)

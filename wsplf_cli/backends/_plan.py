@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wsplf_cli.qupath import qpdata
-from wsplf_cli.schema import CLASS_KEY, SHAPE_KEY, Annotation, Origin
+from wsplf_cli.schema import CLASS_KEY, SHAPE_KEY, Annotation, Origin, is_pending
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +23,8 @@ def plan(found: Sequence[Annotation], *, origin: Origin, annotations: Sequence[A
     second time. Where nothing would change, nothing is removed and nothing added.
     """
     mine = [place for place, one in enumerate(found) if one.origin == origin != "human"]
-    old = [place for place in mine if qpdata.undecided(found[place])]
-    decided = {_written_as(found[place]) for place in mine if not qpdata.undecided(found[place])}
+    old = [place for place in mine if is_pending(found[place])]
+    decided = {_written_as(found[place]) for place in mine if not is_pending(found[place])}
     new = qpdata.mark_all(annotations, origin=origin)
     new = [part for part in new if origin == "human" or _written_as(part) not in decided]
     kept = len(mine) - len(old)

@@ -7,16 +7,16 @@ from pathlib import Path
 from uuid import UUID
 
 from wsplf_cli.backends._plan import plan
-from wsplf_cli.config import ProjectOptions
 from wsplf_cli.errors import ConfigError, ProjectError, SlideError
+from wsplf_cli.options import ProjectOptions
 from wsplf_cli.qupath import gson, project_file, qpdata, servers
 from wsplf_cli.qupath.atomic import SavedMeanwhile, write_files
 from wsplf_cli.qupath.images import uri_path
-from wsplf_cli.qupath.javagraph import JavaStreamError
+from wsplf_cli.qupath.javaser.graph import JavaStreamError
 from wsplf_cli.qupath.qpdata import QpData
 from wsplf_cli.runs.journal import ChangedOnDisk, see
 from wsplf_cli.schema import Annotation, Entry, Origin, PathClass, PathObject, Replaced
-from wsplf_cli.slides import measure
+from wsplf_cli.slides.open import measure
 
 DATA = "data.qpdata"
 FALLBACK = "data.qpdata.bkp"

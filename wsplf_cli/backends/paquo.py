@@ -22,12 +22,12 @@ from shapely.geometry.base import BaseGeometry
 from wsplf_cli.backends import embedded
 from wsplf_cli.backends._paquo_link import Link
 from wsplf_cli.backends._plan import plan
-from wsplf_cli.config import ProjectOptions
 from wsplf_cli.errors import MissingDependency, ProjectError, SlideError
+from wsplf_cli.options import ProjectOptions
 from wsplf_cli.qupath import gson, project_file, qpdata, servers
 from wsplf_cli.qupath.colours import pack_rgb
 from wsplf_cli.qupath.images import uri_path
-from wsplf_cli.qupath.javagraph import JavaStreamError
+from wsplf_cli.qupath.javaser.graph import JavaStreamError
 from wsplf_cli.qupath.records import Held, annotations, path_objects, rgb_of
 from wsplf_cli.schema import Annotation, Entry, Origin, PathClass, PathObject, Plane, Replaced
 

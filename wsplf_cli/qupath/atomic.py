@@ -12,7 +12,7 @@ from pathlib import Path
 
 from wsplf_cli import files
 from wsplf_cli.errors import ProjectError
-from wsplf_cli.runs.journal import ChangedOnDisk, Journal, Seen, journal_of, place, see
+from wsplf_cli.runs.journal import ChangedOnDisk, FileState, Journal, journal_of, place, see
 
 
 class SavedMeanwhile(ProjectError):  # noqa: N818  says more than an Error suffix
@@ -89,7 +89,7 @@ def _rename(
     contents: Mapping[Path, bytes | None],
     parts: Mapping[Path, Path],
     *,
-    found: Mapping[Path, Seen],
+    found: Mapping[Path, FileState],
     expected: Mapping[Path, str | None],
     journal: Journal | None,
     numbers: Sequence[int],

@@ -15,9 +15,9 @@ import shapely
 from numpy.typing import NDArray
 from shapely import GEOSException
 
-from wsplf_cli.qupath.javagraph import SIZES, Array, Instance, JavaStreamError, Text, decode_text, get
-from wsplf_cli.qupath.javalayout import Layout, Link, Place, Spot
-from wsplf_cli.qupath.javapack import Ints, Packs, batches
+from wsplf_cli.qupath.javaser.graph import SIZES, Array, Instance, JavaStreamError, Text, decode_text, get
+from wsplf_cli.qupath.javaser.layout import Layout, Link, Place, Spot
+from wsplf_cli.qupath.javaser.pack import Ints, Packs, batches
 from wsplf_cli.qupath.pathobjects import METADATA_MAP, kind_of
 from wsplf_cli.qupath.records import Held, rgb_of
 from wsplf_cli.qupath.rois import FIRST_PLANE, POLYGON, WKB, check_wkb, roi_kind

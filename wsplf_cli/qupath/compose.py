@@ -14,8 +14,8 @@ import shapely
 
 from wsplf_cli.qupath.colours import pack_rgb
 from wsplf_cli.qupath.javaclasses import Maker
-from wsplf_cli.qupath.javagraph import Block, ClassDesc, Instance, encode_text
-from wsplf_cli.qupath.javaread import BASE_HANDLE
+from wsplf_cli.qupath.javaser.graph import Block, ClassDesc, Instance, encode_text
+from wsplf_cli.qupath.javaser.read import BASE_HANDLE
 from wsplf_cli.qupath.pathobjects import ANNOTATION, METADATA_MAP
 from wsplf_cli.qupath.rois import POLYGON, WKB, write_roi
 from wsplf_cli.schema import Annotation

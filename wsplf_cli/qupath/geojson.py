@@ -15,12 +15,12 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 import shapely
 from shapely.errors import GEOSException
 
+from wsplf_cli.class_names import class_name
 from wsplf_cli.errors import ProjectError
 from wsplf_cli.files import replacing
 from wsplf_cli.qupath import features, geometries
 from wsplf_cli.qupath.colours import Rgb, class_rgb, unpack_rgb
 from wsplf_cli.qupath.geometries import Outline
-from wsplf_cli.qupath.qpdata import class_name
 from wsplf_cli.schema import ORIGIN_KEY, REVIEW_KEY, RUN_KEY, Annotation, PathClass, Plane, Review
 
 MAX_BYTES = 1 << 31

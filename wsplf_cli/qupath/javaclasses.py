@@ -8,7 +8,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from wsplf_cli.qupath.javagraph import (
+from wsplf_cli.qupath.javaser.graph import (
     Array,
     Block,
     ClassDesc,

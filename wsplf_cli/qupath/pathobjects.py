@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from wsplf_cli.qupath.javagraph import Block, ClassDesc, Deferred, Instance, JavaStreamError, content, get, opened
+from wsplf_cli.qupath.javaser.graph import Block, ClassDesc, Deferred, Instance, JavaStreamError, content, get, opened
 from wsplf_cli.schema import ObjectKind
 
 _PACKAGE = "qupath.lib.objects."

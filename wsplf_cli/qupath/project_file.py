@@ -14,7 +14,7 @@ from wsplf_cli.qupath.atomic import write_files
 from wsplf_cli.qupath.images import Finder, Measure, uri_path
 from wsplf_cli.runs.journal import sha256
 from wsplf_cli.schema import Entry, PathClass
-from wsplf_cli.views import view_of
+from wsplf_cli.slides.transforms import view_of
 
 SUFFIX = ".qpproj"
 

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from wsplf_cli.class_names import class_name
 from wsplf_cli.qupath import columns, javaser
 from wsplf_cli.qupath.compose import New, News
 from wsplf_cli.qupath.javaclasses import Maker
-from wsplf_cli.qupath.javagraph import Block, ClassDesc, Enum, Instance, JavaStreamError, Stream, Text, get
-from wsplf_cli.qupath.javapack import Packed
+from wsplf_cli.qupath.javaser.graph import Block, ClassDesc, Enum, Instance, JavaStreamError, Stream, Text, get
+from wsplf_cli.qupath.javaser.pack import Packed
 from wsplf_cli.qupath.pathobjects import (
     ID_KEY,
     Body,
@@ -32,6 +33,7 @@ from wsplf_cli.qupath.shapes import part_id, shape_hashes, storable_all
 from wsplf_cli.qupath.values import Values
 from wsplf_cli.schema import (
     CLASS_KEY,
+    NAME_KEY,
     ORIGIN_KEY,
     REVIEW_KEY,
     RUN_KEY,
@@ -41,10 +43,6 @@ from wsplf_cli.schema import (
     Origin,
     PathObject,
 )
-
-#: The name as wsplf wrote it, so that a renamed annotation is known as one that a person decided on.
-NAME_KEY = "wsplf.name"
-DESCRIPTION_KEY = "ANNOTATION_DESCRIPTION"
 
 _HIERARCHY = "qupath.lib.objects.hierarchy.PathObjectHierarchy"
 _NO_IDS_BEFORE = (0, 4)
@@ -343,23 +341,6 @@ def mark_all(annotations: Sequence[Annotation], *, origin: Origin) -> list[Annot
                 )
             )
     return written
-
-
-def undecided(annotation: Annotation) -> bool:
-    """Whether wsplf made the annotation and no person has accepted, rejected, locked, renamed, noted or edited it."""
-    return (
-        annotation.origin != "human"
-        and annotation.review == "pending"
-        and not annotation.edited
-        and not annotation.locked
-        and annotation.name == annotation.metadata.get(NAME_KEY, annotation.name)
-        and DESCRIPTION_KEY not in annotation.metadata
-    )
-
-
-def class_name(text: str | None) -> str | None:
-    """A full class name as QuPath writes it ("Tumor: Positive"), or None for a blank one."""
-    return ": ".join(part.strip() for part in (text or "").split(":") if part.strip()) or None
 
 
 def version_number(version: str) -> tuple[int, int]:

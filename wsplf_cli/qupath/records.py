@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from shapely import Polygon
 from shapely.geometry.base import BaseGeometry
 
-from wsplf_cli.qupath.javagraph import Instance, JavaStreamError, get
+from wsplf_cli.qupath.javaser.graph import Instance, JavaStreamError, get
 from wsplf_cli.qupath.pathobjects import ID_KEY, Body, Tail, kind_of, tail
 from wsplf_cli.qupath.rois import FIRST_PLANE, read_plane, roi_kind
 from wsplf_cli.qupath.shapes import repaired, shape_hashes

@@ -11,7 +11,7 @@ from shapely import GEOSException, LineString, MultiPoint, Point, Polygon
 from shapely.geometry.base import BaseGeometry
 
 from wsplf_cli.qupath.javaclasses import Maker
-from wsplf_cli.qupath.javagraph import Array, Instance, JavaStreamError, get
+from wsplf_cli.qupath.javaser.graph import Array, Instance, JavaStreamError, get
 from wsplf_cli.qupath.shapes import odd_area
 from wsplf_cli.schema import Plane
 

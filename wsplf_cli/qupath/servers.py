@@ -6,7 +6,7 @@ from typing import Any
 
 from wsplf_cli.qupath.images import uri_path
 from wsplf_cli.schema import Step
-from wsplf_cli.views import view_of
+from wsplf_cli.slides.transforms import view_of
 
 _MICROMETRE = {"µm", "μm", "um"}  # QuPath writes the first (U+00B5)
 _ROTATIONS = {"ROTATE_NONE": 0, "ROTATE_90": 1, "ROTATE_180": 2, "ROTATE_270": 3}

@@ -10,7 +10,7 @@ from typing import Any
 
 from shapely.geometry.base import BaseGeometry
 
-from wsplf_cli.qupath.javagraph import Array, Block, Instance, JavaStreamError, Text, content, get
+from wsplf_cli.qupath.javaser.graph import Array, Block, Instance, JavaStreamError, Text, content, get
 from wsplf_cli.qupath.rois import read_roi
 
 _SHORT = 64

@@ -50,7 +50,7 @@ class ChangedOnDisk(ProjectError):  # noqa: N818  says more than an Error suffix
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class FileState:
     """A file as it was found. Both are None where there was none.
 
     ``place``: inode, time of change in ns, bytes: cheap to compare. ``sha256`` of the content, as hex.
@@ -60,7 +60,7 @@ class Seen:
     sha256: str | None
 
 
-def see(path: Path) -> Seen:
+def see(path: Path) -> FileState:
     """Read a file's place and hash.
 
     Raises:
@@ -69,12 +69,12 @@ def see(path: Path) -> Seen:
     """
     before = place(path)
     if before is None:
-        return Seen(None, None)
+        return FileState(None, None)
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     if place(path) != before:
         raise ChangedOnDisk(path)
-    return Seen(before, digest)
+    return FileState(before, digest)
 
 
 def place(path: Path) -> tuple[int, int, int] | None:
@@ -114,7 +114,7 @@ class Journal:
         return self.run_folder / UNDO
 
     def before(
-        self, found: Mapping[Path, Seen], *, contents: Mapping[Path, bytes | None], made: Iterable[Path] = ()
+        self, found: Mapping[Path, FileState], *, contents: Mapping[Path, bytes | None], made: Iterable[Path] = ()
     ) -> list[int]:
         """Keep the old files and record that they are about to be replaced; returns the numbers for ``done``.
 
@@ -206,7 +206,7 @@ class Journal:
     def _relative(self, path: Path) -> str:
         return _whole(path).relative_to(_whole(self.folder)).as_posix()
 
-    def _keep(self, path: Path, state: Seen, relative: str) -> tuple[str | None, int]:
+    def _keep(self, path: Path, state: FileState, relative: str) -> tuple[str | None, int]:
         """Keep one old file; returns its name in the folder (None: nothing to keep) and its bytes."""
         if state.sha256 is None or state.sha256 in self._ours.get(relative, ()):
             return None, 0
@@ -264,7 +264,7 @@ def entry_of(relative: str) -> str | None:
     return parts[1] if len(parts) > 2 and parts[0] == "data" else None
 
 
-def _linked(path: Path, copy: Path, state: Seen) -> bool:
+def _linked(path: Path, copy: Path, state: FileState) -> bool:
     """Keep a file as a hard link; False where the file system has none."""
     try:
         os.link(os.path.realpath(path), copy)

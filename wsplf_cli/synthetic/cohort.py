@@ -20,7 +20,7 @@ TRUTH_CLASS = "Tumor"
 
 
 @dataclass(frozen=True, slots=True)
-class CohortSlide:
+class SyntheticSlide:
     """One slide. ``tumour_share`` of its tissue, 0 on negatives; ``label`` tumor or normal; ``split`` train or test."""
 
     name: str
@@ -60,7 +60,7 @@ def make_cohort(
     shares: tuple[float, float] = (0.01, 0.30),
     workers: int = 2,
     on_slide: Callable[[str], None] | None = None,
-) -> tuple[CohortSlide, ...]:
+) -> tuple[SyntheticSlide, ...]:
     """Write ``slides/*.tif`` and ``truth/*.geojson`` under ``out`` and return what was made, in order of name.
 
     ``train`` and ``test`` are (positive, negative) slide counts. The tumour shares of the positive slides of a split
@@ -83,7 +83,7 @@ def make_cohort(
     return tuple(made)
 
 
-def _made(orders: Sequence[_Order], *, workers: int) -> Iterator[CohortSlide]:
+def _made(orders: Sequence[_Order], *, workers: int) -> Iterator[SyntheticSlide]:
     """The slides in order, each as soon as it is there."""
     if workers <= 1:
         yield from map(_make, orders)
@@ -120,7 +120,7 @@ def _orders(
     return orders
 
 
-def _make(order: _Order) -> CohortSlide:
+def _make(order: _Order) -> SyntheticSlide:
     rng = np.random.default_rng([order.seed, order.number])
     mpp = round(float(rng.uniform(0.9, 1.1)), 4)
     picture = paint_slide(rng, size_px=order.size_px, mpp=mpp, share=order.share, pen=order.pen)
@@ -139,7 +139,7 @@ def _make(order: _Order) -> CohortSlide:
     write_json(truth, {"type": "FeatureCollection", "features": features})
     size = order.size_px
     levels = tuple((-(-size // 4**level),) * 2 for level in range(3))
-    return CohortSlide(
+    return SyntheticSlide(
         name=name,
         path=path,
         truth=truth,

@@ -1,0 +1,192 @@
+import json
+from dataclasses import replace
+from uuid import uuid4
+
+import numpy as np
+import pytest
+import torch
+from shapely import box, union_all
+from torch import nn
+
+from wsplf_cli.commands.segment import is_known_negative, segment
+from wsplf_cli.errors import ConfigError
+from wsplf_cli.options import RunOptions, SegmentOptions
+from wsplf_cli.review.merge import without
+from wsplf_cli.schema import REVIEWED_KEY, Annotation, Entry, Replaced, Silent, SlideLabel
+from wsplf_cli.segmentation import checkpoint
+from wsplf_cli.segmentation.checkpoint import Checkpoint
+from wsplf_cli.segmentation.models import unet
+from wsplf_cli.synthetic.pyramid import write_pyramid
+
+POSITIVE, NEGATIVE = SlideLabel(frozenset({"Tumor"})), SlideLabel(frozenset())
+TUMOUR_PX0 = box(160, 200, 460, 360)
+
+
+class Project:
+    """A project in memory that remembers what was written."""
+
+    def __init__(self, folder, annotations=()):
+        self.folder = folder
+        self.path = folder / "project.qpproj"
+        self.version = "0.6.0"
+        self.there = list(annotations)
+        self.written = {}
+
+    def annotations(self, entry_id):
+        return self.there
+
+    def replace(self, entry_id, *, origin, annotations):
+        assert origin == "prediction"
+        self.written[entry_id] = list(annotations)
+        return Replaced(added=len(annotations), removed=0, kept=len(self.there))
+
+
+class Darkness(nn.Module):
+    """A segmenter that needs no training: what is dark is tumour."""
+
+    def __init__(self, classes):
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((1, classes, 1, 1), 20.0))
+
+    def forward(self, tiles):
+        return self.scale * (0.6 - tiles.mean(dim=1, keepdim=True))
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory):
+    """800 x 700 pixels at 0.5 um/px: pale tissue, dark in a rectangle with one corner at (160, 200)."""
+    rgb = np.full((700, 800, 3), 243, np.uint8)
+    rgb[80:620, 80:720] = (230, 175, 205)
+    rgb[200:360, 160:460] = (130, 60, 140)
+    path = tmp_path_factory.mktemp("slides") / "a.tif"
+    write_pyramid(path, rgb, mpp=0.5, quality=95)
+    return path
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    monkeypatch.setattr(unet, "build", lambda classes, **settings: Darkness(classes))
+    described = Checkpoint(
+        plugin="unet", settings={}, classes=("Tumor",), tile_px=64, mpp=1.0, run_id="run 1", threshold=0.5
+    )
+    state = Darkness(1).state_dict()
+    checkpoint.save(tmp_path / "wsplf" / "models" / "default", described, best=state, last=state)
+    return Project(tmp_path)
+
+
+def entry(path, label=None, **fields):
+    return Entry("7", path.name, path, 800, 700, 0.5, "slide", **({"label": label} | fields))
+
+
+def test_polygons_lie_where_the_tumour_is_in_level_0_pixels(slide, project):
+    report = segment(project, [entry(slide)], SegmentOptions(), Silent())
+    (found,) = project.written["7"]
+    assert found.shape.intersection(TUMOUR_PX0).area / found.shape.union(TUMOUR_PX0).area > 0.97
+    assert (found.path_class, found.origin, found.review) == ("Tumor", "prediction", "pending")
+    assert found.run_id == report.run_id
+    assert found.measurements["wsplf: area um^2"] == pytest.approx(found.shape.area * 0.25, rel=1e-3)
+    assert 0.9 < found.measurements["wsplf: confidence"] <= 1
+    assert report.entries[0].counts["polygons"] == 1
+    run = json.loads((project.folder / "wsplf" / "runs" / report.run_id / "run.json").read_text(encoding="utf-8"))
+    assert run["details"]["model_run"] == "run 1"
+
+
+@pytest.mark.parametrize(
+    ("label", "split", "negative"),
+    [
+        (NEGATIVE, None, True),
+        (NEGATIVE, "train", True),
+        (NEGATIVE, "test", False),
+        (NEGATIVE, "Held-out", False),
+        (POSITIVE, None, False),
+        (None, None, False),
+    ],
+)
+def test_known_negative_slides_are_those_with_the_label_and_not_held_back(slide, label, split, negative):
+    assert is_known_negative(entry(slide, label, split=split), "Tumor") == negative
+
+
+def test_negative_slide_gets_no_polygon_and_what_was_held_back_is_told(slide, project):
+    report = segment(project, [entry(slide, NEGATIVE)], SegmentOptions(), Silent())
+    assert project.written == {"7": []}
+    assert report.entries[0].counts["suppressed_um2"] == pytest.approx(TUMOUR_PX0.area * 0.25, rel=0.03)
+    segment(project, [entry(slide, NEGATIVE, split="test")], SegmentOptions(), Silent())
+    assert len(project.written["7"]) == 1
+
+
+def test_what_a_person_decided_on_is_not_drawn_again(slide, project):
+    kept = Annotation(uuid4(), box(140, 180, 300, 380), "Tumor", origin="prediction", review="accepted")
+    drawn = Annotation(uuid4(), box(300, 180, 480, 380), "Tumor", origin="human")
+    project.there = [kept, drawn]
+    segment(project, [entry(slide)], SegmentOptions(), Silent())
+    (found,) = project.written["7"]
+    assert found.shape.intersection(kept.shape).area == 0
+    assert found.shape.area == pytest.approx(160 * 160, rel=0.05)
+    assert found.measurements["wsplf: area um^2"] == pytest.approx(found.shape.area * 0.25, rel=1e-3)
+
+
+def test_predicting_twice_gives_the_same_polygons(slide, project):
+    written = []
+    for _ in range(2):
+        segment(project, [entry(slide)], SegmentOptions(), Silent())
+        written.append([(one.shape.wkb, dict(one.measurements)) for one in project.written["7"]])
+    assert written[0] == written[1]
+
+
+def test_threshold_and_least_area_are_heeded(slide, project):
+    for options in (SegmentOptions(threshold=1.0), SegmentOptions(min_area_um2=1e6)):
+        segment(project, [entry(slide)], options, Silent())
+        assert project.written["7"] == []
+
+
+def test_a_slide_that_cannot_be_used_fails_alone(slide, project):
+    lost = replace(entry(slide), id="8", slide_path=None, problem="a.tif: slide not found")
+    report = segment(project, [lost, entry(slide)], SegmentOptions(), Silent())
+    assert [result.status for result in report.entries] == ["failed", "done"]
+    assert set(project.written) == {"7"}
+
+
+def test_dry_run_counts_and_writes_nothing(slide, project):
+    report = segment(project, [entry(slide)], SegmentOptions(run=RunOptions(dry_run=True)), Silent())
+    assert report.entries[0].counts["polygons"] == 1
+    assert project.written == {}
+    assert not (project.folder / "wsplf" / "runs").exists()
+
+
+def test_a_model_is_found_by_name_or_by_folder(slide, project, tmp_path):
+    with pytest.raises(ConfigError, match="no model") as caught:
+        segment(project, [entry(slide)], SegmentOptions(model="other"), Silent())
+    assert "default" in caught.value.hint
+    elsewhere = tmp_path / "copied"
+    (tmp_path / "wsplf" / "models" / "default").rename(elsewhere)
+    report = segment(project, [entry(slide)], SegmentOptions(model=str(elsewhere)), Silent())
+    assert report.entries[0].counts["polygons"] == 1
+
+
+def test_what_is_cut_keeps_its_parts_and_drops_slivers():
+    whole = Annotation(uuid4(), box(0, 0, 100, 10), "Tumor", origin="prediction")
+    far = Annotation(uuid4(), box(0, 50, 10, 60), "Tumor", origin="prediction")
+    kept = Annotation(uuid4(), box(40, -5, 97, 15), "Tumor", origin="prediction", review="rejected")
+    left = without([whole, far], [kept.shape], min_area_px0=50)
+    assert [one.shape.area for one in left] == [400, 100]
+    assert left[1] is far
+    assert left[0].id != whole.id
+    assert len(without([whole], [kept.shape])) == 2
+    assert union_all([one.shape for one in without([whole], [kept.shape])]).intersection(kept.shape).area == 0
+
+
+def test_a_reviewed_image_is_left_as_it_is(slide, project):
+    reviewed = entry(slide, metadata={REVIEWED_KEY: "2026-01-31 A. Person"})
+    report = segment(project, [reviewed], SegmentOptions(), Silent())
+    assert (report.entries[0].status, report.entries[0].reason) == ("skipped", "reviewed by a person: left as it is")
+    assert project.written == {}
+
+
+def test_nothing_is_drawn_where_a_person_said_that_it_is_not_tumour(slide, project, monkeypatch):
+    half = box(*TUMOUR_PX0.bounds[:2], TUMOUR_PX0.centroid.x, TUMOUR_PX0.bounds[3])
+    stroma = Annotation(uuid4(), half, "Stroma")
+    monkeypatch.setattr(project, "annotations", lambda entry_id: [stroma])
+    segment(project, [entry(slide)], SegmentOptions(), Silent())
+    found = union_all([one.shape for one in project.written["7"]])
+    assert found.intersection(half).area < 1
+    assert found.intersection(TUMOUR_PX0).area > 0.9 * (TUMOUR_PX0.area - half.area)

@@ -1,0 +1,124 @@
+"""What is read and written by columns is what the graphs give."""
+
+from random import Random
+from uuid import UUID, uuid4
+
+import pytest
+import shapely
+from shapely import Polygon, box
+from streams import small_project_file
+
+from wsplf_cli.qupath import javaser, qpdata
+from wsplf_cli.qupath.javaser.graph import Instance, JavaStreamError
+from wsplf_cli.qupath.pathobjects import walk
+from wsplf_cli.qupath.qpdata import QpData, mark, mark_all
+from wsplf_cli.schema import Annotation, Plane
+
+HOLED = Polygon([(100, 100), (300, 100.12), (300, 300), (100, 300)], [[(150, 150), (150, 200), (200, 200), (200, 150)]])
+SQUARE = box(10, 20, 30, 40)
+
+
+def _own(shape: shapely.Geometry, *, name: str = "", path_class: str | None = "Tumor") -> Annotation:
+    return Annotation(uuid4(), shape, path_class, run_id="run-1", name=name, measurements={"wsplf: confidence": 0.5})
+
+
+def _fresh(version: str = "0.6.0") -> QpData:
+    return qpdata.create(version=version, server="{}", path="/slide.tif", properties={})
+
+
+def _graphs(raw: bytes) -> QpData:
+    """The file read without leaving anything packed."""
+    return QpData(javaser.loads(raw), size=len(raw))
+
+
+def _alike(one: object, other: object) -> bool:
+    """Equal records; the repr also holds NaN equal to itself, and shows every coordinate."""
+    return repr(one) == repr(other)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_packed_objects_are_read_counted_and_written_as_their_graphs_are(seed: int) -> None:
+    random = Random(seed)
+    raw = small_project_file(random)
+    packed, plain = qpdata.loads(raw), _graphs(raw)
+    for ask in (lambda data: [one.annotation for one in data.found()], QpData.objects, QpData.counts):
+        assert _alike(ask(packed), ask(plain))
+    doomed = [place for place in range(len(plain.found())) if random.random() < 0.5]
+    for data in (packed, plain):
+        found = data.found()
+        data.remove([found[place].node for place in doomed])
+        data.add(mark(Annotation(UUID(int=9), HOLED, "Own"), origin="prediction"), colours={})
+    assert packed.dumps() == plain.dumps()
+    assert _alike(packed.counts(), plain.counts())
+
+
+@pytest.mark.parametrize("version", ["0.2.3", "0.4.4", "0.6.0"])
+def test_annotations_composed_as_bytes_are_those_of_their_graphs(version: str) -> None:
+    random = Random(0)
+    own = [
+        Annotation(
+            UUID(int=place),
+            random.choice([SQUARE, HOLED, box(0, 0, 3, 3)]),
+            random.choice([None, "Tumor", "Tumor: Positive"]),
+            run_id="run",
+            name=random.choice(["", "größe 😀"]),
+            measurements=random.choice([{}, {"a": 1.5}, {"a": float("nan"), "b": 2.0}]),
+            metadata=random.choice([{}, {"note": "x" * place}]),
+            locked=random.random() < 0.3,
+            plane=random.choice([Plane(), Plane(0, 1, 2)]),
+            rgb=random.choice([None, (1, 2, 3)]),
+        )
+        for place in range(300)
+    ]
+    own += [Annotation(UUID(int=1_000 + place), HOLED, "Tumor", name="x" * (place % 3)) for place in range(30)]
+    own += [Annotation(UUID(int=2_000 + place), SQUARE, None) for place in range(30)]
+    marked = qpdata.mark_all(own, origin="pseudolabel")
+    composed, graphs = _fresh(version), _fresh(version)
+    for data in (composed, graphs):
+        data.add(marked, colours={"Tumor": -3670016})
+    root = graphs._root()
+    assert root is not None
+    for node, _ in walk(root):
+        assert isinstance(node, Instance)  # walking opened it
+    assert composed.dumps() == graphs.dumps()
+    read = [one.annotation for one in qpdata.loads(composed.dumps()).found()]
+    for one, other in zip(read, marked, strict=True):
+        assert (one.id, one.name, one.path_class, one.locked, one.plane, one.rgb, dict(one.metadata), one.edited) == (
+            other.id,
+            other.name,
+            other.path_class,
+            other.locked,
+            other.plane,
+            other.rgb,
+            dict(other.metadata),
+            False,
+        )
+        assert one.shape.normalize().equals_exact(other.shape.normalize(), 1e-5)
+        assert _alike(one.measurements, other.measurements)
+
+
+def test_shapes_with_holes_are_read_by_columns_as_from_graphs_and_refused_alike() -> None:
+    shapes = [HOLED if place % 3 else shapely.affinity.translate(HOLED, place) for place in range(30)]
+    data = _fresh()
+    data.add(mark_all([_own(shape) for shape in shapes], origin="prediction"), colours={})
+    raw = data.dumps()
+    assert len(qpdata.loads(raw)._stream.packs) > 25
+    assert _alike(qpdata.loads(raw).objects(), _graphs(raw).objects())
+    at = raw.rindex(b"\0\0\0\0\3\0\0\0\2")
+    for damage in (b"\0\0\0\0\3\x7f\0\0\2", b"\0\0\0\0\x63\0\0\0\2"):
+        damaged = raw[:at] + damage + raw[at + len(damage) :]
+        reasons = []
+        for read in (qpdata.loads(damaged), _graphs(damaged)):
+            with pytest.raises(JavaStreamError) as caught:
+                read.found()
+            reasons.append(caught.value.message)
+        assert reasons[0] == reasons[1]
+
+
+def test_text_that_is_no_utf8_in_a_packed_object_is_refused() -> None:
+    data = _fresh()
+    data.add(mark_all([_own(SQUARE, name=f"name {place}") for place in range(9)], origin="prediction"), colours={})
+    raw = data.dumps()
+    assert len(qpdata.loads(raw)._stream.packs) > 5
+    with pytest.raises(JavaStreamError, match="UTF-8"):
+        qpdata.loads(raw.replace(b"name 7", b"name \xff")).found()

@@ -1,0 +1,416 @@
+import json
+import struct
+from uuid import UUID, uuid4
+
+import numpy as np
+import pytest
+import shapely
+from qupath_objects import DETECTION, Workbench
+from shapely import LineString, MultiPolygon, Point, Polygon, box
+
+from wsplf_cli.qupath import javaser, qpdata
+from wsplf_cli.qupath.javaser.graph import Block, Instance, JavaStreamError, Stream, get
+from wsplf_cli.qupath.pathobjects import walk
+from wsplf_cli.qupath.qpdata import QpData, mark, mark_all
+from wsplf_cli.qupath.shapes import shape_hash, storable
+from wsplf_cli.schema import (
+    CLASS_KEY,
+    NAME_KEY,
+    ORIGIN_KEY,
+    REVIEW_KEY,
+    RUN_KEY,
+    SHAPE_KEY,
+    Annotation,
+    Plane,
+    is_pending,
+)
+
+HOLED = Polygon([(100, 100), (300, 100.12), (300, 300), (100, 300)], [[(150, 150), (150, 200), (200, 200), (200, 150)]])
+ROI = "qupath.lib.objects.PathROIObject"
+SQUARE = box(10, 20, 30, 40)
+
+
+def _own(shape: shapely.Geometry, *, name: str = "", path_class: str | None = "Tumor") -> Annotation:
+    return Annotation(uuid4(), shape, path_class, run_id="run-1", name=name, measurements={"wsplf: confidence": 0.5})
+
+
+def _fresh(version: str = "0.6.0") -> QpData:
+    return qpdata.create(version=version, server="{}", path="/slide.tif", properties={})
+
+
+def _written(*annotations: Annotation, version: str = "0.6.0") -> list[Annotation]:
+    """Annotations as they are read from a new file that they were written to with wsplf's marks."""
+    data = _fresh(version)
+    data.add([part for one in annotations for part in mark(one, origin="pseudolabel")], colours={"Tumor": -3670016})
+    return [one.annotation for one in qpdata.loads(data.dumps()).found()]
+
+
+def _bytes_of(node: Instance) -> bytes:
+    return javaser.dumps(Stream([node], {}))
+
+
+ROIS = {
+    "rectangle": (lambda w: w.corners("RectangleROI", 30, 40, 10, 20), box(10, 20, 30, 40)),
+    "line": (lambda w: w.corners("LineROI", 1, 2, 3, 4.5), LineString([(1, 2), (3, 4.5)])),
+    "polygon": (lambda w: w.points("PolygonROI", [(0, 0), (4, 0), (4, 3)]), Polygon([(0, 0), (4, 0), (4, 3)])),
+    "closed polygon": (
+        lambda w: w.points("PolygonROI", [(0, 0), (4, 0), (4, 3), (0, 0)]),
+        Polygon([(0, 0), (4, 0), (4, 3)]),
+    ),
+    "polygon of two points": (lambda w: w.points("PolygonROI", [(0, 0), (4, 0)]), LineString([(0, 0), (4, 0)])),
+    "polyline": (lambda w: w.points("PolylineROI", [(0, 0), (4, 0), (4, 3)]), LineString([(0, 0), (4, 0), (4, 3)])),
+    "point": (lambda w: w.points("PointsROI", [(5, 6)]), Point(5, 6)),
+    "points": (lambda w: w.points("PointsROI", [(5, 6), (7, 8)]), shapely.MultiPoint([(5, 6), (7, 8)])),
+    "no points": (lambda w: w.points("PointsROI", []), shapely.MultiPoint()),
+    "hole": (lambda w: w.wkb(HOLED), HOLED),
+    "little-endian": (lambda w: w.wkb(HOLED, byte_order=1), HOLED),
+    "with z": (lambda w: w.wkb(shapely.force_3d(HOLED, 5)), HOLED),
+    "parts": (
+        lambda w: w.wkb(MultiPolygon([SQUARE, box(50, 50, 60, 60)])),
+        MultiPolygon([SQUARE, box(50, 50, 60, 60)]),
+    ),
+    "old area": (
+        lambda w: w.area([[(0, 0), (10, 0), (10, 10), (0, 10)], [(2, 2), (4, 2), (4, 4), (2, 4)]]),
+        box(0, 0, 10, 10) - box(2, 2, 4, 4),
+    ),
+    "bow-tie": (
+        lambda w: w.points("PolygonROI", [(0, 0), (4, 4), (4, 0), (0, 4)]),
+        MultiPolygon([Polygon([(0, 0), (2, 2), (0, 4)]), Polygon([(4, 0), (4, 4), (2, 2)])]),
+    ),
+    "none": (lambda w: None, Polygon()),
+}
+
+
+@pytest.mark.parametrize("kind", ROIS)
+def test_roi_is_read(kind: str) -> None:
+    make, expected = ROIS[kind]
+    bench = Workbench()
+    (found,) = qpdata.loads(bench.put(bench.node(make(bench)))).found()
+    shape = found.annotation.shape
+    assert shape.is_valid
+    assert shape.geom_type == expected.geom_type
+    assert shape.equals(expected) or (shape.is_empty and expected.is_empty)
+
+
+def test_ellipse_has_its_area() -> None:
+    bench = Workbench()
+    (found,) = qpdata.loads(bench.put(bench.node(bench.corners("EllipseROI", 10, 20, 50, 40)))).found()
+    assert found.annotation.shape.area == pytest.approx(3.14159265 * 20 * 10, rel=1e-3)
+    assert found.annotation.shape.bounds == pytest.approx((10, 20, 50, 40))
+
+
+@pytest.mark.parametrize("kind", ["FloatList", "DoubleList"])
+@pytest.mark.parametrize("wrapped", ["ArrayList", "UnmodifiableList", "CollSer"])
+def test_numeric_measurements_are_read(kind: str, wrapped: str) -> None:
+    bench = Workbench()
+    values = bench.numeric(["Area µm^2", "Mean"], [1.5, float("nan")], kind=kind, wrapped=wrapped)
+    node = bench.node(bench.corners("RectangleROI", 0, 0, 1, 1), measurements=values)
+    (found,) = qpdata.loads(bench.put(node)).found()
+    assert list(found.annotation.measurements) == ["Area µm^2", "Mean"]
+    assert found.annotation.measurements["Area µm^2"] == 1.5
+    assert found.annotation.measurements["Mean"] != found.annotation.measurements["Mean"]
+
+
+def test_everything_of_an_annotation_is_read_at_any_depth() -> None:
+    bench = Workbench()
+    identity = uuid4()
+    inner = bench.node(
+        bench.corners("RectangleROI", 0, 0, 1, 1),
+        name="größe 😀",
+        path_class="Tumor: Positive",
+        locked=True,
+        metadata={"Object ID": str(identity), "key": "värde"},
+    )
+    outer = bench.node(bench.corners("RectangleROI", 0, 0, 9, 9), children=[bench.node(None, kind=DETECTION), inner])
+    first, second = (one.annotation for one in qpdata.loads(bench.put(outer)).found())
+    assert (first.path_class, first.name, first.locked, first.origin) == (None, "", False, "human")
+    assert (second.id, second.name, second.path_class, second.locked) == (identity, "größe 😀", "Tumor: Positive", True)
+    assert second.metadata == {"key": "värde"}
+
+
+def test_annotations_without_ids_get_stable_different_ones() -> None:
+    bench = Workbench()
+    nodes = [bench.node(bench.corners("RectangleROI", 0, 0, 1, 1), name="same") for _ in range(2)]
+    raw = bench.put(*nodes)
+    ids = [one.annotation.id for one in qpdata.loads(raw).found()]
+    assert len(set(ids)) == 2
+    assert ids == [one.annotation.id for one in qpdata.loads(raw).found()]
+
+
+@pytest.mark.parametrize("version", ["0.2.3", "0.3.2", "0.4.4", "0.6.0-rc3"])
+def test_polygon_with_hole_is_written_and_read_back(version: str) -> None:
+    own = _own(HOLED, name="pseudo", path_class="Tumor:Positive")
+    (read,) = _written(own, version=version)
+    assert read.id == own.id
+    assert read.shape.equals_exact(HOLED.normalize(), 1e-9) or read.shape.equals(HOLED)
+    assert len(read.shape.interiors) == 1
+    assert (read.path_class, read.name, read.measurements) == ("Tumor: Positive", "pseudo", {"wsplf: confidence": 0.5})
+    assert (read.origin, read.review, read.run_id, read.edited, read.locked) == (
+        "pseudolabel",
+        "pending",
+        "run-1",
+        False,
+        False,
+    )
+    assert set(read.metadata) == {ORIGIN_KEY, RUN_KEY, REVIEW_KEY, SHAPE_KEY, CLASS_KEY, NAME_KEY}
+
+
+def test_new_file_has_the_form_of_the_projects_version() -> None:
+    old, new = _fresh("0.2.3").dumps(), _fresh("0.6.0").dumps()
+    assert old[6:].startswith(b"\x00\x13Data file version 2")
+    assert b"Image path: /slide.tif" in old
+    assert new[6:].startswith(b"\x00\x13Data file version 3")
+    header = javaser.loads(new).contents[1].value
+    assert json.loads(header) == {"dataVersion": 3, "qupathVersion": "0.6.0", "server": {}}
+    assert qpdata.loads(new).image_type == "UNSET"
+
+
+def test_hole_free_polygon_is_stored_in_single_precision_without_a_closing_point() -> None:
+    data = _fresh()
+    data.add(mark(_own(Polygon([(0.1, 0.2), (7, 0), (7, 7)])), origin="prediction"), colours={})
+    proxy = b"qupath.lib.roi.PolygonROI$SerializationProxy"
+    assert proxy in data.dumps()
+    assert b"WKB" not in data.dumps()
+    (found,) = qpdata.loads(data.dumps()).found()
+    assert len(found.annotation.shape.exterior.coords) == 4
+
+
+def test_parts_of_a_shape_become_annotations_of_their_own() -> None:
+    two = _own(MultiPolygon([SQUARE, box(50, 50, 60, 60)]))
+    first, second = _written(two)
+    assert first.id == two.id
+    assert second.id not in (two.id, None)
+    assert {first.shape.area, second.shape.area} == {400, 100}
+    assert not first.edited
+    assert not second.edited
+
+
+def test_lines_and_empty_shapes_are_not_written() -> None:
+    assert mark(_own(LineString([(0, 0), (5, 5)])), origin="pseudolabel") == []
+    assert mark(_own(Polygon()), origin="pseudolabel") == []
+
+
+def test_bow_tie_is_repaired_before_writing() -> None:
+    shapes = [one.shape for one in _written(_own(Polygon([(0, 0), (4, 4), (4, 0), (0, 4)])))]
+    assert sorted(shape.area for shape in shapes) == pytest.approx([4, 4])
+
+
+def test_human_annotation_gets_no_marks() -> None:
+    (part,) = mark(_own(SQUARE), origin="human")
+    assert not any(key.startswith("wsplf") for key in part.metadata)
+
+
+def test_changed_shape_or_class_counts_as_edited() -> None:
+    for change in ({"shape": box(10, 20, 30, 41)}, {"path_class": "Stroma"}):
+        (part,) = mark(_own(SQUARE), origin="pseudolabel")
+        fields = {"shape": part.shape, "path_class": part.path_class} | change
+        data = _fresh()
+        data.add([Annotation(part.id, metadata=part.metadata, name=part.name, **fields)], colours={})
+        (found,) = qpdata.loads(data.dumps()).found()
+        assert found.annotation.edited
+        assert not is_pending(found.annotation)
+
+
+def test_renamed_locked_noted_accepted_or_rejected_is_decided() -> None:
+    (part,) = _written(_own(SQUARE, name="a"))
+    assert is_pending(part)
+    fields = {"id": part.id, "shape": part.shape, "path_class": "Tumor", "origin": "pseudolabel", "name": "a"}
+    for change in (
+        {"name": "b"},
+        {"locked": True},
+        {"review": "accepted"},
+        {"review": "rejected"},
+        {"metadata": {**part.metadata, "ANNOTATION_DESCRIPTION": "look here"}},
+    ):
+        assert not is_pending(Annotation(**({"metadata": part.metadata} | fields | change)))
+
+
+def test_removing_an_annotation_moves_its_children_up_and_keeps_their_bytes() -> None:
+    bench = Workbench()
+    rectangle = bench.corners("RectangleROI", 0, 0, 1, 1)
+    grandchild = bench.node(rectangle, name="grandchild")
+    middle = bench.node(rectangle, name="middle", children=[grandchild, bench.node(None, kind=DETECTION)])
+    other = bench.node(rectangle, name="other")
+    outer = bench.node(rectangle, name="outer", children=[middle, other])
+    data = qpdata.loads(bench.put(outer, bench.node(rectangle, name="last")))
+    before = {one.annotation.name: _bytes_of(one.node) for one in data.found()}
+    data.remove([one.node for one in data.found() if one.annotation.name in {"outer", "middle"}])
+    after = qpdata.loads(data.dumps())
+    assert [one.annotation.name for one in after.found()] == ["grandchild", "other", "last"]
+    assert {one.annotation.name: _bytes_of(one.node) for one in data.found()} == {
+        name: before[name] for name in ("grandchild", "other", "last")
+    }
+    root = after._root()
+    assert root is not None
+    assert [node.desc.name.rpartition(".")[2] for node, _ in walk(root)] == [
+        "PathRootObject",
+        "PathAnnotationObject",
+        "PathDetectionObject",
+        "PathAnnotationObject",
+        "PathAnnotationObject",
+    ]
+
+
+def test_adding_and_removing_gives_the_bytes_of_before() -> None:
+    bench = Workbench()
+    raw = bench.put(bench.node(bench.corners("RectangleROI", 0, 0, 1, 1), path_class="Tumor"))
+    data = qpdata.loads(raw)
+    data.add(mark(_own(HOLED), origin="pseudolabel"), colours={})
+    changed = qpdata.loads(data.dumps())
+    assert len(changed.found()) == 2
+    changed.remove([one.node for one in changed.found() if one.annotation.origin == "pseudolabel"])
+    assert changed.dumps() == raw
+
+
+def test_file_without_hierarchy_can_be_written_to() -> None:
+    data = _fresh()
+    data._stream.contents[6] = None
+    assert qpdata.loads(data.dumps()).found() == []
+    data.add(mark(_own(SQUARE), origin="pseudolabel"), colours={})
+    assert len(qpdata.loads(data.dumps()).found()) == 1
+
+
+def test_counts_are_those_of_summary_json() -> None:
+    bench = Workbench()
+    rectangle = bench.corners("RectangleROI", 0, 0, 1, 1)
+    outer = bench.node(rectangle, path_class="Tumor", children=[bench.node(rectangle, kind=DETECTION)])
+    assert qpdata.loads(bench.put(outer)).counts() == {
+        "nObjects": 3,
+        "objectTypeCounts": {"Root objects": 1, "Annotations": 1, "Detections": 1},
+        "annotationClassificationCounts": {"Tumor": 1},
+        "detectionClassificationCounts": {"Unclassified": 1},
+    }
+
+
+def test_truncated_file_is_refused_in_one_line() -> None:
+    raw = _fresh().dumps()
+    for cut in range(0, len(raw) - 1, 7):
+        with pytest.raises(JavaStreamError) as caught:
+            qpdata.loads(raw[:cut])
+        assert "\n" not in caught.value.message
+
+
+def test_object_that_is_its_own_child_is_refused() -> None:
+    bench = Workbench()
+    node = bench.node(bench.corners("RectangleROI", 0, 0, 1, 1))
+    node.values[0][3:4] = [type(node.values[0][3])(b"\0\0\0\1"), node]
+    with pytest.raises(JavaStreamError, match="twice"):
+        qpdata.loads(bench.put(node)).found()
+
+
+def test_many_empty_blocks_do_not_recurse() -> None:
+    bench = Workbench()
+    node = bench.node(bench.corners("RectangleROI", 0, 0, 1, 1))
+    node.values[0][1:1] = [Block(b"") for _ in range(5_000)]
+    assert len(qpdata.loads(bench.put(node)).found()) == 1
+    node.values[0][1:1] = [Block(b"?")]
+    with pytest.raises(JavaStreamError, match="not laid out"):
+        qpdata.loads(bench.put(node)).found()
+
+
+def test_hash_stays_when_qupath_closes_turns_and_rounds_a_shape() -> None:
+    shape = storable(Polygon(HOLED.exterior.coords, [HOLED.interiors[0].coords]))[0]
+    turned = Polygon(
+        [*shape.exterior.coords[2:], *shape.exterior.coords[1:3]],
+        [list(reversed(shape.interiors[0].coords))],
+    )
+    single = shapely.transform(shape, lambda points: points.astype("float32").astype("float64"))
+    rounded = shapely.transform(single, lambda points: points.round(2))
+    assert {shape_hash(one) for one in (shape, turned, single, rounded)} == {shape_hash(shape)}
+    assert shape_hash(shapely.transform(shape, lambda points: np.add(points, (0.02, 0)))) != shape_hash(shape)
+
+
+def test_ids_keep_to_what_the_file_says() -> None:
+    bench = Workbench()
+    text = "12345678-1234-1234-1234-123456789abc"
+    (found,) = qpdata.loads(bench.put(bench.node(None, metadata={"Object ID": text}))).found()
+    assert found.annotation.id == UUID(text)
+    (found,) = qpdata.loads(bench.put(bench.node(None, metadata={"Object ID": "not an id"}))).found()
+    assert found.annotation.id != UUID(text)
+
+
+def test_object_opened_after_it_was_found_is_still_removed() -> None:
+    data = _fresh()
+    data.add(mark_all([_own(SQUARE, name=f"name {place}") for place in range(9)], origin="prediction"), colours={})
+    read = qpdata.loads(data.dumps())
+    found = read.found()
+    node = found[-1].node
+    assert not isinstance(node, Instance)
+    node.open()
+    read.remove([one.node for one in found[4:]])
+    assert [one.annotation.name for one in qpdata.loads(read.dumps()).found()] == [f"name {n}" for n in range(4)]
+
+
+def test_every_kind_of_object_is_read_with_its_place_in_the_hierarchy() -> None:
+    bench = Workbench()
+    rectangle = bench.corners("RectangleROI", 0, 0, 9, 9)
+    cell = bench.desc("qupath.lib.objects.PathCellObject", flags=12, parent=bench.desc(DETECTION, flags=12, parent=ROI))
+    tile = bench.desc("qupath.lib.objects.PathTileObject", flags=12, parent=DETECTION)
+    core = bench.desc("qupath.lib.objects.TMACoreObject", flags=12, parent=ROI)
+    inner = bench.node(rectangle, kind=cell, path_class="Tumor")
+    inner.values[0][-1] = Block(struct.pack(">d", 0.75))
+    inner.values[0].append(bench.corners("RectangleROI", 2, 2, 4, 4))
+    cores = [bench.node(rectangle, kind=core, name=name, children=[inner] * (name == "A")) for name in "AB"]
+    for place, node in enumerate(cores):
+        node.values[0][-1] = Block(struct.pack(">d?", float("nan"), place == 1))
+    cores[0].values[0][1] = bench.maker.integer(-256)
+    raw = bench.put(*cores, bench.node(rectangle, kind=tile))
+    grid = bench.desc("qupath.lib.objects.hierarchy.DefaultTMAGrid", [("I", "gridWidth", ""), ("L", "cores", "L")])
+    hierarchy = next(
+        item for item in bench.stream.contents if isinstance(item, Instance) and "Hierarchy" in item.desc.name
+    )
+    hierarchy.values[1] = bench.maker.object(grid, gridWidth=1, cores=bench.maker.list(cores))
+    assert raw != bench.data.dumps()
+    root, first, one, second, last = qpdata.loads(bench.data.dumps()).objects()
+    assert [item.kind for item in (root, first, one, second, last)] == ["root", "tma_core", "cell", "tma_core", "tile"]
+    assert [item.parent for item in (root, first, one, second, last)] == [None, root.id, first.id, root.id, root.id]
+    assert [(item.grid, item.missing) for item in (first, second)] == [((0, 0), False), ((1, 0), True)]
+    assert (first.rgb, second.rgb, first.roi) == ((255, 255, 0), None, "RectangleROI")
+    assert (one.probability, one.path_class, last.probability) == (0.75, "Tumor", None)
+    assert one.nucleus is not None
+    assert one.nucleus.equals(box(2, 2, 4, 4))
+
+
+def test_colour_of_a_derived_class_goes_to_all_parts_until_0_4() -> None:
+    for version, colours in (("0.4.4", [True, True]), ("0.5.1", [True, False])):
+        data = _fresh(version)
+        data.add([Annotation(uuid4(), SQUARE, "Tumor: Positive")], colours={"Tumor: Positive": -3670016})
+        (node,) = (one.node for one in qpdata.loads(data.dumps()).found())
+        path_class = node.open().values[0][6] if not isinstance(node, Instance) else node.values[0][6]
+        parent = get(path_class, "parentClass")
+        assert [get(one, "colorRGB") is not None for one in (path_class, parent)] == colours
+
+
+def test_number_of_children_may_lie_across_two_blocks() -> None:
+    bench = Workbench()
+    node = bench.node(bench.corners("RectangleROI", 0, 0, 1, 1), children=[bench.node(None)])
+    node.values[0][3:4] = [Block(b"\0\0"), Block(b"\0\1")]
+    data = qpdata.loads(bench.put(node))
+    assert len(data.found()) == 2
+    data.remove([data.found()[1].node])
+    assert len(qpdata.loads(data.dumps()).found()) == 1
+
+
+def test_object_of_version_4_is_read() -> None:
+    bench = Workbench()
+    fields = [("J", "leastSigBits", ""), ("J", "mostSigBits", "")]
+    uuid = UUID("12345678-1234-1234-1234-123456789abc")
+    bench.desc("java.util.UUID", fields)
+    signed = [value - (1 << 64) if value >> 63 else value for value in (uuid.int & (1 << 64) - 1, uuid.int >> 64)]
+    own = bench.maker.object("java.util.UUID", leastSigBits=signed[0], mostSigBits=signed[1])
+    for metadata in (None, {"key": "value"}):
+        node = bench.node(bench.corners("RectangleROI", 0, 0, 1, 1), metadata=metadata)
+        held = [one for one in node.values[0][2 : 3 + (metadata is not None)] if one is not None]
+        blocks = [Block(struct.pack(">i", len(held))), *held, Block(b"\0\0\0\0")]
+        node.values[0][2 : 4 + (metadata is not None)] = [own, *blocks]
+        (found,) = qpdata.loads(bench.put(node)).found()
+        assert (found.annotation.id, found.annotation.metadata) == (uuid, metadata or {})
+
+
+def test_planes_are_kept() -> None:
+    plane = Plane(c=-1, z=3, t=2)
+    for shape in (SQUARE, HOLED):
+        (part,) = mark(Annotation(uuid4(), shape, None, plane=plane), origin="human")
+        data = _fresh()
+        data.add([part], colours={})
+        assert [one.annotation.plane for one in qpdata.loads(data.dumps()).found()] == [plane]

@@ -1,0 +1,339 @@
+"""What each thing that a person can do in QuPath is for training; all through the files of a real project."""
+
+from dataclasses import replace
+from uuid import uuid4
+
+import numpy as np
+import pytest
+from shapely import MultiPolygon, box, union_all
+from shapely.affinity import translate
+
+from wsplf_cli.backends.embedded import open_project
+from wsplf_cli.options import ProjectOptions
+from wsplf_cli.review.regions import ReviewRegions, known_cells, removed, review_regions
+from wsplf_cli.schema import DESCRIPTION_KEY, REVIEW_KEY, REVIEWED_KEY, Annotation, Entry, TileGrid
+
+PLACE = box(100, 100, 300, 300)
+OTHER = box(500, 100, 600, 200)
+
+
+def polygon(shape=PLACE, origin="pseudolabel", **fields):
+    return Annotation(uuid4(), shape, **({"path_class": "Tumor", "origin": origin} | fields))
+
+
+@pytest.fixture
+def image(tiny_project):
+    """An image of a project as a person in QuPath sees and changes it."""
+    return Image(tiny_project)
+
+
+class Image:
+    def __init__(self, path):
+        self.path = path
+        self.written = []
+
+    def project(self):
+        return open_project(self.path, ProjectOptions())
+
+    def run(self, *annotations, origin="pseudolabel"):
+        """A stage writes these polygons."""
+        self.project().replace("1", origin=origin, annotations=annotations)
+        self.written = self.annotations()
+        return self.written
+
+    def annotations(self):
+        return self.project().annotations("1")
+
+    def change(self, one, **fields):
+        """A person changes an annotation: its marks stay on it, as QuPath keeps them."""
+        self.delete(one)
+        self.draw(replace(one, **fields))
+
+    def delete(self, one):
+        self.project().remove("1", [one.id])
+
+    def draw(self, *annotations):
+        self.project().replace("1", origin="human", annotations=annotations)
+
+    def marks(self, path_class="Tumor", *, reviewed=False):
+        now = self.annotations()
+        gone = removed(self.written, now, path_class, reviewed=reviewed)
+        return review_regions(now, path_class, removed=gone or [], reviewed=reviewed)
+
+
+def area(shapes):
+    return union_all(list(shapes)).area
+
+
+def is_only(marks, role, shape=PLACE):
+    """Whether the shape has this role, and no other role is given to anything in it."""
+    pending = [one for one, _ in marks.pending]
+    roles = {"decided": marks.decided, "pending": pending, "refused": marks.refused, "ignored": marks.ignored}
+    covered = {name: union_all(list(shapes)).intersection(shape).area for name, shapes in roles.items()}
+    return covered.pop(role) == pytest.approx(shape.area, rel=1e-3) and not any(covered.values())
+
+
+def test_untouched_pseudo_label_is_pending_with_its_confidence(image):
+    image.run(polygon(measurements={"wsplf: confidence": 0.4}))
+    marks = image.marks()
+    assert is_only(marks, "pending")
+    assert marks.pending[0][1] == pytest.approx(0.4)
+
+
+def test_untouched_prediction_teaches_nothing(image):
+    image.run(polygon(origin="prediction"), origin="prediction")
+    assert image.marks() == ReviewRegions()
+
+
+@pytest.mark.parametrize("origin", ["pseudolabel", "prediction"])
+def test_accepted_is_truth(image, origin):
+    (one,) = image.run(polygon(origin=origin), origin=origin)
+    image.change(one, metadata=dict(one.metadata) | {REVIEW_KEY: "accepted"}, locked=True)
+    (after,) = image.annotations()
+    assert (after.review, after.edited) == ("accepted", False)
+    assert is_only(image.marks(), "decided")
+
+
+@pytest.mark.parametrize("origin", ["pseudolabel", "prediction"])
+def test_rejected_is_background(image, origin):
+    (one,) = image.run(polygon(origin=origin), origin=origin)
+    image.change(one, metadata=dict(one.metadata) | {REVIEW_KEY: "rejected"})
+    assert is_only(image.marks(), "refused")
+
+
+def test_moved_outline_is_truth_as_it_is_now(image):
+    (one,) = image.run(polygon())
+    bigger = box(100, 100, 320, 300)
+    image.change(one, shape=bigger)
+    assert is_only(image.marks(), "decided", bigger)
+
+
+def test_part_that_was_cut_off_is_background(image):
+    (one,) = image.run(polygon())
+    image.change(one, shape=box(100, 100, 200, 300))
+    marks = image.marks()
+    assert is_only(marks, "decided", box(100, 100, 200, 300))
+    assert is_only(marks, "refused", box(201, 100, 300, 300))
+
+
+def test_a_corrected_outline_leaves_no_slivers_of_background(image):
+    (one,) = image.run(polygon())
+    image.change(one, shape=box(103, 98, 303, 297))
+    assert image.marks().refused == ()
+
+
+@pytest.mark.parametrize(
+    "change", [{"locked": True}, {"name": "lymph node"}, {"metadata": {DESCRIPTION_KEY: "atypical"}}]
+)
+def test_locked_named_or_described_is_truth(image, change):
+    (one,) = image.run(polygon())
+    if "metadata" in change:
+        change = {"metadata": dict(one.metadata) | change["metadata"]}
+    image.change(one, **change)
+    assert is_only(image.marks(), "decided")
+
+
+def test_drawn_by_a_person_is_truth(image):
+    image.draw(polygon(origin="human"))
+    assert is_only(image.marks(), "decided")
+
+
+def test_drawn_by_one_person_and_rejected_by_another_is_background(image):
+    image.draw(polygon(origin="human", metadata={REVIEW_KEY: "rejected"}))
+    assert is_only(image.marks(), "refused")
+
+
+def test_rejected_stroma_says_nothing_about_tumour(image):
+    image.draw(polygon(origin="human", path_class="Stroma", metadata={REVIEW_KEY: "rejected"}))
+    assert image.marks() == ReviewRegions()
+
+
+def test_drawn_in_a_derived_class_is_truth(image):
+    image.draw(polygon(origin="human", path_class="Tumor: Necrotic"))
+    assert is_only(image.marks(), "decided")
+
+
+def test_deleted_is_background(image):
+    first, _ = image.run(polygon(), polygon(OTHER))
+    image.delete(first)
+    marks = image.marks()
+    assert is_only(marks, "refused")
+    assert is_only(marks, "pending", OTHER)
+
+
+def test_when_nothing_is_left_it_was_written_over_and_nothing_is_rejected(image):
+    for one in image.run(polygon(), polygon(OTHER)):
+        image.delete(one)
+    assert removed(image.written, image.annotations(), "Tumor") is None
+    assert image.marks() == ReviewRegions()
+
+
+def test_all_deleted_in_an_image_marked_as_reviewed_is_background(image):
+    for one in image.run(polygon(), polygon(OTHER)):
+        image.delete(one)
+    assert is_only(image.marks(reviewed=True), "refused", OTHER)
+
+
+@pytest.mark.parametrize("path_class", ["Stroma", None, "Other"])
+def test_given_another_class_or_none_is_background(image, path_class):
+    (one,) = image.run(polygon())
+    image.change(one, path_class=path_class)
+    assert is_only(image.marks(), "refused")
+
+
+def test_given_another_class_is_truth_for_that_class(image):
+    (one,) = image.run(polygon())
+    image.change(one, path_class="Stroma")
+    assert is_only(image.marks("Stroma"), "decided")
+
+
+@pytest.mark.parametrize("path_class", ["Ignore*", "Region*"])
+def test_given_an_ignored_class_is_neither(image, path_class):
+    (one,) = image.run(polygon())
+    image.change(one, path_class=path_class)
+    assert is_only(image.marks(), "ignored")
+
+
+def test_rejected_with_another_class_is_still_background(image):
+    (one,) = image.run(polygon())
+    image.change(one, path_class="Stroma", metadata=dict(one.metadata) | {REVIEW_KEY: "rejected"})
+    assert is_only(image.marks(), "refused")
+
+
+@pytest.mark.parametrize("path_class", ["Necrosis", "Regional stroma"])
+def test_polygon_of_another_class_by_a_person_is_background(image, path_class):
+    image.draw(polygon(origin="human", path_class=path_class))
+    assert is_only(image.marks(), "refused")
+
+
+@pytest.mark.parametrize("path_class", ["Region*", "Tissue", "ROI", "Region 2", "roi_3", None, "Immune cells*"])
+def test_polygon_that_only_marks_a_place_teaches_nothing(image, path_class):
+    image.draw(polygon(origin="human", path_class=path_class))
+    assert image.marks() == ReviewRegions()
+
+
+def test_drawn_ignore_is_ignored_even_within_truth(image):
+    hole = box(150, 150, 200, 200)
+    image.draw(polygon(origin="human"), polygon(hole, origin="human", path_class="Ignore*"))
+    assert area(image.marks().ignored) == hole.area
+
+
+def test_a_person_who_rejects_and_draws_better_means_the_better_one(image):
+    (one,) = image.run(polygon())
+    image.change(one, metadata=dict(one.metadata) | {REVIEW_KEY: "rejected"})
+    better = box(150, 150, 350, 350)
+    image.draw(polygon(better, origin="human"))
+    marks = image.marks()
+    assert is_only(marks, "decided", better)
+    assert is_only(marks, "refused", box(100, 100, 300, 150))
+
+
+def test_a_person_who_deletes_and_draws_better_means_the_better_one(image):
+    first, _ = image.run(polygon(), polygon(OTHER))
+    image.delete(first)
+    better = box(150, 150, 350, 350)
+    image.draw(polygon(better, origin="human"))
+    marks = image.marks()
+    assert is_only(marks, "decided", better)
+    assert is_only(marks, "refused", box(100, 100, 300, 150))
+
+
+def test_split_in_two_without_marks_is_truth_and_the_cut_is_no_background(image):
+    """QuPath 0.4 to 0.7 make new objects without metadata when an annotation is split."""
+    first, _ = image.run(polygon(), polygon(OTHER))
+    image.delete(first)
+    halves = box(100, 100, 199, 300), box(201, 100, 300, 300)
+    image.draw(*(polygon(half, origin="human") for half in halves))
+    marks = image.marks()
+    assert area(marks.decided) == pytest.approx(area(halves))
+    assert marks.refused == ()
+
+
+def test_split_in_two_with_marks_is_truth(image):
+    (one,) = image.run(polygon())
+    halves = box(100, 100, 199, 300), box(201, 100, 300, 300)
+    image.change(one, shape=halves[0])
+    image.draw(replace(one, id=uuid4(), shape=halves[1]))
+    assert area(image.marks().decided) == pytest.approx(area(halves))
+
+
+def test_merged_is_truth(image):
+    first, second, _ = image.run(polygon(), polygon(OTHER), polygon(box(800, 600, 900, 700)))
+    image.delete(first)
+    image.delete(second)
+    image.draw(polygon(MultiPolygon([PLACE, OTHER]), origin="human"))
+    marks = image.marks()
+    assert area(marks.decided) == pytest.approx(PLACE.area + OTHER.area)
+    assert marks.refused == ()
+
+
+def test_duplicate_counts_once(image):
+    (one,) = image.run(polygon())
+    image.draw(replace(one, id=uuid4()))
+    assert is_only(image.marks(), "pending")
+
+
+def test_duplicate_that_was_moved_is_truth_where_it_is(image):
+    (one,) = image.run(polygon())
+    moved = translate(PLACE, 400, 300)
+    image.draw(replace(one, id=uuid4(), shape=moved))
+    marks = image.marks()
+    assert is_only(marks, "pending")
+    assert is_only(marks, "decided", moved)
+
+
+def test_reviewed_image_is_truth_as_it_stands(image):
+    one, _ = image.run(polygon(), polygon(OTHER))
+    image.change(one, metadata=dict(one.metadata) | {REVIEW_KEY: "rejected"})
+    marks = image.marks(reviewed=True)
+    assert is_only(marks, "refused")
+    assert is_only(marks, "decided", OTHER)
+    assert marks.complete
+    assert marks.pending == ()
+
+
+@pytest.mark.parametrize(
+    ("value", "reviewed"), [("2026-01-31 A. Person", True), ("yes", True), ("no", False), ("", False), (None, False)]
+)
+def test_reviewed_is_what_the_mark_says(value, reviewed):
+    metadata = {} if value is None else {REVIEWED_KEY: value}
+    assert Entry("1", "a", None, 9, 9, 0.5, "", metadata=metadata).reviewed is reviewed
+
+
+def test_lines_and_points_teach_nothing(image):
+    image.draw(polygon(PLACE.boundary, origin="human"))
+    assert image.marks() == ReviewRegions()
+
+
+@pytest.mark.parametrize("version", ["0.2.3", "0.3.2"])
+def test_before_qupath_0_4_edits_deletions_and_drawings_count_too(image, version):
+    text = image.path.read_text(encoding="utf-8")
+    image.path.write_text(text.replace(f'"version": "{image.project().version}"', f'"version": "{version}"'))
+    assert image.project().version == version
+    edited, deleted, _ = image.run(polygon(), polygon(OTHER), polygon(box(800, 600, 900, 700)))
+    image.change(edited, shape=box(100, 100, 320, 300))
+    image.delete(deleted)
+    image.draw(polygon(box(50, 500, 90, 600), origin="human"))
+    marks = image.marks()
+    assert is_only(marks, "decided", box(100, 100, 320, 300))
+    assert is_only(marks, "refused", OTHER)
+    assert is_only(marks, "decided", box(50, 500, 90, 600))
+
+
+def grid(*corners, side=100.0):
+    return TileGrid("1", 32, 1.0, side, np.array(corners, np.int32), np.ones(len(corners), np.float32))
+
+
+def test_known_places_lie_where_the_shapes_are():
+    marks = ReviewRegions(decided=(box(0, 0, 50, 100),), refused=(box(100, 0, 200, 50),))
+    layers = known_cells(marks, grid((0, 0), (100, 0), (300, 0)), np.arange(3), side_px=4)
+    assert layers[0, 0].tolist() == [[1, 1, 0, 0]] * 4
+    assert layers[1, 1].tolist() == [[1] * 4, [1] * 4, [0] * 4, [0] * 4]
+    assert layers[0, 1].sum() == layers[1, 0].sum() == layers[2].sum() == 0
+
+
+def test_in_a_reviewed_image_all_else_is_known_background_but_what_is_ignored():
+    marks = ReviewRegions(decided=(box(0, 0, 50, 100),), ignored=(box(50, 0, 75, 100),), complete=True)
+    layers = known_cells(marks, grid((0, 0)), np.arange(1), side_px=4)
+    assert layers[0, 0].tolist() == [[1, 1, 0, 0]] * 4
+    assert layers[0, 1].tolist() == [[0, 0, 0, 1]] * 4

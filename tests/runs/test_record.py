@@ -1,0 +1,118 @@
+"""The loop over entries and the record of a run."""
+
+import json
+import logging
+
+import pytest
+
+from wsplf_cli.cohort.run import Skipped, done, each, merge
+from wsplf_cli.errors import ProjectError, SlideError
+from wsplf_cli.options import TrainOptions
+from wsplf_cli.runs.record import start_run
+from wsplf_cli.schema import EntryResult
+
+
+def test_one_bad_entry_is_recorded_and_the_others_go_on(make_entry, recorder):
+    entries = [make_entry("a"), make_entry("b"), make_entry("c")]
+
+    def work(entry):
+        if entry.name == "b":
+            raise SlideError("b: broken", hint="copy it again")
+        return Skipped("no tissue") if entry.name == "c" else {"tiles": 3}
+
+    results = each(entries, work, tracker=recorder, name="tiles")
+    assert [result.status for result in results] == ["done", "failed", "skipped"]
+    assert results[0].counts == {"tiles": 3}
+    assert results[1].reason == "b: broken (copy it again)"
+    assert results[2].reason == "no tissue"
+    assert recorder.started == [("tiles", 3)]
+    assert recorder.steps == 3
+    assert recorder.said == ["b: broken (copy it again)"]
+    assert done(entries, results) == entries[:1]
+
+
+def test_a_bug_is_not_swallowed(make_entry, recorder):
+    with pytest.raises(ZeroDivisionError):
+        each([make_entry()], lambda _: {"x": 1 / 0}, tracker=recorder, name="tiles")
+
+
+def test_ctrl_c_tells_how_many_entries_were_finished(make_entry, recorder):
+    def work(entry):
+        if entry.name == "b":
+            raise KeyboardInterrupt
+        return {}
+
+    with pytest.raises(KeyboardInterrupt, match=r"^1 of 2 entries were finished \(tiles\)$"):
+        each([make_entry("a"), make_entry("b")], work, tracker=recorder, name="tiles")
+
+
+def test_merge_takes_the_last_status_and_adds_seconds_and_counts():
+    first = [EntryResult("1", "a", "done", seconds=1, counts={"tiles": 2}), EntryResult("2", "b", "failed", "bad")]
+    second = [EntryResult("1", "a", "skipped", "nothing found", seconds=2, counts={"polygons": 0})]
+    assert merge(first, second) == [
+        EntryResult("1", "a", "skipped", "nothing found", seconds=3, counts={"tiles": 2, "polygons": 0}),
+        EntryResult("2", "b", "failed", "bad"),
+    ]
+
+
+def test_a_finished_run_has_its_record_curves_and_log(memory_project):
+    project = memory_project()
+    with start_run(project, "train", options=TrainOptions(), seed=3, device="cpu") as run:
+        logging.getLogger("wsplf_cli.segmentation").info("epoch 1")
+        run.curve("loss", x=[0, 1], y={"train": [1.0, float("nan")]})
+        assert json.loads((run.folder / "run.json").read_text())["status"] == "running"
+        report = run.finish([EntryResult("1", "a", "done")], details={"best": 0.5})
+    assert run.folder.parent == project.folder / "wsplf" / "runs"
+    record = json.loads((run.folder / "run.json").read_text())
+    assert record["status"] == "done"
+    assert record["options"]["tiles"]["tile_px"] == TrainOptions().tiles.tile_px
+    assert (record["stage"], record["seed"], record["device"], record["run_id"]) == ("train", 3, "cpu", run.id)
+    assert record["entries"][0]["name"] == "a"
+    assert record["details"] == {"best": 0.5}
+    assert json.loads((run.folder / "curves.json").read_text()) == {"loss": {"x": [0, 1], "y": {"train": [1.0, None]}}}
+    assert "epoch 1" in (run.folder / "log.txt").read_text()
+    assert (report.stage, report.run_id, report.failed) == ("train", run.id, 0)
+
+
+@pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt("2 of 3"), "stopped"), (ProjectError("x"), "failed")])
+def test_a_run_that_ends_early_says_why(memory_project, error, status):
+    with (
+        pytest.raises(type(error)),
+        start_run(memory_project(), "train", options=TrainOptions(), seed=0) as run,
+    ):
+        raise error
+    record = json.loads((run.folder / "run.json").read_text())
+    assert record["status"] == status
+    assert str(error) in record["error"]
+
+
+def test_a_dry_run_writes_nothing(memory_project):
+    project = memory_project()
+    with start_run(project, "train", options=TrainOptions(), seed=0, dry_run=True) as run:
+        run.curve("loss", x=[0], y={"train": [1.0]})
+        report = run.finish([])
+    assert report.run_id == run.id
+    assert list(project.folder.iterdir()) == []
+
+
+def test_run_ids_are_unique_and_sort_by_time(memory_project):
+    ids = [start_run(memory_project(), "train", options=TrainOptions(), seed=0).id for _ in range(20)]
+    assert len(set(ids)) == 20
+    assert [one[:16] for one in ids] == sorted(one[:16] for one in ids)
+
+
+def test_a_folder_that_cannot_be_written_is_one_clear_error(memory_project):
+    project = memory_project()
+    (project.folder / "wsplf").write_text("a file where the folder should be")
+    with (
+        pytest.raises(ProjectError, match="cannot write the run folder"),
+        start_run(project, "train", options=TrainOptions(), seed=0),
+    ):
+        pytest.fail("the run began")
+
+
+def test_the_log_of_a_run_ends_with_it(memory_project):
+    with start_run(memory_project(), "train", options=TrainOptions(), seed=0) as run:
+        run.finish([])
+    logging.getLogger("wsplf_cli").warning("afterwards")
+    assert "afterwards" not in (run.folder / "log.txt").read_text()

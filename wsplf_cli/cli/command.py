@@ -1,0 +1,257 @@
+"""How a function becomes a command, and how the command line runs.
+
+An options record of config.py becomes the options of a command. Nothing heavy is imported before a command runs, so
+that help is quick. Exit codes: 0 all done, 1 an error or an entry that failed, 2 wrong usage, 130 stopped by Ctrl-C.
+"""
+
+import errno
+import functools
+import inspect
+import sys
+import typing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from wsplf_cli import __version__, plugins, settings
+from wsplf_cli import options as config
+from wsplf_cli.errors import ConfigError, WsplfError
+
+if TYPE_CHECKING:
+    from wsplf_cli.backends import Project
+    from wsplf_cli.schema import Entry, StageReport
+    from wsplf_cli.ui import Screen
+
+#: What is wrong with the disk or its permissions is the user's to mend; any other OSError is a bug and shows.
+DISK_ERRORS = {
+    errno.ENOSPC: "no space left on the disk",
+    errno.EDQUOT: "disk quota used up",
+    errno.EROFS: "the disk is read-only",
+    errno.EACCES: "no permission to write or read",
+}
+
+STOPPED = 130
+
+#: QuPath notices no change on disk, and what is open there is saved over it.
+RELOAD = "in QuPath: reload an image that is open (File > Reload data, Ctrl+R) before you save it there"
+REOPEN = "in QuPath: if the project is open, close it without saving and open it again"
+
+METAVARS = {Path: "PATH", float: "NUMBER", int: "N", bool: None}
+
+#: typer carries its own copy of click; this is its base class of all that is wrong with a command line.
+UsageError: Any = typer.BadParameter.__base__
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    help="From slide labels to reviewed segmentation in QuPath projects.",
+    epilog="Exit codes: 0 all done, 1 an error or an entry that failed, 2 wrong usage, 130 stopped with Ctrl-C.",
+)
+
+_PROJECT = typer.Argument(metavar="PROJECT", help="A project.qpproj file, or the folder that holds it.")
+ProjectPath = Annotated[Path, _PROJECT]
+OptionalProject = Annotated[Path | None, _PROJECT]
+
+
+class Stopped(Exception):  # noqa: N818  not an error: the user pressed Ctrl-C
+    """Ctrl-C, with how far the work had come."""
+
+
+def group(name: str, *, help: str) -> typer.Typer:
+    """A word with commands of its own behind it, such as ``wsplf project create``."""
+    made = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
+    made.callback()(_help_without_command)
+    app.add_typer(made, name=name, help=help)
+    return made
+
+
+def _help_without_command(ctx: typer.Context) -> None:
+    if ctx.invoked_subcommand is None:
+        sys.stderr.write(ctx.get_help() + "\n")
+        raise typer.Exit(2)
+
+
+def command(name: str, *, under: typer.Typer = app) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Make a function a command: its own parameters, the options of its record, --json and (if it has one) --config.
+
+    ``name`` is all of its words ("project create"), by which config.py knows its record; ``under`` is its group. The
+    function gets the filled record as ``options`` and a Screen as ``screen``, and returns the exit code.
+    """
+    record = config.ALL[name]
+
+    def decorate(function: Callable[..., int]) -> Callable[..., int]:
+        own = [p for p in inspect.signature(function).parameters.values() if p.name not in ("options", "screen")]
+        own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+
+        @functools.wraps(function)
+        def run(ctx: typer.Context, **values: Any) -> int:
+            from wsplf_cli.ui import Screen
+
+            with Screen(json=values["json"]) as screen:
+                try:
+                    options: Any = settings.build(record, _merged(ctx, record, values))
+                    return function(**{p.name: values[p.name] for p in own}, options=options, screen=screen)
+                except KeyboardInterrupt as stop:
+                    raise Stopped(str(stop) or f"0 entries were finished{screen.where}") from stop
+
+        generated = [_parameter(option) for option in settings.options(record).values()]
+        extra = [_JSON, _CONFIG] if name in config.COMMANDS else [_JSON]
+        run.__annotations__ = {}
+        run.__signature__ = inspect.Signature([_CONTEXT, *own, *generated, *extra])  # type: ignore[attr-defined]
+        under.command(name.rsplit(maxsplit=1)[-1])(run)
+        return run
+
+    return decorate
+
+
+def _given(name: str, annotation: Any, *, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+
+
+_CONTEXT = _given("ctx", typer.Context)
+_JSON = _given(
+    "json",
+    Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, all else on stderr.")],
+    default=False,
+)
+_CONFIG = _given(
+    "config",
+    Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            metavar="PATH",
+            help="Settings file; by default wsplf.toml beside the project, else in this folder.",
+        ),
+    ],
+    default=None,
+)
+
+
+def _parameter(option: settings.Option) -> inspect.Parameter:
+    """A typer option for an option of a record."""
+    words = option.metadata.get("choices") or _names(option)
+    help_text = option.metadata["help"] + (f" One of: {', '.join(words)}." if words else "")
+    several = typing.get_origin(option.kind) is tuple
+    kind = list[str] if several else option.kind
+    default = list(option.default) if several else option.default
+    flags = ["--label-key", "--key"] if option.name == "label_key" else [option.flag]
+    if option.kind is bool and option.default:
+        flags = [f"{option.flag}/--no-{option.key}"]
+    value = typer.Option(default, *flags, help=help_text, metavar=METAVARS.get(option.kind, "TEXT"))
+    return _given(option.name, kind if default is not None else kind | None, default=value)
+
+
+def _names(option: settings.Option) -> list[str]:
+    """The plug-ins that an option chooses from, as they are typed; empty when it chooses none."""
+    package = option.metadata.get("plugins")
+    return [name.replace("_", "-") for name in plugins.names(package)] if package else []
+
+
+def _merged(ctx: typer.Context, record: type, values: dict[str, Any]) -> dict[str, Any]:
+    """What was chosen, by field name: the command line over wsplf.toml; the records hold the defaults."""
+    path = _settings_file(values)
+    read = settings.read_settings(path, str(ctx.info_name)) if path is not None else {}
+    merged = read | {name: value for name, value in values.items() if _was_typed(ctx, name)}
+    for name, option in settings.options(record).items():
+        known = _names(option)
+        if known and name in merged and merged[name].replace("_", "-") not in known:
+            raise ConfigError(f"{option.flag}: unknown choice {merged[name]!r}", hint=f"one of {', '.join(known)}")
+    return merged
+
+
+def _settings_file(values: dict[str, Any]) -> Path | None:
+    """--config, else wsplf.toml beside the project, else in this folder, else none; demo reads none."""
+    if "config" not in values or values["config"] is not None:
+        return values.get("config")
+    project: Path | None = values.get("project")
+    folders = [] if project is None else [project if project.is_dir() else project.parent]
+    candidates = (folder / config.SETTINGS for folder in (*folders, Path()))
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _was_typed(ctx: typer.Context, name: str) -> bool:
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def open_chosen(path: Path, options: config.ProjectOptions) -> "tuple[Project, list[Entry]]":
+    """The project and the entries that --images chooses."""
+    from wsplf_cli.cohort.label_table import select
+
+    project: Project = plugins.load("backends", options.backend).open_project(path, options)
+    return project, select(project.entries(), options)
+
+
+def open_labelled(path: Path, options: config.ProjectOptions) -> "tuple[Project, list[Entry]]":
+    """As ``open_chosen``, with the slide labels; an unknown one is an error: its slide would be lost in silence."""
+    from wsplf_cli.cohort.label_table import resolve_labels
+
+    project, entries = open_chosen(path, options)
+    return project, resolve_labels(project, entries, options)
+
+
+def open_any(path: Path, options: config.ProjectOptions, screen: "Screen") -> "tuple[Project, list[Entry]]":
+    """As ``open_chosen``, with the slide labels where they are known; an unknown label is a warning."""
+    from wsplf_cli.cohort.label_table import label_rows, unknown_words
+
+    project, entries = open_chosen(path, options)
+    rows = label_rows(entries, options)
+    unknown = unknown_words(rows)
+    if unknown:
+        screen.say(f"warning: slide label neither positive nor negative: {unknown}; taken as unlabelled")
+    return project, [row.entry for row in rows]
+
+
+def shown(report: "StageReport", screen: "Screen") -> int:
+    """Show a stage's report, and what to do in QuPath when the stage wrote; return the exit code."""
+    screen.report(report)
+    if wrote := report.details.get("wrote"):
+        screen.say(RELOAD if wrote["entries"] else REOPEN)
+    return int(report.failed > 0)
+
+
+@app.callback()
+def _top(
+    ctx: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    if version:
+        sys.stdout.write(f"wsplf {__version__}\n")
+        raise typer.Exit
+    _help_without_command(ctx)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line (by default the process's) and return the exit code; every error is shown here."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        code = app(args=arguments, prog_name="wsplf", standalone_mode=False) or 0
+        if code == STOPPED:  # typer's answer to Ctrl-C before a command has begun
+            raise Stopped("0 entries were finished")
+        return code
+    except UsageError as error:
+        path = error.ctx.command_path if error.ctx else "wsplf"
+        return _fail(error.format_message(), hint=f"{path} -h", code=2, arguments=arguments)
+    except Stopped as stop:
+        return _fail(f"stopped; nothing half-written, {stop}", hint="", code=STOPPED, arguments=arguments)
+    except WsplfError as error:
+        code = 2 if isinstance(error, ConfigError) else 1
+        return _fail(error.message, hint=error.hint, code=code, arguments=arguments)
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        where = f": {error.filename}" if error.filename else ""
+        return _fail(DISK_ERRORS[error.errno] + where, hint="", code=1, arguments=arguments)
+
+
+def _fail(message: str, *, hint: str, code: int, arguments: Sequence[str]) -> int:
+    from wsplf_cli.ui import show_error
+
+    show_error(message, hint=hint, json="--json" in arguments)
+    return code

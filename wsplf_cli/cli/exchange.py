@@ -1,0 +1,106 @@
+"""The commands that keep a project in order: make, relink, exchange annotations, undo; each a few lines."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from wsplf_cli import options as config
+from wsplf_cli.cli.command import ProjectPath, command, group, open_chosen, shown
+
+if TYPE_CHECKING:
+    from wsplf_cli.ui import Screen
+
+project_group = group("project", help="Make a QuPath project, or mend where its slides are.")
+scripts_group = group("scripts", help="Put wsplf's Groovy scripts into a project.")
+
+
+@command("project create", under=project_group)
+def create(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the new project.")],
+    slides: Annotated[list[Path], typer.Argument(metavar="SLIDES", help="Slides, or folders that hold them.")],
+    *,
+    options: config.CreateOptions,
+    screen: "Screen",
+) -> int:
+    """Make a QuPath project from slides.
+
+    The slides stay where they are and are only read; QuPath 0.2 to 0.7 opens the project.
+    """
+    from wsplf_cli.commands.create import create as run_stage
+
+    return shown(run_stage(folder, slides, options, screen), screen)
+
+
+@command("project relink", under=project_group)
+def relink(project: ProjectPath, *, options: config.RelinkOptions, screen: "Screen") -> int:
+    """Tell a project where its slides are now.
+
+    Give --map, --search or both. The previous project file is kept; undo puts it back.
+    """
+    from wsplf_cli.commands.create import relink as run_stage
+
+    return shown(run_stage(project, options, screen), screen)
+
+
+@command("export")
+def export(project: ProjectPath, *, options: config.ExportOptions, screen: "Screen") -> int:
+    """Write annotations as GeoJSON.
+
+    One file per entry, as QuPath imports it; all annotations unless --origin says which.
+    """
+    from wsplf_cli.commands.exchange import export as run_stage
+
+    access = config.ProjectOptions(backend=options.backend, images=options.images)
+    return shown(run_stage(*open_chosen(project, access), options, screen), screen)
+
+
+@command("import")
+def import_(
+    project: ProjectPath,
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE", help="GeoJSON (.geojson, .json, .gz) or ASAP XML; several will do.")
+    ],
+    *,
+    options: config.ImportOptions,
+    screen: "Screen",
+) -> int:
+    """Add annotations from GeoJSON or ASAP files.
+
+    What is there stays; an annotation that is there already is not added twice.
+    """
+    from wsplf_cli.commands.exchange import import_files as run_stage
+
+    access = config.ProjectOptions(backend=options.backend, slides=options.slides)
+    return shown(run_stage(*open_chosen(project, access), files, options, screen), screen)
+
+
+@command("undo")
+def undo(
+    project: ProjectPath,
+    run: Annotated[
+        str | None, typer.Argument(metavar="RUN", help="Id of the run; by default the last one that wrote.")
+    ] = None,
+    *,
+    options: config.UndoOptions,
+    screen: "Screen",
+) -> int:
+    """Put back what a run changed.
+
+    Every file is as it was before the run, to the byte; what a person changed since then is left alone and named. The
+    old files stay in wsplf/runs/RUN/undo beside the project until you delete that folder.
+    """
+    from wsplf_cli.commands.undo import undo as run_stage
+
+    return shown(run_stage(project, run, options, screen), screen)
+
+
+@command("scripts install", under=scripts_group)
+def install(project: ProjectPath, *, options: config.InstallOptions, screen: "Screen") -> int:
+    """Put wsplf's scripts where QuPath shows them.
+
+    QuPath lists them under Automate > Project scripts.
+    """
+    from wsplf_cli.commands.install_scripts import install as run_stage
+
+    return shown(run_stage(project, options, screen), screen)

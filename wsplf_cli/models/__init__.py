@@ -1,1 +1,0 @@
-"""Parts of the networks that are not chosen by name."""

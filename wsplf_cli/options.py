@@ -1,0 +1,276 @@
+"""The options of every command: one frozen record each, the defaults written once, here.
+
+Order of strength: command line, then wsplf.toml, then the default below. Lengths are in micrometres so that they mean
+the same on every scanner. Each field is an option of the command line (``label_key`` is ``--label-key``) and a key of
+wsplf.toml (``label-key``): the records that several commands share at the top level, the rest in the command's table.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from wsplf_cli.recipes import Recipe, option
+
+SETTINGS = "wsplf.toml"
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectOptions:
+    """How to reach the project, its slides and its labels."""
+
+    backend: str = option("embedded", "How the project is read and written.", plugins="backends")
+    slides: Path | None = option(None, "Folder searched for slides (by name and size) that have moved.")
+    images: str | None = option(None, "Work only on the entries whose name this regular expression finds.")
+    mpp_override: float | None = option(None, "Micrometres per pixel at level 0, for slides that lack it.", above=0)
+    label_key: str = option("label", "Key of the entry metadata that holds the slide label.")
+    positive: tuple[str, ...] = option(
+        ("tumor",), "Label of a positive slide, or WORD=CLASS for a class of its own; repeat for several."
+    )
+    negative: tuple[str, ...] = option(("normal",), "Label of a negative slide; repeat for several.")
+    path_class: str = option("Tumor", "QuPath class of the polygons, of each --positive without a class of its own.")
+
+
+@dataclass(frozen=True, slots=True)
+class TileOptions:
+    """How tiles are read."""
+
+    mpp: float = option(1.0, "Micrometres per pixel at which tiles are read.", above=0)
+    tile_px: int = option(192, "Side of a tile in pixels.", least=32)
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What every long command takes."""
+
+    device: str = option("auto", "Where networks run.", choices=("auto", "cpu", "cuda", "mps"))
+    seed: int = option(0, "Seed of all random numbers.", least=0)
+    dry_run: bool = option(False, "Do the work, write nothing.")
+
+
+@dataclass(frozen=True, slots=True)
+class DoctorOptions:
+    """``wsplf doctor``."""
+
+    project: ProjectOptions = field(default_factory=ProjectOptions)
+    sam_checkpoint: Path | None = option(None, "SAM checkpoint file to check.")
+    registration: bool = option(
+        False, "Prove for every entry that annotations land on their pixels, on a copy of the project."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class DemoOptions:
+    """``wsplf demo``."""
+
+    out: Path = option(
+        Path("wsplf-demo"), "Folder to make; an earlier demo in it is made anew, anything else is left alone."
+    )
+    device: str = option("auto", "Where networks run.", choices=("auto", "cpu", "cuda", "mps"))
+    seed: int = option(0, "Seed of all random numbers.", least=0)
+
+
+@dataclass(frozen=True, slots=True)
+class LabelsOptions:
+    """``wsplf labels``."""
+
+    project: ProjectOptions = field(default_factory=ProjectOptions)
+    csv: Path | None = option(None, "Table with the columns slide and label (patient, split): written to the entries.")
+    dry_run: bool = option(False, "Show what --csv would write, write nothing.")
+
+
+@dataclass(frozen=True, slots=True)
+class PseudolabelOptions:
+    """``wsplf pseudolabel``. What only an ablation changes is a field of ``recipe``."""
+
+    project: ProjectOptions = field(default_factory=ProjectOptions)
+    run: RunOptions = field(default_factory=RunOptions)
+    recipe: Recipe = field(default_factory=Recipe)
+    mpp: float = option(1.0, "Micrometres per pixel at which tiles are read.", above=0)
+    backbone: str = option(
+        "small", "Network that reads the tiles: small (shipped), a name timm knows, or hf-hub:OWNER/NAME."
+    )
+    backbone_weights: Path | None = option(None, "Weights file of the backbone (safetensors or PyTorch).")
+    sam: str = option(
+        "tiny", "SAM model; all but tiny need --sam-checkpoint.", choices=("tiny", "vit_b", "vit_l", "vit_h")
+    )
+    sam_checkpoint: Path | None = option(None, "Checkpoint file of the SAM model.")
+    alpha: float = option(
+        0.01,
+        "Share of the tissue of negative slides that may look like the most certain part of a polygon.",
+        above=0,
+        most=1,
+    )
+    min_area_um2: float = option(
+        2000.0, "Smaller polygons are dropped (the default: about twenty tumour nuclei).", least=0
+    )
+    cache_gb: float = option(
+        4.0,
+        "Most gigabytes of SAM embeddings kept beside the project for the next run; 0 keeps none.",
+        least=0,
+        toml_only=True,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TrainOptions:
+    """``wsplf train``."""
+
+    project: ProjectOptions = field(default_factory=ProjectOptions)
+    tiles: TileOptions = field(default_factory=TileOptions)
+    run: RunOptions = field(default_factory=RunOptions)
+    segmenter: str = option("unet", "Segmentation model.", plugins="segmentation.models")
+    backbone: str = option("small", "Encoder of the U-Net: small (shipped), or a CNN that timm knows.")
+    backbone_weights: Path | None = option(None, "Weights file of the backbone (safetensors or PyTorch).")
+    sam: str = option(
+        "tiny",
+        "SAM model of the sam segmenter; all but tiny need --sam-checkpoint.",
+        choices=("tiny", "vit_b", "vit_l", "vit_h"),
+    )
+    sam_checkpoint: Path | None = option(None, "Checkpoint file of the SAM model.")
+    name: str = option("default", "Name of the model, a folder under wsplf/models/ of the project.")
+    epochs: int = option(20, "Epochs of the training.", least=1)
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentOptions:
+    """``wsplf segment``."""
+
+    project: ProjectOptions = field(default_factory=ProjectOptions)
+    run: RunOptions = field(default_factory=RunOptions)
+    model: str = option("default", "Name of a model of this project, or a model folder.")
+    threshold: float | None = option(
+        None, "Probability from which a pixel belongs to the class; the model's own by default.", least=0, most=1
+    )
+    min_area_um2: float = option(
+        2000.0, "Smaller pieces are dropped (the default: about twenty tumour nuclei).", least=0
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateOptions:
+    """``wsplf evaluate``."""
+
+    project: ProjectOptions = field(default_factory=ProjectOptions)
+    truth: Path = option(Path("truth"), "Folder of SLIDE-STEM.geojson files, or another project.qpproj.")
+    origin: str = option(
+        "pseudolabel", "Which annotations are measured.", choices=("pseudolabel", "prediction", "human")
+    )
+    tolerance_um: float = option(5.0, "Distance within which two boundaries count as the same.", least=0)
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkOptions:
+    """``wsplf benchmark``."""
+
+    project: ProjectOptions = field(default_factory=ProjectOptions)
+    tiles: TileOptions = field(default_factory=TileOptions)
+    truth: Path = option(Path("truth"), "Folder of SLIDE-STEM.geojson files, or another project.qpproj.")
+    recipes: tuple[str, ...] = option((), "Recipes to run, with commas or repeated; all by default.")
+    seeds: int = option(3, "How many seeds each recipe runs with: 0, 1 and so on.", least=1)
+    out: Path | None = option(None, "Folder of the results; wsplf/benchmark beside the project by default.")
+    device: str = option("auto", "Where networks run.", choices=("auto", "cpu", "cuda", "mps"))
+    dry_run: bool = option(False, "List what would run, and what is there already; run nothing.")
+    backbone: str = option("small", "Network of all recipes: small (shipped), a name timm knows, or hf-hub:OWNER/NAME.")
+    backbone_weights: Path | None = option(None, "Weights file of the backbone (safetensors or PyTorch).")
+    sam: str = option(
+        "tiny", "SAM of all recipes; all but tiny need --sam-checkpoint.", choices=("tiny", "vit_b", "vit_l", "vit_h")
+    )
+    sam_checkpoint: Path | None = option(None, "Checkpoint file of the SAM model.")
+    train_epochs: int = option(20, "Epochs of the segmentation model.", least=1)
+    tolerance_um: float = option(5.0, "Distance within which two boundaries count as the same.", least=0)
+
+
+@dataclass(frozen=True, slots=True)
+class ReportOptions:
+    """``wsplf report``."""
+
+    project: ProjectOptions = field(default_factory=ProjectOptions)
+    out: Path | None = option(None, "HTML file to write; wsplf/report.html beside the project by default.")
+    scores: Path | None = option(None, "Scores to show: what wsplf evaluate --json printed.")
+
+
+@dataclass(frozen=True, slots=True)
+class CreateOptions:
+    """``wsplf project create``."""
+
+    labels: Path | None = option(
+        None, "Table with the columns slide and label (patient, split): written to the entries."
+    )
+    label_key: str = option("label", "Key of the entry metadata that holds the slide label.")
+
+
+@dataclass(frozen=True, slots=True)
+class RelinkOptions:
+    """``wsplf project relink``."""
+
+    map: tuple[str, ...] = option((), "OLD=NEW: the start of an address and what stands there now; repeat for several.")
+    search: Path | None = option(None, "Folder searched for the slides, by name and size.")
+    dry_run: bool = option(False, "Show what would change, write nothing.")
+
+
+@dataclass(frozen=True, slots=True)
+class UndoOptions:
+    """``wsplf undo``."""
+
+    list: bool = option(False, "List the runs that can be undone, newest first, and stop.")
+    dry_run: bool = option(False, "Show what would be put back, write nothing.")
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """``wsplf export``."""
+
+    backend: str = option("embedded", "How the project is read and written.", plugins="backends")
+    images: str | None = option(None, "Work only on the entries whose name this regular expression finds.")
+    out: Path = option(Path("geojson"), "Folder for one IMAGE-NAME.geojson per entry; made when it is not there.")
+    origin: tuple[str, ...] = option(
+        (), "Only annotations of this origin: human, pseudolabel or prediction; repeat for several; all by default."
+    )
+    compress: bool = option(False, "Write .geojson.gz, which QuPath 0.7 reads.")
+
+
+@dataclass(frozen=True, slots=True)
+class ImportOptions:
+    """``wsplf import``."""
+
+    backend: str = option("embedded", "How the project is read and written.", plugins="backends")
+    image: str | None = option(
+        None, "Name of the entry that gets the annotations; by default the one whose name is the file's."
+    )
+    slides: Path | None = option(None, "Folder searched for slides (by name and size) that have moved.")
+    asap_class: tuple[str, ...] = option(
+        (), "GROUP=CLASS: QuPath class of an ASAP group; repeat for several; GROUP= leaves it out, GROUP=- cuts it out."
+    )
+    dry_run: bool = option(False, "Show what would be added, write nothing.")
+
+
+@dataclass(frozen=True, slots=True)
+class InstallOptions:
+    """``wsplf scripts install``."""
+
+    force: bool = option(False, "Replace scripts of the same name that were changed.")
+
+
+#: The options record of each command that reads wsplf.toml.
+COMMANDS: Mapping[str, type] = {
+    "doctor": DoctorOptions,
+    "labels": LabelsOptions,
+    "pseudolabel": PseudolabelOptions,
+    "train": TrainOptions,
+    "segment": SegmentOptions,
+    "evaluate": EvaluateOptions,
+    "benchmark": BenchmarkOptions,
+    "report": ReportOptions,
+    "export": ExportOptions,
+    "import": ImportOptions,
+}
+
+#: The options record of every command, by all of its words.
+ALL: Mapping[str, type] = {
+    **COMMANDS,
+    "demo": DemoOptions,
+    "project create": CreateOptions,
+    "project relink": RelinkOptions,
+    "undo": UndoOptions,
+    "scripts install": InstallOptions,
+}

@@ -1,1 +1,0 @@
-"""Class activation maps for a slide, and sliding-window masks for a slide."""

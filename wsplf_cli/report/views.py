@@ -1,0 +1,125 @@
+"""The pictures of the report: a thumbnail, the CAM as a layer over it, and outlines as paths over it."""
+
+import base64
+import io
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from wsplf_cli.geometry import polygonal
+from wsplf_cli.schema import Annotation, Origin
+from wsplf_cli.slides.open import Slide
+
+log = logging.getLogger(__name__)
+
+JPEG_QUALITY = 82
+#: Grey value of a CAM image at the decision threshold.
+CAM_THRESHOLD = 128
+#: Colours of a CAM value: (value, red, green, blue, alpha). Blue below the threshold, orange to yellow above it.
+CAM_COLOURS = np.array(
+    [
+        (0, 0, 90, 160, 0),
+        (CAM_THRESHOLD * 0.25, 0, 90, 160, 0),
+        (CAM_THRESHOLD - 1, 0, 90, 160, 110),
+        (CAM_THRESHOLD, 230, 130, 0, 120),
+        (255, 250, 225, 30, 190),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Pictures of one slide, all in a frame of ``width_px`` x ``height_px``.
+
+    ``thumbnail`` and ``cams`` (by class) are data addresses; ``outlines`` has the data of an SVG path for each origin
+    and class that has something to show. The class is empty where a project has only one.
+    """
+
+    width_px: int
+    height_px: int
+    thumbnail: str
+    cams: Mapping[str, str] = field(default_factory=dict)
+    outlines: Mapping[tuple[Origin, str], str] = field(default_factory=dict)
+
+
+def view(
+    slide: Slide,
+    annotations: Mapping[tuple[Origin, str], Sequence[Annotation]],
+    *,
+    cams: Mapping[str, Path],
+    max_px: int,
+) -> View:
+    """The pictures of a slide.
+
+    Args:
+        slide: an open slide.
+        annotations: those to outline, by origin and class.
+        cams: the CAM of each class as an 8-bit grey PNG over the whole entry.
+        max_px: longer side of the thumbnail.
+
+    Raises:
+        SlideError: the slide's image data is damaged.
+    """
+    pixels, downsample = slide.thumbnail(max_px)
+    outlines = {key: outline(shown, downsample=downsample) for key, shown in annotations.items()}
+    size_px = (pixels.shape[1], pixels.shape[0])
+    layers = {name: cam_layer(path, size_px=size_px) for name, path in cams.items()}
+    return View(
+        width_px=pixels.shape[1],
+        height_px=pixels.shape[0],
+        thumbnail=_address(Image.fromarray(pixels), "JPEG"),
+        cams={name: layer for name, layer in layers.items() if layer},
+        outlines={key: path for key, path in outlines.items() if path},
+    )
+
+
+def cam_layer(path: Path, *, size_px: tuple[int, int]) -> str:
+    """A CAM image as a coloured, see-through layer of at most ``size_px``; empty, and logged, when it is unreadable."""
+    try:
+        with Image.open(path) as image:
+            values = image.convert("L")
+    except (OSError, UnidentifiedImageError) as error:
+        log.warning("CAM left out of the report: %s: %s", path, error)
+        return ""
+    values.thumbnail(size_px, Image.Resampling.BOX)
+    return _address(Image.fromarray(_coloured(np.asarray(values)), "RGBA"), "PNG")
+
+
+def outline(annotations: Sequence[Annotation], *, downsample: float) -> str:
+    """The outlines of annotations, holes too, as the data of one SVG path in thumbnail pixels with one decimal."""
+    rings: list[str] = []
+    for annotation in annotations:
+        for polygon in polygonal(annotation.shape):
+            for part in polygonal(shapely.simplify(polygon, 0.4 * downsample)):
+                rings += [
+                    _ring(shapely.get_coordinates(ring) / downsample) for ring in (part.exterior, *part.interiors)
+                ]
+    return "".join(rings)
+
+
+def _ring(xy: NDArray[np.float64]) -> str:
+    """One closed ring of an SVG path."""
+    points = [f"{x:.1f} {y:.1f}" for x, y in xy[:-1]]
+    return "M" + "L".join(dict.fromkeys(points)) + "Z"
+
+
+def _coloured(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """RGBA uint8 [h, w, 4] of CAM values uint8 [h, w]."""
+    steps, colours = CAM_COLOURS[:, 0], CAM_COLOURS[:, 1:]
+    table = np.stack([np.interp(np.arange(256), steps, channel) for channel in colours.T], axis=1)
+    coloured: NDArray[np.uint8] = np.round(table).astype(np.uint8)[values]
+    return coloured
+
+
+def _address(image: Image.Image, kind: str) -> str:
+    """An image as a data address."""
+    stream = io.BytesIO()
+    options = {"quality": JPEG_QUALITY} if kind == "JPEG" else {"optimize": True}
+    image.save(stream, kind, **options)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"

@@ -1,0 +1,137 @@
+"""A trained model as a folder: config.json says how to build it, the weights are safetensors. Enough to rebuild it.
+
+PROJECT-FOLDER/wsplf/models/NAME/
+    config.json            plug-in, its settings, classes, tile size, mpp, threshold, run, scores
+    model.safetensors      the weights that scored best in validation
+    last.safetensors       those of the last epoch
+"""
+
+import dataclasses
+import json
+import secrets
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from wsplf_cli import __version__, files, plugins
+from wsplf_cli.errors import ConfigError, ProjectError
+
+FORMAT = 1
+KIND = "segmenter"
+CONFIG = "config.json"
+BEST = "model.safetensors"
+LAST = "last.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What config.json says of a segmentation model, beside its weights.
+
+    ``plugin`` is a file of segmenters/, ``settings`` what it is built with. A pixel belongs to a class from the
+    probability ``threshold`` on. ``scores`` are those of the validation.
+    """
+
+    plugin: str
+    settings: Mapping[str, Any]
+    classes: tuple[str, ...]
+    tile_px: int
+    mpp: float
+    run_id: str
+    threshold: float = 0.5
+    scores: Mapping[str, float] = field(default_factory=dict)
+    version: str = __version__
+    format: int = FORMAT
+    kind: str = KIND
+
+
+def save(folder: Path, checkpoint: Checkpoint, *, best: Mapping[str, Tensor], last: Mapping[str, Tensor]) -> None:
+    """Write a model folder, in place of one that is there; whole or not at all.
+
+    Raises:
+        ProjectError: it cannot be written; the old folder is in place.
+    """
+    mark = secrets.token_hex(4)
+    part = folder.with_name(f".{folder.name}.{mark}.part")
+    old = folder.with_name(f".{folder.name}.{mark}.old")
+    try:
+        part.mkdir(parents=True)
+        save_file(_plain(best), part / BEST)
+        save_file(_plain(last), part / LAST)
+        files.write_json(part / CONFIG, checkpoint)
+        if folder.exists():
+            folder.rename(old)
+        part.rename(folder)
+    except (OSError, SafetensorError) as error:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        raise ProjectError(f"cannot write the model {folder}: {error}") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def load(folder: Path, *, device: torch.device) -> tuple[Checkpoint, nn.Module]:
+    """The model of a folder, built again, in eval mode on the device, with its best weights.
+
+    Raises:
+        ConfigError: no model there, or one that is damaged, of a newer format, or whose weights do not fit.
+    """
+    checkpoint = read(folder)
+    path = folder / BEST
+    plugin = plugins.load("segmentation.models", checkpoint.plugin)
+    try:
+        model: nn.Module = plugin.build(len(checkpoint.classes), pretrained=False, **checkpoint.settings)
+    except TypeError as error:
+        raise ConfigError(f"{folder / CONFIG}: settings not known to {checkpoint.plugin}: {error}") from error
+    try:
+        model.load_state_dict(load_file(path))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{folder} holds no {BEST}", hint=_AGAIN) from error
+    except (SafetensorError, OSError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}", hint=_AGAIN) from error
+    except RuntimeError as error:
+        first = str(error).splitlines()[0]
+        raise ConfigError(f"{path} does not fit the model that {CONFIG} describes: {first}", hint=_AGAIN) from error
+    return checkpoint, model.eval().to(device)
+
+
+def read(folder: Path) -> Checkpoint:
+    """What config.json of a model folder says.
+
+    Raises:
+        ConfigError: no model there, or its config.json is damaged or of a newer format.
+    """
+    path = folder / CONFIG
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        known = sorted(entry.parent.name for entry in folder.parent.glob(f"[!.]*/{CONFIG}"))
+        hint = f"choose one of: {', '.join(known)}" if known else "make one with: wsplf train PROJECT"
+        raise ConfigError(f"no model at {folder}", hint=hint) from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}", hint=_AGAIN) from error
+    if not isinstance(content, dict) or content.get("kind") != KIND:
+        raise ConfigError(f"{path} does not describe a segmentation model", hint=_AGAIN)
+    if content.get("format") != FORMAT:
+        raise ConfigError(f"{path} has format {content.get('format')}, this wsplf reads {FORMAT}", hint=_AGAIN)
+    wanted = {part.name for part in dataclasses.fields(Checkpoint)}
+    if set(content) != wanted:
+        differing = ", ".join(sorted(set(content) ^ wanted))
+        raise ConfigError(f"{path} lacks keys or has unknown ones: {differing}", hint=_AGAIN)
+    return Checkpoint(**{**content, "classes": tuple(content["classes"])})
+
+
+_AGAIN = "train it again with: wsplf train PROJECT"
+
+
+def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors as safetensors wants them: on the CPU, contiguous, none sharing memory."""
+    return {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in state.items()}

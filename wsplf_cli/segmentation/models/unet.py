@@ -1,0 +1,127 @@
+"""A U-Net: the backbone's feature maps, coarsest first, joined by a light decoder of convolutions and group norm."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from wsplf_cli.errors import ConfigError
+from wsplf_cli.networks.backbone import SMALL, Backbone, build_backbone, small_trunk
+from wsplf_cli.networks.encoder import is_encoder
+from wsplf_cli.networks.hub import PREFIX
+from wsplf_cli.options import TrainOptions
+
+_WIDTHS = {2: 16, 4: 32, 8: 48}
+_WIDEST = 64
+_GROUPS = 8
+
+
+class UNet(nn.Module):
+    """Segmentation logits from the pyramid of a backbone; any height and width.
+
+    The logits are computed at the backbone's finest stride (2 for most CNNs) and enlarged: half a pixel is finer than
+    any outline that a slide label can teach, and the finest level would cost as much as all the others.
+
+    Args:
+        backbone: Encoder with ``pyramid``, ``strides`` and ``pyramid_channels``.
+        classes: Number of output channels.
+    """
+
+    def __init__(self, backbone: Backbone, *, classes: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.stride = max(backbone.strides)
+        levels = list(zip(backbone.strides, backbone.pyramid_channels, strict=True))[::-1]
+        width = levels[0][1]
+        self.joins = nn.ModuleList()
+        for stride, channels in levels[1:]:
+            self.joins.append(_Join(width, channels, out=_WIDTHS.get(stride, _WIDEST)))
+            width = _WIDTHS.get(stride, _WIDEST)
+        self.logits = nn.Conv2d(width, classes, 1)
+        # start below 0.5 everywhere: tumour is the rarer class, and the first steps need not learn that
+        nn.init.zeros_(self.logits.weight)
+        assert self.logits.bias is not None
+        nn.init.constant_(self.logits.bias, -1.0)
+
+    def forward(self, tiles: Tensor) -> Tensor:
+        """Tiles float [B, 3, H, W] RGB in 0..1 to logits float [B, C, H, W]."""
+        height, width = tiles.shape[-2:]
+        padded = _pad(tiles, self.stride).contiguous(memory_format=torch.channels_last)
+        maps = self.backbone.pyramid(padded)[::-1]
+        features = maps[0]
+        for join, skip in zip(self.joins, maps[1:], strict=True):
+            features = join(features, skip)
+        logits = functional.interpolate(
+            self.logits(features), size=padded.shape[-2:], mode="bilinear", align_corners=False
+        )
+        return logits[..., :height, :width]
+
+
+class _Join(nn.Module):
+    """Coarse features, enlarged to the size of a finer map, and that map, mixed by one convolution."""
+
+    def __init__(self, coarse: int, fine: int, *, out: int) -> None:
+        super().__init__()
+        self.coarse = nn.Conv2d(coarse, out, 1, bias=False)
+        self.fine = nn.Conv2d(fine, out, 1, bias=False)
+        self.norm = nn.GroupNorm(_GROUPS, out)
+        self.mix = nn.Sequential(
+            nn.Conv2d(out, out, 3, padding=1, bias=False), nn.GroupNorm(_GROUPS, out), nn.ReLU(inplace=True)
+        )
+
+    def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
+        # the 1 x 1 convolution comes before the enlargement: the same sum, at a quarter of the cost
+        enlarged = self.coarse(coarse)
+        if enlarged.shape[-2:] != fine.shape[-2:]:
+            enlarged = functional.interpolate(enlarged, size=fine.shape[-2:], mode="bilinear", align_corners=False)
+        mixed: Tensor = self.mix(functional.relu(self.norm(enlarged + self.fine(fine))))
+        return mixed
+
+
+def _pad(tiles: Tensor, stride: int) -> Tensor:
+    """Tiles with their last row and column repeated up to a multiple of the stride."""
+    height, width = tiles.shape[-2:]
+    below, right = -height % stride, -width % stride
+    return functional.pad(tiles, (0, right, 0, below), mode="replicate") if below or right else tiles
+
+
+def build(classes: int, *, pretrained: bool = True, backbone: str = SMALL, weights: Path | None = None) -> UNet:
+    """A U-Net for that many classes.
+
+    Args:
+        classes: Number of output channels.
+        pretrained: Start the encoder from weights; False when all weights come from a checkpoint.
+        backbone: Encoder: ``small``, or any timm CNN. Patch-token encoders have no fine maps to join.
+        weights: Weights file of the encoder; without, ``small`` starts from the shipped ones, others at random.
+
+    Raises:
+        ConfigError: no such CNN, or weights that do not fit it.
+    """
+    if is_encoder(backbone) or backbone.startswith(PREFIX):
+        raise ConfigError(
+            f"--backbone {backbone}: the unet joins the fine maps of a CNN by timm's name",
+            hint="--backbone small or resnet50, with --backbone-weights FILE",
+        )
+    if backbone == SMALL and not pretrained:
+        encoder = Backbone(small_trunk(), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    else:
+        encoder = build_backbone(backbone, weights=weights if pretrained else None)
+    return UNet(encoder, classes=classes).to(memory_format=torch.channels_last)
+
+
+def settings(options: TrainOptions) -> dict[str, Any]:
+    """What a checkpoint must keep to build this again.
+
+    Raises:
+        ConfigError: an option of the other segmenter was given, which would have no effect.
+    """
+    if options.sam_checkpoint is not None or options.sam != TrainOptions().sam:
+        raise ConfigError("--sam and --sam-checkpoint have no effect on the unet", hint="add --segmenter sam")
+    return {"backbone": options.backbone}
+
+
+def weights(options: TrainOptions) -> Path | None:
+    """The file that the encoder starts from."""
+    return options.backbone_weights

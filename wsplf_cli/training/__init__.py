@@ -1,1 +1,0 @@
-"""The training loops, each readable aloud, and the checkpoint that rebuilds itself."""

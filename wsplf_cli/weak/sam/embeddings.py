@@ -1,0 +1,77 @@
+"""SAM's embeddings of windows: computed once, kept by the cache, reused by rounds, epochs and runs."""
+
+import hashlib
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from wsplf_cli.cache import FileIdentity, Store, identity, key_of
+from wsplf_cli.errors import SlideError
+from wsplf_cli.networks.sam import Sam
+from wsplf_cli.slides.open import Slide
+from wsplf_cli.weak.sam.refine import Window
+
+THUMBNAIL_PX = 64
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """All that the embedding of a window depends on, beside its place.
+
+    ``shown`` is a digest of the slide's thumbnail: the same file may be shown cropped to its bounds or turned.
+    """
+
+    slide: FileIdentity
+    shown: str
+    downsample: float
+    side_px: int
+    encoder: str
+
+
+class Embedder:
+    """Embeddings of a SAM's windows by way of a cache; ``computed`` counts those that were not in it."""
+
+    def __init__(self, sam: Sam, store: Store) -> None:
+        self.sam = sam
+        self.store = store
+        self.computed = 0
+        self._encoder = sam.encoder_digest()
+        # weak, so that slides that nobody else uses are closed
+        self._keys: WeakKeyDictionary[Slide, dict[tuple[float, int], str]] = WeakKeyDictionary()
+
+    def __call__(self, window: Window) -> NDArray[np.float16]:
+        """The embedding float16 [C, g, g] of a window, the same whether it was in the cache or not.
+
+        Raises:
+            SlideError: the slide cannot be read.
+        """
+        name = f"{self._key(window)}/{window.x_px0:.0f}_{window.y_px0:.0f}"
+        found = self.store.get(name)
+        if found is None:
+            self.computed += 1
+            found = self.sam.embed(window.read())[0].cpu().numpy().astype(np.float16)
+            self.store.put(name, found)
+        return found
+
+    def _key(self, window: Window) -> str:
+        """The key of a slide's windows of that size."""
+        slide = window.slide
+        keys = self._keys.setdefault(slide, {})
+        size = (window.downsample, window.side_px)
+        if size not in keys:
+            try:
+                file = identity(slide.path)
+            except OSError as error:
+                raise SlideError(f"{slide.path}: {error.strerror}") from error
+            shown = hashlib.sha256(slide.thumbnail(THUMBNAIL_PX)[0].tobytes()).hexdigest()
+            keys[size] = key_of(_Source(file, shown, window.downsample, window.side_px, self._encoder))
+        return keys[size]
+
+
+def as_tensor(embedding: NDArray[np.float16], device: torch.device) -> Tensor:
+    """A kept embedding as float32 [C, g, g] on the device."""
+    return torch.from_numpy(embedding).to(device).float()
