@@ -29,7 +29,7 @@ def test_what_is_typed_counts_more_than_the_recipe():
 
 
 def test_every_prompt_strategy_has_its_recipe():
-    assert {f"prompts-{name.replace('_', '-')}" for name in plugins.names("prompts")} <= set(RECIPES)
+    assert {f"prompts-{name.replace('_', '-')}" for name in plugins.names("weak.prompts")} <= set(RECIPES)
 
 
 def test_an_unknown_recipe_is_refused():

@@ -200,8 +200,8 @@ def test_the_files_hold_what_the_table_says(cohort, stages, recorder, tmp_path):
     document = json.loads((out / "benchmark.json").read_text())
     assert {one["recipe"] for one in document["results"]} == {"cam", "default"}
     for name in ("mean_dice", "negative_fp_share"):
-        marks = ElementTree.parse(out / f"{name}.svg").getroot()
-        assert len(marks.findall(".//{*}circle")) == 4
+        regions = ElementTree.parse(out / f"{name}.svg").getroot()
+        assert len(regions.findall(".//{*}circle")) == 4
 
 
 def test_what_is_finished_is_not_run_again_until_something_changes(cohort, stages, recorder):

@@ -117,7 +117,7 @@ def test_a_slide_teaches_each_class_what_its_label_says(project, monkeypatch):
     assert [(one.positive, one.known) for one in roles["ab"]] == [(True, True), (True, True)]
     assert [(one.positive, one.known) for one in roles["n"]] == [(False, True), (False, True)]
     assert [(one.positive, one.known) for one in roles["none"]] == [(True, True), (False, False)]
-    assert len(roles["none"][1].marks.refused) == 1, "what a person drew of one class is background for the other"
+    assert len(roles["none"][1].regions.negative) == 1, "what a person drew of one class is background for the other"
 
 
 def test_a_class_without_a_polygon_is_named(project):
@@ -143,12 +143,12 @@ def slide_of(name, *roles, group="", columns=2, colour=()):
 
 
 def test_beside_the_marks_of_a_slide_that_says_nothing_of_a_class_nothing_is_taught():
-    refused = Role(False, ReviewRegions(refused=(box(0, 0, 20, 20),)), known=False)
-    target, weight = paint(refused.marks, slide_of("a").grid, 0, known=False)
+    refused = Role(False, ReviewRegions(negative=(box(0, 0, 20, 20),)), known=False)
+    target, weight = paint(refused.regions, slide_of("a").grid, 0, known=False)
     assert (target[:20, :20] == 0).all()
     assert (weight[:20, :20] == DECIDED).all()
     assert (target[22:, 22:] == IGNORE).all()
-    assert slide_of("a", refused).kinds == [[frozenset({"refused"}), frozenset()]]
+    assert slide_of("a", refused).kinds == [[frozenset({"negative"}), frozenset()]]
 
 
 def test_crops_are_as_often_of_one_class_as_of_the_other():
@@ -162,14 +162,14 @@ def test_crops_are_as_often_of_one_class_as_of_the_other():
 
 
 def test_validation_holds_polygons_of_each_class_and_leaves_some_to_learn_from():
-    marks = ReviewRegions(pending=((box(0, 0, 9, 9), 1.0),))
-    slides = [slide_of(f"a{n}", Role(True, marks), Role(False)) for n in range(8)]
-    slides += [slide_of(f"b{n}", Role(False), Role(True, marks)) for n in range(3)]
+    regions = ReviewRegions(pending=((box(0, 0, 9, 9), 1.0),))
+    slides = [slide_of(f"a{n}", Role(True, regions), Role(False)) for n in range(8)]
+    slides += [slide_of(f"b{n}", Role(False), Role(True, regions)) for n in range(3)]
     held = hold_out(slides, share=0.25, rng=np.random.default_rng(0))
     assert sum(name.startswith("a") for name in held) == 2
     assert sum(name.startswith("b") for name in held) == 1
     for seed in range(8):
-        three = [slides[0], slide_of("ab", Role(True, marks), Role(True, marks)), slides[8]]
+        three = [slides[0], slide_of("ab", Role(True, regions), Role(True, regions)), slides[8]]
         left = {one.name for one in three} - hold_out(three, share=0.25, rng=np.random.default_rng(seed))
         assert left >= {"ab"} or left >= {"a0", "b0"}
 

@@ -103,16 +103,20 @@ def test_pending_pseudo_labels_of_a_slide_that_became_negative_teach_nothing(sli
 
 
 def test_every_role_of_a_review_is_counted(slides, tmp_path, recorder):
-    marks = [
+    regions = [
         annotation(),
         annotation(review="accepted"),
         annotation(box(70, 70, 120, 120), review="rejected"),
         annotation(box(70, 130, 120, 180), origin="human", path_class="Stroma"),
     ]
     dry = replace(OPTIONS, run=RunOptions(dry_run=True))
-    report = train(Project(tmp_path, {"0": marks}), slides, dry, recorder)
+    report = train(Project(tmp_path, {"0": regions}), slides, dry, recorder)
     counts = report.entries[0].counts
-    assert {key: counts[key] for key in ("decided", "pending", "refused")} == {"decided": 1, "pending": 1, "refused": 2}
+    assert {key: counts[key] for key in ("positive", "pending", "negative")} == {
+        "positive": 1,
+        "pending": 1,
+        "negative": 2,
+    }
     assert any("2 areas of background by a person" in line for line in recorder.said)
 
 
@@ -128,7 +132,7 @@ def test_a_prediction_in_a_reviewed_image_is_truth(slides, tmp_path):
     reviewed = replace(slides[0], metadata={REVIEWED_KEY: "2026-01-31 A. Person"})
     dry = replace(OPTIONS, run=RunOptions(dry_run=True))
     report = train(Project(tmp_path, {"0": [annotation(origin="prediction")]}), [reviewed], dry, Silent())
-    assert report.entries[0].counts["decided"] == 1
+    assert report.entries[0].counts["positive"] == 1
 
 
 def test_no_polygon_says_what_to_type_and_writes_no_model(slides, tmp_path):

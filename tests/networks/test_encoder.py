@@ -100,7 +100,7 @@ def test_an_encoder_is_found_by_its_name_with_a_file_of_weights(tmp_path: Path) 
 def test_a_frozen_encoder_has_no_gradient_and_stays_in_eval_mode_while_the_head_learns(save) -> None:
     save()
     backbone = build_backbone(HUB)
-    network = MilNetwork(backbone, plugins.load("heads", "gated-attention").build(backbone.channels, 1)).train()
+    network = MilNetwork(backbone, plugins.load("weak.heads", "gated-attention").build(backbone.channels, 1)).train()
     assert network.head.training
     assert not any(module.training for module in backbone.trunk.modules())
     ((output, cam),) = network.bags(torch.rand(3, 3, 64, 64), [3])

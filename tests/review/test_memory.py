@@ -47,7 +47,7 @@ def stage(tiny_project, recorder):
 
 
 def refused(review):
-    return union_all(list(review.marks.refused))
+    return union_all(list(review.regions.negative))
 
 
 def test_a_deletion_is_still_known_after_the_next_runs(stage):
@@ -74,7 +74,7 @@ def test_drawing_there_takes_a_deletion_back(stage):
     stage.project().replace("1", origin="human", annotations=[replace(polygon(DELETED), origin="human")])
     review = stage.review()
     assert refused(review).is_empty
-    assert [shape.equals(DELETED) for shape in review.marks.decided] == [True]
+    assert [shape.equals(DELETED) for shape in review.regions.positive] == [True]
 
 
 def test_a_deletion_concerns_its_own_class(stage):

@@ -45,7 +45,7 @@ class Image:
         return self.project().annotations("1")
 
     def change(self, one, **fields):
-        """A person changes an annotation: its marks stay on it, as QuPath keeps them."""
+        """A person changes an annotation: its regions stay on it, as QuPath keeps them."""
         self.delete(one)
         self.draw(replace(one, **fields))
 
@@ -55,7 +55,7 @@ class Image:
     def draw(self, *annotations):
         self.project().replace("1", origin="human", annotations=annotations)
 
-    def marks(self, path_class="Tumor", *, reviewed=False):
+    def regions(self, path_class="Tumor", *, reviewed=False):
         now = self.annotations()
         gone = removed(self.written, now, path_class, reviewed=reviewed)
         return review_regions(now, path_class, removed=gone or [], reviewed=reviewed)
@@ -65,24 +65,24 @@ def area(shapes):
     return union_all(list(shapes)).area
 
 
-def is_only(marks, role, shape=PLACE):
+def is_only(regions, role, shape=PLACE):
     """Whether the shape has this role, and no other role is given to anything in it."""
-    pending = [one for one, _ in marks.pending]
-    roles = {"decided": marks.decided, "pending": pending, "refused": marks.refused, "ignored": marks.ignored}
+    pending = [one for one, _ in regions.pending]
+    roles = {"positive": regions.positive, "pending": pending, "negative": regions.negative, "ignored": regions.ignored}
     covered = {name: union_all(list(shapes)).intersection(shape).area for name, shapes in roles.items()}
     return covered.pop(role) == pytest.approx(shape.area, rel=1e-3) and not any(covered.values())
 
 
 def test_untouched_pseudo_label_is_pending_with_its_confidence(image):
     image.run(polygon(measurements={"wsplf: confidence": 0.4}))
-    marks = image.marks()
-    assert is_only(marks, "pending")
-    assert marks.pending[0][1] == pytest.approx(0.4)
+    regions = image.regions()
+    assert is_only(regions, "pending")
+    assert regions.pending[0][1] == pytest.approx(0.4)
 
 
 def test_untouched_prediction_teaches_nothing(image):
     image.run(polygon(origin="prediction"), origin="prediction")
-    assert image.marks() == ReviewRegions()
+    assert image.regions() == ReviewRegions()
 
 
 @pytest.mark.parametrize("origin", ["pseudolabel", "prediction"])
@@ -91,35 +91,35 @@ def test_accepted_is_truth(image, origin):
     image.change(one, metadata=dict(one.metadata) | {REVIEW_KEY: "accepted"}, locked=True)
     (after,) = image.annotations()
     assert (after.review, after.edited) == ("accepted", False)
-    assert is_only(image.marks(), "decided")
+    assert is_only(image.regions(), "positive")
 
 
 @pytest.mark.parametrize("origin", ["pseudolabel", "prediction"])
 def test_rejected_is_background(image, origin):
     (one,) = image.run(polygon(origin=origin), origin=origin)
     image.change(one, metadata=dict(one.metadata) | {REVIEW_KEY: "rejected"})
-    assert is_only(image.marks(), "refused")
+    assert is_only(image.regions(), "negative")
 
 
 def test_moved_outline_is_truth_as_it_is_now(image):
     (one,) = image.run(polygon())
     bigger = box(100, 100, 320, 300)
     image.change(one, shape=bigger)
-    assert is_only(image.marks(), "decided", bigger)
+    assert is_only(image.regions(), "positive", bigger)
 
 
 def test_part_that_was_cut_off_is_background(image):
     (one,) = image.run(polygon())
     image.change(one, shape=box(100, 100, 200, 300))
-    marks = image.marks()
-    assert is_only(marks, "decided", box(100, 100, 200, 300))
-    assert is_only(marks, "refused", box(201, 100, 300, 300))
+    regions = image.regions()
+    assert is_only(regions, "positive", box(100, 100, 200, 300))
+    assert is_only(regions, "negative", box(201, 100, 300, 300))
 
 
 def test_a_corrected_outline_leaves_no_slivers_of_background(image):
     (one,) = image.run(polygon())
     image.change(one, shape=box(103, 98, 303, 297))
-    assert image.marks().refused == ()
+    assert image.regions().negative == ()
 
 
 @pytest.mark.parametrize(
@@ -130,92 +130,92 @@ def test_locked_named_or_described_is_truth(image, change):
     if "metadata" in change:
         change = {"metadata": dict(one.metadata) | change["metadata"]}
     image.change(one, **change)
-    assert is_only(image.marks(), "decided")
+    assert is_only(image.regions(), "positive")
 
 
 def test_drawn_by_a_person_is_truth(image):
     image.draw(polygon(origin="human"))
-    assert is_only(image.marks(), "decided")
+    assert is_only(image.regions(), "positive")
 
 
 def test_drawn_by_one_person_and_rejected_by_another_is_background(image):
     image.draw(polygon(origin="human", metadata={REVIEW_KEY: "rejected"}))
-    assert is_only(image.marks(), "refused")
+    assert is_only(image.regions(), "negative")
 
 
 def test_rejected_stroma_says_nothing_about_tumour(image):
     image.draw(polygon(origin="human", path_class="Stroma", metadata={REVIEW_KEY: "rejected"}))
-    assert image.marks() == ReviewRegions()
+    assert image.regions() == ReviewRegions()
 
 
 def test_drawn_in_a_derived_class_is_truth(image):
     image.draw(polygon(origin="human", path_class="Tumor: Necrotic"))
-    assert is_only(image.marks(), "decided")
+    assert is_only(image.regions(), "positive")
 
 
 def test_deleted_is_background(image):
     first, _ = image.run(polygon(), polygon(OTHER))
     image.delete(first)
-    marks = image.marks()
-    assert is_only(marks, "refused")
-    assert is_only(marks, "pending", OTHER)
+    regions = image.regions()
+    assert is_only(regions, "negative")
+    assert is_only(regions, "pending", OTHER)
 
 
 def test_when_nothing_is_left_it_was_written_over_and_nothing_is_rejected(image):
     for one in image.run(polygon(), polygon(OTHER)):
         image.delete(one)
     assert removed(image.written, image.annotations(), "Tumor") is None
-    assert image.marks() == ReviewRegions()
+    assert image.regions() == ReviewRegions()
 
 
 def test_all_deleted_in_an_image_marked_as_reviewed_is_background(image):
     for one in image.run(polygon(), polygon(OTHER)):
         image.delete(one)
-    assert is_only(image.marks(reviewed=True), "refused", OTHER)
+    assert is_only(image.regions(reviewed=True), "negative", OTHER)
 
 
 @pytest.mark.parametrize("path_class", ["Stroma", None, "Other"])
 def test_given_another_class_or_none_is_background(image, path_class):
     (one,) = image.run(polygon())
     image.change(one, path_class=path_class)
-    assert is_only(image.marks(), "refused")
+    assert is_only(image.regions(), "negative")
 
 
 def test_given_another_class_is_truth_for_that_class(image):
     (one,) = image.run(polygon())
     image.change(one, path_class="Stroma")
-    assert is_only(image.marks("Stroma"), "decided")
+    assert is_only(image.regions("Stroma"), "positive")
 
 
 @pytest.mark.parametrize("path_class", ["Ignore*", "Region*"])
 def test_given_an_ignored_class_is_neither(image, path_class):
     (one,) = image.run(polygon())
     image.change(one, path_class=path_class)
-    assert is_only(image.marks(), "ignored")
+    assert is_only(image.regions(), "ignored")
 
 
 def test_rejected_with_another_class_is_still_background(image):
     (one,) = image.run(polygon())
     image.change(one, path_class="Stroma", metadata=dict(one.metadata) | {REVIEW_KEY: "rejected"})
-    assert is_only(image.marks(), "refused")
+    assert is_only(image.regions(), "negative")
 
 
 @pytest.mark.parametrize("path_class", ["Necrosis", "Regional stroma"])
 def test_polygon_of_another_class_by_a_person_is_background(image, path_class):
     image.draw(polygon(origin="human", path_class=path_class))
-    assert is_only(image.marks(), "refused")
+    assert is_only(image.regions(), "negative")
 
 
 @pytest.mark.parametrize("path_class", ["Region*", "Tissue", "ROI", "Region 2", "roi_3", None, "Immune cells*"])
 def test_polygon_that_only_marks_a_place_teaches_nothing(image, path_class):
     image.draw(polygon(origin="human", path_class=path_class))
-    assert image.marks() == ReviewRegions()
+    assert image.regions() == ReviewRegions()
 
 
 def test_drawn_ignore_is_ignored_even_within_truth(image):
     hole = box(150, 150, 200, 200)
     image.draw(polygon(origin="human"), polygon(hole, origin="human", path_class="Ignore*"))
-    assert area(image.marks().ignored) == hole.area
+    assert area(image.regions().ignored) == hole.area
 
 
 def test_a_person_who_rejects_and_draws_better_means_the_better_one(image):
@@ -223,9 +223,9 @@ def test_a_person_who_rejects_and_draws_better_means_the_better_one(image):
     image.change(one, metadata=dict(one.metadata) | {REVIEW_KEY: "rejected"})
     better = box(150, 150, 350, 350)
     image.draw(polygon(better, origin="human"))
-    marks = image.marks()
-    assert is_only(marks, "decided", better)
-    assert is_only(marks, "refused", box(100, 100, 300, 150))
+    regions = image.regions()
+    assert is_only(regions, "positive", better)
+    assert is_only(regions, "negative", box(100, 100, 300, 150))
 
 
 def test_a_person_who_deletes_and_draws_better_means_the_better_one(image):
@@ -233,9 +233,9 @@ def test_a_person_who_deletes_and_draws_better_means_the_better_one(image):
     image.delete(first)
     better = box(150, 150, 350, 350)
     image.draw(polygon(better, origin="human"))
-    marks = image.marks()
-    assert is_only(marks, "decided", better)
-    assert is_only(marks, "refused", box(100, 100, 300, 150))
+    regions = image.regions()
+    assert is_only(regions, "positive", better)
+    assert is_only(regions, "negative", box(100, 100, 300, 150))
 
 
 def test_split_in_two_without_marks_is_truth_and_the_cut_is_no_background(image):
@@ -244,9 +244,9 @@ def test_split_in_two_without_marks_is_truth_and_the_cut_is_no_background(image)
     image.delete(first)
     halves = box(100, 100, 199, 300), box(201, 100, 300, 300)
     image.draw(*(polygon(half, origin="human") for half in halves))
-    marks = image.marks()
-    assert area(marks.decided) == pytest.approx(area(halves))
-    assert marks.refused == ()
+    regions = image.regions()
+    assert area(regions.positive) == pytest.approx(area(halves))
+    assert regions.negative == ()
 
 
 def test_split_in_two_with_marks_is_truth(image):
@@ -254,7 +254,7 @@ def test_split_in_two_with_marks_is_truth(image):
     halves = box(100, 100, 199, 300), box(201, 100, 300, 300)
     image.change(one, shape=halves[0])
     image.draw(replace(one, id=uuid4(), shape=halves[1]))
-    assert area(image.marks().decided) == pytest.approx(area(halves))
+    assert area(image.regions().positive) == pytest.approx(area(halves))
 
 
 def test_merged_is_truth(image):
@@ -262,34 +262,34 @@ def test_merged_is_truth(image):
     image.delete(first)
     image.delete(second)
     image.draw(polygon(MultiPolygon([PLACE, OTHER]), origin="human"))
-    marks = image.marks()
-    assert area(marks.decided) == pytest.approx(PLACE.area + OTHER.area)
-    assert marks.refused == ()
+    regions = image.regions()
+    assert area(regions.positive) == pytest.approx(PLACE.area + OTHER.area)
+    assert regions.negative == ()
 
 
 def test_duplicate_counts_once(image):
     (one,) = image.run(polygon())
     image.draw(replace(one, id=uuid4()))
-    assert is_only(image.marks(), "pending")
+    assert is_only(image.regions(), "pending")
 
 
 def test_duplicate_that_was_moved_is_truth_where_it_is(image):
     (one,) = image.run(polygon())
     moved = translate(PLACE, 400, 300)
     image.draw(replace(one, id=uuid4(), shape=moved))
-    marks = image.marks()
-    assert is_only(marks, "pending")
-    assert is_only(marks, "decided", moved)
+    regions = image.regions()
+    assert is_only(regions, "pending")
+    assert is_only(regions, "positive", moved)
 
 
 def test_reviewed_image_is_truth_as_it_stands(image):
     one, _ = image.run(polygon(), polygon(OTHER))
     image.change(one, metadata=dict(one.metadata) | {REVIEW_KEY: "rejected"})
-    marks = image.marks(reviewed=True)
-    assert is_only(marks, "refused")
-    assert is_only(marks, "decided", OTHER)
-    assert marks.complete
-    assert marks.pending == ()
+    regions = image.regions(reviewed=True)
+    assert is_only(regions, "negative")
+    assert is_only(regions, "positive", OTHER)
+    assert regions.complete
+    assert regions.pending == ()
 
 
 @pytest.mark.parametrize(
@@ -302,7 +302,7 @@ def test_reviewed_is_what_the_mark_says(value, reviewed):
 
 def test_lines_and_points_teach_nothing(image):
     image.draw(polygon(PLACE.boundary, origin="human"))
-    assert image.marks() == ReviewRegions()
+    assert image.regions() == ReviewRegions()
 
 
 @pytest.mark.parametrize("version", ["0.2.3", "0.3.2"])
@@ -314,10 +314,10 @@ def test_before_qupath_0_4_edits_deletions_and_drawings_count_too(image, version
     image.change(edited, shape=box(100, 100, 320, 300))
     image.delete(deleted)
     image.draw(polygon(box(50, 500, 90, 600), origin="human"))
-    marks = image.marks()
-    assert is_only(marks, "decided", box(100, 100, 320, 300))
-    assert is_only(marks, "refused", OTHER)
-    assert is_only(marks, "decided", box(50, 500, 90, 600))
+    regions = image.regions()
+    assert is_only(regions, "positive", box(100, 100, 320, 300))
+    assert is_only(regions, "negative", OTHER)
+    assert is_only(regions, "positive", box(50, 500, 90, 600))
 
 
 def grid(*corners, side=100.0):
@@ -325,15 +325,15 @@ def grid(*corners, side=100.0):
 
 
 def test_known_places_lie_where_the_shapes_are():
-    marks = ReviewRegions(decided=(box(0, 0, 50, 100),), refused=(box(100, 0, 200, 50),))
-    layers = known_cells(marks, grid((0, 0), (100, 0), (300, 0)), np.arange(3), side_px=4)
+    regions = ReviewRegions(positive=(box(0, 0, 50, 100),), negative=(box(100, 0, 200, 50),))
+    layers = known_cells(regions, grid((0, 0), (100, 0), (300, 0)), np.arange(3), side_px=4)
     assert layers[0, 0].tolist() == [[1, 1, 0, 0]] * 4
     assert layers[1, 1].tolist() == [[1] * 4, [1] * 4, [0] * 4, [0] * 4]
     assert layers[0, 1].sum() == layers[1, 0].sum() == layers[2].sum() == 0
 
 
 def test_in_a_reviewed_image_all_else_is_known_background_but_what_is_ignored():
-    marks = ReviewRegions(decided=(box(0, 0, 50, 100),), ignored=(box(50, 0, 75, 100),), complete=True)
-    layers = known_cells(marks, grid((0, 0)), np.arange(1), side_px=4)
+    regions = ReviewRegions(positive=(box(0, 0, 50, 100),), ignored=(box(50, 0, 75, 100),), complete=True)
+    layers = known_cells(regions, grid((0, 0)), np.arange(1), side_px=4)
     assert layers[0, 0].tolist() == [[1, 1, 0, 0]] * 4
     assert layers[0, 1].tolist() == [[0, 0, 0, 1]] * 4

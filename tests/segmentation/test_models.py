@@ -10,12 +10,12 @@ from wsplf_cli.errors import ConfigError
 from wsplf_cli.options import TrainOptions
 from wsplf_cli.segmentation.models import sam, unet
 
-NAMES = plugins.names("segmenters")
+NAMES = plugins.names("segmentation.models")
 
 
 def _build(name: str, classes: int) -> nn.Module:
     torch.manual_seed(0)
-    plugin = plugins.load("segmenters", name)
+    plugin = plugins.load("segmentation.models", name)
     model: nn.Module = plugin.build(classes, pretrained=False, **plugin.settings(TrainOptions()))
     return model
 

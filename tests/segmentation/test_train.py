@@ -29,7 +29,7 @@ from wsplf_cli.segmentation.train import FitSettings, choose_threshold, fit, hol
 SIDE = 64
 
 
-def _slide(name, *, marks=None, group="", positive=True, columns=2, colour=None):
+def _slide(name, *, regions=None, group="", positive=True, columns=2, colour=None):
     """A row of blocks of 64 pixels at 1 um; inside ``colour``, boxes in level-0 pixels, the slide is dark."""
     xy = np.array([[SIDE * column, 0] for column in range(columns)], np.int32)
     grid = TileGrid(name, SIDE, 1.0, float(SIDE), xy, np.ones(columns, np.float32))
@@ -40,14 +40,14 @@ def _slide(name, *, marks=None, group="", positive=True, columns=2, colour=None)
     def read(indices):
         return np.stack([canvas[:, SIDE * index : SIDE * (index + 1)] for index in indices])
 
-    return TrainingSlide(name, group or name, grid, read, (Role(positive, marks or ReviewRegions()),))
+    return TrainingSlide(name, group or name, grid, read, (Role(positive, regions or ReviewRegions()),))
 
 
 def test_decided_polygons_overrule_pseudo_labels_and_rejected_ones_are_background():
-    marks = ReviewRegions(
-        decided=(box(0, 0, 20, 20),), pending=((box(0, 0, 40, 40), 0.6),), refused=(box(50, 50, 60, 60),)
+    regions = ReviewRegions(
+        positive=(box(0, 0, 20, 20),), pending=((box(0, 0, 40, 40), 0.6),), negative=(box(50, 50, 60, 60),)
     )
-    target, weight = paint(marks, _slide("a").grid, 0)
+    target, weight = paint(regions, _slide("a").grid, 0)
     assert (target[:20, :20] == 1).all()
     assert (weight[:20, :20] == DECIDED).all()
     assert target[30, 30] == 1
@@ -63,7 +63,7 @@ def test_the_outline_of_a_pseudo_label_is_ignored_and_that_of_a_person_is_not():
     assert (pending[20, 37:43] == IGNORE).all()
     assert pending[20, 34] == 1
     assert pending[20, 46] == 0
-    decided, _ = paint(ReviewRegions(decided=(box(10, 10, 40, 40),)), _slide("a").grid, 0)
+    decided, _ = paint(ReviewRegions(positive=(box(10, 10, 40, 40),)), _slide("a").grid, 0)
     assert IGNORE not in decided
     beside, _ = paint(ReviewRegions(pending=((box(66, 10, 90, 40), 1.0),)), _slide("a").grid, 0)
     assert (beside[20, 62:] == IGNORE).all()
@@ -71,18 +71,18 @@ def test_the_outline_of_a_pseudo_label_is_ignored_and_that_of_a_person_is_not():
 
 def test_truth_is_stronger_than_background_and_ignored_stronger_than_both():
     square = box(10, 10, 40, 40)
-    both = ReviewRegions(decided=(square,), refused=(box(10, 10, 40, 60),))
+    both = ReviewRegions(positive=(square,), negative=(box(10, 10, 40, 60),))
     target, weight = paint(both, _slide("a").grid, 0)
     assert (target[12:38, 12:38] == 1).all()
     assert (target[42:58, 12:38] == 0).all()
     assert (weight[12:58, 12:38] == DECIDED).all()
-    ignored, _ = paint(ReviewRegions(decided=(square,), ignored=(box(20, 20, 30, 30),)), _slide("a").grid, 0)
+    ignored, _ = paint(ReviewRegions(positive=(square,), ignored=(box(20, 20, 30, 30),)), _slide("a").grid, 0)
     assert (ignored[21:29, 21:29] == IGNORE).all()
 
 
 def test_a_rejected_area_over_a_pseudo_label_is_background_with_the_weight_of_truth():
-    marks = ReviewRegions(pending=((box(0, 0, 60, 60), 0.9),), refused=(box(20, 20, 40, 40),))
-    target, weight = paint(marks, _slide("a").grid, 0)
+    regions = ReviewRegions(pending=((box(0, 0, 60, 60), 0.9),), negative=(box(20, 20, 40, 40),))
+    target, weight = paint(regions, _slide("a").grid, 0)
     assert (target[21:39, 21:39] == 0).all()
     assert (weight[21:39, 21:39] == DECIDED).all()
     assert (target[8:12, 8:12] == 1).all()
@@ -95,7 +95,7 @@ def test_background_of_a_reviewed_image_weighs_more():
 
 def test_crops_are_balanced_and_those_of_tumour_hold_tumour():
     marked = _slide(
-        "a", marks=ReviewRegions(pending=((box(70, 5, 100, 30), 1.0),), refused=(box(260, 20, 300, 60),)), columns=8
+        "a", regions=ReviewRegions(pending=((box(70, 5, 100, 30), 1.0),), negative=(box(260, 20, 300, 60),)), columns=8
     )
     empty = _slide("b", positive=False, columns=8)
     draw = Draw(Blocks([marked, empty]), side_px=32, rng=np.random.default_rng(0))
@@ -146,8 +146,8 @@ def test_validation_tiles_cover_each_place_once():
 
 
 def test_patients_are_held_out_whole_and_never_the_only_one_with_polygons():
-    marks = ReviewRegions(pending=((box(0, 0, 9, 9), 1.0),))
-    slides = [_slide(f"p{n}", marks=marks, group=f"P{n // 2}") for n in range(8)]
+    regions = ReviewRegions(pending=((box(0, 0, 9, 9), 1.0),))
+    slides = [_slide(f"p{n}", regions=regions, group=f"P{n // 2}") for n in range(8)]
     slides += [_slide(f"n{n}", positive=False, group=f"N{n // 2}") for n in range(8)]
     held = hold_out(slides, share=0.25, rng=np.random.default_rng(0))
     assert sum(group.startswith("P") for group in held) == 1
@@ -188,7 +188,7 @@ def lesson():
     """Four positive slides, each with one dark square that is marked, and two negative ones."""
     places = [(10, 10, 50, 40), (70, 20, 110, 60), (5, 30, 45, 60), (80, 5, 120, 35)]
     slides = [
-        _slide(f"p{n}", marks=ReviewRegions(pending=((box(*place), 0.9),)), colour=[place])
+        _slide(f"p{n}", regions=ReviewRegions(pending=((box(*place), 0.9),)), colour=[place])
         for n, place in enumerate(places)
     ]
     return [*slides, _slide("n0", positive=False), _slide("n1", positive=False)]

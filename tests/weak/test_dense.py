@@ -32,7 +32,7 @@ class ArraySlide:
 def network() -> MilNetwork:
     torch.manual_seed(0)
     backbone = Backbone(small_trunk(), mean=(0.5,) * 3, std=(0.25,) * 3)
-    return MilNetwork(backbone, plugins.load("heads", "gated-attention").build(backbone.channels, 1)).eval()
+    return MilNetwork(backbone, plugins.load("weak.heads", "gated-attention").build(backbone.channels, 1)).eval()
 
 
 def everything(height: int, width: int) -> TissueMask:
@@ -153,7 +153,7 @@ def test_the_cam_on_tokens_lies_where_its_tissue_is_at_any_stride(patch_px: int,
     torch.manual_seed(0)
     encoder = timm.create_model("vit_tiny_patch16_224", depth=2, patch_size=patch_px, dynamic_img_size=True)
     backbone = Backbone(TokenTrunk(encoder), mean=(0.5,) * 3, std=(0.25,) * 3, frozen=True)
-    model = MilNetwork(backbone, plugins.load("heads", "mean").build(backbone.channels, 1)).eval()
+    model = MilNetwork(backbone, plugins.load("weak.heads", "mean").build(backbone.channels, 1)).eval()
     plain = np.full((448, 448, 3), 220, np.uint8)
     marked = plain.copy()
     marked[336:392, 112:168] = noise(56, 56)

@@ -50,13 +50,13 @@ def slides(tmp_path_factory):
 
 @pytest.fixture
 def prepare(slides, make_entry):
-    def make(name="ramp", *, marks=None, positive=True, mask=None):
+    def make(name="ramp", *, regions=None, positive=True, mask=None):
         label = {"Tumor"} if positive else set()
         size = {"width_px0": SIDE, "height_px0": SIDE, "mpp": 1.0}
         entry = make_entry(f"{name}.tif", label=label, slide_path=slides / f"{name}.tif", **size)
         grid = TileGrid(entry.id, 64, 1.0, 64.0, np.zeros((0, 2), np.int32), np.zeros(0, np.float32))
         tissue = TissueMask(np.ones((SIDE // 8, SIDE // 8), bool) if mask is None else mask, 8.0)
-        return CohortSlide(entry, 1.0, tissue, grid, Review(entry.id, (), marks or ReviewRegions()))
+        return CohortSlide(entry, 1.0, tissue, grid, Review(entry.id, (), regions or ReviewRegions()))
 
     return make
 
@@ -141,9 +141,9 @@ def within(found, area, *, margin):
 def test_a_persons_marks_are_known_where_they_lie(prepare, monkeypatch, region):
     monkeypatch.setattr(stage, "REGION", region)
     decided, refused, ignored = (100, 60, 300, 200), (240, 300, 440, 460), (200, 100, 300, 200)
-    marks = ReviewRegions(decided=(box(*decided),), refused=(box(*refused),), ignored=(box(*ignored),))
+    regions = ReviewRegions(positive=(box(*decided),), negative=(box(*refused),), ignored=(box(*ignored),))
     monkeypatch.setattr(stage, "MOST_REGIONS", 99)
-    places = sample(prepare(marks=marks))
+    places = sample(prepare(regions=regions))
     found = columns_and_rows(places)
     of_nothing = within(found, ignored, margin=12)
     assert of_nothing.any()
@@ -156,7 +156,7 @@ def test_a_persons_marks_are_known_where_they_lie(prepare, monkeypatch, region):
 
 def test_all_else_of_a_reviewed_slide_is_known_to_be_background(prepare):
     decided = (100, 60, 300, 200)
-    places = sample(prepare(marks=ReviewRegions(decided=(box(*decided),), complete=True)))
+    places = sample(prepare(regions=ReviewRegions(positive=(box(*decided),), complete=True)))
     found = columns_and_rows(places)
     assert (places.known[within(found, decided, margin=12)] == 1).all()
     assert (places.known[~within(found, decided, margin=-12)] == -1).all()

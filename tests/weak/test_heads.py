@@ -8,12 +8,12 @@ from wsplf_cli.networks.bag import BagOutput
 from wsplf_cli.networks.cam import activation_map
 from wsplf_cli.weak.heads.log_sum_exp import LogSumExp
 
-HEADS = plugins.names("heads")
+HEADS = plugins.names("weak.heads")
 
 
 def build(name: str, *, classes: int = 2) -> torch.nn.Module:
     torch.manual_seed(0)
-    return plugins.load("heads", name).build(16, classes).eval()
+    return plugins.load("weak.heads", name).build(16, classes).eval()
 
 
 @pytest.mark.parametrize("name", HEADS)

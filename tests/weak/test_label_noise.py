@@ -82,9 +82,9 @@ def places(tumour: float, *, positive: bool, seed: int, known: bool = False) -> 
     rng = np.random.default_rng(seed)
     features = rng.normal(0, 1, (300, 6)) + rng.normal(0, 0.3, 6)
     features[:, 0] += 6 * (np.arange(300) < tumour * 300)
-    marks = np.zeros(300, np.int8)
-    marks[-1] = -known
-    return Instances(features.astype(np.float16), positive, marks)
+    regions = np.zeros(300, np.int8)
+    regions[-1] = -known
+    return Instances(features.astype(np.float16), positive, regions)
 
 
 def small_cohort(*, wrong: dict[int, float], known: bool = False) -> list[Instances]:

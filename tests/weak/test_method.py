@@ -253,8 +253,8 @@ def test_the_classifier_is_told_what_a_person_decided(cohort, given_cams, record
     assert layers[:, 0].any()
     assert layers[:, 1].any()
     assert told[ids["p2"]].known is None
-    assert len(one.review.marks.decided) == len(one.review.marks.refused) == 1
-    assert told[ids["p2"]].review.marks == ReviewRegions()
+    assert len(one.review.regions.positive) == len(one.review.regions.negative) == 1
+    assert told[ids["p2"]].review.regions == ReviewRegions()
 
 
 def test_dry_run_writes_nothing(cohort, given_cams, recorder):

@@ -204,20 +204,20 @@ def test_what_a_person_decided_for_one_class_is_background_for_the_other(cohort,
     ids = {entry.name.removesuffix(".tif"): entry.id for entry in project.entries()}
     half = box(240, 200, 330, 430)
     project.replace(ids["ab"], origin="human", annotations=[Annotation(uuid4(), half, "LUAD")])
-    reads, marks = [], {}
+    reads, regions = [], {}
     annotations, judge = type(project).annotations, stage.fit_probes
     monkeypatch.setattr(type(project), "annotations", lambda own, key: reads.append(key) or annotations(own, key))
 
     def watched(prepared, *rest, tracker, **named):
-        marks[tracker.name] = {one.entry.id: one.review.marks for one in prepared}
+        regions[tracker.name] = {one.entry.id: one.review.regions for one in prepared}
         return judge(prepared, *rest, tracker=tracker, **named)
 
     monkeypatch.setattr(stage, "fit_probes", watched)
     run(cohort, recorder, changed(OPTIONS, run=RunOptions(dry_run=True)))
     assert sorted(reads) == sorted(ids.values()), "each entry is read once"
     monkeypatch.undo()
-    assert [len(marks["LUAD"][ids["ab"]].decided), len(marks["LUAD"][ids["ab"]].refused)] == [1, 0]
-    assert [len(marks["LUSC"][ids["ab"]].decided), len(marks["LUSC"][ids["ab"]].refused)] == [0, 1]
+    assert [len(regions["LUAD"][ids["ab"]].positive), len(regions["LUAD"][ids["ab"]].negative)] == [1, 0]
+    assert [len(regions["LUSC"][ids["ab"]].positive), len(regions["LUSC"][ids["ab"]].negative)] == [0, 1]
 
 
 def test_a_person_who_drew_a_class_keeps_both_from_being_drawn_there(cohort, given_cams, recorder):

@@ -51,7 +51,7 @@ def cohort(seed: int, *, slides: int = 2) -> list[Bag]:
 def network(seed: int = 0) -> MilNetwork:
     torch.manual_seed(seed)
     backbone = Backbone(small_trunk(), mean=(0.5,) * 3, std=(0.25,) * 3, adl=True)
-    return MilNetwork(backbone, plugins.load("heads", "gated-attention").build(backbone.channels, 1))
+    return MilNetwork(backbone, plugins.load("weak.heads", "gated-attention").build(backbone.channels, 1))
 
 
 def train(seed: int) -> MilNetwork:
@@ -188,7 +188,7 @@ def test_the_coins_of_adl_fall_alike_in_all_passes_and_leave_the_generator_where
 def test_passes_move_the_running_statistics_of_batch_normalisation_as_far_as_one_step() -> None:
     torch.manual_seed(0)
     backbone = build_backbone("resnet18")
-    model = MilNetwork(backbone, plugins.load("heads", "mean").build(backbone.channels, 1)).train()
+    model = MilNetwork(backbone, plugins.load("weak.heads", "mean").build(backbone.channels, 1)).train()
     start = {key: value.clone() for key, value in model.state_dict().items()}
     tiles = torch.rand(1, 3, 64, 64).expand(6, -1, -1, -1)
     moved = []
@@ -244,7 +244,7 @@ def test_a_frozen_encoder_is_left_as_it_is_and_its_head_learns() -> None:
     torch.manual_seed(0)
     encoder = timm.create_model("vit_tiny_patch16_224", depth=1, num_classes=0, dynamic_img_size=True)
     backbone = Backbone(TokenTrunk(encoder), mean=(0.5,) * 3, std=(0.25,) * 3, frozen=True)
-    model = MilNetwork(backbone, plugins.load("heads", "mean").build(backbone.channels, 1))
+    model = MilNetwork(backbone, plugins.load("weak.heads", "mean").build(backbone.channels, 1))
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
     settings = MilSettings(epochs=5, tiles_per_bag=8, head_rate=2e-2, most_tiles_per_pass=8)
     fit(model, cohort(0), settings=settings, rng=np.random.default_rng(0), device=torch.device("cpu"), track=Silent())

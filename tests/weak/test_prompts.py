@@ -10,7 +10,7 @@ from wsplf_cli import plugins
 from wsplf_cli.weak.prompts import BACKGROUND, FOREGROUND
 from wsplf_cli.weak.prompts._points import spread as spread_points
 
-STRATEGIES = plugins.names("prompts")
+STRATEGIES = plugins.names("weak.prompts")
 
 
 def disc(size, *, centre, radius):
@@ -26,7 +26,7 @@ def two_discs():
 
 @pytest.fixture(params=STRATEGIES)
 def strategy(request):
-    return plugins.load("prompts", request.param).build()
+    return plugins.load("weak.prompts", request.param).build()
 
 
 def test_the_three_strategies_are_there():
@@ -90,7 +90,7 @@ def test_sampled_draws_fifty_positives_mostly_where_the_cam_is_high():
     cam[:, 20:] = 1.0
     drawn = np.concatenate(
         [
-            plugins.load("prompts", "sampled").build()(cam, np.random.default_rng(seed))[0].points_px
+            plugins.load("weak.prompts", "sampled").build()(cam, np.random.default_rng(seed))[0].points_px
             for seed in range(20)
         ]
     )
@@ -101,13 +101,13 @@ def test_sampled_draws_fifty_positives_mostly_where_the_cam_is_high():
 def test_sampled_works_on_fewer_pixels_than_points():
     cam = np.zeros((32, 32), np.float32)
     cam[3, 5] = 0.9
-    (prompt,) = plugins.load("prompts", "sampled").build()(cam, np.random.default_rng(0))
+    (prompt,) = plugins.load("weak.prompts", "sampled").build()(cam, np.random.default_rng(0))
     np.testing.assert_array_equal(prompt.points_px, np.tile([[5.5, 3.5]], (50, 1)))
 
 
 @pytest.mark.parametrize("name", ["spread", "boxes"])
 def test_one_prompt_for_each_piece_largest_first(name):
-    first, second = plugins.load("prompts", name).build()(two_discs(), np.random.default_rng(0))
+    first, second = plugins.load("weak.prompts", name).build()(two_discs(), np.random.default_rng(0))
     assert np.linalg.norm(first.points_px[0] - [35, 40]) < 8
     assert np.linalg.norm(second.points_px[0] - [95, 90]) < 8
 
@@ -116,13 +116,13 @@ def test_one_prompt_for_each_piece_largest_first(name):
 def test_specks_get_no_prompt(name):
     cam = np.zeros((128, 128), np.float32)
     cam[10:13, 10:13] = 1.0
-    assert plugins.load("prompts", name).build()(cam, np.random.default_rng(0)) == []
+    assert plugins.load("weak.prompts", name).build()(cam, np.random.default_rng(0)) == []
 
 
 def test_spread_points_keep_their_distance_and_negatives_stay_near():
     cam = np.zeros((256, 256), np.float32)
     cam[40:110, 30:130] = 0.9
-    (prompt,) = plugins.load("prompts", "spread").build()(cam, np.random.default_rng(0))
+    (prompt,) = plugins.load("weak.prompts", "spread").build()(cam, np.random.default_rng(0))
     for label in (0, 1):
         points = prompt.points_px[prompt.point_labels == label]
         assert len(points) > 3
@@ -135,7 +135,7 @@ def test_spread_points_keep_their_distance_and_negatives_stay_near():
 
 
 def test_more_foreground_more_points():
-    strategy = plugins.load("prompts", "spread").build()
+    strategy = plugins.load("weak.prompts", "spread").build()
     counts = []
     for radius in (12, 30, 60):
         (prompt,) = strategy(disc(256, centre=(128, 128), radius=radius), np.random.default_rng(0))
@@ -147,7 +147,7 @@ def test_more_foreground_more_points():
 def test_box_holds_the_piece_with_a_small_margin_inside_the_tile():
     cam = np.zeros((200, 200), np.float32)
     cam[0:50, 60:120] = 0.8
-    (prompt,) = plugins.load("prompts", "boxes").build()(cam, np.random.default_rng(0))
+    (prompt,) = plugins.load("weak.prompts", "boxes").build()(cam, np.random.default_rng(0))
     np.testing.assert_allclose(prompt.box_px, [56, 0, 124, 54])
     assert prompt.box_px.dtype == np.float32
 
@@ -156,7 +156,7 @@ def test_negatives_of_a_box_are_in_it():
     cam = np.zeros((200, 200), np.float32)
     cam[20:160, 20:60] = 1.0
     cam[120:160, 20:160] = 1.0
-    (prompt,) = plugins.load("prompts", "boxes").build()(cam, np.random.default_rng(0))
+    (prompt,) = plugins.load("weak.prompts", "boxes").build()(cam, np.random.default_rng(0))
     negatives = prompt.points_px[prompt.point_labels == 0]
     left, top, right, bottom = prompt.box_px
     assert len(negatives) == 4

@@ -274,7 +274,7 @@ def _truth_in_project(path: Path, options: ProjectOptions, path_class: str) -> T
             )
         if not same:
             return None
-        marks = review_regions(opened.annotations(same[0].id), path_class, reviewed=same[0].reviewed)
-        return union(marks.decided)
+        regions = review_regions(opened.annotations(same[0].id), path_class, reviewed=same[0].reviewed)
+        return union(regions.positive)
 
     return find

@@ -35,7 +35,7 @@ class CohortSlide:
         return slide_of(self.entry)
 
     def of(self, path_class: str) -> "CohortSlide":
-        """The slide as one class sees it: a label that names only others is negative, marks are those of the class."""
+        """The slide as one class sees it: a label that names only others is negative, regions are those of the class."""
         held = frozenset[str]() if self.entry.label is None else self.entry.label.classes & {path_class}
         return replace(self, entry=replace(self.entry, label=SlideLabel(held)), review=self.review.of(path_class))
 
@@ -47,11 +47,11 @@ class CohortSlide:
     @property
     def known(self) -> Callable[[NDArray[np.integer]], NDArray[np.float32]] | None:
         """Where in tiles a person has said what is there (see ``review.known_cells``); None where nobody has."""
-        marks = self.review.marks
-        if not (marks.decided or marks.refused or marks.complete):
+        regions = self.review.regions
+        if not (regions.positive or regions.negative or regions.complete):
             return None
         side_px = max(1, self.grid.tile_px // KNOWN_CELL_PX)
-        return lambda indices: known_cells(marks, self.grid, indices, side_px=side_px)
+        return lambda indices: known_cells(regions, self.grid, indices, side_px=side_px)
 
     @property
     def group(self) -> str:

@@ -176,10 +176,10 @@ def _predict_entry(
     kept = [one.shape for one in decided(review.annotations, origin="prediction")]
     annotations: list[Annotation] = []
     for path_class, own, no in zip(classes, found, absent, strict=True):
-        marks = review.of(path_class).marks
+        regions = review.of(path_class).regions
         drawn = without(
             [] if no else [_annotation(one, path_class, model, run_id=run_id) for one in own],
-            [*kept, *marks.refused, *marks.ignored],
+            [*kept, *regions.negative, *regions.ignored],
             min_area_px0=min_area_px0,
         )
         # simplified outlines of two classes cross each other along their border

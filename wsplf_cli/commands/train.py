@@ -131,7 +131,7 @@ def _prepare(
     if entry.held_out:
         return Skipped(f"held out (split: {entry.split})")
     review = read_review(project, entry, classes[0], tracker)
-    roles = tuple(_role(entry, review.of(path_class).marks, path_class) for path_class in classes)
+    roles = tuple(_role(entry, review.of(path_class).regions, path_class) for path_class in classes)
     if not any(role.known for role in roles):
         return Skipped("no polygon to learn from: without one, nothing says where its background is")
     slide, calibration = entry_slide(entry, mpp_override=options.project.mpp_override)
@@ -152,20 +152,20 @@ def _prepare(
     )
     return {
         "blocks": len(grid.xy_px0),
-        "decided": sum(len(role.marks.decided) for role in roles),
-        "pending": sum(len(role.marks.pending) for role in roles),
-        "refused": sum(len(role.marks.refused) for role in roles),
+        "positive": sum(len(role.regions.positive) for role in roles),
+        "pending": sum(len(role.regions.pending) for role in roles),
+        "negative": sum(len(role.regions.negative) for role in roles),
         "reviewed": int(entry.reviewed),
     }
 
 
-def _role(entry: Entry, marks: ReviewRegions, path_class: str) -> Role:
+def _role(entry: Entry, regions: ReviewRegions, path_class: str) -> Role:
     """What a slide is for one class. Known is where a person or the label has spoken, or where polygons are."""
     negative = entry.label is not None and path_class not in entry.label.classes
     if negative:
-        marks = replace(marks, pending=())
-    marked = bool(marks.decided or marks.pending)
-    return Role(marked and not negative, marks, known=marked or negative or marks.complete)
+        regions = replace(regions, pending=())
+    marked = bool(regions.positive or regions.pending)
+    return Role(marked and not negative, regions, known=marked or negative or regions.complete)
 
 
 def _require_polygons(slides: Sequence[TrainingSlide], classes: Sequence[str]) -> None:
@@ -182,10 +182,10 @@ def _say(roles: Sequence[Role], tracker: Tracker) -> None:
     for role in roles:
         if role.known:
             counts["slides with polygons" if role.positive else "negative slides"] += 1
-        counts["polygons a person decided on"] += len(role.marks.decided)
-        counts["pending pseudo-labels"] += len(role.marks.pending)
-        counts["areas of background by a person"] += len(role.marks.refused)
-        counts["slides reviewed as a whole"] += role.marks.complete
+        counts["polygons a person decided on"] += len(role.regions.positive)
+        counts["pending pseudo-labels"] += len(role.regions.pending)
+        counts["areas of background by a person"] += len(role.regions.negative)
+        counts["slides reviewed as a whole"] += role.regions.complete
     tracker.say("learning from: " + ", ".join(f"{count} {what}" for what, count in counts.items() if count))
 
 

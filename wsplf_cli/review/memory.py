@@ -31,12 +31,12 @@ REVIEWED = "reviewed by a person: left as it is"
 class Review:
     """``annotations`` of an entry, what they are for a class, and where a person removed wsplf's polygons, by class.
 
-    ``complete``: the image is marked as reviewed. ``path_class``: the class that ``marks`` are for.
+    ``complete``: the image is marked as reviewed. ``path_class``: the class that ``regions`` are for.
     """
 
     entry_id: str = ""
     annotations: tuple[Annotation, ...] = ()
-    marks: ReviewRegions = field(default_factory=ReviewRegions)
+    regions: ReviewRegions = field(default_factory=ReviewRegions)
     removed: Mapping[str, tuple[BaseGeometry, ...]] = field(default_factory=dict)
     complete: bool = False
     path_class: str | None = None
@@ -46,8 +46,8 @@ class Review:
         if path_class == self.path_class:
             return self
         gone = self.removed.get(path_class, ())
-        marks = review_regions(self.annotations, path_class, removed=gone, reviewed=self.complete)
-        return replace(self, marks=marks, path_class=path_class)
+        regions = review_regions(self.annotations, path_class, removed=gone, reviewed=self.complete)
+        return replace(self, regions=regions, path_class=path_class)
 
 
 def read_review(project: Project, entry: Entry, path_class: str, tracker: Tracker) -> Review:

@@ -18,21 +18,21 @@ from wsplf_cli.schema import Annotation, TileGrid
 class ReviewRegions:
     """What is known about a slide beside its label, for one class; shapes are in level-0 pixels.
 
-    ``decided`` are of the class for sure, ``pending`` are pseudo-labels with their confidence 0..1, ``refused`` is
-    background for sure and clear of ``decided``, ``ignored`` teaches nothing. ``complete``: a person has reviewed the
+    ``positive`` are of the class for sure, ``pending`` are pseudo-labels with their confidence 0..1, ``negative`` is
+    background for sure and clear of ``positive``, ``ignored`` teaches nothing. ``complete``: a person has reviewed the
     whole image, so all else is background for sure as well.
     """
 
-    decided: tuple[BaseGeometry, ...] = ()
+    positive: tuple[BaseGeometry, ...] = ()
     pending: tuple[tuple[BaseGeometry, float], ...] = ()
-    refused: tuple[BaseGeometry, ...] = ()
+    negative: tuple[BaseGeometry, ...] = ()
     ignored: tuple[BaseGeometry, ...] = ()
     complete: bool = False
 
     @property
-    def settled(self) -> tuple[BaseGeometry, ...]:
+    def reviewed(self) -> tuple[BaseGeometry, ...]:
         """Where a person has spoken: nothing new is drawn there."""
-        return (*self.decided, *self.refused, *self.ignored)
+        return (*self.positive, *self.negative, *self.ignored)
 
 
 def review_regions(
@@ -50,20 +50,20 @@ def review_regions(
         removed: Where wsplf's polygons were that a person deleted (see ``removed``).
         reviewed: Whether the image is marked as reviewed.
     """
-    by_role: dict[str, list[Annotation]] = {"decided": [], "pending": [], "refused": [], "ignored": [], "": []}
+    by_role: dict[str, list[Annotation]] = {"positive": [], "pending": [], "negative": [], "ignored": [], "": []}
     for one in annotations:
         by_role[role_of(one, path_class)].append(one)
-    pending, decided = by_role["pending"], [one.shape for one in by_role["decided"]]
+    pending, decided = by_role["pending"], [one.shape for one in by_role["positive"]]
     if reviewed:
         pending, decided = [], decided + [one.shape for one in pending]
     truth = union(decided)
     own_ignored = [one.shape for one in by_role["ignored"] if one.origin != "human"]
     return ReviewRegions(
-        decided=tuple(decided),
+        positive=tuple(decided),
         pending=tuple(
             (one.shape, one.measurements.get(CONFIDENCE, 1.0)) for one in pending if one.origin == "pseudolabel"
         ),
-        refused=tuple(outside([*(one.shape for one in by_role["refused"]), *removed], truth)),
+        negative=tuple(outside([*(one.shape for one in by_role["negative"]), *removed], truth)),
         ignored=(*(one.shape for one in by_role["ignored"] if one.origin == "human"), *outside(own_ignored, truth)),
         complete=reviewed,
     )
@@ -80,7 +80,7 @@ def removed(
     """Where a run wrote polygons of a class and there is none any more: a person deleted them, or cut a part off.
 
     None when nothing can be said: of what was written nothing at all is left. Then the image was most likely open in
-    QuPath while wsplf wrote, and was saved later as it had been. Who has deleted all on purpose marks the image as
+    QuPath while wsplf wrote, and was saved later as it had been. Who has deleted all on purpose regions the image as
     reviewed.
 
     Args:
@@ -100,23 +100,25 @@ def removed(
 
 
 def known_cells(
-    marks: ReviewRegions, grid: TileGrid, indices: NDArray[np.integer], *, side_px: int
+    regions: ReviewRegions, grid: TileGrid, indices: NDArray[np.integer], *, side_px: int
 ) -> NDArray[np.float32]:
     """Where in tiles a person has said what is there, float32 [len(indices), 2, side_px, side_px] of 0 and 1.
 
     The first layer is the class for sure, the second is not the class for sure; 0 in both: not known.
     """
     layers = np.zeros((len(indices), 2, side_px, side_px), np.float32)
-    if not marks.settled and not marks.complete:
+    if not regions.reviewed and not regions.complete:
         return layers
     downsample = grid.side_px0 / side_px
     for place, (x_px0, y_px0) in enumerate(grid.xy_px0[indices].astype(float)):
-        layers[place] = known_area(marks, origin_px0=(x_px0, y_px0), downsample=downsample, size_px=(side_px, side_px))
+        layers[place] = known_area(
+            regions, origin_px0=(x_px0, y_px0), downsample=downsample, size_px=(side_px, side_px)
+        )
     return layers
 
 
 def known_area(
-    marks: ReviewRegions, *, origin_px0: tuple[float, float], downsample: float, size_px: tuple[int, int]
+    regions: ReviewRegions, *, origin_px0: tuple[float, float], downsample: float, size_px: tuple[int, int]
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Where in an area a person has said that the class is, and that it is not: bool [height, width] each.
 
@@ -131,9 +133,9 @@ def known_area(
             downsample=downsample,
             size_px=size_px,
         )
-        for shapes in (marks.decided, marks.refused, marks.ignored)
+        for shapes in (regions.positive, regions.negative, regions.ignored)
     )
-    return decided & ~ignored, (refused | marks.complete) & ~decided & ~ignored
+    return decided & ~ignored, (refused | regions.complete) & ~decided & ~ignored
 
 
 def outside(shapes: Iterable[BaseGeometry], taken: BaseGeometry) -> list[BaseGeometry]:

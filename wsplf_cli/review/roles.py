@@ -35,7 +35,7 @@ SLIVER_UM = 4.0
 
 
 def role_of(annotation: Annotation, path_class: str) -> str:
-    """What an annotation is for a class: "decided", "pending", "refused", "ignored", or "" for nothing.
+    """What an annotation is for a class: "positive", "pending", "negative", "ignored", or "" for nothing.
 
     "pending" is every polygon of wsplf's that no person has decided on, a prediction too.
     """
@@ -43,15 +43,15 @@ def role_of(annotation: Annotation, path_class: str) -> str:
         return ""
     if annotation.origin == "human":
         role = _role_of_persons(annotation.path_class, path_class)
-        return role if annotation.review != "rejected" else {"decided": "refused", "ignored": "ignored"}.get(role, "")
+        return role if annotation.review != "rejected" else {"positive": "negative", "ignored": "ignored"}.get(role, "")
     if not is_a(annotation.metadata.get(CLASS_KEY, annotation.path_class), path_class):
         decided = annotation.review != "rejected" and not is_pending(annotation)
         return _role_of_persons(annotation.path_class, path_class) if decided else ""
     if not is_a(annotation.path_class, path_class):
-        return "ignored" if _is_ignored(annotation.path_class) else "refused"
+        return "ignored" if _is_ignored(annotation.path_class) else "negative"
     if annotation.review == "rejected":
-        return "refused"
-    return "pending" if is_pending(annotation) else "decided"
+        return "negative"
+    return "pending" if is_pending(annotation) else "positive"
 
 
 def _role_of_persons(name: str | None, path_class: str) -> str:
@@ -59,12 +59,12 @@ def _role_of_persons(name: str | None, path_class: str) -> str:
     if name is None:
         return ""
     if is_a(name, path_class):
-        return "decided"
+        return "positive"
     base = name.split(":")[0].strip().casefold()
     if _is_ignored(name):
         return "ignored" if base.rstrip(IGNORED_MARK).strip() == IGNORE else ""
     first = re.match(r"[^\W\d_]*", base)
-    return "" if first is not None and first[0] in PLACES else "refused"
+    return "" if first is not None and first[0] in PLACES else "negative"
 
 
 def _is_ignored(name: str | None) -> bool:

@@ -18,7 +18,7 @@ from wsplf_cli.geometry import rasterise
 from wsplf_cli.review.regions import ReviewRegions
 from wsplf_cli.schema import TileGrid
 
-Kind = Literal["tumour", "refused", "positive", "negative"]
+Kind = Literal["tumour", "rejected", "positive", "negative"]
 
 IGNORE = 255
 """Target of pixels that teach nothing."""
@@ -34,7 +34,7 @@ KEPT_BYTES = 1 << 30
 """Blocks are kept in memory up to this; what is beyond is read from the slide again each time."""
 
 #: How often a crop of each kind is drawn; kinds that a cohort lacks leave their share to the others.
-SHARES: dict[Kind, float] = {"tumour": 0.40, "refused": 0.10, "positive": 0.20, "negative": 0.30}
+SHARES: dict[Kind, float] = {"tumour": 0.40, "rejected": 0.10, "positive": 0.20, "negative": 0.30}
 LEAST_CHANCE = 0.02
 """Added to the mean probability of a negative block, so that blocks without any error are still drawn."""
 
@@ -48,19 +48,19 @@ class BlockReader(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """What a slide is for one class: its ``marks``, and whether it is ``positive``.
+    """What a slide is for one class: its ``regions``, and whether it is ``positive``.
 
-    Where it is not ``known``, nothing is said but the marks: what lies beside them may be of the class or not.
+    Where it is not ``known``, nothing is said but the regions: what lies beside them may be of the class or not.
     """
 
     positive: bool = True
-    marks: ReviewRegions = field(default_factory=ReviewRegions)
+    regions: ReviewRegions = field(default_factory=ReviewRegions)
     known: bool = True
 
     @property
     def marked(self) -> bool:
         """Whether there are polygons of the class."""
-        return bool(self.marks.decided or self.marks.pending)
+        return bool(self.regions.positive or self.regions.pending)
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,11 @@ class TrainingSlide:
 
         found = []
         for role in self.roles:
-            tumour = meets([*role.marks.decided, *(shape for shape, _ in role.marks.pending)])
-            flags: list[tuple[Kind, NDArray[np.bool_]]] = [("tumour", tumour), ("refused", meets(role.marks.refused))]
+            tumour = meets([*role.regions.positive, *(shape for shape, _ in role.regions.pending)])
+            flags: list[tuple[Kind, NDArray[np.bool_]]] = [
+                ("tumour", tumour),
+                ("rejected", meets(role.regions.negative)),
+            ]
             anywhere: frozenset[Kind] = frozenset({"positive" if role.positive else "negative"} if role.known else ())
             found.append([anywhere | {kind for kind, flag in flags if flag[index]} for index in range(len(squares))])
         return found
@@ -124,7 +127,7 @@ class Blocks:
         if block is None:
             source = self.slides[slide]
             rgb = source.read(np.array([index]))[0]
-            painted = [paint(role.marks, source.grid, index, known=role.known) for role in source.roles]
+            painted = [paint(role.regions, source.grid, index, known=role.known) for role in source.roles]
             block = Block(rgb, *(np.stack(layers) for layers in zip(*painted, strict=True)))
             size = rgb.nbytes + block.target.nbytes + block.weight.nbytes
             if size <= self._room:
@@ -134,7 +137,7 @@ class Blocks:
 
 
 def paint(
-    marks: ReviewRegions, grid: TileGrid, index: int, *, known: bool = True
+    regions: ReviewRegions, grid: TileGrid, index: int, *, known: bool = True
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Target and weight of a block for one class, both uint8 [S, S]; what a person decided overrules pseudo-labels.
 
@@ -144,25 +147,25 @@ def paint(
     side = grid.tile_px
     square = shapely.box(x_px0, y_px0, x_px0 + grid.side_px0, y_px0 + grid.side_px0)
     target = np.full((side, side), 0 if known else IGNORE, np.uint8)
-    weight = np.full((side, side), REVIEWED if marks.complete else FULL, np.uint8)
+    weight = np.full((side, side), REVIEWED if regions.complete else FULL, np.uint8)
 
     def inside(shapes: Sequence[BaseGeometry]) -> NDArray[np.bool_]:
         near = [shape for shape in shapes if shape.intersects(square)]
         return rasterise(near, origin_px0=(x_px0, y_px0), downsample=grid.side_px0 / side, size_px=(side, side))
 
-    for shape, confidence in marks.pending:
+    for shape, confidence in regions.pending:
         mask = inside([shape])
         target[mask] = 1
         weight[mask] = round(FULL * min(max(confidence, 0.1), 1.0))
     band_px0 = BAND_UM * grid.side_px0 / (side * grid.mpp)
     near_square = square.buffer(band_px0)
-    outlines = [shape.boundary for shape, _ in marks.pending if shape.intersects(near_square)]
+    outlines = [shape.boundary for shape, _ in regions.pending if shape.intersects(near_square)]
     target[inside([outline.intersection(near_square).buffer(band_px0) for outline in outlines])] = IGNORE
-    for shapes, value in ((marks.refused, 0), (marks.decided, 1)):
+    for shapes, value in ((regions.negative, 0), (regions.positive, 1)):
         mask = inside(shapes)
         target[mask] = value
         weight[mask] = DECIDED
-    target[inside(marks.ignored)] = IGNORE
+    target[inside(regions.ignored)] = IGNORE
     return target, weight
 
 
@@ -229,7 +232,7 @@ class Draw:
         wanted = np.zeros(0, np.intp)
         if kind == "tumour":
             wanted = np.flatnonzero(target == 1)
-        elif kind == "refused":
+        elif kind == "rejected":
             wanted = np.flatnonzero((target == 0) & (weight == DECIDED))
         if len(wanted):
             row, column = divmod(int(self.rng.choice(wanted)), len(target))

@@ -110,11 +110,11 @@ def fit(
         for _ in range(steps):
             crops = draw(settings.batch)
             tiles, target, weight = as_batch([crop.block for crop in crops])
-            tiles, marks = augment(tiles, torch.cat([target, weight], dim=1), generator)
-            assert marks is not None
+            tiles, regions = augment(tiles, torch.cat([target, weight], dim=1), generator)
+            assert regions is not None
             with autocast(device):
                 logits = model(tiles.to(device))
-            target, weight = marks.to(device).chunk(2, dim=1)
+            target, weight = regions.to(device).chunk(2, dim=1)
             loss = mean_loss(logits.float(), target, weight=weight)
             optimiser.zero_grad()
             torch.autograd.backward(loss)

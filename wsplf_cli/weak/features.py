@@ -257,7 +257,7 @@ def _regions(inside: NDArray[np.bool_], side: int, rng: np.random.Generator) -> 
 def _known(one: CohortSlide, region: Part, downsample: float) -> NDArray[np.int8]:
     """What a person's review says of the cells of a region, int8: 1 the class, -1 not the class, 0 nothing."""
     decided, refused = known_area(
-        one.review.marks,
+        one.review.regions,
         origin_px0=(region.left * downsample, region.top * downsample),
         downsample=downsample,
         size_px=(region.right - region.left, region.bottom - region.top),

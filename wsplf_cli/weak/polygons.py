@@ -106,7 +106,7 @@ def writer(
             if not view.positive:
                 suppressed += sum(a.shape.area for a in found) * view.mpp_slide**2
                 found = []
-            drawn.append(without(found, view.review.marks.settled, min_area_px0=least_px0))
+            drawn.append(without(found, view.review.regions.reviewed, min_area_px0=least_px0))
         drawn = apart(drawn, cams, cell_px0=cell_px0[entry.id], min_area_px0=least_px0, mpp_slide=one.mpp_slide)
         annotations = [a for some in drawn for a in some]
         counts = {f"polygons {name}": len(some) for name, some in zip(names, drawn, strict=True) if name} | {
