@@ -1,8 +1,8 @@
 """Recipes: how pseudo-labels are made, step by step, as named sets of choices. Data alone.
 
-``wsplf pseudolabel --recipe NAME`` uses one and ``wsplf benchmark`` compares several on the same slides. A ``wsplf.toml``
-may define more of them, in tables ``[recipe.NAME]`` with the fields below as keys. Backbone, SAM and mpp are no part of
-a recipe, so that recipes are compared with the same networks.
+``wsplf pseudolabel --recipe NAME`` uses one and ``wsplf benchmark`` compares several on the same slides. A
+``wsplf.toml`` may define more of them, in tables ``[recipe.NAME]`` with the fields below as keys. Backbone, SAM and mpp
+are no part of a recipe, so that recipes are compared with the same networks.
 """
 
 from collections.abc import Mapping

@@ -31,6 +31,7 @@ from wsplf_cli.benchmark.plan import (
 from wsplf_cli.benchmark.table import PREDICTED, PSEUDO
 from wsplf_cli.cohort.label_table import require_both
 from wsplf_cli.cohort.labels import classes_of
+from wsplf_cli.commands.pseudolabel import pseudolabel
 from wsplf_cli.commands.segment import segment
 from wsplf_cli.commands.train import train
 from wsplf_cli.errors import ConfigError, ProjectError
@@ -38,8 +39,7 @@ from wsplf_cli.geometry import polygonal
 from wsplf_cli.networks.device import peak, pick_device, start_peak
 from wsplf_cli.options import BenchmarkOptions, EvaluateOptions, SegmentOptions
 from wsplf_cli.schema import Annotation, Entry, StageReport, Tracker
-from wsplf_cli.weak.fit_key import learning_key
-from wsplf_cli.weak.method import Memory, pseudolabel
+from wsplf_cli.weak.method import Memory, fit_key
 
 #: ReviewRegions a folder that a benchmark made: only there are files removed.
 MARK = ".wsplf-benchmark"
@@ -48,7 +48,7 @@ COPY, TRUE_COPY = "copy", "copy-with-truth"
 
 @dataclass(slots=True)
 class Earlier:
-    """What runs with one seed learned, and the most memory that this took, in GB, by learning_key."""
+    """What runs with one seed learned, and the most memory that this took, in GB, by fit_key."""
 
     memory: Memory = field(default_factory=dict)
     peaks_gb: dict[str, float] = field(default_factory=dict)
@@ -310,7 +310,7 @@ def _peak_of_all(earlier: Earlier, job: Job, now_gb: float | None, *, recalled: 
     """The peak of a run, that of the learning included where an earlier run did it."""
     if now_gb is None:
         return None
-    key = learning_key(job.pseudolabel)
+    key = fit_key(job.pseudolabel)
     if not recalled:
         earlier.peaks_gb[key] = now_gb
     return max(now_gb, earlier.peaks_gb.get(key, 0.0))

@@ -81,7 +81,7 @@ def pseudolabel(project: ProjectPath, *, options: config.PseudolabelOptions, scr
     replaces only its own that nobody has touched.
     """
     check_sam(options.sam, checkpoint=options.sam_checkpoint)
-    from wsplf_cli.weak.method import pseudolabel as run_stage
+    from wsplf_cli.commands.pseudolabel import pseudolabel as run_stage
 
     return shown(run_stage(*open_labelled(project, options.project), options, screen), screen)
 

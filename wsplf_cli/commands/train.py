@@ -130,8 +130,8 @@ def _prepare(
     """Put the slide of an entry among ``slides``, or say why it is left out."""
     if entry.held_out:
         return Skipped(f"held out (split: {entry.split})")
-    review = read_review(project, entry, classes[0], tracker)
-    roles = tuple(_role(entry, review.of(path_class).regions, path_class) for path_class in classes)
+    review = read_review(project, entry, classes, tracker)
+    roles = tuple(_role(entry, review.of(path_class), path_class) for path_class in classes)
     if not any(role.known for role in roles):
         return Skipped("no polygon to learn from: without one, nothing says where its background is")
     slide, calibration = entry_slide(entry, mpp_override=options.project.mpp_override)

@@ -74,6 +74,11 @@ class Backbone(nn.Module):
         if frozen:
             self.trunk.requires_grad_(False).eval()
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.mean.device
+
     def train(self, mode: bool = True) -> Self:
         """As for every module, but a frozen trunk stays in eval mode."""
         super().train(mode)
