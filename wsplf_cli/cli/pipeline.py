@@ -125,7 +125,7 @@ def evaluate(project: ProjectPath, *, options: EvaluateOptions, screen: "Screen"
 
     Dice, IoU and boundary F1 per slide and over all; the false-positive share of tissue on negative slides.
     """
-    from wsplf_cli.benchmark.evaluation import evaluate as run_stage
+    from wsplf_cli.commands.evaluate import evaluate as run_stage
 
     scores = run_stage(*open_any(project, options.project, screen), options, screen)
     screen.scores(scores)
@@ -140,7 +140,7 @@ def benchmark(project: ProjectPath, *, options: BenchmarkOptions, screen: "Scree
     JSON) and plots.
     """
     check_sam(options.sam, checkpoint=options.sam_checkpoint)
-    from wsplf_cli.benchmark.runner import benchmark as run_stage
+    from wsplf_cli.commands.benchmark import benchmark as run_stage
 
     found = run_stage(*open_labelled(project, options.project), options, screen)
     screen.benchmark(found)
