@@ -97,8 +97,8 @@ class PseudolabelOptions:
     recipe: Recipe = field(
         default_factory=lambda: RECIPES[Recipe().name],
         metadata={
-            "help": "How pseudo-labels are made: a named recipe (see wsplf benchmark); its fields are set in wsplf.toml."
-            f" Built in: {', '.join(RECIPES)}."
+            "help": "How pseudo-labels are made: a named recipe (see wsplf benchmark). Its fields are set in"
+            f" wsplf.toml. Built in: {', '.join(RECIPES)}."
         },
     )
     mpp: float = option(1.0, "Micrometres per pixel at which tiles are read.", above=0)
@@ -107,14 +107,20 @@ class PseudolabelOptions:
     )
     backbone_weights: Path | None = option(None, "Weights file of the backbone (safetensors or PyTorch).")
     sam: str = option(
-        "tiny", "SAM model; all but tiny need --sam-checkpoint.", choices=("tiny", "vit_b", "vit_l", "vit_h")
+        "tiny",
+        "SAM model; all but tiny need --sam-checkpoint.",
+        choices=("tiny", "vit_b", "vit_l", "vit_h"),
+        unused_with=("refiner", ("slic", "none")),
     )
-    sam_checkpoint: Path | None = option(None, "Checkpoint file of the SAM model.")
+    sam_checkpoint: Path | None = option(
+        None, "Checkpoint file of the SAM model.", unused_with=("refiner", ("slic", "none"))
+    )
     alpha: float = option(
         0.01,
         "Share of the tissue of negative slides that may look like the most certain part of a polygon.",
         above=0,
         most=1,
+        unused_with=("cam_scale", ("tile", "tile-gated")),
     )
     min_area_um2: float = option(
         2000.0, "Smaller polygons are dropped (the default: about twenty tumour nuclei).", least=0

@@ -2,7 +2,7 @@
 
 ``wsplf pseudolabel --recipe NAME`` uses one and ``wsplf benchmark`` compares several on the same slides. A wsplf.toml
 changes them and adds others, in tables ``[recipe.NAME]`` with the fields below as keys, and ``base`` for the built-in
-recipe to start from. Backbone, SAM and mpp are no part of a recipe, so that recipes are compared with the same networks.
+recipe to start from. Backbone, SAM and mpp are not part of a recipe: recipes are compared with the same networks.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ def option(default: T, help: str, **limits: Any) -> T:
         limits: ``above``, ``least``, ``most``; ``choices`` (values) or ``plugins`` (a package whose modules are the
             values); ``unlisted`` values are taken but not shown in help. ``shown=True`` makes a field of a recipe an
             option of ``wsplf pseudolabel`` too; ``toml_only=True`` leaves an option to wsplf.toml. ``unused_with``
-            is another field of the recipe and those of its values with which this one has no effect.
+            is a field of the recipe and those of its values with which this one has no effect.
     """
     return field(default=default, metadata={"help": help, **limits})
 

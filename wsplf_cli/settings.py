@@ -133,6 +133,26 @@ def _chosen_recipe(values: Mapping[str, Any], recipes: Mapping[str, Recipe]) -> 
     return replace(recipe, **changes)
 
 
+def require_effect(chosen: Any, typed: Iterable[str]) -> None:
+    """Refuse an option that was typed and does nothing with the recipe. What wsplf.toml says is for other runs too.
+
+    Args:
+        chosen: The filled record.
+        typed: The names of the typed options.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    known = options(type(chosen))
+    for name in typed:
+        field_name, values = known[name].metadata.get("unused_with", ("", ())) if name in known else ("", ())
+        if values and (value := getattr(chosen.recipe, field_name)) in values:
+            key = field_name.replace("_", "-")
+            raise ConfigError(
+                f"{known[name].flag} has no effect with {key} = {value}", hint="leave it out, or choose another recipe"
+            )
+
+
 def find_recipe(name: str, recipes: Mapping[str, Recipe]) -> Recipe:
     """The recipe of that name.
 

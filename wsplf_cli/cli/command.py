@@ -156,7 +156,9 @@ def _options(ctx: typer.Context, record: type, values: dict[str, Any]) -> Any:
     path = _settings_file(values)
     read = settings.read_settings(path, str(ctx.info_name)) if path is not None else settings.Settings()
     typed = {name: value for name, value in values.items() if _was_typed(ctx, name)}
-    return settings.build(record, {**read.values, **typed}, read.recipes)
+    options: Any = settings.build(record, {**read.values, **typed}, read.recipes)
+    settings.require_effect(options, typed)
+    return options
 
 
 def _settings_file(values: dict[str, Any]) -> Path | None:
