@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from wsplf_cli import plugins
-from wsplf_cli.benchmark.evaluation import evaluate
 from wsplf_cli.cohort.label_table import resolve_labels
 from wsplf_cli.commands.demo import _images
+from wsplf_cli.commands.evaluate import evaluate
 from wsplf_cli.options import EvaluateOptions, ProjectOptions, PseudolabelOptions, RunOptions
 from wsplf_cli.qupath.create import create_project
 from wsplf_cli.schema import Entry, PathClass, Silent

@@ -11,10 +11,10 @@ from PIL import Image
 from shapely import box
 from shapely.geometry import mapping
 
-from wsplf_cli.benchmark.evaluation import evaluate
-from wsplf_cli.benchmark.runner import benchmark
 from wsplf_cli.cohort.label_table import label_rows
 from wsplf_cli.cohort.labels import cam_file
+from wsplf_cli.commands.benchmark import benchmark
+from wsplf_cli.commands.evaluate import evaluate
 from wsplf_cli.errors import ConfigError, ProjectError
 from wsplf_cli.options import BenchmarkOptions, EvaluateOptions, ProjectOptions
 from wsplf_cli.report.page import read_scores, report

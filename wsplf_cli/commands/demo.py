@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from wsplf_cli import plugins
 from wsplf_cli.backends import Project
-from wsplf_cli.benchmark.evaluation import evaluate
 from wsplf_cli.cohort.label_table import resolve_labels
+from wsplf_cli.commands.evaluate import evaluate
 from wsplf_cli.commands.pseudolabel import pseudolabel
 from wsplf_cli.commands.segment import segment
 from wsplf_cli.commands.train import train
