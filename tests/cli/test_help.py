@@ -15,7 +15,8 @@ COMMANDS = list(ALL)
 
 HELP_WITHOUT_TORCH = """
 import sys
-for name in ("torch", "torchvision", "timm", "segment_anything", "jpype", "paquo", "numpy", "shapely", "openslide"):
+HEAVY = "torch torchvision timm segment_anything jpype paquo numpy shapely openslide matplotlib skimage sklearn"
+for name in HEAVY.split():
     sys.modules[name] = None  # importing it raises
 from wsplf_cli import cli
 for arguments in ([], *(name.split() for name in {commands!r})):

@@ -33,8 +33,6 @@ def test_an_option_of_an_earlier_version_is_refused_with_where_it_is_now(capsys,
 
 @pytest.mark.parametrize(("command_name", "key", "sentence"), MOVED_KEYS)
 def test_a_key_of_an_earlier_version_is_refused_with_where_it_is_now(capsys, tiny_project, command_name, key, sentence):
-    if options(ALL[command_name]).get(key.replace("-", "_")) is not None:
-        pytest.skip("still a key of wsplf.toml")
     (tiny_project.parent / "wsplf.toml").write_text(f"[{command_name}]\n{key} = 1\n")
     code, _, err = run(capsys, "labels", tiny_project)
     assert code == 2
