@@ -1,4 +1,4 @@
-"""Weights files: read without running code from them, and put into a network that they fit."""
+"""Weights of networks: read from files, put into a network, and averaged over the steps of a training."""
 
 import pickle
 from collections.abc import Mapping
@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from wsplf_cli.errors import ConfigError
 
@@ -57,3 +58,23 @@ def put_state(trunk: nn.Module, state: Mapping[str, Tensor], path: Path) -> None
             hint="name the backbone that the weights were made for with --backbone",
         )
     trunk.load_state_dict({key: value.to(own[key].dtype) for key, value in state.items()})
+
+
+def average_weights(network: nn.Module, *, decay: float) -> AveragedModel:
+    """The exponential moving average of a network's weights and buffers, to be updated after each optimiser step.
+
+    ``module`` is the averaged network, in eval mode. In the first steps the average forgets faster, so that it soon
+    leaves the initial weights behind: after step n it keeps min(decay, n / (n + 10)) of itself.
+    """
+
+    def update(averages: list[Tensor], values: list[Tensor], step: Tensor) -> None:
+        keep = min(decay, step.item() / (step.item() + 10))
+        for average, value in zip(averages, values, strict=True):
+            if average.is_floating_point():
+                average.lerp_(value, 1 - keep)
+            else:
+                average.copy_(value)
+
+    averaged = AveragedModel(network, multi_avg_fn=torch.no_grad()(update), use_buffers=True)  # type: ignore[no-untyped-call]
+    averaged.update_parameters(network)  # the first update copies the weights and is not a step
+    return averaged.eval()
