@@ -15,7 +15,7 @@ from wsplf_cli.errors import ConfigError
 from wsplf_cli.networks import hub
 from wsplf_cli.networks.adl import AttentionDropout
 from wsplf_cli.networks.encoder import is_encoder, token_trunk
-from wsplf_cli.networks.state import put_state, read_state
+from wsplf_cli.networks.state import load_state, read_state
 
 SMALL = "small"
 _SMALL_ASSET = "backbone_small.safetensors"
@@ -175,7 +175,7 @@ def build_backbone(
     if name == SMALL:
         trunk = small_trunk()
         path = weights or Path(str(files("wsplf_cli") / "assets" / _SMALL_ASSET))
-        put_state(trunk, read_state(path), path)
+        load_state(trunk, read_state(path), path)
         return Backbone(trunk, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), adl=adl, high_frequency=high_frequency)
     architecture, arguments, statistics = name, {}, {}
     if name.startswith(hub.PREFIX):
@@ -198,7 +198,7 @@ def build_backbone(
         return Backbone(frozen, mean=mean, std=std, frozen=True)
     trunk = _cnn(architecture)
     if weights is not None:
-        put_state(trunk, read_state(weights), weights)
+        load_state(trunk, read_state(weights), weights)
     return Backbone(trunk, mean=mean, std=std, adl=adl, high_frequency=high_frequency)
 
 

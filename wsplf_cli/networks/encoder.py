@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsplf_cli.errors import ConfigError
-from wsplf_cli.networks.state import put_state, read_state
+from wsplf_cli.networks.state import load_state, read_state
 
 #: The modules of timm whose models cut a tile of any size into patches and keep one token for each, and what they
 #: have for weights as others publish them: the names changed to timm's, the places fitted to its grid.
@@ -99,7 +99,7 @@ def token_trunk(architecture: str, *, weights: Path | None, arguments: Mapping[s
             f" (first: {unexpected[0]})",
             hint="name the encoder that the weights were made for with --backbone",
         )
-    put_state(encoder, state, weights)
+    load_state(encoder, state, weights)
     return TokenTrunk(encoder)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from tifffile import COMPRESSION, TiffFile, TiffWriter
+from tifffile import COMPRESSION, TiffFile, TiffPage, TiffWriter
 
 from wsplf_cli.files import replacing
 
@@ -56,6 +56,7 @@ def write_pyramid(path: Path, rgb: NDArray[np.uint8], *, mpp: float, quality: in
                 )
         with TiffFile(part, mode="r+") as written:
             for page in written.pages:
+                assert isinstance(page, TiffPage)
                 page.tags["Compression"].overwrite(COMPRESSION.JPEG)
                 page.tags["YCbCrSubSampling"].overwrite(_SUBSAMPLING)
 
