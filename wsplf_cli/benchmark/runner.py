@@ -35,7 +35,7 @@ from wsplf_cli.commands.segment import segment
 from wsplf_cli.commands.train import train
 from wsplf_cli.errors import ConfigError, ProjectError
 from wsplf_cli.geometry import polygonal
-from wsplf_cli.networks.device import peak, pick_device, start_peak
+from wsplf_cli.networks.device import peak_memory, pick_device, start_peak_memory
 from wsplf_cli.options import BenchmarkOptions, EvaluateOptions, SegmentOptions
 from wsplf_cli.schema import Annotation, Entry, StageReport, Tracker
 from wsplf_cli.weak.fit_key import learning_key
@@ -191,7 +191,7 @@ def _run(
     tracker: Tracker,
 ) -> dict[str, Any]:
     """Pseudo-labels by one recipe and, where it says so, a model trained on them, measured."""
-    start_peak(device)
+    start_peak_memory(device)
     before = len(earlier.memory)
     labelled = pseudolabel(project, slides.learning, job.pseudolabel, tracker, memory=earlier.memory)
     recalled = len(earlier.memory) == before
@@ -233,7 +233,7 @@ def _bound(
         shapes = [] if truth is None else polygonal(truth)
         drawn = [Annotation(uuid4(), shape, classes_of(options.project)[0]) for shape in shapes]
         project.replace(entry.id, origin="human", annotations=drawn)
-    start_peak(device)
+    start_peak_memory(device)
     reports = _train(project, slides, job, tracker=tracker)
     measured = {PREDICTED: _predicted(project, slides, reports, options=options, device=device, tracker=tracker)}
     return _result(job, measured, reports, recalled=False, problems=[])
@@ -301,7 +301,7 @@ def _tissue_mm2(report: StageReport, entries: Sequence[Entry]) -> float:
 
 def _peak_gb(device: torch.device) -> float | None:
     """Of the GPU where there is one, else of the process."""
-    used = peak(device)
+    used = peak_memory(device)
     most = used.host_bytes if used.gpu_bytes is None else used.gpu_bytes
     return None if most is None else most / 1e9
 
