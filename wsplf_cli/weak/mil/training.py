@@ -147,7 +147,7 @@ def fit(
                 known = torch.split(masks, [len(indices) for indices in chosen])
             with autocast(device):
                 most = settings.most_tiles_per_pass or tiles_per_pass(batch.shape[-1])
-                outputs = network.bags(batch.to(device), [len(indices) for indices in chosen], most=most)
+                outputs = network.bags(batch.to(device), [len(indices) for indices in chosen], max_tiles=most)
             contrast = settings.contrast_weight if epoch >= settings.settle_epochs else 0.0
             loss = torch.stack(
                 [
@@ -215,7 +215,7 @@ def score(
         batch = as_batch(tiles.read(indices[first : first + step]))
         most = settings.most_tiles_per_pass or tiles_per_pass(batch.shape[-1])
         with autocast(device):
-            ((output, _),) = network.bags(batch.to(device), [len(batch)], most=most)
+            ((output, _),) = network.bags(batch.to(device), [len(batch)], max_tiles=most)
         logits.append(output.instance_logits.float().amax(dim=1).cpu().numpy())
     scores: NDArray[np.float32] = np.concatenate(logits)
     return scores

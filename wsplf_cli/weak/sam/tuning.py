@@ -1,8 +1,8 @@
 """Tuning SAM's mask decoder on given masks: the paper's knowledge transfer.
 
 The image encoder is frozen, so an epoch never reads a window: it takes the embeddings that were computed once. The
-masks come from a CAM, or from SAM itself on prompts from the CAM, and some of them are wrong. Hence the weights, and a loss
-that yields where the decoder and a mask keep contradicting each other.
+masks come from a CAM, or from SAM itself on prompts from the CAM, and some of them are wrong. Hence the weights, and a
+loss that yields where the decoder and a mask keep contradicting each other.
 """
 
 from collections.abc import Callable, Sequence
