@@ -37,6 +37,7 @@ from wsplf_cli.errors import ConfigError, ProjectError
 from wsplf_cli.geometry import polygonal
 from wsplf_cli.networks.device import peak, pick_device, start_peak
 from wsplf_cli.options import BenchmarkOptions, EvaluateOptions, SegmentOptions
+from wsplf_cli.runs import layout
 from wsplf_cli.schema import Annotation, Entry, StageReport, Tracker
 from wsplf_cli.weak.fit_key import learning_key
 from wsplf_cli.weak.method import Memory, pseudolabel
@@ -87,7 +88,7 @@ def benchmark(
     names = for_backbone(chosen_recipes(options.recipes), options.backbone, tracker)
     require_used(names, options)
     device = pick_device(options.device)
-    out = (options.out or project.folder / "wsplf" / "benchmark").absolute()
+    out = (options.out or layout.benchmark_folder(project.folder)).absolute()
     _require_own(out)
     used = [one for one in entries if one.held_out or one.label is not None]
     require_both([one for one in entries if not one.held_out])

@@ -19,6 +19,7 @@ from wsplf_cli.networks.device import pick_device, seed_everything
 from wsplf_cli.options import SegmentOptions
 from wsplf_cli.review.memory import REVIEWED, read_review, write_polygons
 from wsplf_cli.review.merge import decided, without
+from wsplf_cli.runs import layout
 from wsplf_cli.runs.record import start_run
 from wsplf_cli.schema import Annotation, Entry, StageReport, TissueMask, Tracker
 from wsplf_cli.segmentation import checkpoint
@@ -104,7 +105,7 @@ def _warn_of_strangers(
 
 def model_folder(project: Project, name: str) -> Path:
     """The folder of a model: that of the project by this name, else the folder at this path."""
-    own = project.folder / "wsplf" / "models" / name
+    own = layout.model_folder(project.folder, name)
     return own if own.is_dir() or not Path(name).is_dir() else Path(name)
 
 

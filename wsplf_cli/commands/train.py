@@ -16,6 +16,7 @@ from wsplf_cli.networks.device import pick_device, seed_everything
 from wsplf_cli.options import TrainOptions
 from wsplf_cli.review.memory import read_review
 from wsplf_cli.review.regions import ReviewRegions
+from wsplf_cli.runs import layout
 from wsplf_cli.runs.lock import hold
 from wsplf_cli.runs.record import Run, start_run
 from wsplf_cli.schema import Entry, StageReport, Tracker
@@ -100,7 +101,7 @@ def train(project: Project, entries: Sequence[Entry], options: TrainOptions, tra
             threshold=found.threshold,
             scores=scores,
         )
-        folder = project.folder / "wsplf" / "models" / options.name
+        folder = layout.model_folder(project.folder, options.name)
         checkpoint.save(folder, described, best=found.best, last=found.last)
         details = _details(found) | {"model": str(folder), "slides": len(chosen)}
         _say_result(details, found, classes, tracker)
@@ -115,7 +116,7 @@ def _only_one(project: Project, options: TrainOptions) -> AbstractContextManager
     """
     if options.run.dry_run:
         return nullcontext()
-    return hold(project.folder / "wsplf" / f"train-{options.name}.lock", command="train")
+    return hold(layout.training_lock(project.folder, options.name), command="train")
 
 
 def _prepare(

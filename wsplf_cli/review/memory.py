@@ -19,6 +19,7 @@ from wsplf_cli.geometry import polygonal, union
 from wsplf_cli.qupath import geojson
 from wsplf_cli.review.regions import ReviewRegions, outside, removed, review_regions
 from wsplf_cli.review.roles import SLIVER_UM
+from wsplf_cli.runs.layout import removed_file, run_folder
 from wsplf_cli.runs.written import keep, written
 from wsplf_cli.schema import Annotation, Entry, Origin, Replaced, Tracker
 
@@ -59,7 +60,7 @@ def read_review(project: Project, entry: Entry, path_class: str, tracker: Tracke
     """
     annotations = project.annotations(entry.id)
     gone: dict[str, list[BaseGeometry]] = defaultdict(list)
-    for one in _stored(_path(project.folder, entry.id)):
+    for one in _stored(removed_file(project.folder, entry.id)):
         gone[one.path_class or ""].append(one.shape)
     for name, shapes in gone.items():
         gone[name] = outside(shapes, union(one.shape for one in annotations if is_a(one.path_class, name)))
@@ -92,7 +93,7 @@ def remember(folder: Path, review: Review) -> None:
     Raises:
         ProjectError: the file cannot be written.
     """
-    path = _path(folder, review.entry_id)
+    path = removed_file(folder, review.entry_id)
     if not review.removed and not path.exists():
         return
     areas = [
@@ -114,13 +115,9 @@ def write_polygons(
     remember(project.folder, review)
     replaced = project.replace(review.entry_id, origin=origin, annotations=annotations)
     mine = [one for one in project.annotations(review.entry_id) if one.origin == origin and one.run_id == run_id]
-    keep(project.folder / "wsplf" / "runs" / run_id, review.entry_id, origin=origin, annotations=mine)
+    keep(run_folder(project.folder, run_id), review.entry_id, origin=origin, annotations=mine)
     return replaced
 
 
 def _stored(path: Path) -> list[Annotation]:
     return geojson.read(path) if path.is_file() else []
-
-
-def _path(folder: Path, entry_id: str) -> Path:
-    return folder / "wsplf" / "removed" / f"{entry_id}.geojson"

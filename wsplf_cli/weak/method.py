@@ -24,6 +24,7 @@ from wsplf_cli.networks.mil import MilNetwork
 from wsplf_cli.networks.sam import Sam, load_sam
 from wsplf_cli.options import PseudolabelOptions
 from wsplf_cli.review.memory import read_review
+from wsplf_cli.runs import layout
 from wsplf_cli.runs.record import Run, start_run
 from wsplf_cli.schema import Entry, EntryResult, StageReport, Tracker
 from wsplf_cli.slides.entry import entry_slide
@@ -138,7 +139,7 @@ def pseudolabel(
             learned = _learn(project, used, parts, options=options, rng=rng, device=device, run=run, tracker=tracker)
             _keep(memory, options, learned)
         store = Store(
-            None if run.folder is None else project.folder / "wsplf" / "cache" / "embeddings",
+            None if run.folder is None else layout.embeddings_folder(project.folder),
             most_bytes=round(options.cache_gb * 1e9),
         )
         embed = Embedder(parts.sam, store)

@@ -11,7 +11,7 @@ from PIL import Image
 from shapely import Polygon
 
 from wsplf_cli.backends import Project
-from wsplf_cli.cohort.labels import cam_file, names_of
+from wsplf_cli.cohort.labels import names_of
 from wsplf_cli.cohort.run import Skipped
 from wsplf_cli.cohort.slide import CohortSlide
 from wsplf_cli.files import replacing
@@ -19,6 +19,7 @@ from wsplf_cli.geometry import mask_polygons, rasterise
 from wsplf_cli.options import PseudolabelOptions
 from wsplf_cli.review.memory import REVIEWED, write_polygons
 from wsplf_cli.review.merge import without
+from wsplf_cli.runs import layout
 from wsplf_cli.runs.record import Run
 from wsplf_cli.schema import Annotation, Entry
 from wsplf_cli.weak.overlap import apart, share
@@ -94,7 +95,7 @@ def writer(
         cams = [drawing.cams(drawing.slides[entry.id]) for drawing in drawings]
         if run.folder is not None:
             for cam, name in zip(cams, names, strict=True):
-                save_cam(cam, run.folder / "cams" / cam_file(entry.id, name))
+                save_cam(cam, layout.cam_file(run.folder, entry.id, name))
         if entry.reviewed:
             return Skipped(REVIEWED)
         drawn, suppressed = [], 0.0
