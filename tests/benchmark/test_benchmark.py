@@ -18,7 +18,7 @@ from wsplf_cli.backends.embedded import open_project
 from wsplf_cli.benchmark import charts, table
 from wsplf_cli.benchmark import runner as stage
 from wsplf_cli.benchmark.runner import benchmark
-from wsplf_cli.cohort.label_table import resolve_labels
+from wsplf_cli.cohort.labels import resolve_labels
 from wsplf_cli.errors import ConfigError, ProjectError
 from wsplf_cli.files import write_json
 from wsplf_cli.options import BenchmarkOptions, ProjectOptions, TileOptions
@@ -116,7 +116,7 @@ def stages(monkeypatch):
 
 def run(path, recorder, **options):
     project = open_project(path, ProjectOptions())
-    entries = resolve_labels(project, project.entries(), ProjectOptions())
+    entries = resolve_labels(project.entries(), ProjectOptions())
     settings = BenchmarkOptions(**{"truth": path.parents[1] / "truth", **options})
     return benchmark(project, entries, settings, recorder)
 
@@ -259,7 +259,7 @@ def test_an_unknown_recipe_a_foreign_folder_no_truth_and_one_class_are_refused_b
     shutil.rmtree(cohort.parent)
     positives = make_project(tmp_path, slide, {name: words for name, words in WORDS.items() if name != "n1"})
     project = open_project(positives, ProjectOptions())
-    entries = resolve_labels(project, project.entries(), ProjectOptions())
+    entries = resolve_labels(project.entries(), ProjectOptions())
     with pytest.raises(ProjectError):
         benchmark(project, entries[:2], BenchmarkOptions(truth=tmp_path / "truth"), recorder)
     assert stages == []
@@ -287,7 +287,7 @@ def test_without_held_back_slides_predictions_are_measured_where_was_learned_and
 
     monkeypatch.setattr(stage, "segment", segment)
     project = open_project(cohort, ProjectOptions())
-    entries = resolve_labels(project, project.entries(), ProjectOptions())[:4]
+    entries = resolve_labels(project.entries(), ProjectOptions())[:4]
     settings = BenchmarkOptions(truth=cohort.parents[1] / "truth", recipes=("default",), seeds=1)
     found = benchmark(project, entries, settings, recorder)
     predictions = next(row for row in found["rows"] if row.measured == "predictions")

@@ -10,8 +10,8 @@ from shapely.geometry.base import BaseGeometry
 
 from wsplf_cli import plugins
 from wsplf_cli.backends import Project
-from wsplf_cli.cohort.labels import classes_of, label_word, names_of
-from wsplf_cli.cohort.run import Skipped, each
+from wsplf_cli.cohort.labels import classes_of, display_names, label_word
+from wsplf_cli.cohort.run import Skipped, for_each_entry
 from wsplf_cli.errors import ConfigError, ProjectError, SlideError
 from wsplf_cli.geometry import union
 from wsplf_cli.metrics import Overlap, auroc, boundary_f1, fp_share, overlap, polygon_ious
@@ -99,10 +99,10 @@ def evaluate(project: Project, entries: Sequence[Entry], options: EvaluateOption
             scores[name].append(score)
         return {f"dice {name}".rstrip(): found[one].overlap.dice for one, name in zip(classes, names, strict=True)}
 
-    names = names_of(classes)
+    names = display_names(classes)
     read_only = not os.access(project.folder, os.W_OK)
     with start_run(project, "evaluate", options=options, seed=0, dry_run=read_only) as run:
-        results = each(entries, work, tracker=tracker, name="evaluate")
+        results = for_each_entry(entries, work, tracker=tracker, name="evaluate")
         left_out = {
             status: [{"name": result.name, "reason": result.reason} for result in results if result.status == status]
             for status in ("skipped", "failed")

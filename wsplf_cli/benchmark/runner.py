@@ -29,8 +29,7 @@ from wsplf_cli.benchmark.plan import (
     require_used,
 )
 from wsplf_cli.benchmark.table import PREDICTED, PSEUDO
-from wsplf_cli.cohort.label_table import require_both
-from wsplf_cli.cohort.labels import classes_of
+from wsplf_cli.cohort.labels import classes_of, require_both
 from wsplf_cli.commands.segment import segment
 from wsplf_cli.commands.train import train
 from wsplf_cli.errors import ConfigError, ProjectError

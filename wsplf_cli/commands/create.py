@@ -8,8 +8,9 @@ from pathlib import Path
 
 from PIL import Image as Picture
 
-from wsplf_cli.cohort.label_table import IMAGE_SUFFIX, match_table, read_table
-from wsplf_cli.cohort.run import Skipped, each
+from wsplf_cli.cohort.label_table import match_table, read_table
+from wsplf_cli.cohort.names import IMAGE_SUFFIX
+from wsplf_cli.cohort.run import Skipped, for_each_entry
 from wsplf_cli.errors import ConfigError, ProjectError, SlideError
 from wsplf_cli.options import CreateOptions, RelinkOptions
 from wsplf_cli.qupath import project_file, servers
@@ -51,7 +52,7 @@ def create(folder: Path, slides: Sequence[Path], options: CreateOptions, tracker
         seen[scan] = entry.name
         return {"width_px0": slide.width_px0, "height_px0": slide.height_px0, "levels": len(slide.levels)}
 
-    results = each(
+    results = for_each_entry(
         [_entry(number, path) for number, path in enumerate(paths, start=1)], work, tracker=tracker, name="slides"
     )
     if not opened:

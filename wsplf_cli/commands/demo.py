@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from wsplf_cli import plugins
 from wsplf_cli.backends import Project
 from wsplf_cli.benchmark.evaluation import evaluate
-from wsplf_cli.cohort.label_table import resolve_labels
+from wsplf_cli.cohort.labels import resolve_labels
 from wsplf_cli.commands.segment import segment
 from wsplf_cli.commands.train import train
 from wsplf_cli.errors import ConfigError, ProjectError, WsplfError
@@ -125,7 +125,7 @@ def demo(out: Path, *, seed: int, device: str, tracker: Tracker, size: Size | No
 def _open(path: Path) -> tuple[Project, list[Entry]]:
     options = ProjectOptions()
     project: Project = plugins.load("backends", options.backend).open_project(path, options)
-    return project, resolve_labels(project, project.entries(), options)
+    return project, resolve_labels(project.entries(), options)
 
 
 def _images(slides: Sequence[SyntheticSlide]) -> list[Image]:

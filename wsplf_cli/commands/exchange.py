@@ -13,7 +13,7 @@ from wsplf_cli.backends import Project
 from wsplf_cli.class_names import class_name
 from wsplf_cli.cohort.duplicates import missing
 from wsplf_cli.cohort.names import file_names, find, stem
-from wsplf_cli.cohort.run import Skipped, each
+from wsplf_cli.cohort.run import Skipped, for_each_entry
 from wsplf_cli.errors import ConfigError, ProjectError, SlideError
 from wsplf_cli.options import ExportOptions, ImportOptions
 from wsplf_cli.qupath import asap, geojson
@@ -64,7 +64,7 @@ def export(project: Project, entries: Sequence[Entry], options: ExportOptions, t
 
     read_only = not os.access(project.folder, os.W_OK)
     with start_run(project, "export", options=options, seed=0, dry_run=read_only) as run:
-        results = each(entries, work, tracker=tracker, name="export")
+        results = for_each_entry(entries, work, tracker=tracker, name="export")
         written = {entry.id: files[entry.id] for entry in entries}
         total = sum(result.counts.get("annotations", 0) for result in results)
         tracker.say(f"{options.out}: {total:.0f} annotations in {sum(one.status == 'done' for one in results)} files")
@@ -132,7 +132,7 @@ def import_files(
         chosen = [entry for entry in entries if entry.id in sources.of_entry]
         for lost in sources.lost:
             tracker.say(lost.reason)
-        results = each(chosen, work, tracker=tracker, name="import")
+        results = for_each_entry(chosen, work, tracker=tracker, name="import")
         if unused:
             tracker.say(f"warning: --asap-class: no file has the group {', '.join(sorted(unused))}")
         totals = {key: sum(one.counts.get(key, 0) for one in results) for key in ("added", "already there", "left out")}

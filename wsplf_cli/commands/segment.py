@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsplf_cli.backends import Project
-from wsplf_cli.cohort.labels import classes_of, names_of
-from wsplf_cli.cohort.run import Skipped, each
+from wsplf_cli.cohort.labels import classes_of, display_names
+from wsplf_cli.cohort.run import Skipped, for_each_entry
 from wsplf_cli.errors import SlideError
 from wsplf_cli.networks.device import pick_device, seed_everything
 from wsplf_cli.options import SegmentOptions
@@ -80,7 +80,7 @@ def segment(project: Project, entries: Sequence[Entry], options: SegmentOptions,
                 return Skipped(REVIEWED)
             return _predict_entry(project, entry, model, options, run_id=run.id, tracker=tracker)
 
-        results = each(entries, work, tracker=tracker, name="segment")
+        results = for_each_entry(entries, work, tracker=tracker, name="segment")
         details = {
             "model": options.model,
             "model_run": described.run_id,
@@ -187,7 +187,7 @@ def _predict_entry(
         annotations += without(drawn, [one.shape for one in annotations], min_area_px0=min_area_px0)
     annotations = [_with_area(annotation, mpp=mpp) for annotation in annotations]
     each_class = Counter(one.path_class for one in annotations)
-    counts = {f"polygons {name}": each_class[name] for name in names_of(classes) if name} | {
+    counts = {f"polygons {name}": each_class[name] for name in display_names(classes) if name} | {
         "polygons": len(annotations),
         "area_um2": sum(annotation.shape.area for annotation in annotations) * mpp**2,
         "suppressed_um2": suppressed,

@@ -9,8 +9,9 @@ from typing import Any
 
 from wsplf_cli import plugins
 from wsplf_cli.backends import Project
-from wsplf_cli.cohort.labels import ClassTracker, classes_of, names_of
-from wsplf_cli.cohort.run import Skipped, each
+from wsplf_cli.cohort.class_tracker import ClassTracker
+from wsplf_cli.cohort.labels import classes_of, display_names
+from wsplf_cli.cohort.run import Skipped, for_each_entry
 from wsplf_cli.errors import ConfigError, ProjectError
 from wsplf_cli.networks.device import pick_device, seed_everything
 from wsplf_cli.options import TrainOptions
@@ -70,10 +71,10 @@ def train(project: Project, entries: Sequence[Entry], options: TrainOptions, tra
         def prepare(entry: Entry) -> Mapping[str, float] | Skipped:
             return _prepare(project, entry, options, classes, slides, tracker=tracker)
 
-        results = each(entries, prepare, tracker=tracker, name="read annotations")
+        results = for_each_entry(entries, prepare, tracker=tracker, name="read annotations")
         chosen = list(slides.values())
         _require_polygons(chosen, classes)
-        for place, name in enumerate(names_of(classes)):
+        for place, name in enumerate(display_names(classes)):
             _say([slide.roles[place] for slide in chosen], ClassTracker(tracker, run, name))
         if options.run.dry_run:
             tracker.say("dry run: nothing was trained or written")

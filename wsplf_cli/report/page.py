@@ -14,13 +14,14 @@ import jinja2
 from wsplf_cli import __version__, files
 from wsplf_cli.backends import Project
 from wsplf_cli.class_names import is_a
-from wsplf_cli.cohort.labels import cam_files, classes_of, label_word, names_of
+from wsplf_cli.cohort.labels import classes_of, display_names, label_word
 from wsplf_cli.errors import ProjectError, SlideError
 from wsplf_cli.geometry import union
 from wsplf_cli.options import ProjectOptions
 from wsplf_cli.report.charts import HEIGHT, LEFT, WIDTH, Chart, charts
 from wsplf_cli.report.scores import ORIGINS, kept_scores, read_scores, title
 from wsplf_cli.report.views import View, view
+from wsplf_cli.runs.layout import cam_files
 from wsplf_cli.schema import Annotation, Entry, Origin, Tracker, is_pending
 from wsplf_cli.slides.entry import entry_slide
 from wsplf_cli.slides.tissue import tissue_mask, tissue_um2
@@ -249,7 +250,7 @@ def _show(
 
 def _groups(annotations: Sequence[Annotation], classes: Sequence[str]) -> dict[tuple[Origin, str], list[Annotation]]:
     """The annotations by origin and, where there are several, by class of the project; those of others last."""
-    names = [*names_of(classes), ""] if len(classes) > 1 else [""]
+    names = [*display_names(classes), ""] if len(classes) > 1 else [""]
 
     def name_of(one: Annotation) -> str:
         return next((name for name in names if name and is_a(one.path_class, name)), "")

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from wsplf_cli import settings
-from wsplf_cli.cohort.labels import Curves
-from wsplf_cli.cohort.run import each
+from wsplf_cli.cohort.class_tracker import Curves
+from wsplf_cli.cohort.run import for_each_entry
 from wsplf_cli.cohort.slide import CohortSlide, SlideTiles, folds_of
 from wsplf_cli.errors import ConfigError
 from wsplf_cli.networks.backbone import Backbone
@@ -176,7 +176,7 @@ def look(
             downsample[entry.id] = looking.downsample
         return {}
 
-    results = each([one.entry for one in views[0]], infer_map, tracker=tracker, name="CAM")
+    results = for_each_entry([one.entry for one in views[0]], infer_map, tracker=tracker, name="CAM")
     return [
         _joined(view, judges, nets, linear, downsample)
         for view, judges, nets, linear in zip(views, learnt, networks, places, strict=True)

@@ -3,8 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from wsplf_cli.cohort.label_table import count_classes
-from wsplf_cli.cohort.labels import names_of
+from wsplf_cli.cohort.labels import count_classes, display_names
 from wsplf_cli.cohort.slide import CohortSlide
 from wsplf_cli.schema import Entry, Tracker
 from wsplf_cli.weak.cam import SlideLogits
@@ -54,7 +53,7 @@ def say_left_out(entries: Sequence[Entry], used: Sequence[Entry], classes: Seque
     held_out = sum(entry.held_out for entry in entries)
     unlabelled = len(entries) - held_out - len(used)
     positive = sum(bool(entry.label and entry.label.classes) for entry in used)
-    of_class = [f"{count} {name}" for name, count in count_classes(used, names_of(classes)).items() if name]
+    of_class = [f"{count} {name}" for name, count in count_classes(used, display_names(classes)).items() if name]
     each_class = f" ({', '.join(of_class)})" if of_class else ""
     tracker.say(
         f"{len(used)} labelled slides ({positive} positive{each_class}, {len(used) - positive} negative); left out: "

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from wsplf_cli.cohort.run import each
+from wsplf_cli.cohort.run import for_each_entry
 from wsplf_cli.cohort.slide import CohortSlide, folds_of, require_kinds
 from wsplf_cli.networks.backbone import Backbone
 from wsplf_cli.review.regions import known_area
@@ -90,7 +90,7 @@ def sample_instances(
             own[entry.id] = one
         return {}
 
-    results = each([one.entry for one in views[0]], take, tracker=tracker, name="places")
+    results = for_each_entry([one.entry for one in views[0]], take, tracker=tracker, name="places")
     return SampledInstances(places, results)
 
 

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from wsplf_cli import plugins
 from wsplf_cli.backends import Project
 from wsplf_cli.cache import Store
-from wsplf_cli.cohort.label_table import require_both
-from wsplf_cli.cohort.labels import ClassTracker, classes_of, names_of, naming
-from wsplf_cli.cohort.run import done, each, merge
+from wsplf_cli.cohort.class_tracker import ClassTracker, class_in_errors
+from wsplf_cli.cohort.labels import classes_of, display_names, require_both
+from wsplf_cli.cohort.run import finished_entries, for_each_entry, merge_results
 from wsplf_cli.cohort.slide import CohortSlide, require_kinds, tile_sources
 from wsplf_cli.errors import ConfigError
 from wsplf_cli.networks.backbone import build_backbone
@@ -147,7 +147,7 @@ def pseudolabel(
         told = [ClassTracker(tracker, run, one.name) for one in learned.taught]
         scaled = [_scaled(one, options=options, tracker=own) for one, own in zip(learned.taught, told, strict=True)]
         drawings = _drawings(parts, learned.taught, scaled, cell_px0=cell_px0, embed=embed, options=options, told=told)
-        last = each(
+        last = for_each_entry(
             [one.entry for one in learned.taught[0].prepared],
             writer(project, drawings, cell_px0=cell_px0, options=options, run=run),
             tracker=tracker,
@@ -157,7 +157,7 @@ def pseudolabel(
             "learn_seconds": learned.seconds,
             "embedded": embed.computed,
         }
-        return run.finish(merge(learned.results, last), details=details)
+        return run.finish(merge_results(learned.results, last), details=details)
 
 
 def _drawings(
@@ -218,11 +218,11 @@ def _learn(
     """Tiles, classifiers and CAMs of the slides, for each class."""
     began = time.monotonic()
     classes = classes_of(options.project)
-    told = [ClassTracker(tracker, run, name) for name in names_of(classes)]
+    told = [ClassTracker(tracker, run, name) for name in display_names(classes)]
     prepared, results = _tile(project, used, options, tracker)
     views = [[one.of(path_class) for one in prepared] for path_class in classes]
     for view, own in zip(views, told, strict=True):
-        with naming(own.name):
+        with class_in_errors(own.name):
             require_kinds(view, results)
     learnt = [Learnt() for _ in views]
     if options.recipe.backbone_mode != "fine-tuned":
@@ -232,11 +232,11 @@ def _learn(
             tracker.say(parts.said)
         sampled = sample_instances(views, backbone, looking=looking, rng=rng, tracker=tracker)
         for number, (view, places, own) in enumerate(zip(views, sampled.places, told, strict=True)):
-            with naming(own.name):
+            with class_in_errors(own.name):
                 judged = fit_probes(view, places, results=sampled.results, layer=parts.layer, rng=rng, tracker=own)
             learnt[number] = Learnt(judged=judged, backbone=backbone)
             views[number] = [one for one in view if one.entry.id in judged.judges]
-        results = merge(results, sampled.results)
+        results = merge_results(results, sampled.results)
     if options.recipe.backbone_mode != "frozen":
         sources = tile_sources(views[0])
         for number, (view, own) in enumerate(zip(views, told, strict=True)):
@@ -256,7 +256,7 @@ def _learn(
                 own.say(f"{one.entry.name}: {why}; left out of learning, please check its label")
         kept = [one for one in view if one.entry.id in seen]
         taught.append(Taught(path_class, own.name, kept, judges.folds, judges.suspects, seen, judges.within))
-    return Learned(taught, merge(results, last), time.monotonic() - began)
+    return Learned(taught, merge_results(results, last), time.monotonic() - began)
 
 
 def _load(options: PseudolabelOptions, device: torch.device) -> Parts:
@@ -314,8 +314,8 @@ def _tile(
         prepared[entry.id] = CohortSlide(entry, calibration.mpp, tissue, grid, review)
         return {"tiles": len(grid.xy_px0), "tissue mm2": tissue_um2(tissue, mpp_slide=calibration.mpp) / 1e6}
 
-    results = each(entries, prepare, tracker=tracker, name="tissue")
-    return [prepared[entry.id] for entry in done(entries, results)], results
+    results = for_each_entry(entries, prepare, tracker=tracker, name="tissue")
+    return [prepared[entry.id] for entry in finished_entries(entries, results)], results
 
 
 def _calibrate(

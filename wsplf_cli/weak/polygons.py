@@ -11,7 +11,7 @@ from PIL import Image
 from shapely import Polygon
 
 from wsplf_cli.backends import Project
-from wsplf_cli.cohort.labels import names_of
+from wsplf_cli.cohort.labels import display_names
 from wsplf_cli.cohort.run import Skipped
 from wsplf_cli.cohort.slide import CohortSlide
 from wsplf_cli.files import replacing
@@ -88,7 +88,7 @@ def writer(
     """
     rng = np.random.default_rng([options.run.seed, 2])
     seeds = {entry_id: int(rng.integers(2**62)) for entry_id in drawings[0].slides}
-    names = names_of([drawing.path_class for drawing in drawings])
+    names = display_names([drawing.path_class for drawing in drawings])
 
     def write(entry: Entry) -> Mapping[str, float] | Skipped:
         one = drawings[0].slides[entry.id]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from wsplf_cli.cohort.labels import Curves
+from wsplf_cli.cohort.class_tracker import Curves
 from wsplf_cli.cohort.slide import CohortSlide
 from wsplf_cli.errors import SlideError
 from wsplf_cli.networks.sam import Sam
