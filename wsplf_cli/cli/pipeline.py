@@ -130,10 +130,8 @@ def report(project: ProjectPath, *, options: config.ReportOptions, screen: "Scre
 
     Self-contained: cohort, labels, thumbnails with CAM and outlines, scores, training curves, settings.
     """
-    from wsplf_cli.report.page import report as run_stage
+    from wsplf_cli.commands.report import report as run_stage
 
-    opened, entries = open_any(project, options.project, screen)
-    out = options.out or opened.folder / "wsplf" / "report.html"
-    page = run_stage(opened, entries, out=out, tracker=screen, scores=options.scores, options=options.project)
+    page = run_stage(*open_any(project, options.project, screen), options, screen)
     screen.path("report", page)
     return 0

@@ -84,9 +84,7 @@ def label_words(options: ProjectOptions) -> LabelWords:
                 f"--positive {typed!r}: {'no word' if not word else 'no class'}",
                 hint="--positive WORD, or --positive WORD=CLASS",
             )
-        if any(
-            normalise_word(word) == normalise_word(other) and path_class != positive[other] for other in positive
-        ):
+        if any(normalise_word(word) == normalise_word(other) and path_class != positive[other] for other in positive):
             raise ConfigError(f"--positive {word!r} means two classes", hint="give each word one class")
         positive[word] = path_class
     if not positive:

@@ -76,9 +76,7 @@ def entries_named(name: str, entries: Sequence[Entry]) -> list[Entry]:
     if not name:
         return []
     exact = [entry for entry in entries if _normalise(name) in map(_normalise, _entry_names(entry))]
-    return exact or [
-        entry for entry in entries if _without_suffix(name) in map(_without_suffix, _entry_names(entry))
-    ]
+    return exact or [entry for entry in entries if _without_suffix(name) in map(_without_suffix, _entry_names(entry))]
 
 
 def select_entries(entries: Sequence[Entry], options: ProjectOptions) -> list[Entry]:
