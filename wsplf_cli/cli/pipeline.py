@@ -1,4 +1,4 @@
-"""The commands of the loop, from slide labels to predictions; each a few lines."""
+"""The commands of the pipeline, from slide labels to predictions; each a few lines."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 def doctor(project: OptionalProject = None, *, options: DoctorOptions, screen: "Screen") -> int:
     """Check this machine and a project.
 
-    With PROJECT also every entry: slide, micrometres per pixel, label. Says what to do; exits with 1 on a FAIL.
+    With PROJECT, every entry is checked too: its slide, micrometres per pixel and label. Every problem is shown with
+    what to do. Exits with 1 on a FAIL.
     """
     from wsplf_cli.cohort.registration import check_registration
     from wsplf_cli.commands.doctor import check_machine, check_project
@@ -57,9 +58,9 @@ def doctor(project: OptionalProject = None, *, options: DoctorOptions, screen: "
 
 @command("demo")
 def demo(*, options: DemoOptions, screen: "Screen") -> int:
-    """Run the whole loop on synthetic slides.
+    """Run the whole pipeline on synthetic slides.
 
-    Makes the slides and a QuPath project, runs every stage, prints what was measured and writes the report.
+    Makes the slides and a QuPath project, runs every command on it, prints the scores and writes the report.
     """
     from wsplf_cli.commands.demo import demo as run_demo
 
@@ -87,8 +88,9 @@ def labels(project: ProjectPath, *, options: LabelsOptions, screen: "Screen") ->
 def pseudolabel(project: ProjectPath, *, options: PseudolabelOptions, screen: "Screen") -> int:
     """Turn slide labels into polygons.
 
-    Learns from the slide labels alone, and writes pseudo-label annotations into the positive slides. Run again, it
-    replaces only its own that nobody has touched.
+    Learns from the slide labels, and from polygons that people have reviewed. Writes pseudo-label annotations into the
+    positive slides. Run again, it replaces only its own annotations that no one has touched. Typed options are stronger
+    than wsplf.toml, and wsplf.toml is stronger than the recipe.
     """
     check_sam(options.sam, checkpoint=options.sam_checkpoint)
     from wsplf_cli.weak.method import pseudolabel as run_stage
@@ -100,7 +102,7 @@ def pseudolabel(project: ProjectPath, *, options: PseudolabelOptions, screen: "S
 def train(project: ProjectPath, *, options: TrainOptions, screen: "Screen") -> int:
     """Train a segmentation model.
 
-    Learns from the project's annotations: pseudo-labels, what people drew or corrected, and negative slides.
+    Learns from the project's annotations (pseudo-labels, and what people drew or corrected) and from negative slides.
     """
     check_sam(options.sam, checkpoint=options.sam_checkpoint)
     from wsplf_cli.commands.train import train as run_stage
@@ -112,7 +114,7 @@ def train(project: ProjectPath, *, options: TrainOptions, screen: "Screen") -> i
 def segment(project: ProjectPath, *, options: SegmentOptions, screen: "Screen") -> int:
     """Write a model's predictions.
 
-    Applies a trained model to the entries, and writes what it finds as annotations.
+    Applies a trained model to the entries, and writes its polygons as annotations.
     """
     from wsplf_cli.commands.segment import segment as run_stage
 
@@ -123,7 +125,8 @@ def segment(project: ProjectPath, *, options: SegmentOptions, screen: "Screen") 
 def evaluate(project: ProjectPath, *, options: EvaluateOptions, screen: "Screen") -> int:
     """Measure annotations against the truth.
 
-    Dice, IoU and boundary F1 per slide and over all; the false-positive share of tissue on negative slides.
+    Dice, IoU and boundary F1 per slide and over all slides; the share of the tissue of negative slides that is false
+    positive.
     """
     from wsplf_cli.commands.evaluate import evaluate as run_stage
 
@@ -136,8 +139,8 @@ def evaluate(project: ProjectPath, *, options: EvaluateOptions, screen: "Screen"
 def benchmark(project: ProjectPath, *, options: BenchmarkOptions, screen: "Screen") -> int:
     """Compare recipes on the same slides.
 
-    Works on a copy of the project, on one class; what is finished is not run again. Writes a table (Markdown, CSV,
-    JSON) and plots.
+    Works on a copy of the project, on one class. Jobs that are finished are not run again. Writes a table (Markdown,
+    CSV, JSON) and plots.
     """
     check_sam(options.sam, checkpoint=options.sam_checkpoint)
     from wsplf_cli.commands.benchmark import benchmark as run_stage
