@@ -119,7 +119,7 @@ class PseudolabelOptions:
     )
     alpha: float = option(
         0.01,
-        "Largest share of the tissue of negative slides that may reach the peak threshold, which a part of every polygon"
+        "Largest share of the tissue of negative slides that may reach the peak threshold, which a part of each polygon"
         " reaches.",
         above=0,
         most=1,
