@@ -21,7 +21,7 @@ from wsplf_cli.cohort.label_table import require_both
 from wsplf_cli.cohort.labels import classes_of
 from wsplf_cli.errors import ConfigError, ProjectError
 from wsplf_cli.geometry import polygonal
-from wsplf_cli.networks.device import peak, pick_device, start_peak
+from wsplf_cli.networks.device import pick_device, start_peak_memory
 from wsplf_cli.options import (
     BenchmarkOptions,
     EvaluateOptions,
@@ -31,7 +31,7 @@ from wsplf_cli.options import (
 )
 from wsplf_cli.recipes import UPPER_BOUND
 from wsplf_cli.schema import Annotation, Entry, StageReport, Tracker
-from wsplf_cli.weak.fit_key import learning_key
+from wsplf_cli.weak.method import fit_key
 
 COPY, COPY_WITH_TRUTH = "copy", "copy-with-truth"
 
@@ -75,7 +75,7 @@ class Cohort:
 
 @dataclass(slots=True)
 class SharedFits:
-    """What jobs with one seed have fitted, and the peak memory of each fit in GB, by ``learning_key``."""
+    """What jobs with one seed have fitted, and the peak memory of each fit in GB, by ``fit_key``."""
 
     memory: dict[str, Any] = field(default_factory=dict)
     peaks_gb: dict[str, float] = field(default_factory=dict)
@@ -146,7 +146,7 @@ class JobRunner:
 
     def run(self, project: Project, job: Job, fits: SharedFits) -> dict[str, Any]:
         """Make pseudo-labels by the recipe, train a model on them if the job says so, and measure both."""
-        start_peak(self._device)
+        start_peak_memory(self._device)
         fits_before = len(fits.memory)
         training = self.cohort.training
         report = self.pipeline.pseudolabel(project, training, job.pseudolabel, self.tracker, memory=fits.memory)
@@ -181,7 +181,7 @@ class JobRunner:
             polygons = [] if truth is None else polygonal(truth)
             annotations = [Annotation(uuid4(), polygon, path_class) for polygon in polygons]
             project.replace(entry.id, origin="human", annotations=annotations)
-        start_peak(self._device)
+        start_peak_memory(self._device)
         reports = self._train(project, job)
         measured = {PREDICTIONS: self._measure_predictions(project, reports)}
         return _result(job, measured, reports, fitted_before=False, problems=[])
@@ -204,7 +204,7 @@ class JobRunner:
 
     def _peak_gb(self) -> float | None:
         """The peak memory of the GPU, or of the process where there is no GPU."""
-        used = peak(self._device)
+        used = peak_memory(self._device)
         most = used.host_bytes if used.gpu_bytes is None else used.gpu_bytes
         return None if most is None else most / 1e9
 
@@ -243,7 +243,7 @@ def _peak_with_fit(fits: SharedFits, job: Job, peak_gb: float | None, *, fitted_
     """The peak memory of a run, with that of its fit where an earlier run did it."""
     if peak_gb is None:
         return None
-    key = learning_key(job.pseudolabel)
+    key = fit_key(job.pseudolabel)
     if not fitted_before:
         fits.peaks_gb[key] = peak_gb
     return max(peak_gb, fits.peaks_gb.get(key, 0.0))

@@ -93,7 +93,7 @@ def pseudolabel(project: ProjectPath, *, options: PseudolabelOptions, screen: "S
     than wsplf.toml, and wsplf.toml is stronger than the recipe.
     """
     check_sam(options.sam, checkpoint=options.sam_checkpoint)
-    from wsplf_cli.weak.method import pseudolabel as run_stage
+    from wsplf_cli.commands.pseudolabel import pseudolabel as run_stage
 
     return shown(run_stage(*open_labelled(project, options.project), options, screen), screen)
 

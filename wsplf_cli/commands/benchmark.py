@@ -10,12 +10,12 @@ from wsplf_cli.benchmark.plan import chosen_recipes, jobs_of, read_result, recip
 from wsplf_cli.benchmark.runner import JobRunner, Pipeline, cohort_of, require_truth, run_jobs
 from wsplf_cli.cohort.labels import classes_of
 from wsplf_cli.commands.evaluate import evaluate
+from wsplf_cli.commands.pseudolabel import pseudolabel
 from wsplf_cli.commands.segment import segment
 from wsplf_cli.commands.train import train
 from wsplf_cli.errors import ConfigError
 from wsplf_cli.options import BenchmarkOptions
 from wsplf_cli.schema import Entry, Tracker
-from wsplf_cli.weak.method import pseudolabel
 
 PIPELINE = Pipeline(pseudolabel, train, segment, evaluate)
 

@@ -16,6 +16,7 @@ from wsplf_cli import plugins
 from wsplf_cli.backends import Project
 from wsplf_cli.cohort.label_table import resolve_labels
 from wsplf_cli.commands.evaluate import evaluate
+from wsplf_cli.commands.pseudolabel import pseudolabel
 from wsplf_cli.commands.segment import segment
 from wsplf_cli.commands.train import train
 from wsplf_cli.errors import ConfigError, ProjectError, WsplfError
@@ -39,7 +40,6 @@ from wsplf_cli.slides.entry import entry_slide
 from wsplf_cli.slides.tissue import tissue_mask
 from wsplf_cli.synthetic.cohort import SyntheticSlide, make_cohort
 from wsplf_cli.synthetic.threshold import best_threshold
-from wsplf_cli.weak.method import pseudolabel
 
 #: ReviewRegions a folder that the demo made, from its first moment, so that it can be made anew.
 MARK = ".wsplf-demo"
