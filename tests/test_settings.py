@@ -236,6 +236,12 @@ def test_a_typed_option_without_effect_is_refused(typed, says):
         require_effect(build(PseudolabelOptions, typed), typed)
 
 
+@pytest.mark.parametrize(("recipe", "refiner"), [("round-1", "none"), ("prompts-boxes", "slic"), ("ep-sam", "none")])
+def test_a_typed_field_that_takes_the_effect_from_the_recipe_is_refused(recipe, refiner):
+    with pytest.raises(ConfigError, match=rf"--refiner {refiner}: with it, .* of the recipe {recipe} has no effect"):
+        build(PseudolabelOptions, {"recipe": recipe, "refiner": refiner})
+
+
 def test_what_has_an_effect_is_not_refused():
     typed = {"recipe": "cam", "alpha": 0.1, "seed": 3}
     require_effect(build(PseudolabelOptions, typed), typed)

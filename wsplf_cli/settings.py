@@ -123,13 +123,27 @@ def build(record: type[T], values: Mapping[str, Any], recipes: Mapping[str, Reci
 
 
 def _chosen_recipe(values: Mapping[str, Any], recipes: Mapping[str, Recipe]) -> Recipe:
-    """The recipe that the values name, with those of its fields that were chosen beside it."""
+    """The recipe that the values name, with those of its fields that were chosen beside it.
+
+    Raises:
+        ConfigError: there is no such recipe, or a field that was chosen takes the effect from another one.
+    """
     recipe = find_recipe(values.get("recipe", Recipe().name), recipes)
+    known = options(Recipe)
     changes = {
         name: _checked(option, values[name], named=option.flag)
-        for name, option in options(Recipe).items()
+        for name, option in known.items()
         if option.metadata.get("shown") and values.get(name) is not None
     }
+    for option in known.values():
+        field_name, unused_values = option.metadata.get("unused_with", ("", ()))
+        value = getattr(recipe, option.name)
+        if changes.get(field_name) in unused_values and value != option.default:
+            raise ConfigError(
+                f"{known[field_name].flag} {changes[field_name]}: with it, {option.key} = {value} of the recipe"
+                f" {recipe.name} has no effect",
+                hint=f"another recipe, or leave {known[field_name].flag} out",
+            )
     return replace(recipe, **changes)
 
 

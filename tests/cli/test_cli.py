@@ -13,7 +13,7 @@ from wsplf_cli.errors import ConfigError, ProjectError
 from wsplf_cli.schema import EntryResult, StageReport
 
 #: Where a command is that is not in a module of its own name in commands.
-MODULES = {"pseudolabel": "weak.method", "report": "report.page"}
+MODULES = {"report": "report.page"}
 
 
 @pytest.fixture
@@ -292,11 +292,11 @@ def test_benchmark_passes_its_options_and_shows_its_table(capsys, replace_comman
 def test_pseudolabel_takes_a_recipe_and_what_is_typed_is_stronger(capsys, replace_command, tiny_project):
     passed = []
     replace_command("pseudolabel", lambda project, entries, options, tracker: passed.append(options) or report("done"))
-    arguments = ["--recipe", "ep-sam", "--search-in", "epithelium", "--refiner", "slic"]
+    arguments = ["--recipe", "ep-sam", "--search-in", "epithelium", "--refiner", "sam"]
     assert run(capsys, "pseudolabel", tiny_project, *arguments)[0] == 0
     (options,) = passed
     assert (options.recipe.name, options.recipe.prompts) == ("ep-sam", "sampled")
-    assert (options.recipe.search_in, options.recipe.refiner) == ("epithelium", "slic")
+    assert (options.recipe.search_in, options.recipe.refiner) == ("epithelium", "sam")
 
 
 def test_a_recipe_of_wsplf_toml_works_in_pseudolabel_and_benchmark(capsys, replace_command, tiny_project):
