@@ -1,4 +1,4 @@
-"""A file name is an option value: what is in a plug-in folder, and how to load one of it."""
+"""Plug-ins: the modules of a package are the values of an option, by their names."""
 
 import importlib
 import importlib.util
@@ -9,7 +9,7 @@ from wsplf_cli.errors import ConfigError
 
 
 def names(package: str) -> list[str]:
-    """Sorted names of the plug-ins in a package such as ``"heads"``, without importing any of them."""
+    """The sorted module names of the plug-ins in a package such as ``"weak.heads"``; none of them is imported."""
     spec = importlib.util.find_spec(f"wsplf_cli.{package}")
     assert spec is not None
     folder = spec.submodule_search_locations
@@ -20,7 +20,7 @@ def load(package: str, name: str) -> ModuleType:
     """The module ``wsplf_cli.PACKAGE.NAME``.
 
     Raises:
-        ConfigError: no such plug-in; the hint lists those that exist.
+        ConfigError: there is no such plug-in; the hint lists those that exist.
     """
     module_name = name.replace("-", "_")
     known = names(package)
