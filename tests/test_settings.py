@@ -148,11 +148,11 @@ def test_what_is_typed_is_stronger_than_wsplf_toml_and_that_than_the_recipe(pseu
 
 
 def test_a_table_adds_a_recipe_that_starts_from_a_built_in_one(read):
-    recipes = read('[recipe.mine]\nbase = "ep-sam"\nrounds = 2\n[recipe.plain]\ntta = 4\n').recipes
+    recipes = read('[recipe.mine]\nbase = "ep-sam"\nrounds = 2\n[recipe.plain]\ntta = 4\ntrains = false\n').recipes
     assert list(recipes) == [*RECIPES, "mine", "plain"]
     mine = dataclasses.replace(RECIPES["ep-sam"], name="mine", summary="ep-sam with rounds = 2", rounds=2)
     assert recipes["mine"] == mine
-    assert recipes["plain"] == Recipe("plain", "default with tta = 4", tta=4, trains=True)
+    assert recipes["plain"] == Recipe("plain", "default with tta = 4, trains = false", tta=4)
 
 
 def test_a_table_with_the_name_of_a_built_in_recipe_changes_it(read, pseudolabel_options):

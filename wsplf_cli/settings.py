@@ -140,7 +140,7 @@ def _chosen_recipe(values: Mapping[str, Any], recipes: Mapping[str, Recipe]) -> 
         value = getattr(recipe, option.name)
         if changes.get(field_name) in unused_values and value != option.default:
             raise ConfigError(
-                f"{known[field_name].flag} {changes[field_name]}: with it, {option.key} = {value} of the recipe"
+                f"{known[field_name].flag} {changes[field_name]}: with it, {option.key} = {_toml_text(value)} of the recipe"
                 f" {recipe.name} has no effect",
                 hint=f"another recipe, or leave {known[field_name].flag} out",
             )
@@ -259,14 +259,13 @@ def _recipe(path: Path, name: str, table: Mapping[str, Any]) -> Recipe:
         option = _known(path, key, known, table=f"recipe.{name}", others=("base",))
         converted = _from_toml(path, option, value)
         changes[option.name] = _checked(option, converted, named=f"{where} {key}")
-    summary = (
-        f"{base} with {', '.join(f'{key} = {value}' for key, value in table.items() if key != 'base') or 'no change'}"
-    )
+    changed = [f"{key} = {_toml_text(value)}" for key, value in table.items() if key not in ("base", "summary")]
+    summary = f"{base} with {', '.join(changed) or 'no change'}"
     recipe = replace(RECIPES[base], **{"name": name, "summary": summary, **changes})
     for option in (option for option in known.values() if option.name in changes):
         other_name, values = option.metadata.get("unused_with", ("", ()))
         if values and getattr(recipe, other_name) in values:
-            other = f"{other_name.replace('_', '-')} = {getattr(recipe, other_name)}"
+            other = f"{other_name.replace('_', '-')} = {_toml_text(getattr(recipe, other_name))}"
             raise ConfigError(
                 f"{where} {option.key} has no effect with {other}",
                 hint=f"leave it out, or change {other} in the recipe",
@@ -323,6 +322,11 @@ def _from_toml(path: Path, option: Option, value: Any) -> Any:
         f"{path}: {option.key} must be {wanted.get(kind, 'a list of texts')}, not {value!r}",
         hint="" if option.default is None else f"the default is {option.default!r}",
     )
+
+
+def _toml_text(value: object) -> str:
+    """A value as wsplf.toml has it, without quotes."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _checked(option: Option, value: Any, *, named: str) -> Any:
