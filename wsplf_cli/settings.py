@@ -139,10 +139,11 @@ def _chosen_recipe(values: Mapping[str, Any], recipes: Mapping[str, Recipe]) -> 
         field_name, unused_values = option.metadata.get("unused_with", ("", ()))
         value = getattr(recipe, option.name)
         if changes.get(field_name) in unused_values and value != option.default:
+            flag = known[field_name].flag
             raise ConfigError(
-                f"{known[field_name].flag} {changes[field_name]}: with it, {option.key} = {_toml_text(value)} of the recipe"
-                f" {recipe.name} has no effect",
-                hint=f"another recipe, or leave {known[field_name].flag} out",
+                f"{flag} {changes[field_name]}: with it, {option.key} = {_toml_text(value)} of the recipe {recipe.name}"
+                " has no effect",
+                hint=f"another recipe, or leave {flag} out",
             )
     return replace(recipe, **changes)
 

@@ -16,7 +16,7 @@ from shapely.geometry import mapping
 
 from wsplf_cli.backends.embedded import open_project
 from wsplf_cli.benchmark.runner import Pipeline
-from wsplf_cli.cohort.label_table import resolve_labels
+from wsplf_cli.cohort.labels import resolve_labels
 from wsplf_cli.commands.benchmark import PIPELINE, benchmark
 from wsplf_cli.commands.evaluate import evaluate
 from wsplf_cli.errors import ConfigError, ProjectError

@@ -10,7 +10,7 @@ from shapely import box, union_all
 from torch import nn
 
 from wsplf_cli.backends.embedded import open_project
-from wsplf_cli.cohort.label_table import resolve_labels
+from wsplf_cli.cohort.labels import resolve_labels
 from wsplf_cli.commands import train as stage
 from wsplf_cli.commands.segment import segment
 from wsplf_cli.commands.train import train
@@ -81,7 +81,7 @@ def short_epochs(monkeypatch):
 
 def entries_of(path, options=LUNG):
     opened = open_project(path, ProjectOptions())
-    return opened, resolve_labels(opened, opened.entries(), options)
+    return opened, resolve_labels(opened.entries(), options)
 
 
 def roles_of(path, monkeypatch):

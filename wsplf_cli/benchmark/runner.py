@@ -17,8 +17,7 @@ from wsplf_cli.benchmark.copies import RUNS, copy_project, make_benchmark_folder
 from wsplf_cli.benchmark.plan import Job, read_result
 from wsplf_cli.benchmark.table import PREDICTIONS, PSEUDO_LABELS
 from wsplf_cli.benchmark.truth import HINT, truth_reader
-from wsplf_cli.cohort.label_table import require_both
-from wsplf_cli.cohort.labels import classes_of
+from wsplf_cli.cohort.labels import classes_of, require_both
 from wsplf_cli.errors import ConfigError, ProjectError
 from wsplf_cli.geometry import polygonal
 from wsplf_cli.networks.device import peak_memory, pick_device, start_peak_memory

@@ -186,23 +186,23 @@ def _was_typed(ctx: typer.Context, name: str) -> bool:
 
 def open_chosen(path: Path, options: ProjectOptions) -> "tuple[Project, list[Entry]]":
     """The project and the entries that --images chooses."""
-    from wsplf_cli.cohort.label_table import select
+    from wsplf_cli.cohort.names import select_entries
 
     project: Project = plugins.load("backends", options.backend).open_project(path, options)
-    return project, select(project.entries(), options)
+    return project, select_entries(project.entries(), options)
 
 
 def open_labelled(path: Path, options: ProjectOptions) -> "tuple[Project, list[Entry]]":
     """As ``open_chosen``, with the slide labels. An unknown label is an error, so that no slide is lost in silence."""
-    from wsplf_cli.cohort.label_table import resolve_labels
+    from wsplf_cli.cohort.labels import resolve_labels
 
     project, entries = open_chosen(path, options)
-    return project, resolve_labels(project, entries, options)
+    return project, resolve_labels(entries, options)
 
 
 def open_any(path: Path, options: ProjectOptions, screen: "Screen") -> "tuple[Project, list[Entry]]":
     """As ``open_chosen``, with the slide labels that are known. An unknown label is a warning."""
-    from wsplf_cli.cohort.label_table import label_rows, unknown_words
+    from wsplf_cli.cohort.labels import label_rows, unknown_words
 
     project, entries = open_chosen(path, options)
     rows = label_rows(entries, options)

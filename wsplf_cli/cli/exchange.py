@@ -46,7 +46,7 @@ def relink(project: ProjectPath, *, options: RelinkOptions, screen: "Screen") ->
 
     Give --map, --search or both. The previous project file is kept; undo puts it back.
     """
-    from wsplf_cli.commands.create import relink as run_stage
+    from wsplf_cli.commands.relink import relink as run_stage
 
     return shown(run_stage(project, options, screen), screen)
 
@@ -57,7 +57,7 @@ def export(project: ProjectPath, *, options: ExportOptions, screen: "Screen") ->
 
     One file per entry, as QuPath imports it, with all annotations unless --origin names some.
     """
-    from wsplf_cli.commands.exchange import export as run_stage
+    from wsplf_cli.commands.export import export as run_stage
 
     access = ProjectOptions(backend=options.backend, images=options.images)
     return shown(run_stage(*open_chosen(project, access), options, screen), screen)
@@ -77,7 +77,7 @@ def import_(
 
     Annotations that are there stay, and are not added a second time.
     """
-    from wsplf_cli.commands.exchange import import_files as run_stage
+    from wsplf_cli.commands.import_ import import_files as run_stage
 
     access = ProjectOptions(backend=options.backend, slides=options.slides)
     return shown(run_stage(*open_chosen(project, access), files, options, screen), screen)

@@ -1,6 +1,5 @@
 """The commands of the pipeline, from slide labels to predictions; each a few lines."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsplf_cli.cli.command import (
@@ -13,7 +12,6 @@ from wsplf_cli.cli.command import (
     open_labelled,
     shown,
 )
-from wsplf_cli.errors import ConfigError, ProjectError
 from wsplf_cli.networks.weights import check_sam
 from wsplf_cli.options import (
     BenchmarkOptions,
@@ -38,20 +36,9 @@ def doctor(project: OptionalProject = None, *, options: DoctorOptions, screen: "
     With PROJECT, every entry is checked too: its slide, micrometres per pixel and label. Every problem is shown with
     what to do. Exits with 1 on a FAIL.
     """
-    from wsplf_cli.cohort.registration import check_registration
-    from wsplf_cli.commands.doctor import check_machine, check_project
-    from wsplf_cli.schema import Check
+    from wsplf_cli.commands.doctor import doctor as run_stage
 
-    if options.registration and project is None:
-        raise ConfigError("--registration needs a project", hint="wsplf doctor PROJECT --registration")
-    checks = check_machine(options, folder=project.parent if project else Path())
-    if project is not None:
-        try:
-            opened = open_chosen(project, options.project)
-            checks += check_project(*opened, options)
-            checks += check_registration(*opened, options, screen) if options.registration else []
-        except ProjectError as error:
-            checks.append(Check("FAIL", "project", error.message, error.hint))
+    checks = run_stage(project, options, screen)
     screen.checks(checks)
     return int(any(check.status == "FAIL" for check in checks))
 
@@ -75,7 +62,7 @@ def labels(project: ProjectPath, *, options: LabelsOptions, screen: "Screen") ->
     A label comes from the entry's metadata, else from its tags; --csv writes labels into the metadata. Exits with 1
     when pseudolabel could not learn from them: none, only positive or only negative ones, or an unknown label.
     """
-    from wsplf_cli.cohort.label_table import labels as resolve
+    from wsplf_cli.commands.labels import labels as resolve
 
     found = resolve(*open_chosen(project, options.project), options, screen)
     screen.labels(found.document)
@@ -156,10 +143,8 @@ def report(project: ProjectPath, *, options: ReportOptions, screen: "Screen") ->
 
     Self-contained: cohort, labels, thumbnails with CAM and outlines, scores, training curves, settings.
     """
-    from wsplf_cli.report.page import report as run_stage
+    from wsplf_cli.commands.report import report as run_stage
 
-    opened, entries = open_any(project, options.project, screen)
-    out = options.out or opened.folder / "wsplf" / "report.html"
-    page = run_stage(opened, entries, out=out, tracker=screen, scores=options.scores, options=options.project)
+    page = run_stage(*open_any(project, options.project, screen), options, screen)
     screen.path("report", page)
     return 0

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsplf_cli.backends import Project
-from wsplf_cli.cohort.run import done, each
+from wsplf_cli.cohort.run import finished_entries, for_each_entry
 from wsplf_cli.errors import ProjectError
 from wsplf_cli.options import PseudolabelOptions
 from wsplf_cli.review.memory import Review, read_review
@@ -123,8 +123,8 @@ def prepare_cohort(
         slides[entry.id] = CohortSlide(entry, pixel_size.mpp, tissue, grid, review)
         return {"tiles": len(grid.xy_px0), "tissue mm2": tissue_um2(tissue, mpp_slide=pixel_size.mpp) / 1e6}
 
-    results = each(entries, prepare, tracker=tracker, name="tissue")
-    return [slides[entry.id] for entry in done(entries, results)], results
+    results = for_each_entry(entries, prepare, tracker=tracker, name="tissue")
+    return [slides[entry.id] for entry in finished_entries(entries, results)], results
 
 
 def require_both_labels(cohort: Sequence[CohortSlide], path_class: str, results: Sequence[EntryResult]) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 from wsplf_cli.backends import Project
 from wsplf_cli.benchmark.evaluation import Score, score_entry, totals
 from wsplf_cli.benchmark.truth import HINT, is_negative, truth_reader
-from wsplf_cli.cohort.labels import classes_of, names_of
-from wsplf_cli.cohort.run import Skipped, each
+from wsplf_cli.cohort.labels import classes_of, display_names
+from wsplf_cli.cohort.run import Skipped, for_each_entry
 from wsplf_cli.errors import ProjectError
 from wsplf_cli.geometry import union
 from wsplf_cli.options import EvaluateOptions
@@ -50,12 +50,12 @@ def evaluate(project: Project, entries: Sequence[Entry], options: EvaluateOption
         by_class = score_entry(project, entry, known, options, tracker=tracker)
         for path_class, score in by_class.items():
             scores[path_class].append(score)
-        shown = zip(classes, names_of(classes), strict=True)
+        shown = zip(classes, display_names(classes), strict=True)
         return {f"dice {name}".rstrip(): by_class[path_class].overlap.dice for path_class, name in shown}
 
     read_only = not os.access(project.folder, os.W_OK)
     with start_run(project, "evaluate", options=options, seed=0, dry_run=read_only) as run:
-        results = each(entries, work, tracker=tracker, name="evaluate")
+        results = for_each_entry(entries, work, tracker=tracker, name="evaluate")
         left_out = {
             status: [{"name": result.name, "reason": result.reason} for result in results if result.status == status]
             for status in ("skipped", "failed")

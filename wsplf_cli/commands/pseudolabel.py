@@ -6,13 +6,14 @@ import numpy as np
 
 from wsplf_cli.backends import Project
 from wsplf_cli.cache import Store
-from wsplf_cli.cohort.label_table import count_classes, require_both
-from wsplf_cli.cohort.labels import ClassTracker, cam_file, classes_of, names_of
-from wsplf_cli.cohort.run import Skipped, each, merge
+from wsplf_cli.cohort.class_tracker import ClassTracker
+from wsplf_cli.cohort.labels import classes_of, count_classes, display_names, require_both
+from wsplf_cli.cohort.run import Skipped, for_each_entry, merge_results
 from wsplf_cli.cohort.slide import prepare_cohort
 from wsplf_cli.networks.device import pick_device, seed_everything
 from wsplf_cli.options import PseudolabelOptions
 from wsplf_cli.review.memory import REVIEWED, write_polygons
+from wsplf_cli.runs import layout
 from wsplf_cli.runs.record import Run, start_run
 from wsplf_cli.schema import Entry, StageReport, Tracker
 from wsplf_cli.weak.class_fit import fit_details
@@ -65,7 +66,7 @@ def pseudolabel(
     with run:
         trackers = {
             path_class: ClassTracker(tracker, run, name)
-            for path_class, name in zip(classes, names_of(classes), strict=True)
+            for path_class, name in zip(classes, display_names(classes), strict=True)
         }
         memory = {} if memory is None else memory
         learned = memory.get(fit_key(options))
@@ -88,20 +89,20 @@ def _draw(
 ) -> StageReport:
     """Calibrate the CAMs, draw polygons on every slide, and write them into the project entry by entry."""
     fits = [fit_of_class.with_scale(options, trackers[fit_of_class.path_class]) for fit_of_class in learned.fits]
-    cache = None if run.folder is None else project.folder / "wsplf" / "cache" / "embeddings"
+    cache = None if run.folder is None else layout.embeddings_folder(project.folder)
     embed = Embedder(networks.sam, Store(cache, most_bytes=round(options.cache_gb * 1e9)))
     refiner_of_class, round_details = class_refiners(fits, networks, embed, options, trackers)
     slides = {slide.entry.id: slide for slide in fits[0].slides}
     rng = np.random.default_rng([options.run.seed, 2])
     seeds = {entry_id: int(rng.integers(2**62)) for entry_id in slides}
-    names = names_of([fit_of_class.path_class for fit_of_class in fits])
+    names = display_names([fit_of_class.path_class for fit_of_class in fits])
 
     def write(entry: Entry) -> Mapping[str, float] | Skipped:
         slide = slides[entry.id]
         result = annotate(slide, fits, refiner_of_class, options, run_id=run.id, seed=seeds[entry.id])
         if run.folder is not None:
             for cam, name in zip(result.maps.values(), names, strict=True):
-                cam.save_picture(run.folder / "cams" / cam_file(entry.id, name))
+                cam.save_picture(layout.cam_file(run.folder, entry.id, name))
         if entry.reviewed:
             return Skipped(REVIEWED)
         if options.run.dry_run:
@@ -111,9 +112,9 @@ def _draw(
         )
         return {**result.counts, "removed": replaced.removed, "kept": replaced.kept}
 
-    results = each([slide.entry for slide in slides.values()], write, tracker=tracker, name="polygons")
+    results = for_each_entry([slide.entry for slide in slides.values()], write, tracker=tracker, name="polygons")
     details = fit_details(fits, round_details) | {"learn_seconds": learned.seconds, "embedded": embed.computed}
-    return run.finish(merge(learned.results, results), details=details)
+    return run.finish(merge_results(learned.results, results), details=details)
 
 
 def _say_left_out(
@@ -123,7 +124,7 @@ def _say_left_out(
     held_out = sum(entry.held_out for entry in entries)
     unlabelled = len(entries) - held_out - len(labelled)
     positive = sum(bool(entry.label and entry.label.classes) for entry in labelled)
-    of_class = [f"{count} {name}" for name, count in count_classes(labelled, names_of(classes)).items() if name]
+    of_class = [f"{count} {name}" for name, count in count_classes(labelled, display_names(classes)).items() if name]
     each_class = f" ({', '.join(of_class)})" if of_class else ""
     tracker.say(
         f"{len(labelled)} labelled slides ({positive} positive{each_class}, {len(labelled) - positive} negative); "

@@ -5,10 +5,11 @@ from pathlib import Path
 
 from wsplf_cli.backends import Project
 from wsplf_cli.cohort.labels import classes_of
-from wsplf_cli.cohort.run import Skipped, each
+from wsplf_cli.cohort.run import Skipped, for_each_entry
 from wsplf_cli.networks.device import pick_device, seed_everything
 from wsplf_cli.options import SegmentOptions
 from wsplf_cli.review.memory import REVIEWED, read_review, write_polygons
+from wsplf_cli.runs import layout
 from wsplf_cli.runs.record import start_run
 from wsplf_cli.schema import Entry, StageReport, Tracker
 from wsplf_cli.segmentation.annotate import load_model, segment_slide
@@ -70,7 +71,7 @@ def segment(project: Project, entries: Sequence[Entry], options: SegmentOptions,
             )
             return {**result.counts, "removed": replaced.removed, "kept": replaced.kept}
 
-        results = each(entries, segment_entry, tracker=tracker, name="segment")
+        results = for_each_entry(entries, segment_entry, tracker=tracker, name="segment")
         details = {
             "model": options.model,
             "model_run": checkpoint.run_id,
@@ -83,7 +84,7 @@ def segment(project: Project, entries: Sequence[Entry], options: SegmentOptions,
 
 def model_folder(project: Project, name: str) -> Path:
     """The folder of a model: the project's model of this name, else the folder at this path."""
-    in_project = project.folder / "wsplf" / "models" / name
+    in_project = layout.model_folder(project.folder, name)
     return in_project if in_project.is_dir() or not Path(name).is_dir() else Path(name)
 
 

@@ -8,7 +8,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from wsplf_cli.errors import ProjectError
-from wsplf_cli.runs.journal import JOURNAL, UNDO, read_lines
+from wsplf_cli.runs.journal import read_lines
+from wsplf_cli.runs.layout import journal_file, run_file, run_folders
 
 DECISIVE = ("data.qpdata", "classes.json", ".qpproj")
 """Ends of the names of the files that people's work is in; what lies beside them follows them."""
@@ -78,13 +79,15 @@ def past_runs(folder: Path) -> list[PastRun]:
         ProjectError: a journal cannot be read, or names a file outside the project.
     """
     found = []
-    for path in sorted((folder / "wsplf" / "runs").glob(f"*/{UNDO}/{JOURNAL}")):
+    for run_folder in sorted(run_folders(folder)):
+        path = journal_file(run_folder)
+        if not path.is_file():
+            continue
         stat = path.stat()
         sequence, kept_bytes, writes = _writes(path, stat.st_mtime_ns, stat.st_size)
-        record = _record(path.parents[1] / "run.json")
+        record = _record(run_file(run_folder))
         if writes:
             texts = {key: str(record.get(key) or "") for key in ("stage", "status", "undoes")}
-            run_folder = path.parents[1]
             found.append(
                 PastRun(
                     run_folder.name, **texts, sequence=sequence, folder=run_folder, kept_bytes=kept_bytes, writes=writes

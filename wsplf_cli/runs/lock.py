@@ -18,19 +18,15 @@ from filelock import FileLock, Timeout
 
 from wsplf_cli import files
 from wsplf_cli.errors import ProjectError
+from wsplf_cli.runs.layout import run_folders, undo_folder
 
 log = logging.getLogger(__name__)
-
-
-def project_lock(folder: Path) -> Path:
-    """The lock of the project in ``folder``. Projects that share a folder share its data, and so the lock."""
-    return folder / "wsplf" / "lock"
 
 
 def left_overs(folder: Path) -> list[Path]:
     """The folders of a project in which only a command that holds its lock writes: see ``files.clean``."""
     inside = [folder, folder / "classifiers", folder / "scripts"]
-    return [*inside, *(folder / "data").glob("*"), *(folder / "wsplf" / "runs").glob("*/undo")]
+    return [*inside, *(folder / "data").glob("*"), *map(undo_folder, run_folders(folder))]
 
 
 @contextmanager

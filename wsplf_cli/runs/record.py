@@ -16,7 +16,8 @@ from typing import Any, Protocol, Self
 from wsplf_cli import __version__, files
 from wsplf_cli.errors import ProjectError
 from wsplf_cli.runs.journal import Journal, recording
-from wsplf_cli.runs.lock import hold, left_overs, project_lock
+from wsplf_cli.runs.layout import curves_file, log_file, project_lock, run_file, run_folder
+from wsplf_cli.runs.lock import hold, left_overs
 from wsplf_cli.schema import EntryResult, StageReport
 
 log = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ class Run:
             try:
                 self.folder.mkdir(parents=True)
                 self._write()
-                self.handler = _RunLog(self.folder / "log.txt", encoding="utf-8")
+                self.handler = _RunLog(log_file(self.folder), encoding="utf-8")
             except OSError as error:
                 raise ProjectError(f"cannot write the run folder {self.folder}: {error.strerror}") from error
             self.handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -108,7 +109,7 @@ class Run:
         """Keep a curve for the report: series over x, such as losses over epochs. Written at once."""
         self.curves[name] = {"x": list(x), "y": {series: list(values) for series, values in y.items()}}
         if self.folder is not None:
-            files.write_json(self.folder / "curves.json", self.curves)
+            files.write_json(curves_file(self.folder), self.curves)
 
     def finish(self, entries: Sequence[EntryResult], *, details: Mapping[str, Any] | None = None) -> StageReport:
         """Write the results into run.json and return them as the stage's report."""
@@ -143,7 +144,7 @@ class Run:
 
     def _write(self) -> None:
         if self.folder is not None:
-            files.write_json(self.folder / "run.json", self.record)
+            files.write_json(run_file(self.folder), self.record)
 
 
 class Located(Protocol):
@@ -183,6 +184,6 @@ def start_run(
         "entries": [],
         "details": {},
     }
-    folder = None if dry_run else project.folder / "wsplf" / "runs" / run_id
+    folder = None if dry_run else run_folder(project.folder, run_id)
     journal = None if folder is None or stage in READING else Journal(project.folder, folder)
     return Run(run_id, stage, folder, record, journal)

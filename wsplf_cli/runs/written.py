@@ -18,9 +18,8 @@ import shapely
 from wsplf_cli import files
 from wsplf_cli.errors import ProjectError
 from wsplf_cli.runs.history import PastRun, part_undone, past_runs
+from wsplf_cli.runs.layout import run_folders, written_file
 from wsplf_cli.schema import Annotation, Origin
-
-WRITTEN = "written"
 
 
 def keep(run_folder: Path, entry_id: str, *, origin: Origin, annotations: Sequence[Annotation]) -> None:
@@ -29,7 +28,7 @@ def keep(run_folder: Path, entry_id: str, *, origin: Origin, annotations: Sequen
     Raises:
         ProjectError: the disk is full, or the folder cannot be written.
     """
-    path = _path(run_folder, entry_id, origin)
+    path = written_file(run_folder, entry_id, origin)
     document = {"run_id": run_folder.name, "annotations": [_plain(one) for one in annotations]}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +45,7 @@ def written(folder: Path, entry_id: str, *, origin: Origin) -> list[Annotation] 
     Raises:
         ProjectError: a file cannot be read.
     """
-    found = list((folder / "wsplf" / "runs").glob(f"*/{WRITTEN}/{entry_id}-{origin}.json.gz"))
+    found = [path for run in run_folders(folder) if (path := written_file(run, entry_id, origin)).is_file()]
     if not found:
         return None
     runs = past_runs(folder)
@@ -68,10 +67,6 @@ def _counts(run: PastRun | None, runs: Sequence[PastRun], entry_id: str) -> bool
 def _order(run_id: str, known: Mapping[str, PastRun]) -> tuple[str, int, str]:
     """Ids sort by the second; within one, journals by the order in which they began."""
     return run_id[:16], known[run_id].sequence if run_id in known else 0, run_id
-
-
-def _path(run_folder: Path, entry_id: str, origin: Origin) -> Path:
-    return run_folder / WRITTEN / f"{entry_id}-{origin}.json.gz"
 
 
 def _plain(annotation: Annotation) -> dict[str, Any]:

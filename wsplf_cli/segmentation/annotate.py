@@ -10,7 +10,7 @@ import torch
 from shapely import Polygon
 from shapely.geometry.base import BaseGeometry
 
-from wsplf_cli.cohort.labels import names_of
+from wsplf_cli.cohort.labels import display_names
 from wsplf_cli.cohort.slide import SlideResult
 from wsplf_cli.networks.inference import ArrayFunction, on_arrays
 from wsplf_cli.review.memory import Review
@@ -116,7 +116,7 @@ def segment_slide(
             for polygon in polygons
         ]
     of_class = Counter(annotation.path_class for annotation in annotations)
-    counts = {f"polygons {name}": of_class[name] for name in names_of(classes) if name} | {
+    counts = {f"polygons {name}": of_class[name] for name in display_names(classes) if name} | {
         "polygons": len(annotations),
         "area_um2": sum(annotation.shape.area for annotation in annotations) * mpp_slide**2,
         "suppressed_um2": suppressed_px0 * mpp_slide**2,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from wsplf_cli.cohort.run import each
+from wsplf_cli.cohort.run import for_each_entry
 from wsplf_cli.cohort.slide import CohortSlide
 from wsplf_cli.networks.backbone import Backbone
 from wsplf_cli.options import PseudolabelOptions
@@ -113,7 +113,7 @@ def compute_cams(
             downsample[entry.id] = inference.downsample
         return {}
 
-    results = each([slide.entry for slide in cohort], compute, tracker=tracker, name="CAM")
+    results = for_each_entry([slide.entry for slide in cohort], compute, tracker=tracker, name="CAM")
     logits_of = {
         path_class: _joined(cohort, path_class, fitted, maps[path_class], downsample)
         for path_class, fitted in classifiers.items()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from wsplf_cli.cohort.run import each
+from wsplf_cli.cohort.run import for_each_entry
 from wsplf_cli.cohort.slide import CohortSlide
 from wsplf_cli.networks.backbone import Backbone
 from wsplf_cli.networks.inference import on_arrays
@@ -77,7 +77,7 @@ def sample_instances(
             of_class[path_class][entry.id] = instances
         return {}
 
-    results = each([slide.entry for slide in cohort], sample_entry, tracker=tracker, name="features")
+    results = for_each_entry([slide.entry for slide in cohort], sample_entry, tracker=tracker, name="features")
     return SampledInstances(of_class, results)
 
 

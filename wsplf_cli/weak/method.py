@@ -25,9 +25,10 @@ import numpy as np
 import torch
 
 from wsplf_cli import plugins
+from wsplf_cli.cohort.class_tracker import ClassTracker, class_in_errors
 from wsplf_cli.cohort.folds import fold_assignment
-from wsplf_cli.cohort.labels import ClassTracker, names_of, naming
-from wsplf_cli.cohort.run import merge
+from wsplf_cli.cohort.labels import display_names
+from wsplf_cli.cohort.run import merge_results
 from wsplf_cli.cohort.slide import CohortSlide, SlideResult, require_both_labels, tile_sources
 from wsplf_cli.errors import ConfigError
 from wsplf_cli.networks.backbone import Backbone, build_backbone
@@ -156,7 +157,7 @@ def fit(
     began = time.monotonic()
     classes = list(trackers)
     for path_class, class_tracker in trackers.items():
-        with naming(class_tracker.name):
+        with class_in_errors(class_tracker.name):
             require_both_labels(cohort, path_class, results)
     classifiers = {path_class: Classifiers() for path_class in classes}
     if networks.backbone is not None:
@@ -166,12 +167,12 @@ def fit(
         sampled = sample_instances(cohort, classes, networks.backbone, inferences, rng=rng, tracker=tracker)
         cohort = [slide for slide in cohort if slide.entry.id in sampled.of_class[classes[0]]]
         for path_class, class_tracker in trackers.items():
-            with naming(class_tracker.name):
+            with class_in_errors(class_tracker.name):
                 require_both_labels(cohort, path_class, sampled.results)
             instances = [sampled.of_class[path_class][slide.entry.id] for slide in cohort]
             probes = fit_probes(cohort, path_class, instances, networks.search, rng=rng, tracker=class_tracker)
             classifiers[path_class] = Classifiers(probes, networks.backbone)
-        results = merge(results, sampled.results)
+        results = merge_results(results, sampled.results)
     if networks.make_mil is not None:
         sources = tile_sources(cohort)
         for path_class, class_tracker in trackers.items():
@@ -211,7 +212,7 @@ def fit(
                 fitted.search_in,
             )
         )
-    return CohortFit(tuple(fits), tuple(merge(results, cam_results)), time.monotonic() - began)
+    return CohortFit(tuple(fits), tuple(merge_results(results, cam_results)), time.monotonic() - began)
 
 
 def fit_probes(
@@ -325,7 +326,7 @@ def annotate(
         for fit_of_class, polygons in zip(fits, drawn, strict=True)
         for polygon in polygons
     )
-    names = names_of([fit_of_class.path_class for fit_of_class in fits])
+    names = display_names([fit_of_class.path_class for fit_of_class in fits])
     counts = {f"polygons {name}": len(polygons) for name, polygons in zip(names, drawn, strict=True) if name} | {
         "polygons": len(annotations),
         "area mm2": sum(annotation.shape.area for annotation in annotations) * slide.mpp**2 / 1e6,

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from wsplf_cli.cohort.class_tracker import Curves
 from wsplf_cli.cohort.folds import fold_assignment
-from wsplf_cli.cohort.labels import Curves
 from wsplf_cli.cohort.slide import CohortSlide, SlideTiles
 from wsplf_cli.networks.inference import on_arrays
 from wsplf_cli.networks.mil import MilNetwork

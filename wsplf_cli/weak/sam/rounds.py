@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from wsplf_cli.cohort.labels import Curves
+from wsplf_cli.cohort.class_tracker import Curves
 from wsplf_cli.cohort.slide import CohortSlide
 from wsplf_cli.errors import SlideError
 from wsplf_cli.networks.sam import Sam
