@@ -25,6 +25,7 @@ def load(package: str, name: str) -> ModuleType:
     module_name = name.replace("-", "_")
     known = names(package)
     if module_name not in known:
-        shown = ", ".join(entry.replace("_", "-") for entry in known)
-        raise ConfigError(f"unknown {package.rpartition('.')[2].rstrip('s')} {name!r}", hint=f"choose one of: {shown}")
+        kind = package.rpartition(".")[2].removesuffix("s")
+        choices = ", ".join(plug_in.replace("_", "-") for plug_in in known)
+        raise ConfigError(f"unknown {kind} {name!r}", hint=f"choose one of: {choices}")
     return importlib.import_module(f"wsplf_cli.{package}.{module_name}")

@@ -187,8 +187,8 @@ def test_errors_of_a_command_are_shown_without_a_traceback(
         raise error
 
     replace_command("train", work)
-    found, out, err = run(capsys, "train", tiny_project, *(["--json"] if json_mode else []))
-    assert found == code
+    exit_code, out, err = run(capsys, "train", tiny_project, *(["--json"] if json_mode else []))
+    assert exit_code == code
     assert says in err
     assert "Traceback" not in err
     assert (json.loads(out)["error"] in err) if json_mode else out == ""
@@ -252,7 +252,7 @@ def test_demo_passes_its_options_and_shows_its_table(capsys, replace_command, tm
 
 
 def test_benchmark_passes_its_options_and_shows_its_table(capsys, replace_command, tiny_project):
-    found = {
+    document = {
         "out": "there",
         "runs": [{"recipe": "cam", "seed": 0, "status": "done"}, {"recipe": "ep-sam", "seed": 0, "status": "to run"}],
         "rows": [{}],
@@ -265,7 +265,7 @@ def test_benchmark_passes_its_options_and_shows_its_table(capsys, replace_comman
     def benchmark(project, entries, options, tracker):
         assert (options.recipes, options.seeds) == (("cam", "ep-sam"), 1)
         assert len(entries) == 3
-        return found
+        return document
 
     replace_command("benchmark", benchmark)
     arguments = ["benchmark", tiny_project, "--recipes", "cam", "--recipes", "ep-sam", "--seeds", "1"]
@@ -273,8 +273,8 @@ def test_benchmark_passes_its_options_and_shows_its_table(capsys, replace_comman
     assert code == 0
     for text in ("0.812", "ep-sam, seed 0: to run", "a note", "results: there"):
         assert text in out
-    assert json.loads(run(capsys, *arguments, "--json")[1]) == found
-    found["failed"] = ["cam, seed 0: broken"]
+    assert json.loads(run(capsys, *arguments, "--json")[1]) == document
+    document["failed"] = ["cam, seed 0: broken"]
     code, out, _ = run(capsys, *arguments)
     assert code == 1
     assert "broken" in out

@@ -35,9 +35,9 @@ def create(
 
     The slides stay where they are and are only read. QuPath 0.2 to 0.7 opens the project.
     """
-    from wsplf_cli.commands.create import create as run_stage
+    from wsplf_cli.commands.create import create as run_command
 
-    return shown(run_stage(folder, slides, options, screen), screen)
+    return shown(run_command(folder, slides, options, screen), screen)
 
 
 @command("project relink", under=project_group)
@@ -46,9 +46,9 @@ def relink(project: ProjectPath, *, options: RelinkOptions, screen: "Screen") ->
 
     Give --map, --search or both. The previous project file is kept; undo puts it back.
     """
-    from wsplf_cli.commands.relink import relink as run_stage
+    from wsplf_cli.commands.relink import relink as run_command
 
-    return shown(run_stage(project, options, screen), screen)
+    return shown(run_command(project, options, screen), screen)
 
 
 @command("export")
@@ -57,10 +57,10 @@ def export(project: ProjectPath, *, options: ExportOptions, screen: "Screen") ->
 
     One file per entry, as QuPath imports it, with all annotations unless --origin names some.
     """
-    from wsplf_cli.commands.export import export as run_stage
+    from wsplf_cli.commands.export import export as run_command
 
     access = ProjectOptions(backend=options.backend, images=options.images)
-    return shown(run_stage(*open_chosen(project, access), options, screen), screen)
+    return shown(run_command(*open_chosen(project, access), options, screen), screen)
 
 
 @command("import")
@@ -77,10 +77,10 @@ def import_(
 
     Annotations that are there stay, and are not added a second time.
     """
-    from wsplf_cli.commands.import_ import import_files as run_stage
+    from wsplf_cli.commands.import_ import import_files as run_command
 
     access = ProjectOptions(backend=options.backend, slides=options.slides)
-    return shown(run_stage(*open_chosen(project, access), files, options, screen), screen)
+    return shown(run_command(*open_chosen(project, access), files, options, screen), screen)
 
 
 @command("undo")
@@ -98,9 +98,9 @@ def undo(
     Every file is then as it was before the run, to the byte. A file that a person has changed since is left alone and
     named. The old files stay in wsplf/runs/RUN/undo beside the project until you delete that folder.
     """
-    from wsplf_cli.commands.undo import undo as run_stage
+    from wsplf_cli.commands.undo import undo as run_command
 
-    return shown(run_stage(project, run, options, screen), screen)
+    return shown(run_command(project, run, options, screen), screen)
 
 
 @command("scripts install", under=scripts_group)
@@ -109,6 +109,6 @@ def install(project: ProjectPath, *, options: InstallOptions, screen: "Screen") 
 
     QuPath lists them under Automate > Project scripts.
     """
-    from wsplf_cli.commands.install_scripts import install as run_stage
+    from wsplf_cli.commands.install_scripts import install as run_command
 
-    return shown(run_stage(project, options, screen), screen)
+    return shown(run_command(project, options, screen), screen)

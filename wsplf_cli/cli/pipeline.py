@@ -36,9 +36,9 @@ def doctor(project: OptionalProject = None, *, options: DoctorOptions, screen: "
     With PROJECT, every entry is checked too: its slide, micrometres per pixel and label. Every problem is shown with
     what to do. Exits with 1 on a FAIL.
     """
-    from wsplf_cli.commands.doctor import doctor as run_stage
+    from wsplf_cli.commands.doctor import doctor as run_command
 
-    checks = run_stage(project, options, screen)
+    checks = run_command(project, options, screen)
     screen.checks(checks)
     return int(any(check.status == "FAIL" for check in checks))
 
@@ -49,9 +49,9 @@ def demo(*, options: DemoOptions, screen: "Screen") -> int:
 
     Makes the slides and a QuPath project, runs every command on it, prints the scores and writes the report.
     """
-    from wsplf_cli.commands.demo import demo as run_demo
+    from wsplf_cli.commands.demo import demo as run_command
 
-    screen.demo(run_demo(options.out, seed=options.seed, device=options.device, tracker=screen))
+    screen.demo(run_command(options.out, seed=options.seed, device=options.device, tracker=screen))
     return 0
 
 
@@ -62,13 +62,13 @@ def labels(project: ProjectPath, *, options: LabelsOptions, screen: "Screen") ->
     A label comes from the entry's metadata, else from its tags; --csv writes labels into the metadata. Exits with 1
     when pseudolabel could not learn from them: none, only positive or only negative ones, or an unknown label.
     """
-    from wsplf_cli.commands.labels import labels as resolve
+    from wsplf_cli.commands.labels import labels as run_command
 
-    found = resolve(*open_chosen(project, options.project), options, screen)
-    screen.labels(found.document)
-    if found.written:
+    label_report = run_command(*open_chosen(project, options.project), options, screen)
+    screen.labels(label_report.document)
+    if label_report.written:
         screen.say(REOPEN)
-    return int(bool(found.problems))
+    return int(bool(label_report.problems))
 
 
 @command("pseudolabel")
@@ -80,9 +80,9 @@ def pseudolabel(project: ProjectPath, *, options: PseudolabelOptions, screen: "S
     than wsplf.toml, and wsplf.toml is stronger than the recipe.
     """
     check_sam(options.sam, checkpoint=options.sam_checkpoint)
-    from wsplf_cli.commands.pseudolabel import pseudolabel as run_stage
+    from wsplf_cli.commands.pseudolabel import pseudolabel as run_command
 
-    return shown(run_stage(*open_labelled(project, options.project), options, screen), screen)
+    return shown(run_command(*open_labelled(project, options.project), options, screen), screen)
 
 
 @command("train")
@@ -92,9 +92,9 @@ def train(project: ProjectPath, *, options: TrainOptions, screen: "Screen") -> i
     Learns from the project's annotations (pseudo-labels, and what people drew or corrected) and from negative slides.
     """
     check_sam(options.sam, checkpoint=options.sam_checkpoint)
-    from wsplf_cli.commands.train import train as run_stage
+    from wsplf_cli.commands.train import train as run_command
 
-    return shown(run_stage(*open_labelled(project, options.project), options, screen), screen)
+    return shown(run_command(*open_labelled(project, options.project), options, screen), screen)
 
 
 @command("segment")
@@ -103,9 +103,9 @@ def segment(project: ProjectPath, *, options: SegmentOptions, screen: "Screen") 
 
     Applies a trained model to the entries, and writes its polygons as annotations.
     """
-    from wsplf_cli.commands.segment import segment as run_stage
+    from wsplf_cli.commands.segment import segment as run_command
 
-    return shown(run_stage(*open_any(project, options.project, screen), options, screen), screen)
+    return shown(run_command(*open_any(project, options.project, screen), options, screen), screen)
 
 
 @command("evaluate")
@@ -115,9 +115,9 @@ def evaluate(project: ProjectPath, *, options: EvaluateOptions, screen: "Screen"
     Dice, IoU and boundary F1 per slide and over all slides; the share of the tissue of negative slides that is false
     positive.
     """
-    from wsplf_cli.commands.evaluate import evaluate as run_stage
+    from wsplf_cli.commands.evaluate import evaluate as run_command
 
-    scores = run_stage(*open_any(project, options.project, screen), options, screen)
+    scores = run_command(*open_any(project, options.project, screen), options, screen)
     screen.scores(scores)
     return int(bool(scores["failed"]))
 
@@ -130,11 +130,11 @@ def benchmark(project: ProjectPath, *, options: BenchmarkOptions, screen: "Scree
     CSV, JSON) and plots.
     """
     check_sam(options.sam, checkpoint=options.sam_checkpoint)
-    from wsplf_cli.commands.benchmark import benchmark as run_stage
+    from wsplf_cli.commands.benchmark import benchmark as run_command
 
-    found = run_stage(*open_labelled(project, options.project), options, screen)
-    screen.benchmark(found)
-    return int(bool(found["failed"]))
+    document = run_command(*open_labelled(project, options.project), options, screen)
+    screen.benchmark(document)
+    return int(bool(document["failed"]))
 
 
 @command("report")
@@ -143,8 +143,8 @@ def report(project: ProjectPath, *, options: ReportOptions, screen: "Screen") ->
 
     Self-contained: cohort, labels, thumbnails with CAM and outlines, scores, training curves, settings.
     """
-    from wsplf_cli.commands.report import report as run_stage
+    from wsplf_cli.commands.report import report as run_command
 
-    page = run_stage(*open_any(project, options.project, screen), options, screen)
+    page = run_command(*open_any(project, options.project, screen), options, screen)
     screen.path("report", page)
     return 0
