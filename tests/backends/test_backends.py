@@ -205,7 +205,7 @@ def test_what_a_person_decided_on_is_kept_as_it_is(
     path = _data(tiny_project)
     open_().replace("1", origin="pseudolabel", annotations=[_own(name="mine")])
     data = qpdata.loads(path.read_bytes())
-    (found,) = data.found()
+    (found,) = data.annotation_nodes()
     BY_A_PERSON[deed](data._maker, found.node.values[0])
     path.write_bytes(data.dumps())
     changed = content(path)
@@ -221,7 +221,7 @@ def test_what_a_person_decided_on_is_kept_as_it_is(
 def test_unknown_review_state_counts_as_pending(open_: Open, tiny_project: Path) -> None:
     open_().replace("1", origin="pseudolabel", annotations=[_own()])
     data = qpdata.loads(_data(tiny_project).read_bytes())
-    _metadata(data._maker, data.found()[0].node.values[0], review="someday")
+    _metadata(data._maker, data.annotation_nodes()[0].node.values[0], review="someday")
     _data(tiny_project).write_bytes(data.dumps())
     assert open_().replace("1", origin="pseudolabel", annotations=[]).removed == 1
 
@@ -238,14 +238,6 @@ def test_humans_annotations_can_be_added_and_are_never_replaced(open_: Open) -> 
     open_().replace("1", origin="human", annotations=[_own()])
     assert open_().replace("1", origin="human", annotations=[]) == Replaced(0, 0, 0)
     assert [one.origin for one in open_().annotations("1")] == ["human"]
-
-
-def test_removing_by_id_tells_how_many(open_: Open) -> None:
-    first, second = _own(), _own(box(500, 500, 600, 600))
-    open_().replace("1", origin="pseudolabel", annotations=[first, second])
-    assert open_().remove("1", [first.id, uuid4()]) == 1
-    assert [one.id for one in open_().annotations("1")] == [second.id]
-    assert open_().remove("2", [first.id]) == 0
 
 
 def test_metadata_is_set_and_read(open_: Open) -> None:
@@ -274,7 +266,6 @@ def test_damaged_data_is_one_clear_line_and_the_others_go_on(open_: Open, tiny_p
     for work in (
         lambda: project.annotations("1"),
         lambda: project.replace("1", origin="pseudolabel", annotations=[]),
-        lambda: project.remove("1", [uuid4()]),
     ):
         with pytest.raises(SlideError, match=r"data\.qpdata: cannot be read") as caught:
             work()
@@ -292,7 +283,7 @@ def test_what_another_program_saved_is_not_overwritten(open_: Open, tiny_project
     with pytest.raises(SlideError, match="changed by another program"):
         second.replace("1", origin="pseudolabel", annotations=[_own(run_id="r2")])
     with pytest.raises(SlideError, match="changed by another program"):
-        second.remove("1", [second.annotations("1")[0].id])
+        second.add("1", [_own()])
     assert path.read_bytes() == saved
     assert project.replace("1", origin="pseudolabel", annotations=[]).removed == 1
 
@@ -365,12 +356,12 @@ def test_state_that_qupath_left_when_it_was_stopped_is_used(open_: Open, tiny_pr
     path.rename(path.with_name("data.qpdata.bkp"))
     assert len(open_().annotations("1")) == 3
     open_().replace("1", origin="pseudolabel", annotations=[_own()])
-    assert len(qpdata.loads(path.read_bytes()).found()) == 4
+    assert len(qpdata.loads(path.read_bytes()).annotation_nodes()) == 4
 
 
 def test_children_of_a_replaced_annotation_move_up(open_: Open, tiny_project: Path) -> None:
     bench = Workbench()
-    (part,) = qpdata.mark(_own(), origin="pseudolabel")
+    (part,) = qpdata.mark([_own()], origin="pseudolabel")
     own_id = {"Object ID": str(uuid4())}
     person = bench.node(bench.corners("RectangleROI", 120, 120, 130, 130), name="drawn inside", metadata=own_id)
     own = bench.node(bench.wkb(part.shape), metadata=part.metadata, path_class="Tumor", children=[person])

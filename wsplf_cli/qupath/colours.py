@@ -40,8 +40,8 @@ def unpack_rgb(packed: Any) -> Rgb | None:
     """(r, g, b) of QuPath's signed 32-bit colour; None for no colour."""
     if isinstance(packed, bool) or not isinstance(packed, int | float) or not math.isfinite(packed):
         return None
-    number = int(packed)
-    return (number >> 16) & 255, (number >> 8) & 255, number & 255
+    argb = int(packed)
+    return (argb >> 16) & 255, (argb >> 8) & 255, argb & 255
 
 
 def class_rgb(name: str, *, known: Mapping[str, Rgb]) -> Rgb:
@@ -63,8 +63,8 @@ def _drawn(name: str) -> Rgb:
     """The colour that QuPath draws for a name that it does not know: always the same one, never very dark."""
     seed = 0
     units = name.encode("utf-16-be", "surrogatepass")
-    for place in range(0, len(units), 2):
-        seed = (31 * seed + int.from_bytes(units[place : place + 2], "big")) & 0xFFFFFFFF
+    for offset in range(0, len(units), 2):
+        seed = (31 * seed + int.from_bytes(units[offset : offset + 2], "big")) & 0xFFFFFFFF
     if seed >= 1 << 31:
         seed -= 1 << 32
     # java.util.Random: a linear congruential generator of 48 bits, of which nextInt(256) gives the upper 8

@@ -62,26 +62,26 @@ def create_project(
         "images": [
             {
                 "serverBuilder": builder,
-                "entryID": number,
+                "entryID": index,
                 "randomizedName": str(uuid4()),
                 "imageName": image.name,
                 "metadata": dict(image.metadata),
                 "tags": list(image.tags),
             }
-            for number, (image, builder) in enumerate(zip(images, builders, strict=True), start=1)
+            for index, (image, builder) in enumerate(zip(images, builders, strict=True), start=1)
         ],
     }
     data = path.parent / "data"
     files: dict[Path, Any] = {data / "metadata.json": {}}
     thumbnails = {
-        data / str(number) / "thumbnail.jpg": image.thumbnail
-        for number, image in enumerate(images, start=1)
+        data / str(index) / "thumbnail.jpg": image.thumbnail
+        for index, image in enumerate(images, start=1)
         if image.thumbnail is not None
     }
-    for number, builder in enumerate(builders, start=1):
-        files[data / str(number) / "server.json"] = builder
+    for index, builder in enumerate(builders, start=1):
+        files[data / str(index) / "server.json"] = builder
     if classes:
-        files[classes_path(path.parent)] = {"pathClasses": [class_record(one) for one in classes]}
+        files[classes_path(path.parent)] = {"pathClasses": [class_record(path_class) for path_class in classes]}
     files[path] = document
     texts = {file: gson.dumps(value, indent=True).encode("utf-8") for file, value in files.items()}
     write_files({**thumbnails, **texts})
@@ -94,9 +94,11 @@ def refuse_project(folder: Path) -> None:
     Raises:
         ProjectError: there is one.
     """
-    found = [*sorted(folder.glob("*.qpproj")), *sorted(folder.glob("data/*/data.qpdata*"))] if folder.is_dir() else []
-    if found:
-        raise ProjectError(f"{found[0]} is there already", hint="choose another folder")
+    leftovers = (
+        [*sorted(folder.glob("*.qpproj")), *sorted(folder.glob("data/*/data.qpdata*"))] if folder.is_dir() else []
+    )
+    if leftovers:
+        raise ProjectError(f"{leftovers[0]} is there already", hint="choose another folder")
 
 
 def level_sizes(levels_px: Sequence[tuple[int, int]], *, shown_px: tuple[int, int]) -> list[tuple[float, int, int]]:
@@ -106,14 +108,14 @@ def level_sizes(levels_px: Sequence[tuple[int, int]], *, shown_px: tuple[int, in
         levels_px: (width, height) of the slide's levels as they are in its file.
         shown_px: size of the part that is shown at level 0.
     """
-    found: list[tuple[float, int, int]] = []
+    sizes: list[tuple[float, int, int]] = []
     for level_px in levels_px:
         downsample = _downsample(levels_px[0], level_px)
-        if found and downsample <= found[-1][0]:
+        if sizes and downsample <= sizes[-1][0]:
             break  # QuPath takes no level that is out of order
         cropped = (int(shown_px[0] / downsample), int(shown_px[1] / downsample))
-        found.append((downsample, *(level_px if shown_px == levels_px[0] else cropped)))
-    return found
+        sizes.append((downsample, *(level_px if shown_px == levels_px[0] else cropped)))
+    return sizes
 
 
 def _downsample(whole_px: tuple[int, int], level_px: tuple[int, int]) -> float:

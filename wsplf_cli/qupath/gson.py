@@ -31,10 +31,10 @@ class Repeated(dict[str, Any]):
 
     def written(self) -> list[tuple[str, Any]]:
         """All keys in the order read, each last one with its value of now; then those that were added."""
-        last = {key: place for place, (key, _) in enumerate(self._pairs)}
+        last = {key: index for index, (key, _) in enumerate(self._pairs)}
         kept = [
-            (key, self[key] if last[key] == place else value)
-            for place, (key, value) in enumerate(self._pairs)
+            (key, self[key] if last[key] == index else value)
+            for index, (key, value) in enumerate(self._pairs)
             if key in self
         ]
         return kept + [(key, value) for key, value in self.items() if key not in last]
@@ -97,6 +97,6 @@ def _pieces(value: Any, newline: str | None) -> list[str]:
         return [opening + closing]
     inner = None if newline is None else newline + "  "
     pieces = [opening]
-    for place, (prefix, item) in enumerate(items):
-        pieces += ["," if place else "", inner or "", prefix, *_pieces(item, inner)]
+    for index, (prefix, item) in enumerate(items):
+        pieces += ["," if index else "", inner or "", prefix, *_pieces(item, inner)]
     return [*pieces, newline or "", closing]

@@ -77,13 +77,13 @@ class Finder:
         """The path that lies to the project as the recorded one lay to where the project was."""
         if self._recorded_folder is None:
             return None
-        there, here = PurePosixPath(recorded).parts, self._recorded_folder.parts
+        image_parts, project_parts = PurePosixPath(recorded).parts, self._recorded_folder.parts
         common = 0
-        while common < min(len(there), len(here)) and there[common] == here[common]:
+        while common < min(len(image_parts), len(project_parts)) and image_parts[common] == project_parts[common]:
             common += 1
-        if common == 0 or there[:common] == ("/",):
+        if common == 0 or image_parts[:common] == ("/",):
             return None
-        steps = [".."] * (len(here) - common) + list(there[common:])
+        steps = [".."] * (len(project_parts) - common) + list(image_parts[common:])
         return Path(os.path.normpath(self._project.parent.joinpath(*steps)))
 
     def _named(self, name: str) -> list[Path]:
@@ -91,8 +91,8 @@ class Finder:
             self._by_name = {}
             for path in _unique(self._candidates()):
                 self._by_name.setdefault(path.name.casefold(), []).append(path)
-        found = self._by_name.get(name.casefold(), [])
-        return [path for path in found if path.name == name] or found
+        same_name = self._by_name.get(name.casefold(), [])
+        return [path for path in same_name if path.name == name] or same_name
 
     def _candidates(self) -> Iterator[Path]:
         folder = self._project.parent
@@ -107,23 +107,23 @@ class Finder:
 def files_in(folder: Path, *, depth: int | None = None, most: int = MAX_FILES) -> Iterator[Path]:
     """Files in a folder, nearest first, without hidden folders and QuPath's own; ``most`` files and folders at most."""
     level: Sequence[Path] = [folder]
-    count, deep = 0, 0
-    while level and (depth is None or deep <= depth):
+    count, level_depth = 0, 0
+    while level and (depth is None or level_depth <= depth):
         below: list[Path] = []
-        for one in level:
+        for current in level:
             try:
-                inside = sorted(os.scandir(one), key=lambda item: item.name)
+                items = sorted(os.scandir(current), key=lambda item: item.name)
             except OSError:  # a folder that may not be read holds nothing for us
                 continue
-            count += len(inside)
-            for item in inside:
+            count += len(items)
+            for item in items:
                 if item.is_file():
                     yield Path(item.path)
-                elif item.is_dir(follow_symlinks=False) and not _skipped(one, item.name):
+                elif item.is_dir(follow_symlinks=False) and not _skipped(current, item.name):
                     below.append(Path(item.path))
             if count >= most:
                 return
-        level, deep = below, deep + 1
+        level, level_depth = below, level_depth + 1
 
 
 def _skipped(parent: Path, name: str) -> bool:

@@ -51,13 +51,13 @@ def locate(path: Path) -> Path:
         ProjectError: there is none, or the folder holds several.
     """
     if path.is_dir():
-        inside = sorted(one for one in path.iterdir() if one.suffix == SUFFIX and one.is_file())
-        if len(inside) == 1:
-            return inside[0]
-        found = "no" if not inside else f"{len(inside)}"
-        names = ", ".join(one.name for one in inside)
+        project_files = sorted(file for file in path.iterdir() if file.suffix == SUFFIX and file.is_file())
+        if len(project_files) == 1:
+            return project_files[0]
+        count = "no" if not project_files else f"{len(project_files)}"
+        names = ", ".join(file.name for file in project_files)
         raise ProjectError(
-            f"{path}: the folder holds {found} QuPath projects{f' ({names})' if names else ''}",
+            f"{path}: the folder holds {count} QuPath projects{f' ({names})' if names else ''}",
             hint="give the path of one project.qpproj",
         )
     if not path.is_file():
@@ -91,7 +91,7 @@ def read(path: Path) -> ProjectFile:
     if document.get("images") is None:
         document["images"] = []
     images = document["images"]
-    if not isinstance(images, list) or not all(isinstance(one, dict) for one in images):
+    if not isinstance(images, list) or not all(isinstance(image, dict) for image in images):
         raise ProjectError(f"{path}: its 'images' are not a list of entries", hint=hint)
     for image in images:
         if not isinstance(image.get("entryID", 0), int):
@@ -121,7 +121,7 @@ def entries(project: ProjectFile, *, slides: Path | None, measure: Measure) -> l
 def shared_ids(project: ProjectFile) -> set[str]:
     """The ids that several entries have; QuPath opens such a project, and the entries share one data folder."""
     counts = Counter(map(entry_id, project.images))
-    return {one for one, count in counts.items() if count > 1}
+    return {identifier for identifier, count in counts.items() if count > 1}
 
 
 def _entry(image: Mapping[str, Any], finder: Finder, measure: Measure, *, shared: Collection[str]) -> Entry:
@@ -219,14 +219,16 @@ def read_classes(folder: Path) -> list[PathClass]:
     Raises:
         ProjectError: the file is not as QuPath writes it.
     """
-    return [PathClass(str(one["name"]), colours.unpack_rgb(one.get("color"))) for one in _class_records(folder)[1]]
+    return [
+        PathClass(str(record["name"]), colours.unpack_rgb(record.get("color"))) for record in _class_records(folder)[1]
+    ]
 
 
 def add_classes(folder: Path, wanted: Collection[PathClass]) -> bytes | None:
     """The bytes of classes.json with the missing ones of ``wanted`` added; None when all are there."""
     document, records = _class_records(folder)
-    known = {str(one["name"]) for one in records}
-    missing = [one for one in wanted if one.name not in known]
+    known = {str(path_class["name"]) for path_class in records}
+    missing = [path_class for path_class in wanted if path_class.name not in known]
     if not missing:
         return None
     document["pathClasses"] = [*(document.get("pathClasses") or []), *map(class_record, missing)]
@@ -245,8 +247,8 @@ def _class_records(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         return {"pathClasses": []}, []
     try:
         document = gson.loads(path.read_text(encoding="utf-8"))
-        found = document.get("pathClasses") or []
-        return document, [one for one in found if str(one.get("name") or "").strip()]
+        records = document.get("pathClasses") or []
+        return document, [record for record in records if str(record.get("name") or "").strip()]
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise ProjectError(f"{path}: not a QuPath class list ({_short(error)})") from error
 
@@ -262,7 +264,7 @@ def _list(value: Any) -> list[Any]:
 def _strings(value: Any) -> dict[str, str]:
     """Entry metadata as strings, as QuPath takes it; null values are left out."""
     pairs = _object(value).items()
-    return {key: one if isinstance(one, str) else json.dumps(one) for key, one in pairs if one is not None}
+    return {key: item if isinstance(item, str) else json.dumps(item) for key, item in pairs if item is not None}
 
 
 def _short(error: Exception) -> str:

@@ -64,9 +64,9 @@ def _link(builder: Mapping[str, Any], moves: Sequence[Move], search: Search | No
     if recorded is None:
         return Link(uri, note="not a file")
     target = moved(uri, moves)
-    found = existing(target) if target is not None else None
-    if found is not None:
-        return _to(uri, found)
+    image = existing(target) if target is not None else None
+    if image is not None:
+        return _to(uri, image)
     if Path(recorded).is_absolute() and Path(recorded).exists():
         return _to(uri, Path(recorded))
     return _missing(builder, uri, recorded, target, search)
@@ -114,10 +114,10 @@ def changed(project: ProjectFile, new: Mapping[str, Mapping[str, str]]) -> dict[
 
 def _replace(builder: Any, addresses: Mapping[str, str]) -> bool:
     """Change the addresses in a server builder; whether there was one to change."""
-    found = [one for one in servers.files(builder) if one["uri"] in addresses]
-    for one in found:
-        one["uri"] = addresses[one["uri"]]
-    return bool(found)
+    named = [file_builder for file_builder in servers.files(builder) if file_builder["uri"] in addresses]
+    for file_builder in named:
+        file_builder["uri"] = addresses[file_builder["uri"]]
+    return bool(named)
 
 
 def _server_file(path: Path, addresses: Mapping[str, str]) -> bytes | None:

@@ -50,10 +50,10 @@ def describe(chain: Sequence[Mapping[str, Any]]) -> Server:
     steps, trouble = _steps(chain)
     trouble = trouble or _file_trouble(source)
     # the outermost builder with metadata says what QuPath shows; what is around it changes that
-    place = next((place for place, one in enumerate(chain) if one.get("metadata")), len(chain))
-    metadata = _object(chain[place].get("metadata")) if place < len(chain) else {}
+    outermost = next((outermost for outermost, builder in enumerate(chain) if builder.get("metadata")), len(chain))
+    metadata = _object(chain[outermost].get("metadata")) if outermost < len(chain) else {}
     size, mpp = _size(metadata), _mpp(metadata)
-    around = _steps(chain[:place])[0]
+    around = _steps(chain[:outermost])[0]
     if around and min(size) > 0:
         view = view_of(around, size)
         size, mpp = (view.width_px0, view.height_px0), None if mpp is None else mpp * view.scale
@@ -73,13 +73,13 @@ def files(builder: Any) -> Iterator[dict[str, Any]]:
     """The builders that name a file, at any depth of a server builder: those of channels and regions too."""
     stack = [builder]
     while stack:
-        one = stack.pop()
-        if isinstance(one, list):
-            stack += reversed(one)
-        elif isinstance(one, dict):
-            if isinstance(one.get("uri"), str):
-                yield one
-            stack += reversed([value for key, value in one.items() if key != "metadata"])
+        value = stack.pop()
+        if isinstance(value, list):
+            stack += reversed(value)
+        elif isinstance(value, dict):
+            if isinstance(value.get("uri"), str):
+                yield value
+            stack += reversed([value for key, value in value.items() if key != "metadata"])
 
 
 def _crops(source: Mapping[str, Any]) -> bool:
@@ -90,11 +90,11 @@ def _crops(source: Mapping[str, Any]) -> bool:
 def _steps(chain: Sequence[Mapping[str, Any]]) -> tuple[tuple[Step, ...], str]:
     """The steps of a chain from the slide outward, or why its pixels cannot be read."""
     steps: list[Step] = []
-    for one in reversed(chain):
-        kind = str(one.get("builderType"))
-        if kind in {"uri", "pyramidize"} or (kind == "None" and "uri" in one):
+    for builder in reversed(chain):
+        kind = str(builder.get("builderType"))
+        if kind in {"uri", "pyramidize"} or (kind == "None" and "uri" in builder):
             continue
-        step = _step(kind, one)
+        step = _step(kind, builder)
         if step is None:
             return (), f"the pixels of a {kind} image are not supported (its annotations can be read and written)"
         steps.append(step)
@@ -143,8 +143,8 @@ def _mpp(metadata: Mapping[str, Any]) -> float | None:
     if any(str(side.get("unit")) not in _MICROMETRE for side in sides):
         return None
     lengths = [_numbers(side, ("value",)) for side in sides]
-    found = [length[0] for length in lengths if length is not None and length[0] > 0]
-    return sum(found) / 2 if len(found) == 2 else None
+    mpp_xy = [length[0] for length in lengths if length is not None and length[0] > 0]
+    return sum(mpp_xy) / 2 if len(mpp_xy) == 2 else None
 
 
 def _size(metadata: Mapping[str, Any]) -> tuple[int, int]:
@@ -156,8 +156,8 @@ def _numbers(record: Mapping[str, Any], keys: Sequence[str]) -> tuple[float, ...
     """The values of ``keys``, None unless all are numbers of a sane size."""
     values = [record.get(key) for key in keys]
     numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
-    found = tuple(float(value) for value in numbers if abs(value) < _HUGE)  # not true of NaN either
-    return found if len(found) == len(keys) else None
+    converted = tuple(float(value) for value in numbers if abs(value) < _HUGE)  # not true of NaN either
+    return converted if len(converted) == len(keys) else None
 
 
 def _object(value: Any) -> dict[str, Any]:
