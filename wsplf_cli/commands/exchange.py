@@ -192,7 +192,7 @@ def _load_asap(path: Path, entry: Entry, chosen: Mapping[str, str], unused: set[
     words = [f"{group} -> {meanings.get(one, one)}" for group, one in classes.items() if group]
     tracker.say(f"{path.name}: groups: {', '.join(words) or 'none'}")
     place = _place(entry)
-    made, dropped = asap.annotations(drawing, classes, place=place)
+    made, dropped = asap.annotations(drawing, classes, transform=place)
     image = box(0, 0, entry.width_px0, entry.height_px0)
     inside = [one for one in made if not entry.width_px0 or one.shape.intersects(image)]
     if len(inside) < len(made) and not inside:
@@ -206,7 +206,7 @@ def _load_asap(path: Path, entry: Entry, chosen: Mapping[str, str], unused: set[
     return Contents(inside, {}, left_out)
 
 
-def _place(entry: Entry) -> asap.Place:
+def _place(entry: Entry) -> asap.PointTransform:
     """How points of the uncropped slide, in which ASAP counts, become points of the entry's image.
 
     Raises:

@@ -12,7 +12,7 @@ from wsplf_cli.options import UndoOptions
 from wsplf_cli.qupath import project_file
 from wsplf_cli.qupath.atomic import SavedMeanwhile, write_files
 from wsplf_cli.runs.history import PastRun, Write, last_not_undone, newer_writer, part_undone, past_runs
-from wsplf_cli.runs.journal import ChangedOnDisk, see
+from wsplf_cli.runs.journal import ChangedOnDisk, read_state
 from wsplf_cli.runs.record import start_run
 from wsplf_cli.schema import EntryResult, StageReport, Tracker
 
@@ -135,19 +135,19 @@ def _restore(folder: Path, part: _Part, run: PastRun, runs: Sequence[PastRun], *
         ProjectError: a file cannot be written.
     """
     try:
-        now = {write: see(folder / write.path).sha256 for write in part.writes}
+        now = {write: read_state(folder / write.path).sha256 for write in part.writes}
     except OSError as error:
         raise ProjectError(f"{error.filename}: cannot be read: {error.strerror}") from error
     for write in part.writes:
-        changed = now[write] not in {*write.news, write.old} or (write.between and now[write] != write.old)
-        if changed and (write.decisive or not any(one.decisive for one in part.writes)):
+        unchanged = now[write] == write.old or (now[write] in write.new_hashes and not write.changed_between)
+        if not unchanged and (write.decisive or not any(one.decisive for one in part.writes)):
             raise _left_alone(part, write, run, runs)
     back = [write for write in part.writes if now[write] != write.old]
     back.sort(key=lambda write: write.decisive)  # what people's work is in comes last, as in any write
     if back and not dry_run:
         contents = {folder / write.path: _kept(write) for write in back}
         write_files(contents, expected={folder / write.path: now[write] for write in back if write.decisive})
-        for made in reversed([one for write in part.writes for one in write.made]):
+        for made in reversed([one for write in part.writes for one in write.made_folders]):
             with contextlib.suppress(OSError):  # only if nothing else came to be in it
                 (folder / made).rmdir()
     return len(back)
