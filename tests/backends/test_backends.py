@@ -1,77 +1,30 @@
 """The contract of backends.Project, for every file in backends/."""
 
 import errno
-import importlib.util
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 import shapely
 from qupath_objects import DETECTION, Workbench
 from shapely import LineString, MultiPoint, MultiPolygon, Point, Polygon, box
 
-from wsplf_cli import plugins
-from wsplf_cli.backends import Project, paquo
+from wsplf_cli.backends import Project
 from wsplf_cli.errors import ConfigError, ProjectError, SlideError
-from wsplf_cli.options import ProjectOptions
 from wsplf_cli.qupath import qpdata
 from wsplf_cli.qupath.javaclasses import Maker
 from wsplf_cli.qupath.rois import write_roi
 from wsplf_cli.qupath.values import Values
-from wsplf_cli.schema import Annotation, PathClass, PathObject, Plane, Replaced
+from wsplf_cli.schema import Annotation, PathClass, Plane, Replaced
 
 HOLED = Polygon([(100, 100), (300, 100.12), (300, 300), (100, 300)], [[(150, 150), (150, 200), (200, 200), (200, 150)]])
 Open = Callable[..., Project]
-
-
-def _backends() -> Iterator[Any]:
-    for name in plugins.names("backends"):
-        yield pytest.param(name, marks=[pytest.mark.qupath] if name == "paquo" else [])
-
-
-@pytest.fixture(scope="session")
-def qupath() -> Iterator[paquo.Link]:
-    """One real QuPath for all tests, since it takes seconds to start."""
-    if not os.environ.get("PAQUO_QUPATH_DIR"):
-        pytest.skip("no QuPath: PAQUO_QUPATH_DIR is not set")
-    if importlib.util.find_spec("paquo") is None:
-        pytest.skip("paquo is not installed")
-    link = paquo.Link()
-    yield link
-    link.close()
-
-
-@pytest.fixture(params=_backends())
-def open_(request: pytest.FixtureRequest, tiny_project: Path, monkeypatch: pytest.MonkeyPatch) -> Open:
-    """Opens the tiny project anew with one backend."""
-    backend = plugins.load("backends", request.param)
-    if request.param == "paquo":
-        link = request.getfixturevalue("qupath")
-        monkeypatch.setattr(backend, "Link", lambda: link)
-    return lambda **options: backend.open_project(tiny_project, ProjectOptions(**options))
-
-
-@pytest.fixture
-def content(request: pytest.FixtureRequest, open_: Open) -> Callable[[Path], object]:
-    """What a data file holds, to compare: its bytes, or its objects where QuPath itself writes the file anew."""
-    if request.node.callspec.params["open_"] != "paquo":
-        return Path.read_bytes
-
-    def objects(path: Path) -> object:
-        def plain(one: PathObject) -> PathObject:
-            rounded = shapely.normalize(shapely.set_precision(one.shape, 0.01))
-            return replace(one, shape=rounded, id=UUID(int=0), parent=None)
-
-        found = [plain(one) for one in qpdata.loads(path.read_bytes()).objects()]
-        return found[1:]  # QuPath gives the root an id
-
-    return objects
 
 
 def _own(shape: object = HOLED, *, run_id: str = "r1", name: str = "", path_class: str = "Tumor") -> Annotation:

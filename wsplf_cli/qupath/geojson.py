@@ -29,6 +29,8 @@ BLOCK = 4096
 #: Objects that are left out and counted: their type in lower case without underscores -> in words.
 _LEFT_OUT = {"detection": "detections", "cell": "cells", "tile": "tiles", "tmacore": "TMA cores", "root": ""}
 _EMPTY = "annotations without area"
+#: Measurements of this prefix are wsplf's.
+_OURS = "wsplf: "
 _JAVA_CLASS = re.compile(r"Path(\w+)Object|(TMACore)Object")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
@@ -336,8 +338,8 @@ def _feature(annotation: Annotation, geometry: str, rgb: Mapping[str, Rgb]) -> s
         properties["classification"] = named | {"color": class_rgb(annotation.path_class, known=rgb)}
     if annotation.locked:
         properties["isLocked"] = True
-    if annotation.measurements:
-        properties["measurements"] = _written_measurements(annotation.measurements)
+    if measurements := _written_measurements(annotation.measurements):
+        properties["measurements"] = measurements
     if annotation.metadata:
         properties["metadata"] = dict(annotation.metadata)
     if annotation.plane != Plane():
@@ -348,12 +350,16 @@ def _feature(annotation: Annotation, geometry: str, rgb: Mapping[str, Rgb]) -> s
 
 
 def _written_measurements(measurements: Mapping[str, float]) -> Any:
-    """An object. QuPath may have stored NaN or infinity: these make it a list, in which all of 0.4 to 0.7 read them."""
-    if all(math.isfinite(value) for value in measurements.values()):
-        return dict(measurements)
+    """An object. QuPath may have stored NaN or infinity: these make it a list, in which all of 0.4 to 0.7 read them.
+
+    A measurement of ours that is NaN, as older versions wrote it, is left out.
+    """
+    known = {name: value for name, value in measurements.items() if not (name.startswith(_OURS) and math.isnan(value))}
+    if all(math.isfinite(value) for value in known.values()):
+        return known
     return [
         {"name": name, "value": value if math.isfinite(value) else _JAVA_NAMES[str(value)]}
-        for name, value in measurements.items()
+        for name, value in known.items()
     ]
 
 

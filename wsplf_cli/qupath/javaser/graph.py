@@ -215,6 +215,30 @@ class Deferred(Protocol):
         """The graph to look at; changes to it are lost."""
 
 
+class NodeTable(Protocol):
+    """The nodes of a stream by handle (see table)."""
+
+    handles: list[Any]
+
+    def node(self, handle: int) -> Any:
+        """The node with a handle."""
+
+
+class PackTable(NodeTable, Protocol):
+    """The same, where objects are left packed while the stream is read (see pack)."""
+
+    learning: list[tuple[int, int]]
+
+    def skip(self, start: int, values: list[Any]) -> int:
+        """Pass over the packed objects from a byte on; returns the byte after them."""
+
+    def begin(self, start: int, depth: int) -> None:
+        """Note that an object is read as a graph."""
+
+    def learn(self, end: int, depth: int) -> None:
+        """Note that an object was read to its end."""
+
+
 @dataclass(slots=True)
 class Stream:
     """A whole stream: its top-level ``contents`` and its class descriptors by name (the first of each name)."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from itertools import repeat
 from operator import length_hint
-from typing import Any, Protocol
+from typing import Any
 
 from wsplf_cli.qupath.javaser.graph import (
     CONTENT,
@@ -20,6 +20,8 @@ from wsplf_cli.qupath.javaser.graph import (
     Field,
     Instance,
     JavaStreamError,
+    NodeTable,
+    PackTable,
     Reset,
     Stream,
     Text,
@@ -54,30 +56,6 @@ from wsplf_cli.qupath.javaser.tags import (
 _ITEM, _DONE, _FORGET = -2, -3, -4
 
 _Frame = tuple[Iterator[int], list[Any], Any]
-
-
-class NodeTable(Protocol):
-    """The nodes of a stream by handle (see table)."""
-
-    handles: list[Any]
-
-    def node(self, handle: int) -> Any:
-        """The node with a handle."""
-
-
-class PackTable(NodeTable, Protocol):
-    """The same, where objects are left packed while the stream is read (see pack)."""
-
-    learning: list[tuple[int, int]]
-
-    def skip(self, start: int, values: list[Any]) -> int:
-        """Pass over the packed objects from a byte on; returns the byte after them."""
-
-    def begin(self, start: int, depth: int) -> None:
-        """Note that an object is read as a graph."""
-
-    def learn(self, end: int, depth: int) -> None:
-        """Note that an object was read to its end."""
 
 
 class NotPackable(Exception):  # noqa: N818 (it is no error: the stream is then read without packing)
