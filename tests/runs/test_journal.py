@@ -175,7 +175,7 @@ def test_old_files_that_cannot_be_kept_stop_the_write_in_one_line(project, monke
     with start_run(opened, "segment", options=None, seed=0) as run:
         with monkeypatch.context() as patch:
             patch.setattr(Journal, "_keep", full)
-            with pytest.raises(ProjectError, match="what was there is still in place") as caught:
+            with pytest.raises(ProjectError, match="the old file is still in place") as caught:
                 opened.replace("1", origin="prediction", annotations=[POLYGON])
         run.finish([])
     assert "\n" not in caught.value.message

@@ -160,7 +160,7 @@ class PaquoProject:
             raise SlideError(
                 f"{self._data(entry_id)}: QuPath {self._qupath().qupath} reads {len(records)} of its {count} objects; "
                 "nothing was written",
-                hint="its image may be missing or the file be of a newer QuPath; --backend embedded needs neither",
+                hint="its image may be missing, or the file may be of a newer QuPath; use --backend embedded",
             )
 
     @contextmanager

@@ -58,7 +58,7 @@ def write_files(contents: Mapping[Path, bytes | None], *, expected: Mapping[Path
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise ProjectError(
-            f"cannot write {path}: {reason}; what was there is still in place",
+            f"cannot write {path}: {reason}; the old file is still in place",
             hint="free disk space or check the permissions, then run the command again",
         ) from error
     finally:

@@ -1,4 +1,4 @@
-"""project.qpproj and what lies beside it: entries, classes, and where QuPath keeps the data of an entry."""
+"""Reads and writes project.qpproj and classes.json: the entries and the classes of a project."""
 
 import json
 import time
@@ -95,12 +95,12 @@ def read(path: Path) -> ProjectFile:
         raise ProjectError(f"{path}: its 'images' are not a list of entries", hint=hint)
     for image in images:
         if not isinstance(image.get("entryID", 0), int):
-            raise ProjectError(f"{path}: an entry has the id {image['entryID']!r}, which is no number", hint=hint)
+            raise ProjectError(f"{path}: an entry has the id {image['entryID']!r}, which is not a number", hint=hint)
     return ProjectFile(path, document, stored)
 
 
 def entry_id(image: Mapping[str, Any]) -> str:
-    """The id of an entry's record, by which its data folder is called."""
+    """The id of an entry's record, which is also the name of its data folder."""
     return str(image.get("entryID", 0))
 
 
@@ -109,8 +109,8 @@ def entries(project: ProjectFile, *, slides: Path | None, measure: Measure) -> l
 
     Args:
         project: the project.
-        slides: a folder to search for slides that moved.
-        measure: width and height of an image file, to tell slides of one name apart.
+        slides: a folder to search for slides that were moved.
+        measure: width and height of an image file, to distinguish slides of the same name.
     """
     recorded = str(project.document.get("uri") or "")
     finder = Finder(project.path, recorded_uri=recorded, slides=slides, measure=measure)
@@ -119,7 +119,7 @@ def entries(project: ProjectFile, *, slides: Path | None, measure: Measure) -> l
 
 
 def shared_ids(project: ProjectFile) -> set[str]:
-    """The ids that several entries have; QuPath opens such a project, and the entries share one data folder."""
+    """The ids that several entries share; QuPath opens such a project, and the entries share one data folder."""
     counts = Counter(map(entry_id, project.images))
     return {identifier for identifier, count in counts.items() if count > 1}
 
@@ -161,10 +161,10 @@ def _entry(image: Mapping[str, Any], finder: Finder, measure: Measure, *, shared
 def set_metadata(project: ProjectFile, values: Mapping[str, Mapping[str, str]]) -> None:
     """Set keys of the entries' metadata and write the project file, the previous one kept as ``.backup``.
 
-    The file is read again first, so that what another program wrote since ``project`` was read stays.
+    The file is read again first, so that changes of another program since ``project`` was read stay.
 
     Raises:
-        ProjectError: an entry is not there; the file changes in this moment, or cannot be written.
+        ProjectError: there is no such entry; another program writes the file now, or it cannot be written.
     """
     now = read(project.path)
     unknown = set(values) - {entry_id(image) for image in now.images}
@@ -188,7 +188,7 @@ def set_metadata(project: ProjectFile, values: Mapping[str, Mapping[str, str]]) 
 
 
 def write(project: ProjectFile, *, beside: Mapping[Path, bytes] | None = None) -> None:
-    """Write the project file, the previous one kept as ``.backup``, and before it the files ``beside`` it.
+    """Write the files ``beside`` the project file, then the file itself; the previous one is kept as ``.backup``.
 
     Raises:
         ProjectError: the file changed since it was read, or cannot be written; the old one is in place.
@@ -209,12 +209,12 @@ def now_ms() -> int:
 
 
 def classes_path(folder: Path) -> Path:
-    """Where the classes of a project are."""
+    """The path of classes.json."""
     return folder / "classifiers" / "classes.json"
 
 
 def read_classes(folder: Path) -> list[PathClass]:
-    """The classes of a project, in order; none when it has no file of them.
+    """The classes of a project, in order; none when it has no classes.json.
 
     Raises:
         ProjectError: the file is not as QuPath writes it.
@@ -236,7 +236,7 @@ def add_classes(folder: Path, wanted: Collection[PathClass]) -> bytes | None:
 
 
 def class_record(path_class: PathClass) -> dict[str, Any]:
-    """A class as classes.json has it; QuPath chooses a colour where there is none."""
+    """A class as a record of classes.json; QuPath chooses the colour where there is none."""
     packed = colours.pack_rgb(path_class.rgb or colours.STANDARD.get(path_class.name))
     return {"name": path_class.name} if packed is None else {"name": path_class.name, "color": packed}
 
@@ -262,7 +262,7 @@ def _list(value: Any) -> list[Any]:
 
 
 def _strings(value: Any) -> dict[str, str]:
-    """Entry metadata as strings, as QuPath takes it; null values are left out."""
+    """Entry metadata as strings, as QuPath reads it; null values are left out."""
     pairs = _object(value).items()
     return {key: item if isinstance(item, str) else json.dumps(item) for key, item in pairs if item is not None}
 

@@ -1,4 +1,4 @@
-"""What the chain of an entry's server builders says: the file, how its image is derived from it, its size and mpp."""
+"""Reads the server builders of an entry: its file, the steps from the file to its image, its size and mpp."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ _HUGE = 2**31  # sizes are Java ints
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """An entry's image as its builders describe it; sizes are (width, height), (0, 0) where they do not say.
+    """An entry's image as its builders describe it; sizes are (width, height), (0, 0) where they are not given.
 
-    ``size_px0`` and ``mpp`` are those of the image that QuPath shows, ``file_size_px0`` is that of the file at ``uri``,
-    ``steps`` lead from the one to the other. ``trouble`` says why the pixels cannot be read; empty when they can.
+    ``size_px0`` and ``mpp`` are of the image that QuPath shows, ``file_size_px0`` is of the file at ``uri``; ``steps``
+    lead from the file to the image. ``trouble`` says why the pixels cannot be read; it is empty when they can.
     """
 
     uri: str
@@ -45,11 +45,11 @@ def builders(image: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def describe(chain: Sequence[Mapping[str, Any]]) -> Server:
-    """What a chain of builders says, outermost first."""
+    """The image that a chain of builders describes, outermost builder first."""
     source = chain[-1] if chain else {}
     steps, trouble = _steps(chain)
     trouble = trouble or _file_trouble(source)
-    # the outermost builder with metadata says what QuPath shows; what is around it changes that
+    # the outermost builder with metadata has the size that QuPath shows, before the steps of the builders around it
     outermost = next((outermost for outermost, builder in enumerate(chain) if builder.get("metadata")), len(chain))
     metadata = _object(chain[outermost].get("metadata")) if outermost < len(chain) else {}
     size, mpp = _size(metadata), _mpp(metadata)
@@ -70,7 +70,7 @@ def describe(chain: Sequence[Mapping[str, Any]]) -> Server:
 
 
 def files(builder: Any) -> Iterator[dict[str, Any]]:
-    """The builders that name a file, at any depth of a server builder: those of channels and regions too."""
+    """The builders that name a file, at any depth of a server builder, also those of channels and regions."""
     stack = [builder]
     while stack:
         value = stack.pop()
@@ -83,7 +83,7 @@ def files(builder: Any) -> Iterator[dict[str, Any]]:
 
 
 def _crops(source: Mapping[str, Any]) -> bool:
-    """Whether the reader takes only the scanned part of a slide: QuPath's OpenSlide does, unless told otherwise."""
+    """Whether the reader crops a slide to its scanned part: QuPath's OpenSlide does, unless it has --no-crop."""
     return "--no-crop" not in _list(source.get("args")) and "bioformats" not in str(source.get("providerClassName"))
 
 
@@ -102,7 +102,7 @@ def _steps(chain: Sequence[Mapping[str, Any]]) -> tuple[tuple[Step, ...], str]:
 
 
 def _step(kind: str, builder: Mapping[str, Any]) -> Step | None:
-    """The step of one builder; None where there is none that keeps the pixels as they are on the slide."""
+    """The step of one builder; None for a builder that changes pixels in another way."""
     rotation, flip = str(builder.get("rotation")), str(builder.get("flip"))
     if kind == "rotated" and rotation in _ROTATIONS:
         return Step("rotated", (_ROTATIONS[rotation],))
@@ -153,10 +153,10 @@ def _size(metadata: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _numbers(record: Mapping[str, Any], keys: Sequence[str]) -> tuple[float, ...] | None:
-    """The values of ``keys``, None unless all are numbers of a sane size."""
+    """The values of ``keys``; None unless all are numbers in the range of Java's int."""
     values = [record.get(key) for key in keys]
     numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
-    converted = tuple(float(value) for value in numbers if abs(value) < _HUGE)  # not true of NaN either
+    converted = tuple(float(value) for value in numbers if abs(value) < _HUGE)  # false for NaN too
     return converted if len(converted) == len(keys) else None
 
 

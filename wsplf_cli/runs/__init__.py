@@ -2,6 +2,7 @@
 
 In the order in which one reads it:
 
+- ``layout``: every path under PROJECT-FOLDER/wsplf.
 - ``lock``: one writer at a time in a project.
 - ``journal``: what a run is about to write, recorded before it is written, and the old files.
 - ``record``: one run of a command, with its options, results, curves and log; takes the lock and the journal.

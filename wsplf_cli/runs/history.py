@@ -8,7 +8,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from wsplf_cli.errors import ProjectError
-from wsplf_cli.runs.journal import JOURNAL, UNDO, read_lines
+from wsplf_cli.runs import layout
+from wsplf_cli.runs.journal import read_lines
 
 DECISIVE = ("data.qpdata", "classes.json", ".qpproj")
 """Endings of the files that hold people's work; the files beside them are restored with them."""
@@ -80,7 +81,7 @@ def past_runs(folder: Path) -> list[PastRun]:
         ProjectError: a journal cannot be read, or names a file outside the project.
     """
     runs = []
-    for path in sorted((folder / "wsplf" / "runs").glob(f"*/{UNDO}/{JOURNAL}")):
+    for path in layout.journals(folder):
         stat = path.stat()
         sequence, kept_bytes, writes = _writes(path, stat.st_mtime_ns, stat.st_size)
         record = _record(path.parents[1] / "run.json")

@@ -31,9 +31,8 @@ from typing import Any
 
 from wsplf_cli import files
 from wsplf_cli.errors import ProjectError
+from wsplf_cli.runs.layout import JOURNAL, UNDO
 
-UNDO = "undo"
-JOURNAL = "journal.jsonl"
 LINKED = "data.qpdata"
 
 

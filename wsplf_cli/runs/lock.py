@@ -18,19 +18,15 @@ from filelock import FileLock, Timeout
 
 from wsplf_cli import files
 from wsplf_cli.errors import ProjectError
+from wsplf_cli.runs import layout
 
 log = logging.getLogger(__name__)
-
-
-def project_lock(folder: Path) -> Path:
-    """The lock of the project in ``folder``. Projects that share a folder share its data, and so the lock."""
-    return folder / "wsplf" / "lock"
 
 
 def leftover_folders(folder: Path) -> list[Path]:
     """The folders in which a killed command may have left part files: only a command with the lock writes there."""
     folders = [folder, folder / "classifiers", folder / "scripts"]
-    return [*folders, *(folder / "data").glob("*"), *(folder / "wsplf" / "runs").glob("*/undo")]
+    return [*folders, *(folder / "data").glob("*"), *layout.undo_folders(folder)]
 
 
 @contextmanager

@@ -16,7 +16,8 @@ from typing import Any, Protocol, Self
 from wsplf_cli import __version__, files
 from wsplf_cli.errors import ProjectError
 from wsplf_cli.runs.journal import Journal, recording
-from wsplf_cli.runs.lock import hold, leftover_folders, project_lock
+from wsplf_cli.runs.layout import lock_file, run_folder
+from wsplf_cli.runs.lock import hold, leftover_folders
 from wsplf_cli.schema import EntryResult, StageReport
 
 log = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ class Run:
         """
         with ExitStack() as stack:
             if self.journal is not None:
-                stack.enter_context(hold(project_lock(self.journal.folder), command=self.stage))
+                stack.enter_context(hold(lock_file(self.journal.folder), command=self.stage))
                 files.clean(leftover_folders(self.journal.folder))
                 stack.enter_context(recording(self.journal))
             self._begin()
@@ -183,6 +184,6 @@ def start_run(
         "entries": [],
         "details": {},
     }
-    folder = None if dry_run else project.folder / "wsplf" / "runs" / run_id
+    folder = None if dry_run else run_folder(project.folder, run_id)
     journal = None if folder is None or stage in READING else Journal(project.folder, folder)
     return Run(run_id, stage, folder, record, journal)

@@ -17,10 +17,9 @@ import shapely
 
 from wsplf_cli import files
 from wsplf_cli.errors import ProjectError
+from wsplf_cli.runs import layout
 from wsplf_cli.runs.history import PastRun, part_undone, past_runs
 from wsplf_cli.schema import Annotation, Origin
-
-WRITTEN = "written"
 
 
 def keep(run_folder: Path, entry_id: str, *, origin: Origin, annotations: Sequence[Annotation]) -> None:
@@ -29,7 +28,7 @@ def keep(run_folder: Path, entry_id: str, *, origin: Origin, annotations: Sequen
     Raises:
         ProjectError: the disk is full, or the folder cannot be written.
     """
-    path = _path(run_folder, entry_id, origin)
+    path = layout.written_file(run_folder, entry_id, origin)
     document = {"run_id": run_folder.name, "annotations": [_plain(annotation) for annotation in annotations]}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,12 +45,12 @@ def written(folder: Path, entry_id: str, *, origin: Origin) -> list[Annotation] 
     Raises:
         ProjectError: a file cannot be read.
     """
-    files = list((folder / "wsplf" / "runs").glob(f"*/{WRITTEN}/{entry_id}-{origin}.json.gz"))
-    if not files:
+    paths = layout.written_files(folder, entry_id, origin)
+    if not paths:
         return None
     runs = past_runs(folder)
     known = {run.id: run for run in runs}
-    counted = [path for path in files if _counts(known.get(path.parts[-3]), runs, entry_id)]
+    counted = [path for path in paths if _counts(known.get(path.parts[-3]), runs, entry_id)]
     newest = max(counted, key=lambda path: _order(path.parts[-3], known), default=None)
     return None if newest is None else _load(newest, origin=origin)
 
@@ -68,10 +67,6 @@ def _counts(run: PastRun | None, runs: Sequence[PastRun], entry_id: str) -> bool
 def _order(run_id: str, known: Mapping[str, PastRun]) -> tuple[str, int, str]:
     """Sort key: the second in the run's id, then the order in which the journals began."""
     return run_id[:16], known[run_id].sequence if run_id in known else 0, run_id
-
-
-def _path(run_folder: Path, entry_id: str, origin: Origin) -> Path:
-    return run_folder / WRITTEN / f"{entry_id}-{origin}.json.gz"
 
 
 def _plain(annotation: Annotation) -> dict[str, Any]:
