@@ -69,7 +69,7 @@ def test_created_project_has_what_old_versions_need(study: Path) -> None:
         assert image["metadata"] is not None
         assert image["serverBuilder"]["args"] == []
         assert " " not in image["serverBuilder"]["uri"]
-    with pytest.raises(ProjectError, match="there already"):
+    with pytest.raises(ProjectError, match="already exists"):
         create_project(study / "project", [], classes=[])
 
 
