@@ -2,15 +2,10 @@
 
 import pytest
 
-from wsplf_cli.cohort.label_table import (
-    label_rows,
-    labels,
-    match_table,
-    read_table,
-    require_both,
-    resolve_labels,
-    select,
-)
+from wsplf_cli.cohort.label_table import match_table, read_table
+from wsplf_cli.cohort.labels import label_rows, require_both, resolve_labels
+from wsplf_cli.cohort.names import select_entries
+from wsplf_cli.commands.labels import labels
 from wsplf_cli.errors import ConfigError, ProjectError
 from wsplf_cli.options import LabelsOptions, ProjectOptions
 
@@ -28,7 +23,7 @@ def test_metadata_word_decides_whatever_its_case_and_spaces(make_entry):
 
 def test_positive_label_holds_the_path_class_and_negative_is_empty(make_entry, memory_project):
     entries = [make_entry(word="tumor"), make_entry(word="normal"), make_entry()]
-    resolved = resolve_labels(memory_project(), entries, ProjectOptions(path_class="Lesion"))
+    resolved = resolve_labels(entries, ProjectOptions(path_class="Lesion"))
     assert [entry.label and entry.label.classes for entry in resolved] == [{"Lesion"}, frozenset(), None]
 
 
@@ -48,7 +43,7 @@ def test_tags_that_contradict_each_other_are_unknown(make_entry):
 def test_unknown_word_is_refused_with_the_word_and_the_option(make_entry, memory_project):
     entries = [make_entry(word="tumor"), make_entry(word="tumour?"), make_entry(word="normal")]
     with pytest.raises(ProjectError, match="'tumour\\?' \\(1\\)") as caught:
-        resolve_labels(memory_project(), entries, OPTIONS)
+        resolve_labels(entries, OPTIONS)
     assert "--positive 'tumour?'" in caught.value.hint
 
 
@@ -91,13 +86,13 @@ def test_split_comes_from_metadata(make_entry):
 
 def test_images_selects_by_regular_expression(make_entry):
     entries = [make_entry("D00.tif"), make_entry("E00.tif")]
-    assert [entry.name for entry in select(entries, ProjectOptions(images="^D"))] == ["D00.tif"]
-    assert len(select(entries, OPTIONS)) == 2
+    assert [entry.name for entry in select_entries(entries, ProjectOptions(images="^D"))] == ["D00.tif"]
+    assert len(select_entries(entries, OPTIONS)) == 2
 
 
 def test_images_that_find_nothing_are_an_error(make_entry):
     with pytest.raises(ConfigError, match="finds none of 1"):
-        select([make_entry("D00.tif")], ProjectOptions(images="X"))
+        select_entries([make_entry("D00.tif")], ProjectOptions(images="X"))
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,9 @@
 import pytest
 
 from wsplf_cli.cli.command import main
-from wsplf_cli.cohort.label_table import label_rows, labels, require_both
-from wsplf_cli.cohort.labels import classes_of, label_word
+from wsplf_cli.cohort.labels import classes_of, label_rows, label_word, require_both
 from wsplf_cli.commands.doctor import check_project
+from wsplf_cli.commands.labels import labels
 from wsplf_cli.errors import ConfigError, ProjectError
 from wsplf_cli.options import DoctorOptions, LabelsOptions, ProjectOptions
 

@@ -10,7 +10,7 @@ from shapely import box
 
 from wsplf_cli import cli
 from wsplf_cli.backends.embedded import open_project
-from wsplf_cli.cohort.run import each
+from wsplf_cli.cohort.run import for_each_entry
 from wsplf_cli.commands.doctor import check_project
 from wsplf_cli.errors import ProjectError, SlideError
 from wsplf_cli.options import DoctorOptions, ProjectOptions
@@ -110,7 +110,7 @@ def test_the_loop_names_the_one_of_several_that_failed(make_entry, recorder):
     def work(entry):
         raise SlideError(f"{entry.name}: slide not found" if entry.id == "2" else "damaged")
 
-    reasons = [result.reason for result in each(entries, work, tracker=recorder, name="test")]
+    reasons = [result.reason for result in for_each_entry(entries, work, tracker=recorder, name="test")]
     assert reasons == ["same.tif (id 1): damaged", "same.tif (id 2): slide not found", "other.tif: damaged"]
 
 

@@ -11,12 +11,12 @@ import pytest
 import tifffile
 from PIL import Image
 from shapely import LineString, Polygon, box
+from wsplf_cli.report.views import cam_layer, outline
 
 from wsplf_cli.errors import ConfigError, ProjectError, SlideError
 from wsplf_cli.options import ProjectOptions
 from wsplf_cli.report.charts import charts, ticks
 from wsplf_cli.report.page import latest, read_runs, read_scores, report, thumbnail_px
-from wsplf_cli.report.views import cam_layer, outline
 from wsplf_cli.schema import REVIEWED_KEY, Annotation
 
 TABLE = {

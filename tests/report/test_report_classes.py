@@ -11,13 +11,13 @@ from PIL import Image
 from shapely import box
 from shapely.geometry import mapping
 
-from wsplf_cli.benchmark.evaluation import evaluate
-from wsplf_cli.benchmark.runner import benchmark
-from wsplf_cli.cohort.label_table import label_rows
-from wsplf_cli.cohort.labels import cam_file
+from wsplf_cli.cohort.labels import label_rows
+from wsplf_cli.commands.benchmark import benchmark
+from wsplf_cli.commands.evaluate import evaluate
 from wsplf_cli.errors import ConfigError, ProjectError
 from wsplf_cli.options import BenchmarkOptions, EvaluateOptions, ProjectOptions
 from wsplf_cli.report.page import read_scores, report
+from wsplf_cli.runs.layout import cam_file
 from wsplf_cli.schema import Annotation
 from wsplf_cli.ui import Screen
 
@@ -137,7 +137,7 @@ def test_scores_of_several_classes_are_read_from_a_file(project, entries, option
 
 
 def test_a_class_in_a_file_name_comes_back_whatever_its_name(tmp_path):
-    from wsplf_cli.cohort.labels import cam_files
+    from wsplf_cli.runs.layout import cam_files
 
     for name in ("Tumor: A/B*", "Überzug", ""):
         (tmp_path / cam_file("1", name)).write_bytes(b"")

@@ -11,7 +11,7 @@ from filelock import FileLock
 from wsplf_cli.commands.train import train
 from wsplf_cli.errors import ProjectError
 from wsplf_cli.options import TrainOptions
-from wsplf_cli.runs.layout import lock_file
+from wsplf_cli.runs.layout import project_lock
 from wsplf_cli.runs.lock import hold
 from wsplf_cli.runs.record import start_run
 
@@ -26,7 +26,7 @@ def _hold_on(path, ready):
 def other_writer(tmp_path):
     """Another process that holds the project's lock."""
     ready = kills.WRITER.Event()
-    child = kills.WRITER.Process(target=_hold_on, args=(lock_file(tmp_path), ready))
+    child = kills.WRITER.Process(target=_hold_on, args=(project_lock(tmp_path), ready))
     child.start()
     assert ready.wait(60)
     yield child
@@ -54,7 +54,7 @@ def test_lock_ends_with_a_process_that_is_killed(other_writer, memory_project):
 
 
 def test_what_a_killed_process_left_about_itself_is_not_shown(tmp_path):
-    path = lock_file(tmp_path)
+    path = project_lock(tmp_path)
     path.parent.mkdir()
     (path.parent / "lock.json").write_text(json.dumps({"command": "old", "pid": 1, "host": "h", "since": "1999"}))
     with hold(path, command="segment"):
@@ -64,7 +64,7 @@ def test_what_a_killed_process_left_about_itself_is_not_shown(tmp_path):
 
 @pytest.mark.parametrize("note", [None, "", "[]", '{"command": "x"}'])
 def test_lock_without_a_readable_note_still_holds(tmp_path, note):
-    path = lock_file(tmp_path)
+    path = project_lock(tmp_path)
     path.parent.mkdir()
     if note is not None:
         (path.parent / "lock.json").write_text(note)
@@ -93,7 +93,7 @@ def test_file_system_without_locks_gives_a_warning(tmp_path, monkeypatch, caplog
         raise NotImplementedError("no locks here")
 
     monkeypatch.setattr(FileLock, "acquire", refuse)
-    with hold(lock_file(tmp_path), command="segment"):
+    with hold(project_lock(tmp_path), command="segment"):
         pass
     assert "has no locks" in caplog.text
 

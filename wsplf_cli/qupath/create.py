@@ -14,6 +14,9 @@ from wsplf_cli.qupath.atomic import write_files
 from wsplf_cli.qupath.project_file import class_record, classes_path, now_ms
 from wsplf_cli.schema import PathClass
 
+#: Comment in a thumbnail's file that says that wsplf made it; QuPath's own thumbnails have none.
+THUMBNAIL_COMMENT = b"wsplf"
+
 _OPENSLIDE = "qupath.lib.images.servers.openslide.OpenslideServerBuilder"
 _CHANNELS = (("Red", -65536), ("Green", -16711936), ("Blue", -16776961))
 

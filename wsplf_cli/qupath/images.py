@@ -7,6 +7,8 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
+from wsplf_cli.runs import layout
+
 #: How deep the folders of the project and around it are searched, and for how many files and folders at most: enough
 #: for a study's folder, not for a disk. The folder that the user names is searched whole, within sane limits.
 NEAR_DEPTH = 3
@@ -127,7 +129,7 @@ def files_in(folder: Path, *, depth: int | None = None, most: int = MAX_FILES) -
 
 
 def _skipped(parent: Path, name: str) -> bool:
-    return name.startswith(".") or (name in {"data", "classifiers", "wsplf"} and any(parent.glob("*.qpproj")))
+    return name.startswith(".") or (name in {"data", "classifiers", layout.FOLDER} and any(parent.glob("*.qpproj")))
 
 
 def _unique(paths: Iterator[Path]) -> list[Path]:

@@ -8,8 +8,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from wsplf_cli.errors import ProjectError
-from wsplf_cli.runs import layout
 from wsplf_cli.runs.journal import read_lines
+from wsplf_cli.runs.layout import journal_file, run_file, run_folders
 
 DECISIVE = ("data.qpdata", "classes.json", ".qpproj")
 """Endings of the files that hold people's work; the files beside them are restored with them."""
@@ -81,13 +81,15 @@ def past_runs(folder: Path) -> list[PastRun]:
         ProjectError: a journal cannot be read, or names a file outside the project.
     """
     runs = []
-    for path in layout.journals(folder):
+    for run_folder in sorted(run_folders(folder)):
+        path = journal_file(run_folder)
+        if not path.is_file():
+            continue
         stat = path.stat()
         sequence, kept_bytes, writes = _writes(path, stat.st_mtime_ns, stat.st_size)
-        record = _record(path.parents[1] / "run.json")
+        record = _record(run_file(run_folder))
         if writes:
             texts = {key: str(record.get(key) or "") for key in ("stage", "status", "undoes")}
-            run_folder = path.parents[1]
             runs.append(
                 PastRun(
                     run_folder.name, **texts, sequence=sequence, folder=run_folder, kept_bytes=kept_bytes, writes=writes

@@ -31,7 +31,7 @@ from typing import Any
 
 from wsplf_cli import files
 from wsplf_cli.errors import ProjectError
-from wsplf_cli.runs.layout import JOURNAL, UNDO
+from wsplf_cli.runs.layout import journal_file, undo_folder
 
 LINKED = "data.qpdata"
 
@@ -109,7 +109,7 @@ class Journal:
     @property
     def undo_folder(self) -> Path:
         """The folder of the journal and the old files; it does not exist before the first write."""
-        return self.run_folder / UNDO
+        return undo_folder(self.run_folder)
 
     def before(
         self,
@@ -129,7 +129,7 @@ class Journal:
             ChangedOnDisk: a file is no longer as in ``states``.
             OSError: the old files cannot be kept; nothing is recorded.
         """
-        if not (self.undo_folder / JOURNAL).exists():
+        if not journal_file(self.run_folder).exists():
             self._begin()
         new = {path: sha256(content) for path, content in contents.items()}
         lines: list[dict[str, Any]] = []
@@ -192,12 +192,13 @@ class Journal:
 
     def close(self) -> None:
         """End the journal; the undo folder of a run that wrote nothing is removed."""
-        if self.undo_folder.is_dir() and not self.written_files and not _unfinished(self.undo_folder / JOURNAL):
+        if self.undo_folder.is_dir() and not self.written_files and not _unfinished(journal_file(self.run_folder)):
             shutil.rmtree(self.undo_folder, ignore_errors=True)
 
     def _begin(self) -> None:
         """Make the folder and write the first line; all folders up to the project's are synced to disk."""
-        sequence = 1 + max(map(_sequence, self.run_folder.parent.glob(f"*/{UNDO}/{JOURNAL}")), default=0)
+        journals = map(journal_file, self.run_folder.parent.glob("*"))
+        sequence = 1 + max((_sequence(journal) for journal in journals if journal.is_file()), default=0)
         self.undo_folder.mkdir(parents=True, exist_ok=True)
         self._append([{"sequence": sequence}])
         for folder in (self.undo_folder, *self.run_folder.parents):
@@ -227,7 +228,7 @@ class Journal:
 
     def _append(self, lines: Iterable[Mapping[str, Any]]) -> None:
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        with (self.undo_folder / JOURNAL).open("a", encoding="utf-8", newline="\n") as stream:
+        with journal_file(self.run_folder).open("a", encoding="utf-8", newline="\n") as stream:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())

@@ -16,7 +16,7 @@ from typing import Any, Protocol, Self
 from wsplf_cli import __version__, files
 from wsplf_cli.errors import ProjectError
 from wsplf_cli.runs.journal import Journal, recording
-from wsplf_cli.runs.layout import lock_file, run_folder
+from wsplf_cli.runs.layout import curves_file, log_file, project_lock, run_file, run_folder
 from wsplf_cli.runs.lock import hold, leftover_folders
 from wsplf_cli.schema import EntryResult, StageReport
 
@@ -63,7 +63,7 @@ class Run:
         """
         with ExitStack() as stack:
             if self.journal is not None:
-                stack.enter_context(hold(lock_file(self.journal.folder), command=self.stage))
+                stack.enter_context(hold(project_lock(self.journal.folder), command=self.stage))
                 files.clean(leftover_folders(self.journal.folder))
                 stack.enter_context(recording(self.journal))
             self._begin()
@@ -75,7 +75,7 @@ class Run:
             try:
                 self.folder.mkdir(parents=True)
                 self._write()
-                self.handler = _RunLog(self.folder / "log.txt", encoding="utf-8")
+                self.handler = _RunLog(log_file(self.folder), encoding="utf-8")
             except OSError as error:
                 raise ProjectError(f"cannot write the run folder {self.folder}: {error.strerror}") from error
             self.handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -109,7 +109,7 @@ class Run:
         """Keep a curve for the report: series over x, such as losses over epochs. Written at once."""
         self.curves[name] = {"x": list(x), "y": {series: list(values) for series, values in y.items()}}
         if self.folder is not None:
-            files.write_json(self.folder / "curves.json", self.curves)
+            files.write_json(curves_file(self.folder), self.curves)
 
     def finish(self, entries: Sequence[EntryResult], *, details: Mapping[str, Any] | None = None) -> StageReport:
         """Write the results into run.json and return them as the command's report."""
@@ -144,7 +144,7 @@ class Run:
 
     def _write(self) -> None:
         if self.folder is not None:
-            files.write_json(self.folder / "run.json", self.record)
+            files.write_json(run_file(self.folder), self.record)
 
 
 class Located(Protocol):

@@ -17,8 +17,8 @@ import shapely
 
 from wsplf_cli import files
 from wsplf_cli.errors import ProjectError
-from wsplf_cli.runs import layout
 from wsplf_cli.runs.history import PastRun, part_undone, past_runs
+from wsplf_cli.runs.layout import run_folders, written_file
 from wsplf_cli.schema import Annotation, Origin
 
 
@@ -28,7 +28,7 @@ def keep(run_folder: Path, entry_id: str, *, origin: Origin, annotations: Sequen
     Raises:
         ProjectError: the disk is full, or the folder cannot be written.
     """
-    path = layout.written_file(run_folder, entry_id, origin)
+    path = written_file(run_folder, entry_id, origin)
     document = {"run_id": run_folder.name, "annotations": [_plain(annotation) for annotation in annotations]}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ def written(folder: Path, entry_id: str, *, origin: Origin) -> list[Annotation] 
     Raises:
         ProjectError: a file cannot be read.
     """
-    paths = layout.written_files(folder, entry_id, origin)
+    paths = [path for run in run_folders(folder) if (path := written_file(run, entry_id, origin)).is_file()]
     if not paths:
         return None
     runs = past_runs(folder)
