@@ -134,7 +134,7 @@ def test_a_table_that_fits_no_slide_makes_no_project(tmp_path, slides, recorder)
 def test_a_folder_that_holds_a_project_is_refused(tmp_path, slides, recorder):
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "other.qpproj").write_text("{}")
-    with pytest.raises(ProjectError, match=r"other\.qpproj is there already"):
+    with pytest.raises(ProjectError, match=r"other\.qpproj already exists"):
         create(tmp_path / "new", [slides], CreateOptions(), recorder)
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["other.qpproj"]
 
@@ -143,7 +143,7 @@ def test_what_a_lost_project_left_is_not_adopted(tmp_path, slides, recorder):
     left = tmp_path / "new" / "data" / "1" / "data.qpdata"
     left.parent.mkdir(parents=True)
     left.write_bytes(b"someone's work")
-    with pytest.raises(ProjectError, match=r"data\.qpdata is there already"):
+    with pytest.raises(ProjectError, match=r"data\.qpdata already exists"):
         create(tmp_path / "new", [slides], CreateOptions(), recorder)
 
 
