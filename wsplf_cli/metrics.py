@@ -1,15 +1,15 @@
-"""What the scores mean. Areas come from exact polygon intersections, so no pixel size enters them.
+"""Scores of polygons against the truth. Areas come from exact polygon intersections, so no pixel size enters them.
 
 With T the truth and P the prediction, both unions of polygons, and |.| an area:
 
     Dice         2 |T & P| / (|T| + |P|)
     IoU          |T & P| / |T | P|
-    boundary F1  2 p r / (p + r): p the share of P's boundary within a tolerance of T's, r that of T's near P's
+    boundary F1  2 p r / (p + r): p is the share of P's boundary within a tolerance of T's, r that of T's near P's
     fp share     |P - T| / |tissue|
-    AUROC        chance that a good polygon (IoU >= 0.5) has a higher confidence than a bad one
+    AUROC        chance that a correct polygon (IoU >= 0.5) has a higher confidence than a wrong one
 
-Where both are empty, Dice, IoU and boundary F1 are 1: there was nothing to find and nothing was claimed. Where only one
-is empty they are 0.
+Where T and P are both empty, Dice, IoU and boundary F1 are 1: there was nothing to find and nothing was predicted.
+Where only one of them is empty, they are 0.
 """
 
 import math
@@ -22,17 +22,17 @@ from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
 #: A boundary has no width: without any tolerance it would not even match itself.
-LEAST_TOLERANCE = 1e-3
-#: Samples on each closed piece of a boundary, and (about) on a whole boundary.
-LEAST_SAMPLES = 100
+MIN_TOLERANCE = 1e-3
+#: Samples on each closed part of a boundary at least, and (about) on a whole boundary at most.
+MIN_SAMPLES = 100
 MAX_SAMPLES = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """Areas in one unit of choice: of the truth, of the prediction, and of what they have in common.
+    """Areas of the truth, of the prediction, and of their intersection, in any one unit.
 
-    Overlaps add up with ``+``; the Dice of a sum is the pooled Dice.
+    Overlaps add up with ``+``. The Dice of a sum is the pooled Dice.
     """
 
     truth: float = 0.0
@@ -45,14 +45,14 @@ class Overlap:
     @property
     def dice(self) -> float:
         """2 |T & P| / (|T| + |P|), in 0..1; 1 where both are empty."""
-        both = self.truth + self.predicted
-        return 2 * self.common / both if both > 0 else 1.0
+        total = self.truth + self.predicted
+        return 2 * self.common / total if total > 0 else 1.0
 
     @property
     def iou(self) -> float:
         """|T & P| / |T | P|, in 0..1; 1 where both are empty."""
-        either = self.truth + self.predicted - self.common
-        return self.common / either if either > 0 else 1.0
+        union = self.truth + self.predicted - self.common
+        return self.common / union if union > 0 else 1.0
 
     @property
     def false_positive(self) -> float:
@@ -67,77 +67,75 @@ def overlap(truth: BaseGeometry, predicted: BaseGeometry, *, unit: float = 1.0) 
 
 
 def fp_share(overlap: Overlap, *, tissue: float) -> float | None:
-    """|P - T| / |tissue|, tissue in the unit of the overlap; None where there is no tissue to speak of."""
+    """|P - T| / |tissue|, with the tissue's area in the unit of the overlap; None where there is no tissue."""
     return overlap.false_positive / tissue if tissue > 0 else None
 
 
 def boundary_f1(truth: BaseGeometry, predicted: BaseGeometry, *, tolerance: float) -> float:
-    """How well two boundaries (outer ones and those of holes) run together, in 0..1, to about 0.01.
+    """The boundary F1 of two shapes, in 0..1, to about 0.01. Boundaries of holes count too.
 
     Args:
-        truth: valid polygonal geometry, or an empty one.
-        predicted: the same.
-        tolerance: distance, in the unit of the coordinates, within which boundaries count as the same.
+        truth: Valid polygonal geometry, or an empty one.
+        predicted: Valid polygonal geometry, or an empty one.
+        tolerance: Distance within which boundaries count as the same, in the unit of the coordinates.
     """
     if truth.is_empty or predicted.is_empty:
         return 1.0 if truth.is_empty and predicted.is_empty else 0.0
-    precision = _near(predicted.boundary, truth.boundary, tolerance=tolerance)
-    recall = _near(truth.boundary, predicted.boundary, tolerance=tolerance)
+    precision = _share_near(predicted.boundary, truth.boundary, tolerance=tolerance)
+    recall = _share_near(truth.boundary, predicted.boundary, tolerance=tolerance)
     return 2 * precision * recall / (precision + recall) if precision + recall > 0 else 0.0
 
 
-#: A piece of the truth that has less than this share of itself, or of the polygon, in common with it is a neighbour.
-LEAST_SHARED = 0.05
+#: A part of the truth belongs to a polygon if they share at least this part of its area or of the polygon's area.
+MIN_SHARED = 0.05
 
 
 def polygon_ious(polygons: Sequence[BaseGeometry], truth: BaseGeometry) -> list[float]:
-    """IoU 0..1 of each polygon with those pieces of the truth that it shows, not with all of the truth.
+    """The IoU of each polygon, 0..1, with the parts of the truth that belong to it, not with all of the truth.
 
-    A piece that it merely touches is not one that it shows.
+    A part of the truth that the polygon merely touches does not belong to it.
     """
-    pieces = shapely.get_parts(truth)
-    tree = shapely.STRtree(pieces)
-    found = []
+    parts = shapely.get_parts(truth)
+    tree = shapely.STRtree(parts)
+    ious = []
     for polygon in polygons:
-        near = pieces[tree.query(polygon, predicate="intersects")]
+        near = parts[tree.query(polygon, predicate="intersects")]
         common = shapely.area(shapely.intersection(near, polygon))
-        shown = common >= LEAST_SHARED * np.minimum(shapely.area(near), polygon.area)
-        either = polygon.area + shapely.area(near[shown]).sum() - common[shown].sum()
-        found.append(float(common[shown].sum() / either) if either > 0 else 0.0)
-    return found
+        belongs = common >= MIN_SHARED * np.minimum(shapely.area(near), polygon.area)
+        union = polygon.area + shapely.area(near[belongs]).sum() - common[belongs].sum()
+        ious.append(float(common[belongs].sum() / union) if union > 0 else 0.0)
+    return ious
 
 
-def auroc(scores: Sequence[float], good: Sequence[bool]) -> float | None:
-    """Area under the ROC curve 0..1, ties counting half; None where all are good or all are bad."""
-    values, is_good = np.asarray(scores, np.float64), np.asarray(good, bool)
-    bad_values = np.sort(values[~is_good])
-    if not is_good.any() or not len(bad_values):
+def auroc(scores: Sequence[float], correct: Sequence[bool]) -> float | None:
+    """The area under the ROC curve, 0..1, with ties counted half; None where all are correct or all are wrong."""
+    if len(set(map(bool, correct))) < 2:
         return None
-    below = np.searchsorted(bad_values, values[is_good], side="left")
-    upto = np.searchsorted(bad_values, values[is_good], side="right")
-    return float((below + upto).mean() / 2 / len(bad_values))
+    from sklearn.metrics import roc_auc_score  # its import takes a second
+
+    return float(roc_auc_score(correct, scores))
 
 
-def _near(line: BaseGeometry, other: BaseGeometry, *, tolerance: float) -> float:
-    """Share of a line's length that lies within ``tolerance`` of another line.
+def _share_near(line: BaseGeometry, other: BaseGeometry, *, tolerance: float) -> float:
+    """The share of a line's length that lies within ``tolerance`` of another line.
 
     The line is sampled; the distance of a sample to the other line's segments is exact. (Intersecting with a buffer
     would need no samples, but fails on some outlines with a topology error.)
     """
     tree = shapely.STRtree(_segments(other))
-    spacing = max(tolerance / 4, line.length / MAX_SAMPLES) if tolerance > 0 else line.length / LEAST_SAMPLES
-    near = 0.0
+    spacing = max(tolerance / 4, line.length / MAX_SAMPLES) if tolerance > 0 else line.length / MIN_SAMPLES
+    length_near = 0.0
     for part in shapely.get_parts(line):
-        count = max(LEAST_SAMPLES, math.ceil(part.length / spacing))
-        places = (np.arange(count) + 0.5) / count
-        samples = shapely.line_interpolate_point(part, places, normalized=True)
-        found = tree.query(samples, predicate="dwithin", distance=max(tolerance, LEAST_TOLERANCE))[0]
-        near += part.length * len(np.unique(found)) / count
-    return float(near / line.length)
+        count = max(MIN_SAMPLES, math.ceil(part.length / spacing))
+        fractions = (np.arange(count) + 0.5) / count
+        samples = shapely.line_interpolate_point(part, fractions, normalized=True)
+        near = tree.query(samples, predicate="dwithin", distance=max(tolerance, MIN_TOLERANCE))[0]
+        length_near += part.length * len(np.unique(near)) / count
+    return float(length_near / line.length)
 
 
 def _segments(line: BaseGeometry) -> NDArray[np.object_]:
-    """The straight pieces of a line, as an array of LineStrings."""
+    """The straight segments of a line, as an array of LineStrings."""
     vertices, part = shapely.get_coordinates(shapely.get_parts(line), return_index=True)
     joined = part[1:] == part[:-1]
     segments: NDArray[np.object_] = shapely.linestrings(np.stack([vertices[:-1][joined], vertices[1:][joined]], axis=1))

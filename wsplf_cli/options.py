@@ -1,17 +1,24 @@
 """The options of every command: one frozen record each, the defaults written once, here.
 
-Order of strength: command line, then wsplf.toml, then the default below. Lengths are in micrometres so that they mean
-the same on every scanner. Each field is an option of the command line (``label_key`` is ``--label-key``) and a key of
-wsplf.toml (``label-key``): the records that several commands share at the top level, the rest in the command's table.
+Order of strength: what is typed, then wsplf.toml, then the recipe (of pseudolabel), then the default below. Lengths are
+in micrometres, so that they mean the same on every scanner. Each field is an option of the command line (``label_key``
+is ``--label-key``) and a key of wsplf.toml (``label-key``) in the table of its command; those in ``SHARED`` may also
+stand at the top, for all commands that have them. The fields of a recipe stand in tables ``[recipe.NAME]``.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from wsplf_cli.recipes import Recipe, option
+from wsplf_cli.recipes import RECIPES, UPPER_BOUND, Recipe, option
 
 SETTINGS = "wsplf.toml"
+
+#: The options that may stand at the top of a wsplf.toml, by field name.
+SHARED = (
+    *("backend", "slides", "images", "mpp_override", "label_key", "positive", "negative", "path_class"),
+    *("mpp", "device", "seed", "dry_run"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +80,10 @@ class DemoOptions:
 class LabelsOptions:
     """``wsplf labels``."""
 
-    project: ProjectOptions = field(default_factory=ProjectOptions)
+    project: ProjectOptions = field(
+        default_factory=ProjectOptions,
+        metadata={"without": ("mpp_override",)},  # it reads no pixel
+    )
     csv: Path | None = option(None, "Table with the columns slide and label (patient, split): written to the entries.")
     dry_run: bool = option(False, "Show what --csv would write, write nothing.")
 
@@ -84,21 +94,33 @@ class PseudolabelOptions:
 
     project: ProjectOptions = field(default_factory=ProjectOptions)
     run: RunOptions = field(default_factory=RunOptions)
-    recipe: Recipe = field(default_factory=Recipe)
+    recipe: Recipe = field(
+        default_factory=lambda: RECIPES[Recipe().name],
+        metadata={
+            "help": "How pseudo-labels are made: a named recipe (see wsplf benchmark). Its fields are set in"
+            f" wsplf.toml. Built in: {', '.join(RECIPES)}."
+        },
+    )
     mpp: float = option(1.0, "Micrometres per pixel at which tiles are read.", above=0)
     backbone: str = option(
         "small", "Network that reads the tiles: small (shipped), a name timm knows, or hf-hub:OWNER/NAME."
     )
     backbone_weights: Path | None = option(None, "Weights file of the backbone (safetensors or PyTorch).")
     sam: str = option(
-        "tiny", "SAM model; all but tiny need --sam-checkpoint.", choices=("tiny", "vit_b", "vit_l", "vit_h")
+        "tiny",
+        "SAM model; all but tiny need --sam-checkpoint.",
+        choices=("tiny", "vit_b", "vit_l", "vit_h"),
+        unused_with=("refiner", ("slic", "none")),
     )
-    sam_checkpoint: Path | None = option(None, "Checkpoint file of the SAM model.")
+    sam_checkpoint: Path | None = option(
+        None, "Checkpoint file of the SAM model.", unused_with=("refiner", ("slic", "none"))
+    )
     alpha: float = option(
         0.01,
         "Share of the tissue of negative slides that may look like the most certain part of a polygon.",
         above=0,
         most=1,
+        unused_with=("cam_scale", ("tile", "tile-gated")),
     )
     min_area_um2: float = option(
         2000.0, "Smaller polygons are dropped (the default: about twenty tumour nuclei).", least=0
@@ -163,9 +185,13 @@ class BenchmarkOptions:
     """``wsplf benchmark``."""
 
     project: ProjectOptions = field(default_factory=ProjectOptions)
-    tiles: TileOptions = field(default_factory=TileOptions)
+    mpp: float = option(1.0, "Micrometres per pixel at which tiles are read.", above=0)
     truth: Path = option(Path("truth"), "Folder of SLIDE-STEM.geojson files, or another project.qpproj.")
-    recipes: tuple[str, ...] = option((), "Recipes to run, with commas or repeated; all by default.")
+    recipes: tuple[str, ...] = option(
+        (),
+        f"Recipes to run, with commas or repeated: built-in ones, those of wsplf.toml, {UPPER_BOUND}; all by default.",
+    )
+    known_recipes: Mapping[str, Recipe] = field(default_factory=lambda: RECIPES)
     seeds: int = option(3, "How many seeds each recipe runs with: 0, 1 and so on.", least=1)
     out: Path | None = option(None, "Folder of the results; wsplf/benchmark beside the project by default.")
     device: str = option("auto", "Where networks run.", choices=("auto", "cpu", "cuda", "mps"))

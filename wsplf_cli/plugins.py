@@ -26,5 +26,5 @@ def load(package: str, name: str) -> ModuleType:
     known = names(package)
     if module_name not in known:
         shown = ", ".join(entry.replace("_", "-") for entry in known)
-        raise ConfigError(f"unknown {package.rstrip('s')} {name!r}", hint=f"choose one of: {shown}")
+        raise ConfigError(f"unknown {package.rpartition('.')[2].rstrip('s')} {name!r}", hint=f"choose one of: {shown}")
     return importlib.import_module(f"wsplf_cli.{package}.{module_name}")

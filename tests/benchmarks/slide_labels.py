@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from wsplf_cli import plugins
-from wsplf_cli.benchmark.evaluation import evaluate
-from wsplf_cli.cohort.labels import resolve_labels
 from wsplf_cli.cohort.demo_folder import slide_images
+from wsplf_cli.cohort.labels import resolve_labels
+from wsplf_cli.commands.evaluate import evaluate
 from wsplf_cli.options import EvaluateOptions, ProjectOptions, PseudolabelOptions, RunOptions
 from wsplf_cli.qupath.create import create_project
 from wsplf_cli.schema import Entry, PathClass, Silent

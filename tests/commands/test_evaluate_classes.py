@@ -11,9 +11,9 @@ from PIL import Image
 from shapely import box
 from shapely.geometry import mapping
 
-from wsplf_cli.benchmark.evaluation import evaluate
-from wsplf_cli.benchmark.runner import benchmark
 from wsplf_cli.cohort.labels import label_rows
+from wsplf_cli.commands.benchmark import benchmark
+from wsplf_cli.commands.evaluate import evaluate
 from wsplf_cli.commands.report import report
 from wsplf_cli.errors import ConfigError, ProjectError
 from wsplf_cli.options import BenchmarkOptions, EvaluateOptions, ProjectOptions, ReportOptions

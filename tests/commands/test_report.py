@@ -191,7 +191,7 @@ def test_suspected_label_errors_of_the_last_run_are_named_and_linked(make_entry,
     write_run(
         tmp_path, "1-pseudolabel", details={"suspected_label_errors": before}, started="2026-05-01T10:00:00+00:00"
     )
-    suspects = {
+    suspected = {
         "9": {"name": "gone & away.tif", "reason": "no longer in the project"},
         "3": {"name": "lost.tif", "reason": "has no picture"},
         "2": {"name": "n.tif", "reason": "labelled negative, looks like tumour"},

@@ -23,7 +23,16 @@ from wsplf_cli.segmentation import checkpoint
 from wsplf_cli.segmentation.checkpoint import Checkpoint
 from wsplf_cli.segmentation.models import unet
 from wsplf_cli.segmentation.predict import outline
-from wsplf_cli.segmentation.sampling import DECIDED, FULL, IGNORE, Blocks, Draw, Role, TrainingSlide, paint
+from wsplf_cli.segmentation.sampling import (
+    DECIDED_WEIGHT,
+    FULL_WEIGHT,
+    IGNORE,
+    BalancedCropSampler,
+    Blocks,
+    ClassTargets,
+    TrainingSlide,
+    rasterise_targets,
+)
 from wsplf_cli.segmentation.train import FitSettings, fit, hold_out, mean_loss, segmentation_loss
 from wsplf_cli.synthetic.pyramid import write_pyramid
 
@@ -80,7 +89,7 @@ def roles_of(path, monkeypatch):
     seen = {}
 
     def watched(model, slides, **rest):
-        seen.update({slide.name: slide.roles for slide in slides})
+        seen.update({slide.name: slide.classes for slide in slides})
         return fit(model, slides, **rest)
 
     monkeypatch.setattr(stage, "fit", watched)
@@ -113,7 +122,10 @@ def test_a_slide_teaches_each_class_what_its_label_says(project, monkeypatch):
         annotations=[Annotation(uuid4(), AREAS[name], name, origin="pseudolabel") for name in AREAS],
     )
     roles = roles_of(project, monkeypatch)
-    assert [(one.positive, one.known, one.marked) for one in roles["a"]] == [(True, True, True), (False, True, False)]
+    assert [(one.positive, one.known, one.has_polygons) for one in roles["a"]] == [
+        (True, True, True),
+        (False, True, False),
+    ]
     assert [(one.positive, one.known) for one in roles["ab"]] == [(True, True), (True, True)]
     assert [(one.positive, one.known) for one in roles["n"]] == [(False, True), (False, True)]
     assert [(one.positive, one.known) for one in roles["none"]] == [(True, True), (False, False)]
@@ -143,19 +155,19 @@ def slide_of(name, *roles, group="", columns=2, colour=()):
 
 
 def test_beside_the_marks_of_a_slide_that_says_nothing_of_a_class_nothing_is_taught():
-    refused = Role(False, ReviewRegions(negative=(box(0, 0, 20, 20),)), known=False)
-    target, weight = paint(refused.regions, slide_of("a").grid, 0, known=False)
+    refused = ClassTargets(False, ReviewRegions(negative=(box(0, 0, 20, 20),)), known=False)
+    target, weight = rasterise_targets(refused.regions, slide_of("a").grid, 0, known=False)
     assert (target[:20, :20] == 0).all()
-    assert (weight[:20, :20] == DECIDED).all()
+    assert (weight[:20, :20] == DECIDED_WEIGHT).all()
     assert (target[22:, 22:] == IGNORE).all()
-    assert slide_of("a", refused).kinds == [[frozenset({"negative"}), frozenset()]]
+    assert slide_of("a", refused).crop_kinds == [[frozenset({"negative"}), frozenset()]]
 
 
 def test_crops_are_as_often_of_one_class_as_of_the_other():
     first, second = (ReviewRegions(pending=((box(*place), 1.0),)) for place in ((5, 5, 40, 40), (70, 5, 100, 40)))
-    common = [slide_of(f"a{n}", Role(True, first), Role(False), columns=3) for n in range(6)]
-    rare = slide_of("b", Role(False), Role(True, second), columns=3)
-    draw = Draw(Blocks([*common, rare]), side_px=32, rng=np.random.default_rng(0))
+    common = [slide_of(f"a{n}", ClassTargets(True, first), ClassTargets(False), columns=3) for n in range(6)]
+    rare = slide_of("b", ClassTargets(False), ClassTargets(True, second), columns=3)
+    draw = BalancedCropSampler(Blocks([*common, rare]), side_px=32, rng=np.random.default_rng(0))
     crops = [crop.block for crop in draw(400)]
     shares = [np.mean([(crop.target[place] == 1).any() for crop in crops]) for place in (0, 1)]
     assert shares[1] > 0.7 * shares[0]
@@ -163,13 +175,13 @@ def test_crops_are_as_often_of_one_class_as_of_the_other():
 
 def test_validation_holds_polygons_of_each_class_and_leaves_some_to_learn_from():
     regions = ReviewRegions(pending=((box(0, 0, 9, 9), 1.0),))
-    slides = [slide_of(f"a{n}", Role(True, regions), Role(False)) for n in range(8)]
-    slides += [slide_of(f"b{n}", Role(False), Role(True, regions)) for n in range(3)]
+    slides = [slide_of(f"a{n}", ClassTargets(True, regions), ClassTargets(False)) for n in range(8)]
+    slides += [slide_of(f"b{n}", ClassTargets(False), ClassTargets(True, regions)) for n in range(3)]
     held = hold_out(slides, share=0.25, rng=np.random.default_rng(0))
     assert sum(name.startswith("a") for name in held) == 2
     assert sum(name.startswith("b") for name in held) == 1
     for seed in range(8):
-        three = [slides[0], slide_of("ab", Role(True, regions), Role(True, regions)), slides[8]]
+        three = [slides[0], slide_of("ab", ClassTargets(True, regions), ClassTargets(True, regions)), slides[8]]
         left = {one.name for one in three} - hold_out(three, share=0.25, rng=np.random.default_rng(seed))
         assert left >= {"ab"} or left >= {"a0", "b0"}
 
@@ -177,8 +189,8 @@ def test_validation_holds_polygons_of_each_class_and_leaves_some_to_learn_from()
 def test_the_loss_is_the_mean_over_classes_each_with_its_own_weights():
     logits = torch.randn(2, 2, 8, 8)
     target = torch.randint(0, 2, (2, 2, 8, 8), dtype=torch.uint8)
-    weight = torch.full((2, 2, 8, 8), FULL, dtype=torch.uint8)
-    weight[:, 1] = DECIDED
+    weight = torch.full((2, 2, 8, 8), FULL_WEIGHT, dtype=torch.uint8)
+    weight[:, 1] = DECIDED_WEIGHT
     target[:, 1, :4] = IGNORE
     each = [segmentation_loss(logits[:, n], target[:, n], weight=weight[:, n]) for n in (0, 1)]
     assert torch.isclose(mean_loss(logits, target, weight=weight), (each[0] + each[1]) / 2)
@@ -193,16 +205,16 @@ def test_training_tells_two_colours_apart():
     slides = [
         slide_of(
             f"p{n}",
-            *(Role(True, ReviewRegions(pending=((box(*place), 0.9),))) for place in pair),
+            *(ClassTargets(True, ReviewRegions(pending=((box(*place), 0.9),))) for place in pair),
             colour=[(pair[0], INKS["LUAD"]), (pair[1], INKS["LUSC"])],
         )
         for n, pair in enumerate(places)
     ]
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 2, 1))
-    settings = FitSettings(epochs=6, tile_px=32, batch=4, tiles_per_epoch=100, rate=0.03)
+    settings = FitSettings(epochs=6, tile_px=32, batch_size=4, tiles_per_epoch=100, learning_rate=0.03)
     rng = np.random.default_rng(0)
-    found = fit(model, slides, settings=settings, rng=rng, device=torch.device("cpu"), track=Silent())
+    found = fit(model, slides, settings=settings, rng=rng, device=torch.device("cpu"), tracker=Silent())
     assert found.dice > 0.6
     inks = torch.tensor([INKS["LUAD"], INKS["LUSC"], (215, 215, 215)]).float()[:, :, None, None] / 255
     with torch.no_grad():

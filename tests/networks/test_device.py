@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from wsplf_cli.errors import ConfigError
-from wsplf_cli.networks.device import autocast, peak, pick_device, seed_everything, start_peak
+from wsplf_cli.networks.device import autocast, peak_memory, pick_device, seed_everything, start_peak_memory
 
 
 def test_auto_is_cuda_or_cpu():
@@ -46,17 +46,17 @@ def test_autocast_changes_nothing_on_the_cpu():
 
 WATCHED = """
 import numpy as np, torch
-from wsplf_cli.networks.device import peak, start_peak
+from wsplf_cli.networks.device import peak_memory, start_peak_memory
 device = torch.device("cpu")
-start_peak(device)
-before = peak(device).host_bytes
+start_peak_memory(device)
+before = peak_memory(device).host_bytes
 large = np.ones(200_000_000, np.uint8)
-high = peak(device).host_bytes
+high = peak_memory(device).host_bytes
 assert high >= before + 150_000_000, (before, high)
-assert peak(device).gpu_bytes is None
+assert peak_memory(device).gpu_bytes is None
 del large
-start_peak(device)
-assert peak(device).host_bytes < high - 100_000_000
+start_peak_memory(device)
+assert peak_memory(device).host_bytes < high - 100_000_000
 """
 
 
@@ -68,5 +68,5 @@ def test_the_peak_of_memory_is_that_since_the_last_start():
 
 def test_where_the_system_does_not_tell_there_is_no_peak(monkeypatch, tmp_path):
     monkeypatch.setattr("wsplf_cli.networks.device._RESET", tmp_path / "nowhere" / "clear_refs")
-    start_peak(torch.device("cpu"))
-    assert peak(torch.device("cpu")).host_bytes is None
+    start_peak_memory(torch.device("cpu"))
+    assert peak_memory(torch.device("cpu")).host_bytes is None

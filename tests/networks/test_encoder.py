@@ -111,7 +111,7 @@ def test_a_frozen_encoder_has_no_gradient_and_stays_in_eval_mode_while_the_head_
     assert not backbone(torch.rand(1, 3, 32, 32)).requires_grad
 
 
-@pytest.mark.parametrize(("option", "hint"), [("adl", "--no-adl"), ("high_frequency", "leave --high-frequency out")])
+@pytest.mark.parametrize(("option", "hint"), [("adl", "adl = false"), ("high_frequency", "high_frequency = false")])
 def test_what_needs_a_learning_backbone_is_refused_in_one_line(save, option, hint) -> None:
     save()
     with pytest.raises(ConfigError, match="is frozen") as caught:

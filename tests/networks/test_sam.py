@@ -266,7 +266,7 @@ def test_checkpoint_that_is_no_mapping(tmp_path):
 
 def test_parity_check_passes_where_the_device_is_sound():
     torch.manual_seed(0)
-    assert module._agrees(build_tiny(), device=CPU)
+    assert module._masks_agree(build_tiny(), device=CPU)
 
 
 def test_importing_sam_warns_of_nothing():

@@ -12,17 +12,17 @@ from wsplf_cli.segmentation import checkpoint
 from wsplf_cli.segmentation.checkpoint import Checkpoint
 from wsplf_cli.segmentation.models.unet import build
 from wsplf_cli.segmentation.sampling import (
-    DECIDED,
-    FULL,
+    DECIDED_WEIGHT,
+    FULL_WEIGHT,
     IGNORE,
+    BalancedCropSampler,
     Block,
     Blocks,
-    Draw,
+    ClassTargets,
     ReviewRegions,
-    Role,
     TrainingSlide,
-    paint,
-    tiles_of,
+    draw_validation_tiles,
+    rasterise_targets,
 )
 from wsplf_cli.segmentation.train import FitSettings, choose_threshold, fit, hold_out, segmentation_loss
 
@@ -40,57 +40,59 @@ def _slide(name, *, regions=None, group="", positive=True, columns=2, colour=Non
     def read(indices):
         return np.stack([canvas[:, SIDE * index : SIDE * (index + 1)] for index in indices])
 
-    return TrainingSlide(name, group or name, grid, read, (Role(positive, regions or ReviewRegions()),))
+    return TrainingSlide(name, group or name, grid, read, (ClassTargets(positive, regions or ReviewRegions()),))
 
 
 def test_decided_polygons_overrule_pseudo_labels_and_rejected_ones_are_background():
     regions = ReviewRegions(
         positive=(box(0, 0, 20, 20),), pending=((box(0, 0, 40, 40), 0.6),), negative=(box(50, 50, 60, 60),)
     )
-    target, weight = paint(regions, _slide("a").grid, 0)
+    target, weight = rasterise_targets(regions, _slide("a").grid, 0)
     assert (target[:20, :20] == 1).all()
-    assert (weight[:20, :20] == DECIDED).all()
+    assert (weight[:20, :20] == DECIDED_WEIGHT).all()
     assert target[30, 30] == 1
     assert weight[30, 30] == 60
     assert target[55, 55] == 0
-    assert weight[55, 55] == DECIDED
+    assert weight[55, 55] == DECIDED_WEIGHT
     assert target[5, 60] == 0
-    assert weight[5, 60] == FULL
+    assert weight[5, 60] == FULL_WEIGHT
 
 
 def test_the_outline_of_a_pseudo_label_is_ignored_and_that_of_a_person_is_not():
-    pending, _ = paint(ReviewRegions(pending=((box(10, 10, 40, 40), 1.0),)), _slide("a").grid, 0)
+    pending, _ = rasterise_targets(ReviewRegions(pending=((box(10, 10, 40, 40), 1.0),)), _slide("a").grid, 0)
     assert (pending[20, 37:43] == IGNORE).all()
     assert pending[20, 34] == 1
     assert pending[20, 46] == 0
-    decided, _ = paint(ReviewRegions(positive=(box(10, 10, 40, 40),)), _slide("a").grid, 0)
+    decided, _ = rasterise_targets(ReviewRegions(positive=(box(10, 10, 40, 40),)), _slide("a").grid, 0)
     assert IGNORE not in decided
-    beside, _ = paint(ReviewRegions(pending=((box(66, 10, 90, 40), 1.0),)), _slide("a").grid, 0)
+    beside, _ = rasterise_targets(ReviewRegions(pending=((box(66, 10, 90, 40), 1.0),)), _slide("a").grid, 0)
     assert (beside[20, 62:] == IGNORE).all()
 
 
 def test_truth_is_stronger_than_background_and_ignored_stronger_than_both():
     square = box(10, 10, 40, 40)
     both = ReviewRegions(positive=(square,), negative=(box(10, 10, 40, 60),))
-    target, weight = paint(both, _slide("a").grid, 0)
+    target, weight = rasterise_targets(both, _slide("a").grid, 0)
     assert (target[12:38, 12:38] == 1).all()
     assert (target[42:58, 12:38] == 0).all()
-    assert (weight[12:58, 12:38] == DECIDED).all()
-    ignored, _ = paint(ReviewRegions(positive=(square,), ignored=(box(20, 20, 30, 30),)), _slide("a").grid, 0)
+    assert (weight[12:58, 12:38] == DECIDED_WEIGHT).all()
+    ignored, _ = rasterise_targets(
+        ReviewRegions(positive=(square,), ignored=(box(20, 20, 30, 30),)), _slide("a").grid, 0
+    )
     assert (ignored[21:29, 21:29] == IGNORE).all()
 
 
 def test_a_rejected_area_over_a_pseudo_label_is_background_with_the_weight_of_truth():
     regions = ReviewRegions(pending=((box(0, 0, 60, 60), 0.9),), negative=(box(20, 20, 40, 40),))
-    target, weight = paint(regions, _slide("a").grid, 0)
+    target, weight = rasterise_targets(regions, _slide("a").grid, 0)
     assert (target[21:39, 21:39] == 0).all()
-    assert (weight[21:39, 21:39] == DECIDED).all()
+    assert (weight[21:39, 21:39] == DECIDED_WEIGHT).all()
     assert (target[8:12, 8:12] == 1).all()
 
 
 def test_background_of_a_reviewed_image_weighs_more():
-    _, weight = paint(ReviewRegions(complete=True), _slide("a").grid, 0)
-    assert FULL < weight[0, 0] < DECIDED
+    _, weight = rasterise_targets(ReviewRegions(complete=True), _slide("a").grid, 0)
+    assert FULL_WEIGHT < weight[0, 0] < DECIDED_WEIGHT
 
 
 def test_crops_are_balanced_and_those_of_tumour_hold_tumour():
@@ -98,24 +100,24 @@ def test_crops_are_balanced_and_those_of_tumour_hold_tumour():
         "a", regions=ReviewRegions(pending=((box(70, 5, 100, 30), 1.0),), negative=(box(260, 20, 300, 60),)), columns=8
     )
     empty = _slide("b", positive=False, columns=8)
-    draw = Draw(Blocks([marked, empty]), side_px=32, rng=np.random.default_rng(0))
+    draw = BalancedCropSampler(Blocks([marked, empty]), side_px=32, rng=np.random.default_rng(0))
     crops = [crop.block for crop in draw(400)]
     assert {crop.target.shape for crop in crops} == {(1, 32, 32)}
     tumour = np.mean([(crop.target == 1).any() for crop in crops])
-    refused = np.mean([(crop.weight == DECIDED).any() for crop in crops])
+    refused = np.mean([(crop.weight == DECIDED_WEIGHT).any() for crop in crops])
     assert 0.33 < tumour < 0.55
     assert 0.05 < refused < 0.3
 
 
 def test_errors_on_negative_slides_are_shown_more_often_and_those_on_positive_ones_are_not():
     positive, negative = _slide("a", columns=10), _slide("b", positive=False, columns=10)
-    draw = Draw(Blocks([positive, negative]), side_px=32, rng=np.random.default_rng(0))
+    draw = BalancedCropSampler(Blocks([positive, negative]), side_px=32, rng=np.random.default_rng(0))
     for _ in range(10):
         crops = draw(40)
-        draw.heed(crops, np.array([[0.5 if crop.index == 3 else 0.0] for crop in crops], np.float32))
+        draw.update_difficulty(crops, np.array([[0.5 if crop.block_index == 3 else 0.0] for crop in crops], np.float32))
     counts = np.zeros((2, 10))
     for crop in draw(1000):
-        counts[crop.slide, crop.index] += 1
+        counts[crop.slide_index, crop.block_index] += 1
     assert counts[1, 3] > 0.5 * counts[1].sum()
     assert counts[1].min() > 0
     assert counts[0, 3] < 0.2 * counts[0].sum()
@@ -133,16 +135,16 @@ def test_blocks_beyond_the_memory_bound_are_read_again():
     size = SIDE * SIDE * 5
     for bound, expected in ((2 * size, 2), (size, 3), (0, 4)):
         reads.clear()
-        blocks = Blocks([counted], kept_bytes=bound)
+        blocks = Blocks([counted], cache_bytes=bound)
         for index in (0, 1, 0, 1):
             blocks(0, index)
         assert len(reads) == expected
 
 
 def test_validation_tiles_cover_each_place_once():
-    tiles = tiles_of(Blocks([_slide("a")]), side_px=32, most=100, rng=np.random.default_rng(0))
+    tiles = draw_validation_tiles(Blocks([_slide("a")]), side_px=32, max_tiles=100, rng=np.random.default_rng(0))
     assert len(tiles) == 8
-    assert len(tiles_of(Blocks([_slide("a")]), side_px=32, most=3, rng=np.random.default_rng(0))) == 3
+    assert len(draw_validation_tiles(Blocks([_slide("a")]), side_px=32, max_tiles=3, rng=np.random.default_rng(0))) == 3
 
 
 def test_patients_are_held_out_whole_and_never_the_only_one_with_polygons():
@@ -159,7 +161,7 @@ def test_loss_ignores_what_is_to_be_ignored_and_heeds_weights():
     logits = torch.zeros(1, 4, 4)
     target = torch.zeros(1, 4, 4, dtype=torch.uint8)
     target[:, 2:] = IGNORE
-    weight = torch.full((1, 4, 4), FULL, dtype=torch.uint8)
+    weight = torch.full((1, 4, 4), FULL_WEIGHT, dtype=torch.uint8)
     before = segmentation_loss(logits, target, weight=weight)
     wild = logits.clone()
     wild[:, 2:] = 50.0
@@ -167,14 +169,14 @@ def test_loss_ignores_what_is_to_be_ignored_and_heeds_weights():
     wrong = logits.clone()
     wrong[:, 0] = 4.0
     heavy = weight.clone()
-    heavy[:, 0] = DECIDED
+    heavy[:, 0] = DECIDED_WEIGHT
     assert segmentation_loss(wrong, target, weight=heavy) > segmentation_loss(wrong, target, weight=weight) > before
 
 
 def test_threshold_is_the_middle_of_the_best_ones():
     target = np.zeros((10, 10), np.uint8)
     target[:5] = 1
-    block = Block(np.zeros((10, 10, 3), np.uint8), target[None], np.full((1, 10, 10), FULL, np.uint8))
+    block = Block(np.zeros((10, 10, 3), np.uint8), target[None], np.full((1, 10, 10), FULL_WEIGHT, np.uint8))
     clear = np.where(target == 1, 0.99, 0.01).astype(np.float32)[None, None]
     assert choose_threshold(clear, [block]) == (0.6, 1.0)
     raised = np.where(target == 1, 0.88, 0.62).astype(np.float32)[None, None]
@@ -197,19 +199,20 @@ def lesson():
 def _fit(slides, *, seed=0, **changes):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 1, 1))
-    settings = FitSettings(**({"epochs": 4, "tile_px": 32, "batch": 4, "tiles_per_epoch": 100, "rate": 0.03} | changes))
+    fields = {"epochs": 4, "tile_px": 32, "batch_size": 4, "tiles_per_epoch": 100, "learning_rate": 0.03}
+    settings = FitSettings(**(fields | changes))
     rng = np.random.default_rng(seed)
-    return model, fit(model, slides, settings=settings, rng=rng, device=torch.device("cpu"), track=Silent())
+    return model, fit(model, slides, settings=settings, rng=rng, device=torch.device("cpu"), tracker=Silent())
 
 
 def test_training_learns_and_keeps_the_best_epoch_of_the_validation(lesson):
     model, found = _fit(lesson)
-    assert found.curve.loss[-1] < 0.7 * found.curve.loss[0]
-    assert len(found.curve.validation_dice) == len(found.curve.validation_loss) == 4
+    assert found.curves.loss[-1] < 0.7 * found.curves.loss[0]
+    assert len(found.curves.validation_dice) == len(found.curves.validation_loss) == 4
     assert found.dice > 0.7
-    assert found.best_epoch == 4 - int(np.argmax(found.curve.validation_dice[::-1]))
+    assert found.best_epoch == 4 - int(np.argmax(found.curves.validation_dice[::-1]))
     assert all(torch.equal(value, found.best[key]) for key, value in model.state_dict().items())
-    assert {name[0] for name in found.validation} == {"p", "n"}
+    assert {name[0] for name in found.validation_slides} == {"p", "n"}
 
 
 def test_same_seed_gives_the_same_weights(lesson):
@@ -220,7 +223,7 @@ def test_same_seed_gives_the_same_weights(lesson):
 def test_one_patient_trains_without_validation(lesson):
     _, found = _fit([lesson[0], *lesson[4:]], epochs=1)
     assert found.dice is None
-    assert found.curve.validation_dice == []
+    assert found.curves.validation_dice == []
     assert found.best_epoch == 1
     assert all(torch.equal(value, found.last[key]) for key, value in found.best.items())
 
@@ -297,7 +300,7 @@ def _cut_weights(folder):
         (lambda folder: _edit(folder, format=99), "format 99"),
         (lambda folder: _edit(folder, kind="other"), "does not describe a segmentation model"),
         (lambda folder: _edit(folder, more=1), "more"),
-        (lambda folder: _edit(folder, plugin="nothing"), "unknown segmenter"),
+        (lambda folder: _edit(folder, plugin="nothing"), "unknown model"),
         (lambda folder: _edit(folder, settings={"backbone": "resnet10t"}), "does not fit"),
         (lambda folder: _edit(folder, settings={"depth": 3}), "settings"),
     ],

@@ -8,7 +8,7 @@ from PIL import Image
 
 from wsplf_cli.errors import SlideError
 from wsplf_cli.schema import Entry, Step
-from wsplf_cli.slides.entry import calibrate, entry_slide
+from wsplf_cli.slides.entry import choose_pixel_size, entry_slide
 from wsplf_cli.slides.open import open_slide, slide_for
 from wsplf_cli.synthetic import pyramid
 
@@ -115,7 +115,7 @@ def test_screen_resolution_is_not_taken_for_mpp(tmp_path, ramp):
     path = write_pyramid(tmp_path / "screen.tif", ramp, mpp=352.8, levels=1)
     with open_slide(path) as slide:
         assert slide.mpp is None
-        assert "no microscope" in slide.mpp_source
+        assert "not that of a microscope" in slide.mpp_source
 
 
 def test_missing_foreign_and_broken_files_are_one_clear_line(tmp_path):
@@ -186,9 +186,9 @@ def test_without_any_mpp_the_override_is_asked_for_and_used(tmp_path, ramp):
     path = write_pyramid(tmp_path / "plain.tif", ramp, mpp=None)
     with open_slide(path) as slide:
         with pytest.raises(SlideError) as caught:
-            calibrate(entry_for(path), slide)
+            choose_pixel_size(entry_for(path), slide)
         assert "--mpp-override" in caught.value.hint
-        assert calibrate(entry_for(path), slide, mpp_override=0.4).mpp == 0.4
+        assert choose_pixel_size(entry_for(path), slide, mpp_override=0.4).mpp == 0.4
 
 
 def test_an_entry_whose_slide_has_another_size_is_refused(ramp_path):

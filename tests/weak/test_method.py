@@ -8,6 +8,7 @@ from uuid import uuid4
 import numpy as np
 import pytest
 from shapely import box, union_all
+from wsplf_cli.weak.dense import LogitMap, cells_of
 
 from wsplf_cli.backends.embedded import open_project
 from wsplf_cli.cohort.labels import resolve_labels
@@ -21,7 +22,6 @@ from wsplf_cli.schema import REVIEW_KEY, REVIEWED_KEY, Annotation
 from wsplf_cli.synthetic.pyramid import write_pyramid
 from wsplf_cli.weak import cam as _cams
 from wsplf_cli.weak import method as stage
-from wsplf_cli.weak.dense import LogitMap, cells_of
 from wsplf_cli.weak.features import FittedProbes, SampledInstances
 from wsplf_cli.weak.linear_probe import LinearProbe
 from wsplf_cli.weak.method import pseudolabel

@@ -155,7 +155,7 @@ def gradients(model: MilNetwork, *, most: int | None) -> tuple[list[torch.Tensor
     torch.manual_seed(2)
     tiles = torch.rand(7, 3, 64, 64)
     model.zero_grad()
-    outputs = model.bags(tiles, [3, 4], most=most)
+    outputs = model.bags(tiles, [3, 4], max_tiles=most)
     torch.stack([output.bag_logits.sum() + cam.square().mean() for output, cam in outputs]).sum().backward()
     logits = torch.cat([output.bag_logits for output, _ in outputs])
     return [weight.grad.clone() for weight in model.parameters() if weight.grad is not None], logits
@@ -181,7 +181,7 @@ def test_the_coins_of_adl_fall_alike_in_all_passes_and_leave_the_generator_where
     model.bags(torch.rand(7, 3, 64, 64), [3, 4])
     expected = torch.rand(3)
     torch.manual_seed(5)
-    model.bags(torch.rand(7, 3, 64, 64), [3, 4], most=2)
+    model.bags(torch.rand(7, 3, 64, 64), [3, 4], max_tiles=2)
     torch.testing.assert_close(torch.rand(3), expected)
 
 
@@ -194,7 +194,7 @@ def test_passes_move_the_running_statistics_of_batch_normalisation_as_far_as_one
     moved = []
     for most in (None, 2):
         model.load_state_dict(start)
-        output, _ = model.bags(tiles, [6], most=most)[0]
+        output, _ = model.bags(tiles, [6], max_tiles=most)[0]
         output.bag_logits.sum().backward()
         moved.append({key: value.clone() for key, value in model.state_dict().items() if "running_mean" in key})
     for key, value in moved[0].items():
@@ -213,7 +213,7 @@ def test_each_pass_has_tiles_of_both_slides(monkeypatch: pytest.MonkeyPatch) -> 
 
     tiles = torch.arange(6.0).view(6, 1, 1, 1).expand(-1, 3, 64, 64)
     with torch.no_grad():
-        outputs = model.bags(tiles, [3, 3], most=2)
+        outputs = model.bags(tiles, [3, 3], max_tiles=2)
         expected = model.bags(tiles, [3, 3])
     assert passes[:3] == [[0, 3], [1, 4], [2, 5]]
     for (_, cam), (_, other) in zip(outputs, expected, strict=True):

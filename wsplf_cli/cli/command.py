@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wsplf_cli import __version__, plugins, settings
-from wsplf_cli import options as config
 from wsplf_cli.errors import ConfigError, WsplfError
+from wsplf_cli.moved_options import MOVED_OPTIONS
+from wsplf_cli.options import ALL, COMMANDS, SETTINGS, ProjectOptions
 
 if TYPE_CHECKING:
     from wsplf_cli.backends import Project
@@ -82,7 +83,7 @@ def command(name: str, *, under: typer.Typer = app) -> Callable[[Callable[..., i
     ``name`` is all of its words ("project create"), by which config.py knows its record; ``under`` is its group. The
     function gets the filled record as ``options`` and a Screen as ``screen``, and returns the exit code.
     """
-    record = config.ALL[name]
+    record = ALL[name]
 
     def decorate(function: Callable[..., int]) -> Callable[..., int]:
         own = [p for p in inspect.signature(function).parameters.values() if p.name not in ("options", "screen")]
@@ -94,13 +95,13 @@ def command(name: str, *, under: typer.Typer = app) -> Callable[[Callable[..., i
 
             with Screen(json=values["json"]) as screen:
                 try:
-                    options: Any = settings.build(record, _merged(ctx, record, values))
+                    options: Any = _options(ctx, record, values)
                     return function(**{p.name: values[p.name] for p in own}, options=options, screen=screen)
                 except KeyboardInterrupt as stop:
                     raise Stopped(str(stop) or f"0 entries were finished{screen.where}") from stop
 
-        generated = [_parameter(option) for option in settings.options(record).values()]
-        extra = [_JSON, _CONFIG] if name in config.COMMANDS else [_JSON]
+        generated = [_parameter(option) for option in settings.options(record).values() if option.typed]
+        extra = [_JSON, _CONFIG] if name in COMMANDS else [_JSON]
         run.__annotations__ = {}
         run.__signature__ = inspect.Signature([_CONTEXT, *own, *generated, *extra])  # type: ignore[attr-defined]
         under.command(name.rsplit(maxsplit=1)[-1])(run)
@@ -135,8 +136,11 @@ _CONFIG = _given(
 
 def _parameter(option: settings.Option) -> inspect.Parameter:
     """A typer option for an option of a record."""
-    words = option.metadata.get("choices") or _names(option)
-    help_text = option.metadata["help"] + (f" One of: {', '.join(words)}." if words else "")
+    help_text = option.metadata["help"]
+    if option.choices:
+        help_text += f" One of: {', '.join(option.choices)}."
+    if option.metadata.get("shown"):
+        help_text += " The recipe's by default."
     several = typing.get_origin(option.kind) is tuple
     kind = list[str] if several else option.kind
     default = list(option.default) if several else option.default
@@ -147,22 +151,14 @@ def _parameter(option: settings.Option) -> inspect.Parameter:
     return _given(option.name, kind if default is not None else kind | None, default=value)
 
 
-def _names(option: settings.Option) -> list[str]:
-    """The plug-ins that an option chooses from, as they are typed; empty when it chooses none."""
-    package = option.metadata.get("plugins")
-    return [name.replace("_", "-") for name in plugins.names(package)] if package else []
-
-
-def _merged(ctx: typer.Context, record: type, values: dict[str, Any]) -> dict[str, Any]:
-    """What was chosen, by field name: the command line over wsplf.toml; the records hold the defaults."""
+def _options(ctx: typer.Context, record: type, values: dict[str, Any]) -> Any:
+    """The filled record: the command line over wsplf.toml over the recipe over the defaults."""
     path = _settings_file(values)
-    read = settings.read_settings(path, str(ctx.info_name)) if path is not None else {}
-    merged = read | {name: value for name, value in values.items() if _was_typed(ctx, name)}
-    for name, option in settings.options(record).items():
-        known = _names(option)
-        if known and name in merged and merged[name].replace("_", "-") not in known:
-            raise ConfigError(f"{option.flag}: unknown choice {merged[name]!r}", hint=f"one of {', '.join(known)}")
-    return merged
+    read = settings.read_settings(path, str(ctx.info_name)) if path is not None else settings.Settings()
+    typed = {name: value for name, value in values.items() if _was_typed(ctx, name)}
+    options: Any = settings.build(record, {**read.values, **typed}, read.recipes)
+    settings.require_effect(options, typed)
+    return options
 
 
 def _settings_file(values: dict[str, Any]) -> Path | None:
@@ -171,7 +167,7 @@ def _settings_file(values: dict[str, Any]) -> Path | None:
         return values.get("config")
     project: Path | None = values.get("project")
     folders = [] if project is None else [project if project.is_dir() else project.parent]
-    candidates = (folder / config.SETTINGS for folder in (*folders, Path()))
+    candidates = (folder / SETTINGS for folder in (*folders, Path()))
     return next((path for path in candidates if path.is_file()), None)
 
 
@@ -180,7 +176,7 @@ def _was_typed(ctx: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def open_chosen(path: Path, options: config.ProjectOptions) -> "tuple[Project, list[Entry]]":
+def open_chosen(path: Path, options: ProjectOptions) -> "tuple[Project, list[Entry]]":
     """The project and the entries that --images chooses."""
     from wsplf_cli.cohort.names import select_entries
 
@@ -188,7 +184,7 @@ def open_chosen(path: Path, options: config.ProjectOptions) -> "tuple[Project, l
     return project, select_entries(project.entries(), options)
 
 
-def open_labelled(path: Path, options: config.ProjectOptions) -> "tuple[Project, list[Entry]]":
+def open_labelled(path: Path, options: ProjectOptions) -> "tuple[Project, list[Entry]]":
     """As ``open_chosen``, with the slide labels; an unknown one is an error: its slide would be lost in silence."""
     from wsplf_cli.cohort.labels import resolve_labels
 
@@ -196,7 +192,7 @@ def open_labelled(path: Path, options: config.ProjectOptions) -> "tuple[Project,
     return project, resolve_labels(entries, options)
 
 
-def open_any(path: Path, options: config.ProjectOptions, screen: "Screen") -> "tuple[Project, list[Entry]]":
+def open_any(path: Path, options: ProjectOptions, screen: "Screen") -> "tuple[Project, list[Entry]]":
     """As ``open_chosen``, with the slide labels where they are known; an unknown label is a warning."""
     from wsplf_cli.cohort.labels import label_rows, unknown_words
 
@@ -237,7 +233,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
     except UsageError as error:
         path = error.ctx.command_path if error.ctx else "wsplf"
-        return _fail(error.format_message(), hint=f"{path} -h", code=2, arguments=arguments)
+        message = _moved(path, getattr(error, "option_name", "")) or error.format_message()
+        return _fail(message, hint=f"{path} -h", code=2, arguments=arguments)
     except Stopped as stop:
         return _fail(f"stopped; nothing half-written, {stop}", hint="", code=STOPPED, arguments=arguments)
     except WsplfError as error:
@@ -248,6 +245,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         where = f": {error.filename}" if error.filename else ""
         return _fail(DISK_ERRORS[error.errno] + where, hint="", code=1, arguments=arguments)
+
+
+def _moved(command_path: str, flag: str) -> str:
+    """Where an option of an earlier version is now, in one line; empty for an option that never was."""
+    moved = MOVED_OPTIONS.get(command_path.removeprefix("wsplf "), {})
+    where = moved.get(flag.removeprefix("--")) or moved.get(flag.removeprefix("--no-"))
+    return f"{flag} {where}" if where else ""
 
 
 def _fail(message: str, *, hint: str, code: int, arguments: Sequence[str]) -> int:

@@ -5,8 +5,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wsplf_cli import options as config
 from wsplf_cli.cli.command import ProjectPath, command, group, open_chosen, shown
+from wsplf_cli.options import (
+    CreateOptions,
+    ExportOptions,
+    ImportOptions,
+    InstallOptions,
+    ProjectOptions,
+    RelinkOptions,
+    UndoOptions,
+)
 
 if TYPE_CHECKING:
     from wsplf_cli.ui import Screen
@@ -20,7 +28,7 @@ def create(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the new project.")],
     slides: Annotated[list[Path], typer.Argument(metavar="SLIDES", help="Slides, or folders that hold them.")],
     *,
-    options: config.CreateOptions,
+    options: CreateOptions,
     screen: "Screen",
 ) -> int:
     """Make a QuPath project from slides.
@@ -33,7 +41,7 @@ def create(
 
 
 @command("project relink", under=project_group)
-def relink(project: ProjectPath, *, options: config.RelinkOptions, screen: "Screen") -> int:
+def relink(project: ProjectPath, *, options: RelinkOptions, screen: "Screen") -> int:
     """Tell a project where its slides are now.
 
     Give --map, --search or both. The previous project file is kept; undo puts it back.
@@ -44,14 +52,14 @@ def relink(project: ProjectPath, *, options: config.RelinkOptions, screen: "Scre
 
 
 @command("export")
-def export(project: ProjectPath, *, options: config.ExportOptions, screen: "Screen") -> int:
+def export(project: ProjectPath, *, options: ExportOptions, screen: "Screen") -> int:
     """Write annotations as GeoJSON.
 
     One file per entry, as QuPath imports it; all annotations unless --origin says which.
     """
     from wsplf_cli.commands.export import export as run_stage
 
-    access = config.ProjectOptions(backend=options.backend, images=options.images)
+    access = ProjectOptions(backend=options.backend, images=options.images)
     return shown(run_stage(*open_chosen(project, access), options, screen), screen)
 
 
@@ -62,7 +70,7 @@ def import_(
         list[Path], typer.Argument(metavar="FILE", help="GeoJSON (.geojson, .json, .gz) or ASAP XML; several will do.")
     ],
     *,
-    options: config.ImportOptions,
+    options: ImportOptions,
     screen: "Screen",
 ) -> int:
     """Add annotations from GeoJSON or ASAP files.
@@ -71,7 +79,7 @@ def import_(
     """
     from wsplf_cli.commands.import_ import import_files as run_stage
 
-    access = config.ProjectOptions(backend=options.backend, slides=options.slides)
+    access = ProjectOptions(backend=options.backend, slides=options.slides)
     return shown(run_stage(*open_chosen(project, access), files, options, screen), screen)
 
 
@@ -82,7 +90,7 @@ def undo(
         str | None, typer.Argument(metavar="RUN", help="Id of the run; by default the last one that wrote.")
     ] = None,
     *,
-    options: config.UndoOptions,
+    options: UndoOptions,
     screen: "Screen",
 ) -> int:
     """Put back what a run changed.
@@ -96,7 +104,7 @@ def undo(
 
 
 @command("scripts install", under=scripts_group)
-def install(project: ProjectPath, *, options: config.InstallOptions, screen: "Screen") -> int:
+def install(project: ProjectPath, *, options: InstallOptions, screen: "Screen") -> int:
     """Put wsplf's scripts where QuPath shows them.
 
     QuPath lists them under Automate > Project scripts.

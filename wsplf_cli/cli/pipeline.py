@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING
 
-from wsplf_cli import options as config
 from wsplf_cli.cli.command import (
     REOPEN,
     OptionalProject,
@@ -14,13 +13,24 @@ from wsplf_cli.cli.command import (
     shown,
 )
 from wsplf_cli.networks.weights import check_sam
+from wsplf_cli.options import (
+    BenchmarkOptions,
+    DemoOptions,
+    DoctorOptions,
+    EvaluateOptions,
+    LabelsOptions,
+    PseudolabelOptions,
+    ReportOptions,
+    SegmentOptions,
+    TrainOptions,
+)
 
 if TYPE_CHECKING:
     from wsplf_cli.ui import Screen
 
 
 @command("doctor")
-def doctor(project: OptionalProject = None, *, options: config.DoctorOptions, screen: "Screen") -> int:
+def doctor(project: OptionalProject = None, *, options: DoctorOptions, screen: "Screen") -> int:
     """Check this machine and a project.
 
     With PROJECT also every entry: slide, micrometres per pixel, label. Says what to do; exits with 1 on a FAIL.
@@ -33,7 +43,7 @@ def doctor(project: OptionalProject = None, *, options: config.DoctorOptions, sc
 
 
 @command("demo")
-def demo(*, options: config.DemoOptions, screen: "Screen") -> int:
+def demo(*, options: DemoOptions, screen: "Screen") -> int:
     """Run the whole loop on synthetic slides.
 
     Makes the slides and a QuPath project, runs every stage, prints what was measured and writes the report.
@@ -45,7 +55,7 @@ def demo(*, options: config.DemoOptions, screen: "Screen") -> int:
 
 
 @command("labels")
-def labels(project: ProjectPath, *, options: config.LabelsOptions, screen: "Screen") -> int:
+def labels(project: ProjectPath, *, options: LabelsOptions, screen: "Screen") -> int:
     """Show or write the slide labels.
 
     A label comes from the entry's metadata, else from its tags; --csv writes labels into the metadata. Exits with 1
@@ -61,20 +71,20 @@ def labels(project: ProjectPath, *, options: config.LabelsOptions, screen: "Scre
 
 
 @command("pseudolabel")
-def pseudolabel(project: ProjectPath, *, options: config.PseudolabelOptions, screen: "Screen") -> int:
+def pseudolabel(project: ProjectPath, *, options: PseudolabelOptions, screen: "Screen") -> int:
     """Turn slide labels into polygons.
 
     Learns from the slide labels alone, and writes pseudo-label annotations into the positive slides. Run again, it
     replaces only its own that nobody has touched.
     """
     check_sam(options.sam, checkpoint=options.sam_checkpoint)
-    from wsplf_cli.weak.method import pseudolabel as run_stage
+    from wsplf_cli.commands.pseudolabel import pseudolabel as run_stage
 
     return shown(run_stage(*open_labelled(project, options.project), options, screen), screen)
 
 
 @command("train")
-def train(project: ProjectPath, *, options: config.TrainOptions, screen: "Screen") -> int:
+def train(project: ProjectPath, *, options: TrainOptions, screen: "Screen") -> int:
     """Train a segmentation model.
 
     Learns from the project's annotations: pseudo-labels, what people drew or corrected, and negative slides.
@@ -86,7 +96,7 @@ def train(project: ProjectPath, *, options: config.TrainOptions, screen: "Screen
 
 
 @command("segment")
-def segment(project: ProjectPath, *, options: config.SegmentOptions, screen: "Screen") -> int:
+def segment(project: ProjectPath, *, options: SegmentOptions, screen: "Screen") -> int:
     """Write a model's predictions.
 
     Applies a trained model to the entries, and writes what it finds as annotations.
@@ -97,12 +107,12 @@ def segment(project: ProjectPath, *, options: config.SegmentOptions, screen: "Sc
 
 
 @command("evaluate")
-def evaluate(project: ProjectPath, *, options: config.EvaluateOptions, screen: "Screen") -> int:
+def evaluate(project: ProjectPath, *, options: EvaluateOptions, screen: "Screen") -> int:
     """Measure annotations against the truth.
 
     Dice, IoU and boundary F1 per slide and over all; the false-positive share of tissue on negative slides.
     """
-    from wsplf_cli.benchmark.evaluation import evaluate as run_stage
+    from wsplf_cli.commands.evaluate import evaluate as run_stage
 
     scores = run_stage(*open_any(project, options.project, screen), options, screen)
     screen.scores(scores)
@@ -110,14 +120,14 @@ def evaluate(project: ProjectPath, *, options: config.EvaluateOptions, screen: "
 
 
 @command("benchmark")
-def benchmark(project: ProjectPath, *, options: config.BenchmarkOptions, screen: "Screen") -> int:
+def benchmark(project: ProjectPath, *, options: BenchmarkOptions, screen: "Screen") -> int:
     """Compare recipes on the same slides.
 
     Works on a copy of the project, on one class; what is finished is not run again. Writes a table (Markdown, CSV,
     JSON) and plots.
     """
     check_sam(options.sam, checkpoint=options.sam_checkpoint)
-    from wsplf_cli.benchmark.runner import benchmark as run_stage
+    from wsplf_cli.commands.benchmark import benchmark as run_stage
 
     found = run_stage(*open_labelled(project, options.project), options, screen)
     screen.benchmark(found)
@@ -125,7 +135,7 @@ def benchmark(project: ProjectPath, *, options: config.BenchmarkOptions, screen:
 
 
 @command("report")
-def report(project: ProjectPath, *, options: config.ReportOptions, screen: "Screen") -> int:
+def report(project: ProjectPath, *, options: ReportOptions, screen: "Screen") -> int:
     """Write one HTML page about a project.
 
     Self-contained: cohort, labels, thumbnails with CAM and outlines, scores, training curves, settings.

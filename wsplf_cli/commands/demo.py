@@ -10,9 +10,10 @@ from typing import Any
 from wsplf_cli import plugins
 from wsplf_cli.backends import Project
 from wsplf_cli.benchmark.color_threshold import predict_by_colour
-from wsplf_cli.benchmark.evaluation import evaluate
 from wsplf_cli.cohort.demo_folder import make_folder, slide_images
 from wsplf_cli.cohort.labels import resolve_labels
+from wsplf_cli.commands.evaluate import evaluate
+from wsplf_cli.commands.pseudolabel import pseudolabel
 from wsplf_cli.commands.report import report
 from wsplf_cli.commands.segment import segment
 from wsplf_cli.commands.train import train
@@ -32,7 +33,6 @@ from wsplf_cli.qupath.create import create_project
 from wsplf_cli.recipes import Recipe
 from wsplf_cli.schema import Entry, PathClass, Silent, StageReport, Tracker
 from wsplf_cli.synthetic.cohort import SyntheticSlide, make_cohort
-from wsplf_cli.weak.method import pseudolabel
 
 
 @dataclass(frozen=True, slots=True)

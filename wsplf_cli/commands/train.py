@@ -23,8 +23,8 @@ from wsplf_cli.runs.record import Run, start_run
 from wsplf_cli.schema import Entry, StageReport, Tracker
 from wsplf_cli.segmentation import checkpoint
 from wsplf_cli.segmentation.checkpoint import Checkpoint
-from wsplf_cli.segmentation.sampling import Role, TrainingSlide
-from wsplf_cli.segmentation.train import Fit, FitSettings, fit
+from wsplf_cli.segmentation.sampling import ClassTargets, TrainingSlide
+from wsplf_cli.segmentation.train import FitResult, FitSettings, fit
 from wsplf_cli.slides.entry import entry_slide
 from wsplf_cli.slides.grid import make_grid, read_tiles
 from wsplf_cli.slides.tissue import tissue_mask
@@ -75,7 +75,7 @@ def train(project: Project, entries: Sequence[Entry], options: TrainOptions, tra
         chosen = list(slides.values())
         _require_polygons(chosen, classes)
         for place, name in enumerate(display_names(classes)):
-            _say([slide.roles[place] for slide in chosen], ClassTracker(tracker, run, name))
+            _say([slide.classes[place] for slide in chosen], ClassTracker(tracker, run, name))
         if options.run.dry_run:
             tracker.say("dry run: nothing was trained or written")
             return run.finish(results, details={"slides": len(chosen)})
@@ -88,7 +88,7 @@ def train(project: Project, entries: Sequence[Entry], options: TrainOptions, tra
             settings=FitSettings(epochs=options.epochs, tile_px=tile_px),
             rng=rng,
             device=device,
-            track=tracker,
+            tracker=tracker,
         )
         _keep_curves(run, found)
         scores = {} if found.dice is None else {"validation_dice": found.dice}
@@ -132,8 +132,8 @@ def _prepare(
     """Put the slide of an entry among ``slides``, or say why it is left out."""
     if entry.held_out:
         return Skipped(f"held out (split: {entry.split})")
-    review = read_review(project, entry, classes[0], tracker)
-    roles = tuple(_role(entry, review.of(path_class).regions, path_class) for path_class in classes)
+    review = read_review(project, entry, classes, tracker)
+    roles = tuple(_role(entry, review.of(path_class), path_class) for path_class in classes)
     if not any(role.known for role in roles):
         return Skipped("no polygon to learn from: without one, nothing says where its background is")
     slide, calibration = entry_slide(entry, mpp_override=options.project.mpp_override)
@@ -150,7 +150,7 @@ def _prepare(
         group=entry.metadata.get("patient", "") or entry.id,
         grid=grid,
         read=lambda indices: read_tiles(entry, grid, indices),
-        roles=roles,
+        classes=roles,
     )
     return {
         "blocks": len(grid.xy_px0),
@@ -161,25 +161,25 @@ def _prepare(
     }
 
 
-def _role(entry: Entry, regions: ReviewRegions, path_class: str) -> Role:
+def _role(entry: Entry, regions: ReviewRegions, path_class: str) -> ClassTargets:
     """What a slide is for one class. Known is where a person or the label has spoken, or where polygons are."""
     negative = entry.label is not None and path_class not in entry.label.classes
     if negative:
         regions = replace(regions, pending=())
     marked = bool(regions.positive or regions.pending)
-    return Role(marked and not negative, regions, known=marked or negative or regions.complete)
+    return ClassTargets(marked and not negative, regions, known=marked or negative or regions.complete)
 
 
 def _require_polygons(slides: Sequence[TrainingSlide], classes: Sequence[str]) -> None:
     for place, path_class in enumerate(classes):
-        if not any(slide.roles[place].marked for slide in slides):
+        if not any(slide.classes[place].has_polygons for slide in slides):
             raise ProjectError(
                 f"no polygon of class {path_class!r} to learn from",
                 hint="make some with: wsplf pseudolabel PROJECT (or draw them in QuPath, or name another --path-class)",
             )
 
 
-def _say(roles: Sequence[Role], tracker: Tracker) -> None:
+def _say(roles: Sequence[ClassTargets], tracker: Tracker) -> None:
     counts = Counter[str]()
     for role in roles:
         if role.known:
@@ -191,31 +191,31 @@ def _say(roles: Sequence[Role], tracker: Tracker) -> None:
     tracker.say("learning from: " + ", ".join(f"{count} {what}" for what, count in counts.items() if count))
 
 
-def _keep_curves(run: Run, found: Fit) -> None:
-    epochs = range(1, len(found.curve.loss) + 1)
-    losses = {"train": found.curve.loss}
-    if found.curve.validation_loss:
-        losses["validation"] = found.curve.validation_loss
-        run.curve("validation Dice", x=epochs, y={"validation": found.curve.validation_dice})
+def _keep_curves(run: Run, found: FitResult) -> None:
+    epochs = range(1, len(found.curves.loss) + 1)
+    losses = {"train": found.curves.loss}
+    if found.curves.validation_loss:
+        losses["validation"] = found.curves.validation_loss
+        run.curve("validation Dice", x=epochs, y={"validation": found.curves.validation_dice})
     run.curve("loss", x=epochs, y=losses)
 
 
-def _details(found: Fit) -> dict[str, Any]:
+def _details(found: FitResult) -> dict[str, Any]:
     return {
         "best_epoch": found.best_epoch,
         "threshold": found.threshold,
         "validation_dice": found.dice,
-        "validation_slides": list(found.validation),
+        "validation_slides": list(found.validation_slides),
     }
 
 
-def _say_result(details: Mapping[str, Any], found: Fit, classes: Sequence[str], tracker: Tracker) -> None:
+def _say_result(details: Mapping[str, Any], found: FitResult, classes: Sequence[str], tracker: Tracker) -> None:
     if found.dice is None:
         tracker.say("no validation: polygons of two patients or more are needed; the last epoch is kept")
     else:
         shared = " for all classes" if len(classes) > 1 else ""
         tracker.say(
-            f"best epoch {found.best_epoch} of {len(found.curve.loss)}: Dice {found.dice:.3f} at threshold"
-            f" {found.threshold:g}{shared}, against the polygons of {len(found.validation)} slides not learned from"
+            f"best epoch {found.best_epoch} of {len(found.curves.loss)}: Dice {found.dice:.3f} at threshold"
+            f" {found.threshold:g}{shared}, against the polygons of {len(found.validation_slides)} held-out slides"
         )
     tracker.say(f"model: {details['model']}")

@@ -1,4 +1,4 @@
-"""What turns tiles into feature maps: ``small``, whose weights ship with wsplf, any timm CNN, or a frozen encoder."""
+"""The backbone, which turns tiles into feature maps: ``small`` (its weights ship with wsplf), a CNN or an encoder."""
 
 from functools import partial
 from importlib.resources import files
@@ -15,28 +15,28 @@ from wsplf_cli.errors import ConfigError
 from wsplf_cli.networks import hub
 from wsplf_cli.networks.adl import AttentionDropout
 from wsplf_cli.networks.encoder import is_encoder, token_trunk
-from wsplf_cli.networks.state import put_state, read_state
+from wsplf_cli.networks.state import load_state, read_state
 
 SMALL = "small"
 _SMALL_ASSET = "backbone_small.safetensors"
-_FINEST_STRIDE = 8
+_MIN_STRIDE = 8
 
 
 class Backbone(nn.Module):
-    """RGB tiles to one feature map: the trunk's stages from stride 8 on, each normalised, side by side.
+    """RGB tiles to one feature map: the trunk's stages from stride 8 on, each normalised, concatenated.
 
     Fine stages give the outline and deep ones the meaning. There are no weights between the trunk and the map, so
-    every timm CNN serves as it is, and the stride is 8. A patch-token encoder has a single map, whose ``stride`` is
-    the side of its patches, 14 or 16.
+    every timm CNN can be used as it is, with a stride of 8. A patch-token encoder has a single map, whose ``stride``
+    is the side of its patches, 14 or 16.
 
     Args:
         trunk: A timm model made with ``features_only=True``, or a ``TokenTrunk``.
         mean: Per-channel mean of the normalisation that the trunk's weights expect.
         std: Per-channel standard deviation, likewise.
-        adl: Put an attention-based dropout layer behind each of the last two stages.
-        high_frequency: Give the trunk's first layer a fourth channel, ``high_frequency`` of the tile. Its weights
-            begin at zero, so that the trunk starts as it would without.
-        frozen: The trunk stays as it is: always in eval mode, without gradient.
+        adl: Put an attention-based dropout layer after each of the last two stages.
+        high_frequency: Give the trunk's first layer a fourth input channel, ``high_frequency`` of the tile. Its weights
+            are zero at first, so that the trunk starts as without it.
+        frozen: Keep the trunk as it is: always in eval mode, without gradient.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Backbone(nn.Module):
         frozen: bool = False,
     ) -> None:
         super().__init__()
-        assert not (frozen and (adl or high_frequency)), "what is frozen learns nothing of either"
+        assert not (frozen and (adl or high_frequency)), "a frozen trunk learns neither"
         self.frozen = frozen
         self.high_frequency = high_frequency
         if high_frequency:
@@ -59,9 +59,9 @@ class Backbone(nn.Module):
         info = cast(Any, trunk).feature_info
         self.strides: list[int] = [int(value) for value in info.reduction()]
         self.pyramid_channels: list[int] = [int(value) for value in info.channels()]
-        self.used = [index for index, stride in enumerate(self.strides) if stride >= _FINEST_STRIDE]
-        self.stride = self.strides[self.used[0]]
-        self.channels = sum(self.pyramid_channels[index] for index in self.used)
+        self._used_stages = [index for index, stride in enumerate(self.strides) if stride >= _MIN_STRIDE]
+        self.stride = self.strides[self._used_stages[0]]
+        self.channels = sum(self.pyramid_channels[index] for index in self._used_stages)
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
@@ -74,15 +74,20 @@ class Backbone(nn.Module):
         if frozen:
             self.trunk.requires_grad_(False).eval()
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.mean.device
+
     def train(self, mode: bool = True) -> Self:
-        """As for every module, but a frozen trunk stays in eval mode."""
+        """Set the mode, as for every module. A frozen trunk stays in eval mode."""
         super().train(mode)
         if self.frozen:
             self.trunk.eval()
         return self
 
     def pyramid(self, tiles: Tensor) -> list[Tensor]:
-        """Tiles float [B, 3, H, W] RGB in 0..1 to the trunk's maps, finest first (strides in ``strides``)."""
+        """The trunk's maps of RGB tiles float [B, 3, H, W] in 0..1, finest first, with the strides ``strides``."""
         normalised = (tiles - self.mean) / self.std
         if self.high_frequency:
             normalised = torch.cat([normalised, high_frequency(tiles) / self.std.mean()], dim=1)
@@ -91,24 +96,24 @@ class Backbone(nn.Module):
         return maps
 
     def forward(self, tiles: Tensor) -> Tensor:
-        """Tiles float [B, 3, H, W] RGB in 0..1 to features float [B, D, H / stride, W / stride]."""
+        """Features float [B, D, H / stride, W / stride] of RGB tiles float [B, 3, H, W] in 0..1."""
         maps = self.pyramid(tiles)
-        size = maps[self.used[0]].shape[-2:]
-        fused = []
-        for index in self.used:
+        size = maps[self._used_stages[0]].shape[-2:]
+        levels = []
+        for index in self._used_stages:
             scale = maps[index].pow(2).mean(dim=1, keepdim=True).add(1e-6).rsqrt()
             level = maps[index] * scale
             if level.shape[-2:] != size:
                 level = functional.interpolate(level, size=size, mode="bilinear", align_corners=False)
-            fused.append(level)
-        return torch.cat(fused, dim=1)
+            levels.append(level)
+        return torch.cat(levels, dim=1)
 
 
 def high_frequency(tiles: Tensor) -> Tensor:
-    """The fine structure of tiles float [B, 3, H, W], float [B, 1, H, W]: what is left without the lowest frequencies.
+    """The tiles without their lowest frequencies: float [B, 1, H, W] of tiles float [B, 3, H, W].
 
-    As in EP-SAM: of each channel's Fourier transform the central 2 x 2 coefficients are zeroed; the absolute value of
-    the inverse, averaged over the channels.
+    As in EP-SAM: the central 2 x 2 coefficients of each channel's Fourier transform are set to zero. The result is the
+    absolute value of the inverse transform, averaged over the channels.
     """
     spectrum = torch.fft.fft2(tiles.float())
     rows, columns = (torch.tensor([-1, 0], device=tiles.device) % size for size in tiles.shape[-2:])
@@ -118,8 +123,8 @@ def high_frequency(tiles: Tensor) -> Tensor:
 
 
 def _widen_stem(trunk: nn.Module) -> None:
-    """Give the trunk's first convolution a fourth input channel with weights of zero, in place."""
-    name, first = next((name, one) for name, one in trunk.named_modules() if isinstance(one, nn.Conv2d))
+    """Give the trunk's first convolution a fourth input channel whose weights are zero, in place."""
+    name, first = next((name, module) for name, module in trunk.named_modules() if isinstance(module, nn.Conv2d))
     wide = nn.Conv2d(
         first.in_channels + 1,
         first.out_channels,
@@ -133,14 +138,14 @@ def _widen_stem(trunk: nn.Module) -> None:
         wide.weight[:, :-1] = first.weight
         if first.bias is not None and wide.bias is not None:
             wide.bias.copy_(first.bias)
-    parent, _, own = name.rpartition(".")
-    setattr(trunk.get_submodule(parent), own, wide)
+    parent, _, attribute = name.rpartition(".")
+    setattr(trunk.get_submodule(parent), attribute, wide)
 
 
 def small_trunk() -> nn.Module:
-    """The trunk of ``small``: timm's resnet10t at half width, group norm, stride 16; 1.23 million weights.
+    """The trunk of ``small``: timm's resnet10t with half the width, group norm and stride 16; 1.23 million weights.
 
-    Group norm, since a step sees few slides: batch statistics would tell the network which slide it looks at.
+    It has group norm because a step has tiles of few slides: batch statistics would reveal the slide to the network.
     """
     trunk: nn.Module = timm.create_model(
         "resnet10t",
@@ -160,70 +165,73 @@ def build_backbone(
     """The backbone of that name.
 
     Args:
-        name: ``small``; a timm CNN such as ``resnet50``, which learns; a timm patch-token encoder such as
-            ``vit_large_patch16_224``, which is frozen; or ``hf-hub:OWNER/NAME``, one of both with its weights, from
+        name: ``small``; a timm CNN such as ``resnet50``, which is trained; a timm patch-token encoder such as
+            ``vit_large_patch16_224``, which is frozen; or ``hf-hub:OWNER/NAME``, either of them with its weights, from
             the cache on this computer.
-        weights: Weights for it: a safetensors file, or a PyTorch state dict (read with ``weights_only``). Without,
-            ``small`` takes the weights that ship with wsplf and a timm CNN starts from random ones: nothing is
-            ever downloaded.
-        adl: Put an attention-based dropout layer behind the last two stages of a CNN.
-        high_frequency: Show a CNN the fine structure of a tile as a fourth channel.
+        weights: A safetensors file, or a PyTorch state dict (read with ``weights_only``). Without it, ``small`` takes
+            the weights that ship with wsplf, and a timm CNN starts from random ones. Nothing is ever downloaded.
+        adl: Put an attention-based dropout layer after the last two stages of a CNN.
+        high_frequency: Give a CNN the high frequencies of a tile as a fourth channel.
 
     Raises:
-        ConfigError: no such network, weights that do not fit it, or an encoder that should have what needs learning.
+        ConfigError: There is no such network, the weights do not fit, or an option has no effect on a frozen encoder.
     """
     if name == SMALL:
         trunk = small_trunk()
         path = weights or Path(str(files("wsplf_cli") / "assets" / _SMALL_ASSET))
-        put_state(trunk, read_state(path), path)
+        load_state(trunk, read_state(path), path)
         return Backbone(trunk, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), adl=adl, high_frequency=high_frequency)
     architecture, arguments, statistics = name, {}, {}
     if name.startswith(hub.PREFIX):
-        found = hub.cached(name)
-        architecture, arguments, statistics = found.architecture, dict(found.arguments), dict(found.statistics)
-        weights = weights or found.weights
+        model = hub.find_cached(name)
+        architecture, arguments, statistics = model.architecture, dict(model.arguments), dict(model.statistics)
+        weights = weights or model.weights
     if architecture not in timm.list_models():
-        close = ", ".join(timm.list_models(f"*{architecture[:6]}*")[:5]) or "small, resnet18, resnet50"
-        raise ConfigError(f"unknown backbone {architecture!r}", hint=f"choose small or a timm model, such as: {close}")
+        similar = ", ".join(timm.list_models(f"*{architecture[:6]}*")[:5]) or "small, resnet18, resnet50"
+        raise ConfigError(
+            f"unknown backbone {architecture!r}", hint=f"choose small or a timm model, such as: {similar}"
+        )
     mean, std = _normalisation(architecture)
     mean, std = statistics.get("mean", mean), statistics.get("std", std)
     if is_encoder(architecture):
-        for given, what, hint in (
-            (adl, "attention-based dropout", "--no-adl"),
-            (high_frequency, "the high-frequency channel", "leave --high-frequency out"),
+        for asked, feature, hint in (
+            (adl, "attention-based dropout", "set adl = false in the recipe"),
+            (high_frequency, "the high-frequency channel", "set high_frequency = false in the recipe"),
         ):
-            if given:
-                raise ConfigError(f"backbone {name} is frozen, so that {what} has no effect in it", hint=hint)
-        frozen = token_trunk(architecture, weights=weights, arguments=arguments)
-        return Backbone(frozen, mean=mean, std=std, frozen=True)
+            if asked:
+                raise ConfigError(f"backbone {name} is frozen, so {feature} has no effect in it", hint=hint)
+        encoder = token_trunk(architecture, weights=weights, arguments=arguments)
+        return Backbone(encoder, mean=mean, std=std, frozen=True)
     trunk = _cnn(architecture)
     if weights is not None:
-        put_state(trunk, read_state(weights), weights)
+        load_state(trunk, read_state(weights), weights)
     return Backbone(trunk, mean=mean, std=std, adl=adl, high_frequency=high_frequency)
 
 
 def is_frozen(name: str) -> bool:
-    """Whether the backbone of that name is a patch-token encoder, which learns nothing.
+    """Whether the backbone of that name is a patch-token encoder, which is never trained.
 
     Raises:
-        ConfigError: a model of the hub that is not on this computer.
+        ConfigError: It is a model of the hub that is not on this computer.
     """
-    return is_encoder(hub.cached(name).architecture if name.startswith(hub.PREFIX) else name)
+    return is_encoder(hub.find_cached(name).architecture if name.startswith(hub.PREFIX) else name)
 
 
 def _cnn(architecture: str) -> nn.Module:
+    """A CNN of timm with random weights, as a trunk of stride 16."""
     try:
         trunk: nn.Module = timm.create_model(architecture, pretrained=False, features_only=True, output_stride=16)
     except (RuntimeError, TypeError, NotImplementedError, ValueError, AttributeError, AssertionError) as error:
         raise ConfigError(
-            f"backbone {architecture!r} is neither a CNN with feature maps nor an encoder of patches of tiles of any"
-            f" size ({error})",
+            f"backbone {architecture!r} is neither a CNN with feature maps nor a patch-token encoder for tiles of"
+            f" any size ({error})",
             hint="choose small, resnet18, resnet50 or vit_small_patch16_224",
         ) from error
     return trunk
 
 
 def _normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel that timm's weights of that name expect."""
     config = timm.get_pretrained_cfg(name)
     if config is None:
         return (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)

@@ -1,4 +1,4 @@
-"""What every MIL head returns for one bag, the tiles of one slide."""
+"""The interface of every MIL head: the features of one bag (the tiles of one slide) in, logits and attention out."""
 
 from typing import NamedTuple, Protocol
 
@@ -14,17 +14,17 @@ class BagOutput(NamedTuple):
 
 
 class Head(Protocol):
-    """A MIL head: callable on features [N, D], with the affine instance classifier open to view."""
+    """A MIL head: callable on features [N, D]; ``weight`` and ``bias`` are those of its affine instance classifier."""
 
     weight: Tensor
     bias: Tensor
 
     def __call__(self, features: Tensor) -> BagOutput:
-        """Features float [N, D] of one bag to its output."""
+        """The output for the features float [N, D] of one bag."""
 
 
 class InstanceHead(nn.Module):
-    """What the heads share: ``instance``, the affine classifier of features of ``in_features``, open to view."""
+    """The base of all heads: ``instance``, the affine classifier of instances with ``in_features`` features."""
 
     def __init__(self, in_features: int, classes: int) -> None:
         super().__init__()

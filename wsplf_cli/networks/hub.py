@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub that are on this computer already. Nothing is ever downloaded."""
+"""Models of the Hugging Face hub that are in the cache on this computer. Nothing is ever downloaded."""
 
 import json
 from collections.abc import Mapping
@@ -14,13 +14,13 @@ from wsplf_cli.errors import ConfigError
 PREFIX = "hf-hub:"
 _CONFIG = "config.json"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-#: What a model's file may say of its normalisation.
+#: The normalisation that a model's configuration may give.
 _STATISTICS = ("mean", "std")
 
 
 @dataclass(frozen=True, slots=True)
-class Cached:
-    """A timm model: its architecture, arguments of it, ``mean`` and ``std`` if the file says them, its weights."""
+class CachedModel:
+    """A timm model: architecture, weights, arguments, and ``mean`` and ``std`` where its configuration gives them."""
 
     architecture: str
     weights: Path
@@ -28,40 +28,42 @@ class Cached:
     statistics: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
-def cached(name: str) -> Cached:
+def find_cached(name: str) -> CachedModel:
     """The model ``hf-hub:OWNER/NAME`` (or ``hf-hub:OWNER/NAME@REVISION``) from the cache that ``hf download`` fills.
 
     Raises:
-        ConfigError: it is not there, or is no timm model.
+        ConfigError: It is not in the cache, or is not a timm model.
     """
     repository, _, revision = name.removeprefix(PREFIX).partition("@")
-    settings = _find(repository, _CONFIG, revision)
-    weights = next((path for one in _WEIGHTS if (path := _find(repository, one, revision))), None)
-    if settings is None or weights is None:
-        lacking = _CONFIG if settings is None else " or ".join(_WEIGHTS)
+    config = _find(repository, _CONFIG, revision)
+    weights = next((path for file_name in _WEIGHTS if (path := _find(repository, file_name, revision))), None)
+    if config is None or weights is None:
+        missing = _CONFIG if config is None else " or ".join(_WEIGHTS)
         raise ConfigError(
-            f"{name}: no {lacking} of it on this computer, and nothing is downloaded",
+            f"{name}: its {missing} is not in the cache on this computer, and wsplf downloads nothing",
             hint=f"hf download {repository}, or --backbone NAME --backbone-weights FILE",
         )
     try:
-        content = json.loads(settings.read_text(encoding="utf-8"))
+        content = json.loads(config.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{name}: cannot read {settings} ({error})") from error
+        raise ConfigError(f"{name}: cannot read {config} ({error})") from error
     if not isinstance(content, dict) or not isinstance(content.get("architecture"), str):
-        raise ConfigError(f"{name} is no timm model: its {_CONFIG} names no architecture")
-    told = content.get("pretrained_cfg", content)
-    return Cached(
+        raise ConfigError(f"{name} is not a timm model: its {_CONFIG} names no architecture")
+    pretrained = content.get("pretrained_cfg", content)
+    return CachedModel(
         content["architecture"],
         weights,
         arguments=dict(content.get("model_args") or {}),
-        statistics={key: tuple(float(one) for one in told[key]) for key in _STATISTICS if told.get(key)},
+        statistics={key: tuple(map(float, pretrained[key])) for key in _STATISTICS if pretrained.get(key)},
     )
 
 
 def _find(repository: str, name: str, revision: str) -> Path | None:
-    """The file of that name in the cache."""
+    """The path of a file in the cache, or None."""
     try:
-        found = try_to_load_from_cache(repository, name, revision=revision or None)
+        path = try_to_load_from_cache(repository, name, revision=revision or None)
     except HFValidationError as error:
-        raise ConfigError(f"{PREFIX}{repository} names no model ({error})", hint=f"write {PREFIX}OWNER/NAME") from error
-    return Path(found) if isinstance(found, str) else None
+        raise ConfigError(
+            f"{PREFIX}{repository} is not the name of a model ({error})", hint=f"write {PREFIX}OWNER/NAME"
+        ) from error
+    return Path(path) if isinstance(path, str) else None

@@ -1,4 +1,4 @@
-"""The MIL classifier: a backbone that maps tiles, and a head that judges bags of them."""
+"""The MIL classifier: a backbone that computes feature maps of tiles, and a head that classifies bags of tiles."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -16,7 +16,7 @@ from wsplf_cli.networks.cam import activation_map
 
 
 class MilNetwork(nn.Module):
-    """A backbone and a MIL head; the head sees the mean of each tile's feature map."""
+    """A backbone and a MIL head. The input of the head is the mean of each tile's feature map."""
 
     def __init__(self, backbone: Backbone, head: nn.Module) -> None:
         super().__init__()
@@ -25,62 +25,65 @@ class MilNetwork(nn.Module):
 
     @property
     def classifier(self) -> Head:
-        """The head, as what every head has."""
+        """The head, typed by the interface that all heads have."""
         return cast(Head, self.head)
 
-    def bags(self, tiles: Tensor, sizes: Sequence[int], *, most: int | None = None) -> list[tuple[BagOutput, Tensor]]:
-        """Several bags, one after another, ``sizes`` of each, to their outputs and their CAMs float [n, C, h, w].
+    def bags(
+        self, tiles: Tensor, sizes: Sequence[int], *, max_tiles: int | None = None
+    ) -> list[tuple[BagOutput, Tensor]]:
+        """For each bag its output and the CAMs of its n tiles, float [n, C, h, w].
 
         Args:
-            tiles: Float [N, 3, H, W].
-            sizes: How many tiles each bag has, N together.
-            most: Tiles in one pass through the backbone; all by default. Of a pass nothing is kept but what the head
-                sees: its inside is computed again for the gradient, at the cost of a third of the time. Outputs and
-                gradients are those of a single pass, but for a network with batch normalisation, whose statistics
-                are then those of a pass. Each pass has tiles of all bags, lest they tell one slide from another.
+            tiles: Float [N, 3, H, W], the tiles of one bag after those of another.
+            sizes: The number of tiles of each bag, N in total.
+            max_tiles: Tiles in one pass through the backbone; all by default. With several passes the activations
+                inside the backbone are not stored but computed again for the gradient, which takes a third more time.
+                Outputs and gradients are those of a single pass, except with batch normalisation, whose statistics are
+                then those of each pass. Each pass has tiles of all bags, so that its statistics are not of one slide.
         """
-        count = 1 if most is None else -(-len(tiles) // most)
-        pooled, cams = self._look(tiles) if count == 1 else self._look_in_passes(tiles, count)
-        parts = zip(torch.split(pooled, list(sizes)), torch.split(cams, list(sizes)), strict=True)
-        return [(self.classifier(part), cam) for part, cam in parts]
+        passes = 1 if max_tiles is None else -(-len(tiles) // max_tiles)
+        pooled, cams = self._forward(tiles) if passes == 1 else self._forward_in_passes(tiles, passes)
+        of_bags = zip(torch.split(pooled, list(sizes)), torch.split(cams, list(sizes)), strict=True)
+        return [(self.classifier(features), bag_cams) for features, bag_cams in of_bags]
 
     def cam(self, tiles: Tensor) -> Tensor:
-        """Tiles float [B, 3, H, W] to logits float [B, C, h, w] whose mean is the instance logit."""
-        return self._look(tiles)[1]
+        """The CAMs of tiles float [B, 3, H, W]: logits float [B, C, h, w] whose mean is the tile's instance logit."""
+        return self._forward(tiles)[1]
 
-    def _look(self, tiles: Tensor) -> tuple[Tensor, Tensor]:
-        """Tiles float [B, 3, H, W] to what the head sees of them, float [B, D], and their CAMs float [B, C, h, w]."""
+    def _forward(self, tiles: Tensor) -> tuple[Tensor, Tensor]:
+        """The pooled features float [B, D] of tiles float [B, 3, H, W], and their CAMs float [B, C, h, w]."""
         features = self.backbone(tiles).float()
         cams = activation_map(features, weight=self.classifier.weight, bias=self.classifier.bias)
         return features.mean(dim=(2, 3)), cams
 
-    def _look_in_passes(self, tiles: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """As ``_look``, in so many passes."""
-        places = [torch.arange(first, len(tiles), count, device=tiles.device) for first in range(count)]
-        learns = torch.is_grad_enabled() and not self.backbone.frozen
-        coins = torch.get_rng_state()
-        found = []
-        for place in places:
-            torch.set_rng_state(coins)  # one coin of ADL for all tiles, as in a single pass
-            if learns:
-                found.append(checkpoint(self._look_in_part, tiles[place], 2 * count, use_reentrant=False))
+    def _forward_in_passes(self, tiles: Tensor, passes: int) -> tuple[Tensor, Tensor]:
+        """The result of ``_forward``, computed in several passes."""
+        indices = [torch.arange(first, len(tiles), passes, device=tiles.device) for first in range(passes)]
+        with_gradient = torch.is_grad_enabled() and not self.backbone.frozen
+        rng_state = torch.get_rng_state()
+        outputs = []
+        for of_pass in indices:
+            torch.set_rng_state(rng_state)  # ADL decides the same for all tiles, as in a single pass
+            if with_gradient:
+                # the backward pass runs each forward pass again, so batch statistics are updated twice
+                outputs.append(checkpoint(self._forward_in_part, tiles[of_pass], 2 * passes, use_reentrant=False))
             else:
-                found.append(self._look(tiles[place]))
-        back = torch.cat(places).argsort()
-        pooled, cams = (torch.cat(values)[back] for values in zip(*found, strict=True))
+                outputs.append(self._forward(tiles[of_pass]))
+        original_order = torch.cat(indices).argsort()
+        pooled, cams = (torch.cat(tensors)[original_order] for tensors in zip(*outputs, strict=True))
         return pooled, cams
 
-    def _look_in_part(self, tiles: Tensor, passes: int) -> tuple[Tensor, Tensor]:
-        """As ``_look``, in one of so many passes, which together move a running mean as far as a single one."""
+    def _forward_in_part(self, tiles: Tensor, passes: int) -> tuple[Tensor, Tensor]:
+        """``_forward`` of one of several passes, which together change a running mean as much as a single pass."""
         norms = [module for module in self.backbone.modules() if isinstance(module, nn.BatchNorm2d)]
         with ExitStack() as stack:
             for norm in norms:
                 if norm.momentum is not None:
                     stack.callback(setattr, norm, "momentum", norm.momentum)
                     norm.momentum = 1.0 - (1.0 - norm.momentum) ** (1.0 / passes)
-            return self._look(tiles)
+            return self._forward(tiles)
 
 
 def as_batch(tiles: NDArray[np.uint8]) -> Tensor:
-    """Tiles uint8 [N, H, W, 3] to float [N, 3, H, W] in 0..1."""
+    """Float [N, 3, H, W] in 0..1 of tiles uint8 [N, H, W, 3]."""
     return torch.from_numpy(np.ascontiguousarray(tiles.transpose(0, 3, 1, 2))).float().div_(255.0)

@@ -1,7 +1,7 @@
 """Segment Anything: embed a window once, prompt it many times.
 
 Points and boxes are continuous pixel coordinates of the window: the centre of the pixel in row r and column c is
-(c + 0.5, r + 0.5), and a window of S pixels reaches from 0 to S. So they scale with the window by one factor.
+(c + 0.5, r + 0.5), and a window of S pixels reaches from 0 to S. So one factor scales them with the window.
 """
 
 import copy
@@ -41,10 +41,10 @@ PROMPTS_AT_ONCE = 32
 
 
 class Sam:
-    """A SAM network on a device. ``side_px`` is the window side that it wants; other windows are resized to it.
+    """A SAM network on a device. ``side_px`` is the side of the windows it was made for; others are resized to it.
 
-    ``network`` is the ``segment_anything`` module (``image_encoder``, ``prompt_encoder``, ``mask_decoder``), for
-    those who train it. ``mask_px`` is the side of its mask logits.
+    ``network`` is the ``segment_anything`` module (``image_encoder``, ``prompt_encoder``, ``mask_decoder``), to be
+    trained. ``mask_px`` is the side of its mask logits.
     """
 
     def __init__(self, network: SamNetwork, *, name: str, device: torch.device) -> None:
@@ -55,12 +55,12 @@ class Sam:
         self.mask_px = 4 * int(self.network.prompt_encoder.image_embedding_size[0])
 
     def with_own_decoder(self) -> "Sam":
-        """The same SAM with a mask decoder of its own, to be tuned; the encoders are shared, not copied."""
-        shared = {id(part): part for part in (self.network.image_encoder, self.network.prompt_encoder)}
+        """The same SAM with its own copy of the mask decoder, to be tuned. The encoders are shared, not copied."""
+        shared = {id(module): module for module in (self.network.image_encoder, self.network.prompt_encoder)}
         return Sam(copy.deepcopy(self.network, shared), name=self.name, device=self.device)
 
     def encoder_digest(self) -> str:
-        """SHA-256 in hexadecimal of the image encoder's weights: what an embedding depends on beside its window."""
+        """SHA-256 in hexadecimal of the image encoder's weights, which an embedding depends on beside its window."""
         digest = hashlib.sha256()
         for name, value in sorted(self.network.image_encoder.state_dict().items()):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
@@ -68,7 +68,7 @@ class Sam:
         return digest.hexdigest()
 
     def encode(self, batch: Tensor) -> Tensor:
-        """Embedding float32 [B, C, g, g] of RGB windows float32 [B, 3, S, S] in 0..1; keeps gradients."""
+        """Embeddings float32 [B, C, g, g] of RGB windows float32 [B, 3, S, S] in 0..1, with gradients."""
         if batch.shape[-1] != self.side_px:
             batch = functional.interpolate(batch, (self.side_px, self.side_px), mode="bilinear", antialias=True)
         embedding: Tensor = self.network.image_encoder(self.network.preprocess(batch * 255))
@@ -76,7 +76,7 @@ class Sam:
 
     @torch.no_grad()
     def embed(self, rgb: NDArray[np.uint8]) -> Tensor:
-        """Embedding float32 [B, C, g, g] of square RGB windows uint8 [B, S, S, 3], or of one window [S, S, 3]."""
+        """Embeddings float32 [B, C, g, g] of square RGB windows uint8 [B, S, S, 3], or of one window [S, S, 3]."""
         windows = rgb[None] if rgb.ndim == 3 else rgb
         assert windows.shape[1:] == (windows.shape[1], windows.shape[1], 3), f"not square RGB: {windows.shape}"
         batch = torch.from_numpy(windows.copy()).to(self.device)
@@ -90,37 +90,41 @@ class Sam:
         window_px: int | None = None,
         mask_input: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Mask logits float32 [P, 4, mask_px, mask_px] and IoU estimates float32 [P, 4] of P prompts on one window.
+        """Mask logits float32 [P, 4, mask_px, mask_px] and IoU estimates float32 [P, 4] of P prompts, with gradients.
 
-        The first mask is SAM's single answer, for prompts that leave no doubt; the other three are its alternatives.
-        ``embedding`` is [C, g, g] or [1, C, g, g]; ``window_px`` the side of the window in whose pixels the prompts
-        are (default ``side_px``). ``mask_input``: logits [P, mask_px, mask_px] of an earlier pass. Keeps gradients.
+        The first mask is SAM's single answer, for unambiguous prompts. The other three are its alternatives.
+
+        Args:
+            embedding: [C, g, g] or [1, C, g, g] of one window.
+            prompts: At least one.
+            window_px: The side of the window in whose pixels the prompts are; ``side_px`` by default.
+            mask_input: Logits [P, mask_px, mask_px] of an earlier pass.
         """
         assert prompts, "no prompts"
         image = (embedding[None] if embedding.ndim == 3 else embedding).to(self.device)
         scale = self.side_px / (window_px or self.side_px)
         order: list[int] = []
         masks, scores = [], []
-        for members in _alike(prompts):
-            chosen = [prompts[index] for index in members]
-            with torch.autocast(self.device.type, enabled=False):  # half precision would blur the coordinates
+        for members in _groups_of_one_shape(prompts):
+            group = [prompts[index] for index in members]
+            with torch.autocast(self.device.type, enabled=False):  # half precision is too coarse for coordinates
                 sparse, dense = self.network.prompt_encoder(
-                    points=self._points(chosen, scale=scale),
-                    boxes=self._boxes(chosen, scale=scale),
+                    points=self._points(group, scale=scale),
+                    boxes=self._boxes(group, scale=scale),
                     masks=None if mask_input is None else mask_input[members][:, None].to(self.device),
                 )
-                places = self.network.prompt_encoder.get_dense_pe()
-            low, score = self.network.mask_decoder.predict_masks(
+                positions = self.network.prompt_encoder.get_dense_pe()
+            mask_logits, score = self.network.mask_decoder.predict_masks(
                 image_embeddings=image,
-                image_pe=places,
+                image_pe=positions,
                 sparse_prompt_embeddings=sparse,
                 dense_prompt_embeddings=dense,
             )
             order += members
-            masks.append(low.float())
+            masks.append(mask_logits.float())
             scores.append(score.float())
-        back = torch.from_numpy(np.argsort(order)).to(self.device)
-        return torch.cat(masks)[back], torch.cat(scores)[back]
+        original_order = torch.from_numpy(np.argsort(order)).to(self.device)
+        return torch.cat(masks)[original_order], torch.cat(scores)[original_order]
 
     @torch.no_grad()
     def prompt(
@@ -132,30 +136,32 @@ class Sam:
         multimask: bool = True,
         mask_input: Tensor | None = None,
     ) -> list[list[TileMask]]:
-        """The masks of every prompt, bool [window_px, window_px], best estimated IoU first; arguments as ``logits``.
+        """The masks of each prompt, bool [window_px, window_px], in order of decreasing estimated IoU.
 
-        Four masks a prompt, the single answer and its three alternatives; with ``multimask`` off only the first.
+        The arguments are those of ``logits``. A prompt has four masks, the single answer and its three alternatives;
+        without ``multimask`` only the first.
         """
         side = window_px or self.side_px
-        found: list[list[TileMask]] = []
+        masks_of_prompts: list[list[TileMask]] = []
         for first in range(0, len(prompts), PROMPTS_AT_ONCE):
-            some = slice(first, first + PROMPTS_AT_ONCE)
-            low, score = self.logits(
+            batch = slice(first, first + PROMPTS_AT_ONCE)
+            mask_logits, score = self.logits(
                 embedding,
-                prompts[some],
+                prompts[batch],
                 window_px=side,
-                mask_input=None if mask_input is None else mask_input[some],
+                mask_input=None if mask_input is None else mask_input[batch],
             )
-            wanted = slice(0, 4) if multimask else slice(0, 1)
-            masks = (functional.interpolate(low[:, wanted], (side, side), mode="bilinear") > 0).cpu().numpy()
-            scores = score[:, wanted].clamp(0, 1).cpu().numpy()
-            for mask, value in zip(masks, scores, strict=True):
-                best = np.argsort(-value, kind="stable")
-                found.append([TileMask(mask=mask[index], score=float(value[index])) for index in best])
-        return found
+            kept = slice(0, 4) if multimask else slice(0, 1)
+            masks = (functional.interpolate(mask_logits[:, kept], (side, side), mode="bilinear") > 0).cpu().numpy()
+            scores = score[:, kept].clamp(0, 1).cpu().numpy()
+            for mask, ious in zip(masks, scores, strict=True):
+                order = np.argsort(-ious, kind="stable")
+                masks_of_prompts.append([TileMask(mask=mask[index], score=float(ious[index])) for index in order])
+        return masks_of_prompts
 
     def _points(self, prompts: Sequence[Prompt], *, scale: float) -> tuple[Tensor, Tensor] | None:
-        # the package adds half a pixel to what it is given, as if it were the index of a pixel
+        """Coordinates and labels of the points as the package expects them, or None for prompts without points."""
+        # the package adds half a pixel, as if coordinates were indices of pixels
         if len(prompts[0].points_px) == 0:
             return None
         points = np.stack([prompt.points_px for prompt in prompts]).astype(np.float32) * scale - 0.5
@@ -163,14 +169,18 @@ class Sam:
         return torch.from_numpy(points).float().to(self.device), torch.from_numpy(labels).to(self.device)
 
     def _boxes(self, prompts: Sequence[Prompt], *, scale: float) -> Tensor | None:
+        """The boxes as the package expects them, or None for prompts without boxes."""
         boxes = [prompt.box_px for prompt in prompts if prompt.box_px is not None]
         if not boxes:
             return None
         return torch.from_numpy(np.stack(boxes).astype(np.float32) * scale - 0.5).float().to(self.device)
 
 
-def _alike(prompts: Sequence[Prompt]) -> list[list[int]]:
-    """Indices of the prompts in groups of one shape: padding a prompt would change its mask."""
+def _groups_of_one_shape(prompts: Sequence[Prompt]) -> list[list[int]]:
+    """Indices of the prompts in groups with the same number of points and of boxes.
+
+    Groups are needed because padding a prompt would change its mask.
+    """
     groups: dict[tuple[int, bool], list[int]] = {}
     for index, prompt in enumerate(prompts):
         assert len(prompt.points_px) or prompt.box_px is not None, "a prompt needs a point or a box"
@@ -179,7 +189,7 @@ def _alike(prompts: Sequence[Prompt]) -> list[list[int]]:
 
 
 class Stem(nn.Module):
-    """What stands in the tiny SAM for the patch embedding: the ``small`` backbone, and one layer to the grid's cells.
+    """The patch embedding of the tiny SAM: the ``small`` backbone, and one layer to the cells of the grid.
 
     Args:
         width: Width of the encoder's blocks.
@@ -187,20 +197,21 @@ class Stem(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        # the network normalises, as the trunk was trained
+        # the SAM network normalises its input, so the backbone does not
         self.backbone = Backbone(small_trunk(), mean=(0.0,) * 3, std=(1.0,) * 3)
         self.proj = nn.Conv2d(self.backbone.channels, width, kernel_size=2, stride=2)
 
     def forward(self, window: Tensor) -> Tensor:
-        """Normalised RGB float [B, 3, S, S] to cells float [B, S / 16, S / 16, width]."""
+        """Cells float [B, S / 16, S / 16, width] of normalised RGB windows float [B, 3, S, S]."""
         cells: Tensor = self.proj(self.backbone(window))
         return cells.permute(0, 2, 3, 1)
 
 
 def build_tiny() -> SamNetwork:
-    """A SAM of the package's own modules for windows of 256 pixels, with random weights (3.3 million).
+    """A small SAM for windows of 256 pixels, made of ``segment_anything``'s modules, with 3.3 million random weights.
 
-    A vision transformer learns to see from millions of pictures; this one has minutes, and so looks through a CNN.
+    A vision transformer needs millions of images to learn features. This one is trained in minutes, so its input is the
+    feature map of a CNN.
     """
     side_px, cell_px, width, out_width = 256, 16, 192, 128
     cells = side_px // cell_px
@@ -235,33 +246,33 @@ def load_sam(name: str, *, checkpoint: Path | None, device: torch.device) -> Sam
     """The SAM called ``name``, with the shipped weights (``tiny``) or those of ``checkpoint``.
 
     Raises:
-        ConfigError: unknown name; no checkpoint for a model that needs one; a file that is missing, cannot be read,
-            or holds another model.
+        ConfigError: The name is unknown, the model needs a checkpoint, or the file is missing, cannot be read or holds
+            another model.
     """
     if name not in NAMES:
         raise ConfigError(f"unknown SAM {name!r}", hint=f"choose one of: {', '.join(NAMES)}")
     if checkpoint is not None:
-        state = _read(checkpoint)
+        state = _read_checkpoint(checkpoint)
     elif name == "tiny":
         with as_file(files("wsplf_cli") / "assets" / TINY_ASSET) as path:
-            state = _read(path)
+            state = _read_checkpoint(path)
     else:
         raise ConfigError(
-            f"SAM {name} needs its checkpoint, which wsplf never downloads by itself",
+            f"SAM {name} needs its checkpoint, which wsplf does not download",
             hint="pass --sam-checkpoint FILE, or use --sam tiny",
         )
     build: Callable[[], SamNetwork] = build_tiny if name == "tiny" else sam_model_registry[name]
-    with torch.device("cpu" if name == "tiny" else "meta"):  # no memory for large weights that are replaced at once
+    with torch.device("cpu" if name == "tiny" else "meta"):  # large weights take no memory before they are replaced
         network = build()
-    _check(state, network.state_dict(), name=name, source=str(checkpoint or TINY_ASSET))
+    _check_names_and_shapes(state, network.state_dict(), name=name, source=str(checkpoint or TINY_ASSET))
     network.load_state_dict({key: value.float() for key, value in state.items()}, assign=True)
-    if device.type == "mps" and not _agrees(network, device=device):
-        log.warning("SAM gives other masks on %s than on the CPU with this version of torch: using the CPU", device)
+    if device.type == "mps" and not _masks_agree(network, device=device):
+        log.warning("with this version of torch SAM gives other masks on %s than on the CPU: using the CPU", device)
         device = torch.device("cpu")
     return Sam(network, name=name, device=device)
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _read_checkpoint(path: Path) -> dict[str, Tensor]:
     """The tensors of a ``.safetensors`` or PyTorch checkpoint, on the CPU."""
     if not path.is_file():
         raise ConfigError(f"SAM checkpoint {path} does not exist", hint="pass --sam-checkpoint FILE")
@@ -272,7 +283,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
         raise ConfigError(
             f"SAM checkpoint {path} ({path.stat().st_size} bytes) cannot be read: not a checkpoint, or incomplete",
-            hint="download it again and compare its size with that at its source",
+            hint="download it again and compare its size with the published one",
         ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ConfigError(
@@ -281,8 +292,8 @@ def _read(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _check(state: dict[str, Tensor], expected: dict[str, Tensor], *, name: str, source: str) -> None:
-    """Refuse weights whose names or shapes are not those of the network, and say which model they are of."""
+def _check_names_and_shapes(state: dict[str, Tensor], expected: dict[str, Tensor], *, name: str, source: str) -> None:
+    """Raise a ConfigError if names or shapes of the weights are not those of the network."""
     missing = sorted(expected.keys() - state.keys())
     unknown = sorted(state.keys() - expected.keys())
     shapes = [
@@ -292,32 +303,32 @@ def _check(state: dict[str, Tensor], expected: dict[str, Tensor], *, name: str, 
     ]
     if not missing and not unknown and not shapes:
         return
-    wrong = []
+    differences = []
     if missing:
-        wrong.append(f"{len(missing)} of {len(expected)} tensors are missing (first: {missing[0]})")
+        differences.append(f"{len(missing)} of {len(expected)} tensors are missing (first: {missing[0]})")
     if unknown:
-        wrong.append(f"{len(unknown)} are unknown (first: {unknown[0]})")
+        differences.append(f"{len(unknown)} are unknown (first: {unknown[0]})")
     if shapes:
-        wrong.append(f"{len(shapes)} have another shape (first: {shapes[0]})")
-    found = _model_of(state)
-    hint = f"it looks like {found}: pass --sam {found}" if found else f"pass a checkpoint of {name}"
-    raise ConfigError(f"SAM checkpoint {source} is not one of {name}: {'; '.join(wrong)}", hint=hint)
+        differences.append(f"{len(shapes)} have another shape (first: {shapes[0]})")
+    model = _model_of(state)
+    hint = f"it looks like {model}: pass --sam {model}" if model else f"pass a checkpoint of {name}"
+    raise ConfigError(f"SAM checkpoint {source} is not one of {name}: {'; '.join(differences)}", hint=hint)
 
 
 def _model_of(state: dict[str, Tensor]) -> str | None:
-    """Name of the model that the weights are of, told by the width of the image encoder."""
-    first = state.get("image_encoder.patch_embed.proj.bias")
+    """The name of the model that the weights are of, found by the width of the image encoder, or None."""
+    bias = state.get("image_encoder.patch_embed.proj.bias")
     widths = {192: "tiny", 768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
-    return None if first is None else widths.get(first.numel())
+    return None if bias is None else widths.get(bias.numel())
 
 
-def _agrees(network: SamNetwork, *, device: torch.device) -> bool:
-    """Whether the network gives the CPU's masks on the device: Apple's MPS has given wrong ones without an error."""
+def _masks_agree(network: SamNetwork, *, device: torch.device) -> bool:
+    """Whether the network gives the CPU's masks on the device. Apple's MPS has given wrong ones without an error."""
     side = network.image_encoder.img_size
     rgb = np.random.default_rng(0).integers(0, 256, size=(side, side, 3), dtype=np.uint8)
     point = Prompt(points_px=np.full((1, 2), side / 2, np.float32), point_labels=np.ones(1, np.int8))
     masks = []
-    for place in (torch.device("cpu"), device):
-        sam = Sam(network, name="", device=place)
+    for tested_device in (torch.device("cpu"), device):
+        sam = Sam(network, name="", device=tested_device)
         masks.append(np.stack([mask.mask for mask in sam.prompt(sam.embed(rgb), [point])[0]]))
     return bool((masks[0] == masks[1]).mean() > 0.99)

@@ -1,7 +1,7 @@
-"""Weights files: read without running code from them, and put into a network that they fit."""
+"""Weights of networks: read from files, put into a network, and averaged over the steps of a training."""
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +9,19 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from wsplf_cli.errors import ConfigError
 
-#: Keys under which training scripts keep the weights beside other things.
+#: Keys under which training scripts store the weights beside other things.
 _WRAPPERS = ("state_dict", "model")
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The weights in a file by name: safetensors, or a PyTorch state dict (read with ``weights_only``).
+    """The weights in a file by name. The file is safetensors, or a PyTorch state dict (read with ``weights_only``).
 
     Raises:
-        ConfigError: no such file, or no weights in it that can be read.
+        ConfigError: There is no such file, or it holds no weights that can be read.
     """
     try:
         if path.suffix == ".safetensors":
@@ -28,7 +29,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise ConfigError(f"no backbone weights at {path}", hint="give the file with --backbone-weights") from error
+        raise ConfigError(f"no backbone weights at {path}", hint="name the file with --backbone-weights") from error
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
         raise ConfigError(f"{path} holds no weights that can be read") from error
     for key in _WRAPPERS:
@@ -39,16 +40,21 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
 
 
-def put_state(trunk: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    """Put weights into the trunk; others, such as a classifier's last layer, are left aside. ``path`` is for errors.
+def load_state(trunk: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Load weights into the trunk. Weights that it does not have, such as a classifier's last layer, are ignored.
+
+    Args:
+        trunk: The network, changed in place.
+        state: Weights by name.
+        path: The file that they are from, for error messages.
 
     Raises:
-        ConfigError: weights are missing or have another shape.
+        ConfigError: Weights are missing, or have another shape.
     """
-    own = trunk.state_dict()
-    state = {key: value for key, value in state.items() if key in own}
-    missing = sorted(set(own) - set(state))
-    wrong = sorted(key for key, value in state.items() if value.shape != own[key].shape)
+    expected = trunk.state_dict()
+    state = {key: value for key, value in state.items() if key in expected}
+    missing = sorted(set(expected) - set(state))
+    wrong = sorted(key for key, value in state.items() if value.shape != expected[key].shape)
     if missing or wrong:
         first = (missing + wrong)[0]
         raise ConfigError(
@@ -56,4 +62,25 @@ def put_state(trunk: nn.Module, state: Mapping[str, Tensor], path: Path) -> None
             f" (first: {first})",
             hint="name the backbone that the weights were made for with --backbone",
         )
-    trunk.load_state_dict({key: value.to(own[key].dtype) for key, value in state.items()})
+    trunk.load_state_dict({key: value.to(expected[key].dtype) for key, value in state.items()})
+
+
+def average_weights(network: nn.Module, *, decay: float) -> AveragedModel:
+    """The exponential moving average of a network's weights and buffers, to be updated after each optimiser step.
+
+    ``module`` is the averaged network, in eval mode. In the first steps the average forgets faster, so that it soon
+    leaves the initial weights behind: after step n it keeps min(decay, n / (n + 10)) of itself.
+    """
+
+    @torch.no_grad()
+    def update(averages: Sequence[Tensor], values: Sequence[Tensor], step: Tensor | int) -> None:
+        keep = min(decay, int(step) / (int(step) + 10))
+        for average, value in zip(averages, values, strict=True):
+            if average.is_floating_point():
+                average.lerp_(value, 1 - keep)
+            else:
+                average.copy_(value)
+
+    averaged = AveragedModel(network, multi_avg_fn=update, use_buffers=True)
+    averaged.update_parameters(network)  # the first update copies the weights and is not a step
+    return averaged.eval()

@@ -8,7 +8,7 @@ from wsplf_cli.errors import ConfigError
 
 ASSETS = Path(__file__).parents[1] / "assets"
 
-#: Lists the shipped files; made by ``sha256sum *.safetensors > SHA256SUMS`` in that folder.
+#: Lists the shipped files. It is made by ``sha256sum *.safetensors > SHA256SUMS`` in that folder.
 SUMS = "SHA256SUMS"
 
 
@@ -36,13 +36,13 @@ SAM = {
 
 
 def check_sam(name: str, *, checkpoint: Path | None) -> None:
-    """Check, before any work, that a SAM and its checkpoint go together and that the file is whole.
+    """Check, before any work, that a SAM and its checkpoint fit and that the file is complete.
 
-    A file with a published name must have that file's size. Any other file (a tuned SAM) is only looked for here;
-    loading it checks the names and shapes of its weights.
+    A file with a published name must have the published size. For any other file (a tuned SAM) only its existence is
+    checked here; loading it checks the names and shapes of its weights.
 
     Raises:
-        ConfigError: no checkpoint for a SAM that needs one, no such file, another model's, or of the wrong size.
+        ConfigError: The SAM needs a checkpoint, or the file is missing, of another model, or of the wrong size.
     """
     if checkpoint is None:
         if name in SAM:
@@ -57,10 +57,10 @@ def check_sam(name: str, *, checkpoint: Path | None) -> None:
         if checkpoint.name == published.name:
             if model != name:
                 raise ConfigError(f"{checkpoint.name} is the checkpoint of {model}, not {name}", hint=f"--sam {model}")
-            found = checkpoint.stat().st_size
-            if found != published.bytes:
+            size = checkpoint.stat().st_size
+            if size != published.bytes:
                 raise ConfigError(
-                    f"{checkpoint}: {found} bytes, {published.name} has {published.bytes}",
+                    f"{checkpoint} has {size} bytes, but {published.name} has {published.bytes}",
                     hint="the file is incomplete or not that file: download it again",
                 )
 
@@ -72,19 +72,19 @@ def sha256(path: Path) -> str:
 
 
 def shipped() -> dict[str, str]:
-    """Name -> SHA-256 of the weights files that ship with wsplf."""
+    """The weights files that ship with wsplf: name -> SHA-256."""
     sums = (ASSETS / SUMS).read_text(encoding="ascii")
     return {name: digest for digest, name in (line.split() for line in sums.splitlines())}
 
 
 def damaged() -> list[str]:
-    """The shipped weights files that are missing, or not what was shipped; empty when all is well."""
+    """One line for each shipped weights file that is missing or was changed; empty when all are there."""
     if not (ASSETS / SUMS).is_file():
         return [f"{SUMS} is missing"]
-    found = []
+    problems = []
     for name, digest in shipped().items():
         if not (ASSETS / name).is_file():
-            found.append(f"{name} is missing")
+            problems.append(f"{name} is missing")
         elif sha256(ASSETS / name) != digest:
-            found.append(f"{name} is not the file that was shipped")
-    return found
+            problems.append(f"{name} is not the file that was shipped")
+    return problems

@@ -29,7 +29,8 @@ from wsplf_cli.networks.backbone import Backbone, build_backbone
 from wsplf_cli.schema import Tracker
 from wsplf_cli.synthetic.kinds import BACKGROUND, EPITHELIUM
 from wsplf_cli.synthetic.tissue import Painted, paint_planned, random_plan
-from wsplf_cli.weak.linear_probe import CONTEXT_SIGMAS_PX, LinearProbe, fit_ridge, pool_context
+from wsplf_cli.weak.linear_probe import LinearProbe, fit_ridge
+from wsplf_cli.weak.pooling import CONTEXT_SIGMAS_PX, pool_context
 
 CANVASES = 600
 CANVAS_PX = 512
@@ -93,9 +94,9 @@ def fit(told: ClassTracker) -> LinearProbe:
     def entropy(logits: torch.Tensor) -> torch.Tensor:
         return functional.binary_cross_entropy_with_logits(logits, target)
 
-    weight, bias = fit_ridge(inputs, entropy, ridge=RIDGE, steps=STEPS, history=100)
-    own = (weight / spread).astype(np.float32)
-    return LinearProbe(own, float(bias - centre @ own))
+    probe = fit_ridge(inputs, entropy, ridge=RIDGE, steps=STEPS, history=100)
+    weight = (probe.weight / spread).astype(np.float32)
+    return LinearProbe(weight, float(probe.bias - centre @ weight))
 
 
 def _paint_all(seed: int, canvases: int) -> Iterator[Painted]:
@@ -121,5 +122,5 @@ def _places(backbone: Backbone, painted: Painted, rng: np.random.Generator) -> C
     rows, columns = np.nonzero(structure != BACKGROUND)
     chosen = rng.permutation(len(rows))[:PLACES]
     rows, columns = rows[chosen], columns[chosen]
-    features = pool_context(maps, rows, columns, widths=[width / stride for width in CONTEXT_SIGMAS_PX])
+    features = pool_context(maps, rows, columns, sigmas=[sigma / stride for sigma in CONTEXT_SIGMAS_PX])
     return ClassTracker(features, epithelium[rows, columns])

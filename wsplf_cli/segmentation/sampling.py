@@ -1,6 +1,6 @@
-"""What a segmentation model learns from: blocks of the training slides with a target and a weight for each pixel.
+"""Training data of a segmentation model: blocks of the training slides with a target and a weight for each pixel.
 
-A block is a square of several tiles. Random crops are taken from it, so that a tile is never seen twice alike.
+A block is a square of several tiles. Random crops are taken from it, so that no two tiles are alike.
 """
 
 from collections.abc import Sequence
@@ -18,39 +18,47 @@ from wsplf_cli.geometry import rasterise
 from wsplf_cli.review.regions import ReviewRegions
 from wsplf_cli.schema import TileGrid
 
-Kind = Literal["tumour", "rejected", "positive", "negative"]
-
 IGNORE = 255
-"""Target of pixels that teach nothing."""
-FULL = 100
-"""Weight of an ordinary pixel: weights are uint8, in percent."""
-DECIDED = 200
+"""Target of the pixels that the loss leaves out."""
+FULL_WEIGHT = 100
+"""Weight of an ordinary pixel. Weights are uint8, in percent."""
+DECIDED_WEIGHT = 200
 """Weight inside polygons that a person drew, accepted, edited or rejected."""
-REVIEWED = 150
+REVIEWED_WEIGHT = 150
 """Weight of the background of an image that a person has reviewed as a whole."""
-BAND_UM = 4.0
-"""Half the width of the strip along a pseudo-label's outline that teaches nothing: it is seldom right to a nucleus."""
-KEPT_BYTES = 1 << 30
-"""Blocks are kept in memory up to this; what is beyond is read from the slide again each time."""
+OUTLINE_UM = 4.0
+"""Half the width of the strip along a pseudo-label's outline that is ignored: it is rarely right to a nucleus."""
+CACHE_BYTES = 1 << 30
+"""Blocks are kept in memory up to this size. The others are read from the slide again each time."""
 
-#: How often a crop of each kind is drawn; kinds that a cohort lacks leave their share to the others.
-SHARES: dict[Kind, float] = {"tumour": 0.40, "rejected": 0.10, "positive": 0.20, "negative": 0.30}
-LEAST_CHANCE = 0.02
-"""Added to the mean probability of a negative block, so that blocks without any error are still drawn."""
+CropKind = Literal["class", "rejected", "positive", "negative"]
+"""What a crop shows: pixels of the class, a polygon that a person rejected, anything of a slide that is positive for
+the class, or anything of a slide that is negative for it."""
+
+#: How often a crop of each kind is drawn. The share of a kind that a cohort does not have goes to the others.
+CROP_SHARES: dict[CropKind, float] = {"class": 0.40, "rejected": 0.10, "positive": 0.20, "negative": 0.30}
+MIN_DIFFICULTY = 0.02
+"""Added to the difficulty of a negative block, so that blocks without any error are still drawn."""
+DIFFICULTY_DECAY = 0.5
+"""The difficulty of a block drops at most to this share of itself with one crop."""
 
 
 class BlockReader(Protocol):
-    """Where the blocks' pixels come from."""
+    """Reads the pixels of blocks."""
 
     def __call__(self, indices: NDArray[np.integer]) -> NDArray[np.uint8]:
-        """Blocks uint8 [len(indices), S, S, 3], RGB, by their place in the grid."""
+        """RGB blocks uint8 [len(indices), S, S, 3], given by their indices in the grid."""
 
 
 @dataclass(frozen=True, slots=True)
-class Role:
-    """What a slide is for one class: its ``regions``, and whether it is ``positive``.
+class ClassTargets:
+    """What is known of one class on a slide.
 
-    Where it is not ``known``, nothing is said but the regions: what lies beside them may be of the class or not.
+    Attributes:
+        positive: Whether the slide holds the class.
+        regions: The polygons of the class, and those that were reviewed.
+        known: Whether pixels outside of the regions are background. If not, they are ignored: the slide's label does
+            not say whether they are of the class.
     """
 
     positive: bool = True
@@ -58,45 +66,49 @@ class Role:
     known: bool = True
 
     @property
-    def marked(self) -> bool:
+    def has_polygons(self) -> bool:
         """Whether there are polygons of the class."""
         return bool(self.regions.positive or self.regions.pending)
 
 
 @dataclass(frozen=True)
 class TrainingSlide:
-    """One slide to learn from, with its role for each class.
+    """One slide to train on, with its targets for each class.
 
-    Slides of one ``group`` (a patient) never stand on both sides of a split.
+    Slides of one ``group`` (a patient) are all held out for validation, or none of them is.
     """
 
     name: str
     group: str
     grid: TileGrid
     read: BlockReader
-    roles: tuple[Role, ...] = (Role(),)
+    classes: tuple[ClassTargets, ...] = (ClassTargets(),)
 
     @cached_property
-    def kinds(self) -> list[list[frozenset[Kind]]]:
-        """For each class what each block is good for, from where its square meets the polygons."""
+    def crop_kinds(self) -> list[list[frozenset[CropKind]]]:
+        """For each class and each block the kinds of crops that can be taken from the block."""
         corners = self.grid.xy_px0.astype(float)
         squares = shapely.box(*corners.T, *(corners + self.grid.side_px0).T)
-        least = (0.02 * self.grid.side_px0) ** 2
+        min_area_px0 = (0.02 * self.grid.side_px0) ** 2
 
-        def meets(shapes: Sequence[BaseGeometry]) -> NDArray[np.bool_]:
-            found: NDArray[np.bool_] = shapely.area(shapely.intersection(squares, shapely.union_all(shapes))) > least
-            return found
+        def intersects(shapes: Sequence[BaseGeometry]) -> NDArray[np.bool_]:
+            areas_px0 = shapely.area(shapely.intersection(squares, shapely.union_all(shapes)))
+            large_enough: NDArray[np.bool_] = areas_px0 > min_area_px0
+            return large_enough
 
-        found = []
-        for role in self.roles:
-            tumour = meets([*role.regions.positive, *(shape for shape, _ in role.regions.pending)])
-            flags: list[tuple[Kind, NDArray[np.bool_]]] = [
-                ("tumour", tumour),
-                ("rejected", meets(role.regions.negative)),
-            ]
-            anywhere: frozenset[Kind] = frozenset({"positive" if role.positive else "negative"} if role.known else ())
-            found.append([anywhere | {kind for kind, flag in flags if flag[index]} for index in range(len(squares))])
-        return found
+        kinds = []
+        for targets in self.classes:
+            polygons = [*targets.regions.positive, *(shape for shape, _ in targets.regions.pending)]
+            of_class, rejected = intersects(polygons), intersects(targets.regions.negative)
+            everywhere: set[CropKind] = {"positive" if targets.positive else "negative"} if targets.known else set()
+            of_blocks = [set(everywhere) for _ in squares]
+            for block_kinds, is_class, is_rejected in zip(of_blocks, of_class, rejected, strict=True):
+                if is_class:
+                    block_kinds.add("class")
+                if is_rejected:
+                    block_kinds.add("rejected")
+            kinds.append([frozenset(block_kinds) for block_kinds in of_blocks])
+        return kinds
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,141 +126,157 @@ class Block:
 
 
 class Blocks:
-    """The blocks of all slides, each read on first use and kept while the memory bound allows."""
+    """The blocks of all slides. A block is read on first use and kept in memory while there is room for it."""
 
-    def __init__(self, slides: Sequence[TrainingSlide], *, kept_bytes: int = KEPT_BYTES) -> None:
+    def __init__(self, slides: Sequence[TrainingSlide], *, cache_bytes: int = CACHE_BYTES) -> None:
         self.slides = slides
-        self._room = kept_bytes
-        self._kept: dict[tuple[int, int], Block] = {}
+        self._free_bytes = cache_bytes
+        self._cache: dict[tuple[int, int], Block] = {}
 
-    def __call__(self, slide: int, index: int) -> Block:
-        """Block ``index`` of slide ``slide``."""
-        block = self._kept.get((slide, index))
+    def __call__(self, slide_index: int, block_index: int) -> Block:
+        """One block of one slide."""
+        block = self._cache.get((slide_index, block_index))
         if block is None:
-            source = self.slides[slide]
-            rgb = source.read(np.array([index]))[0]
-            painted = [paint(role.regions, source.grid, index, known=role.known) for role in source.roles]
-            block = Block(rgb, *(np.stack(layers) for layers in zip(*painted, strict=True)))
+            slide = self.slides[slide_index]
+            rgb = slide.read(np.array([block_index]))[0]
+            layers = [
+                rasterise_targets(targets.regions, slide.grid, block_index, known=targets.known)
+                for targets in slide.classes
+            ]
+            block = Block(rgb, *(np.stack(layer) for layer in zip(*layers, strict=True)))
             size = rgb.nbytes + block.target.nbytes + block.weight.nbytes
-            if size <= self._room:
-                self._room -= size
-                self._kept[slide, index] = block
+            if size <= self._free_bytes:
+                self._free_bytes -= size
+                self._cache[slide_index, block_index] = block
         return block
 
 
-def paint(
+def rasterise_targets(
     regions: ReviewRegions, grid: TileGrid, index: int, *, known: bool = True
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Target and weight of a block for one class, both uint8 [S, S]; what a person decided overrules pseudo-labels.
+    """The target and the weight of each pixel of a block for one class, both uint8 [S, S].
 
-    What is not marked is background, or nothing where the slide is not ``known``.
+    Polygons that a person decided on overrule pseudo-labels.
+
+    Args:
+        regions: The polygons of the class on the slide.
+        grid: The slide's blocks.
+        index: Which block.
+        known: Whether pixels outside of the polygons are background; they are ignored otherwise.
     """
-    x_px0, y_px0 = (float(value) for value in grid.xy_px0[index])
+    x_px0, y_px0 = (float(coordinate) for coordinate in grid.xy_px0[index])
     side = grid.tile_px
     square = shapely.box(x_px0, y_px0, x_px0 + grid.side_px0, y_px0 + grid.side_px0)
     target = np.full((side, side), 0 if known else IGNORE, np.uint8)
-    weight = np.full((side, side), REVIEWED if regions.complete else FULL, np.uint8)
+    weight = np.full((side, side), REVIEWED_WEIGHT if regions.complete else FULL_WEIGHT, np.uint8)
 
-    def inside(shapes: Sequence[BaseGeometry]) -> NDArray[np.bool_]:
+    def mask_of(shapes: Sequence[BaseGeometry]) -> NDArray[np.bool_]:
         near = [shape for shape in shapes if shape.intersects(square)]
         return rasterise(near, origin_px0=(x_px0, y_px0), downsample=grid.side_px0 / side, size_px=(side, side))
 
     for shape, confidence in regions.pending:
-        mask = inside([shape])
+        mask = mask_of([shape])
         target[mask] = 1
-        weight[mask] = round(FULL * min(max(confidence, 0.1), 1.0))
-    band_px0 = BAND_UM * grid.side_px0 / (side * grid.mpp)
-    near_square = square.buffer(band_px0)
+        weight[mask] = round(FULL_WEIGHT * min(max(confidence, 0.1), 1.0))
+    strip_px0 = OUTLINE_UM * grid.side_px0 / (side * grid.mpp)
+    near_square = square.buffer(strip_px0)
     outlines = [shape.boundary for shape, _ in regions.pending if shape.intersects(near_square)]
-    target[inside([outline.intersection(near_square).buffer(band_px0) for outline in outlines])] = IGNORE
+    target[mask_of([outline.intersection(near_square).buffer(strip_px0) for outline in outlines])] = IGNORE
     for shapes, value in ((regions.negative, 0), (regions.positive, 1)):
-        mask = inside(shapes)
+        mask = mask_of(shapes)
         target[mask] = value
-        weight[mask] = DECIDED
-    target[inside(regions.ignored)] = IGNORE
+        weight[mask] = DECIDED_WEIGHT
+    target[mask_of(regions.ignored)] = IGNORE
     return target, weight
 
 
 @dataclass(frozen=True, slots=True)
 class Crop:
-    """A random crop: its pixels, and the slide and block that it is from."""
+    """A random crop: its pixels, and the slide and the block that it was taken from."""
 
     block: Block
-    slide: int
-    index: int
+    slide_index: int
+    block_index: int
 
 
-class Draw:
-    """Random crops, balanced among the classes and the kinds and, within a kind, among the slides.
+class BalancedCropSampler:
+    """Random crops, balanced among the classes and the kinds of crops and, within a kind, among the slides.
 
-    Of the negative slides, blocks in which the model last saw tumour come more often (``heed``). Not so elsewhere:
-    what looks like tumour on a positive slide may be tumour that the pseudo-labels missed.
+    On negative slides, blocks in which the model found the class are drawn more often (``update_difficulty``). Not so
+    on positive slides: what looks like the class there may be tissue of the class that the pseudo-labels missed.
     """
 
     def __init__(self, blocks: Blocks, *, side_px: int, rng: np.random.Generator) -> None:
         self.blocks = blocks
         self.side_px = side_px
         self.rng = rng
-        classes = len(blocks.slides[0].roles)
-        self._places: dict[tuple[Kind, int], list[tuple[int, NDArray[np.intp]]]] = {}
-        for kind, place in product(SHARES, range(classes)):
-            found = [
-                (number, np.flatnonzero([kind in kinds for kinds in slide.kinds[place]]))
-                for number, slide in enumerate(blocks.slides)
+        class_count = len(blocks.slides[0].classes)
+        #: (kind, class) -> (slide, its blocks for that kind of crop) for each slide that has some.
+        self._candidates: dict[tuple[CropKind, int], list[tuple[int, NDArray[np.intp]]]] = {}
+        for kind, class_index in product(CROP_SHARES, range(class_count)):
+            candidates = [
+                (slide_index, np.flatnonzero([kind in kinds for kinds in slide.crop_kinds[class_index]]))
+                for slide_index, slide in enumerate(blocks.slides)
             ]
-            if any(len(indices) for _, indices in found):
-                self._places[kind, place] = [(number, indices) for number, indices in found if len(indices)]
-        shares = np.array([SHARES[kind] for kind, _ in self._places])
+            candidates = [(slide_index, indices) for slide_index, indices in candidates if len(indices)]
+            if candidates:
+                self._candidates[kind, class_index] = candidates
+        shares = np.array([CROP_SHARES[kind] for kind, _ in self._candidates])
         self._shares = shares / shares.sum()
-        self._seen = [np.ones((classes, len(slide.kinds[0]))) for slide in blocks.slides]
+        #: For each slide, float [C, blocks]: about the largest mean probability that recent crops of a block got.
+        self._difficulty = [np.ones((class_count, len(slide.crop_kinds[0]))) for slide in blocks.slides]
 
     def __call__(self, count: int) -> list[Crop]:
         """``count`` random crops."""
-        names = list(self._places)
-        return [self._crop(*names[choice]) for choice in self.rng.choice(len(names), size=count, p=self._shares)]
+        keys = list(self._candidates)
+        return [self._crop(*keys[index]) for index in self.rng.choice(len(keys), size=count, p=self._shares)]
 
-    def heed(self, crops: Sequence[Crop], probability: NDArray[np.float32]) -> None:
-        """Take note of the mean probability [len(crops), C] of each class that the model gave each crop."""
-        for crop, values in zip(crops, probability, strict=True):
-            seen = self._seen[crop.slide]
-            seen[:, crop.index] = np.maximum(values, 0.5 * seen[:, crop.index])
+    def update_difficulty(self, crops: Sequence[Crop], probability: NDArray[np.float32]) -> None:
+        """Record the mean probability [len(crops), C] of each class that the model gave to each crop."""
+        for crop, of_classes in zip(crops, probability, strict=True):
+            difficulty = self._difficulty[crop.slide_index][:, crop.block_index]
+            difficulty[:] = np.maximum(of_classes, DIFFICULTY_DECAY * difficulty)
 
-    def _place(self, kind: Kind, of_class: int) -> tuple[int, int]:
-        """A slide and one of its blocks."""
-        places = self._places[kind, of_class]
+    def _draw_block(self, kind: CropKind, class_index: int) -> tuple[int, int]:
+        """Indices of a random slide and of one of its blocks."""
+        candidates = self._candidates[kind, class_index]
         if kind != "negative":
-            slide, indices = places[self.rng.integers(len(places))]
-            return slide, int(self.rng.choice(indices))
-        pairs = [(slide, int(index)) for slide, indices in places for index in indices]
-        chance = np.array([LEAST_CHANCE + self._seen[slide][of_class, index] for slide, index in pairs])
+            slide_index, block_indices = candidates[self.rng.integers(len(candidates))]
+            return slide_index, int(self.rng.choice(block_indices))
+        pairs = [(slide_index, int(index)) for slide_index, block_indices in candidates for index in block_indices]
+        chance = np.array([MIN_DIFFICULTY + self._difficulty[slide][class_index, block] for slide, block in pairs])
         return pairs[self.rng.choice(len(pairs), p=chance / chance.sum())]
 
-    def _crop(self, kind: Kind, of_class: int) -> Crop:
-        slide, index = self._place(kind, of_class)
-        block = self.blocks(slide, index)
-        target, weight = block.target[of_class], block.weight[of_class]
-        limit = len(target) - self.side_px
-        x_px, y_px = self.rng.integers(limit + 1, size=2).tolist()
-        wanted = np.zeros(0, np.intp)
-        if kind == "tumour":
-            wanted = np.flatnonzero(target == 1)
+    def _crop(self, kind: CropKind, class_index: int) -> Crop:
+        """A random crop of one kind. One of the class or of a rejected polygon holds at least a pixel of it."""
+        slide_index, block_index = self._draw_block(kind, class_index)
+        block = self.blocks(slide_index, block_index)
+        target, weight = block.target[class_index], block.weight[class_index]
+        last_start = len(target) - self.side_px
+        x_px, y_px = self.rng.integers(last_start + 1, size=2).tolist()
+        pixels = np.zeros(0, np.intp)
+        if kind == "class":
+            pixels = np.flatnonzero(target == 1)
         elif kind == "rejected":
-            wanted = np.flatnonzero((target == 0) & (weight == DECIDED))
-        if len(wanted):
-            row, column = divmod(int(self.rng.choice(wanted)), len(target))
+            pixels = np.flatnonzero((target == 0) & (weight == DECIDED_WEIGHT))
+        if len(pixels):
+            row, column = divmod(int(self.rng.choice(pixels)), len(target))
             offset = self.rng.integers(self.side_px, size=2)
-            x_px, y_px = (int(np.clip(place, 0, limit)) for place in (column - offset[0], row - offset[1]))
-        return Crop(block.crop(x_px, y_px, self.side_px), slide, index)
+            x_px, y_px = (int(np.clip(start, 0, last_start)) for start in (column - offset[0], row - offset[1]))
+        return Crop(block.crop(x_px, y_px, self.side_px), slide_index, block_index)
 
 
-def tiles_of(blocks: Blocks, *, side_px: int, most: int, rng: np.random.Generator) -> list[Block]:
-    """Up to ``most`` tiles that cover the blocks evenly: each kind of tissue as often as it is there."""
-    places = [
-        (slide, index, x_px, y_px)
-        for slide, source in enumerate(blocks.slides)
-        for index in range(len(source.grid.xy_px0))
-        for x_px in range(0, source.grid.tile_px - side_px + 1, side_px)
-        for y_px in range(0, source.grid.tile_px - side_px + 1, side_px)
+def draw_validation_tiles(blocks: Blocks, *, side_px: int, max_tiles: int, rng: np.random.Generator) -> list[Block]:
+    """Up to ``max_tiles`` random tiles of a regular grid over the blocks, so that all tissue is represented evenly."""
+    tiles = [
+        (slide_index, block_index, x_px, y_px)
+        for slide_index, slide in enumerate(blocks.slides)
+        for block_index in range(len(slide.grid.xy_px0))
+        for x_px in range(0, slide.grid.tile_px - side_px + 1, side_px)
+        for y_px in range(0, slide.grid.tile_px - side_px + 1, side_px)
     ]
-    chosen = np.sort(rng.permutation(len(places))[:most])
-    return [blocks(places[n][0], places[n][1]).crop(places[n][2], places[n][3], side_px) for n in chosen]
+    drawn = np.sort(rng.permutation(len(tiles))[:max_tiles])
+    return [
+        blocks(slide_index, block_index).crop(x_px, y_px, side_px)
+        for slide_index, block_index, x_px, y_px in (tiles[index] for index in drawn)
+    ]

@@ -1,4 +1,4 @@
-"""The slide of a project's entry: open in the entry's coordinates, with its micrometres per pixel and their source."""
+"""The slide of a project's entry, open in the entry's coordinates, and its pixel size with the source of it."""
 
 from dataclasses import dataclass
 
@@ -6,13 +6,13 @@ from wsplf_cli.errors import SlideError
 from wsplf_cli.schema import Entry
 from wsplf_cli.slides.open import Slide, slide_for
 
-#: Two sources of the pixel size disagree from this relative difference on.
-DISAGREE = 0.05
+#: Relative difference from which on two sources of the pixel size disagree.
+MAX_DIFFERENCE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class PixelSize:
-    """Micrometres per pixel at level 0, where they came from, and a warning where two sources disagree."""
+    """Micrometres per pixel at level 0, their source, and a warning where two sources disagree."""
 
     mpp: float
     source: str
@@ -20,14 +20,14 @@ class PixelSize:
 
 
 def slide_of(entry: Entry) -> Slide:
-    """The shared open slide of an entry, in the entry's coordinates; do not close it.
+    """The shared open slide of an entry, in the entry's coordinates. Do not close it.
 
     Raises:
-        SlideError: the entry has no usable slide, it cannot be opened, or its size is not the entry's.
+        SlideError: The entry has no usable slide, the slide cannot be opened, or its size is not that of the entry.
     """
     if entry.problem or entry.slide_path is None:
         message, _, hint = (entry.problem or f"{entry.name}: slide not found").partition("; ")
-        raise SlideError(message, hint=hint)  # behind the semicolon a problem says what to do
+        raise SlideError(message, hint=hint)  # the part after the semicolon says what to do
     slide = slide_for(entry.slide_path, crop_to_bounds=entry.crop_to_bounds, steps=entry.steps)
     size, expected = (slide.width_px0, slide.height_px0), (entry.width_px0, entry.height_px0)
     if min(expected) > 0 and size != expected:
@@ -39,23 +39,22 @@ def slide_of(entry: Entry) -> Slide:
 
 
 def entry_slide(entry: Entry, *, mpp_override: float | None = None) -> tuple[Slide, PixelSize]:
-    """The shared open slide of an entry and its calibration; do not close the slide.
-
-    QuPath's pixel calibration comes first (a person may have put it right there), then the slide's own, then
-    ``mpp_override``, which is for slides that do not say.
+    """The shared open slide of an entry, and its pixel size. Do not close the slide.
 
     Raises:
-        SlideError: the entry has no usable slide, the slide's size is not the entry's, or nothing says its mpp.
+        SlideError: The entry has no usable slide, the slide's size is not that of the entry, or its mpp is unknown.
     """
     slide = slide_of(entry)
-    return slide, calibrate(entry, slide, mpp_override=mpp_override)
+    return slide, choose_pixel_size(entry, slide, mpp_override=mpp_override)
 
 
-def calibrate(entry: Entry, slide: Slide, *, mpp_override: float | None = None) -> PixelSize:
-    """Choose the mpp of an entry: the project's, else the slide's, else ``mpp_override``.
+def choose_pixel_size(entry: Entry, slide: Slide, *, mpp_override: float | None = None) -> PixelSize:
+    """The pixel size of an entry: the project's, else the slide's, else ``mpp_override``.
+
+    The project comes first because a person may have corrected the pixel size in QuPath.
 
     Raises:
-        SlideError: none of them says; the message asks for --mpp-override.
+        SlideError: None of them is known. The message asks for --mpp-override.
     """
     if entry.mpp is None and slide.mpp is None:
         if mpp_override is None:
@@ -68,7 +67,7 @@ def calibrate(entry: Entry, slide: Slide, *, mpp_override: float | None = None) 
         assert slide.mpp is not None
         return PixelSize(slide.mpp, slide.mpp_source)
     warning = ""
-    if slide.mpp is not None and abs(entry.mpp / slide.mpp - 1) > DISAGREE:
+    if slide.mpp is not None and abs(entry.mpp / slide.mpp - 1) > MAX_DIFFERENCE:
         warning = (
             f"{entry.name}: the project says {entry.mpp:.4g} um per pixel, the {slide.mpp_source} {slide.mpp:.4g}; "
             "using the project's"

@@ -1,4 +1,4 @@
-"""The grid of tiles over the tissue of a slide, and reading those tiles."""
+"""The grid of tiles over the tissue of a slide, and the reading of those tiles."""
 
 import logging
 import math
@@ -26,31 +26,35 @@ def make_grid(
     min_tissue: float,
     overlap: float = 0.0,
 ) -> TileGrid:
-    """Square tiles that cover the tissue, row by row from the top left.
+    """The square tiles that cover the tissue, row by row from the top left.
 
     Args:
-        entry_id: the entry whose tiles these are.
-        mask: its tissue.
-        tile_px: side of a tile as read.
-        mpp: micrometres per pixel of a tile as read.
-        mpp_slide: micrometres per pixel at level 0.
-        min_tissue: least share of tissue in a tile, 0..1; a tile always needs some tissue.
-        overlap: share of a tile's side that it has in common with the next one, 0 <= overlap < 1.
+        entry_id: Id of the entry.
+        mask: The tissue of the entry.
+        tile_px: Side of a tile as read.
+        mpp: Micrometres per pixel of a tile as read.
+        mpp_slide: Micrometres per pixel at level 0.
+        min_tissue: Smallest share of tissue in a tile, 0..1. A tile without any tissue is never kept.
+        overlap: Share of a tile's side that the next tile covers too, 0 <= overlap < 1.
 
     Raises:
-        SlideError: there is no tissue, or no tile has enough of it.
+        SlideError: There is no tissue, or no tile has enough of it.
     """
     if not mask.mask.any():
-        raise SlideError("no tissue found on the slide", hint="look at it in QuPath; exclude it with --images REGEX")
+        raise SlideError(
+            "no tissue found on the slide", hint="look at the slide in QuPath; exclude it with --images REGEX"
+        )
     side_px0 = tile_px * mpp / mpp_slide
     height_px0, width_px0 = (length * mask.downsample for length in mask.mask.shape)
-    x, y = np.meshgrid(_starts(width_px0, side_px0, overlap=overlap), _starts(height_px0, side_px0, overlap=overlap))
+    x, y = np.meshgrid(
+        _tile_starts(width_px0, side_px0, overlap=overlap), _tile_starts(height_px0, side_px0, overlap=overlap)
+    )
     xy_px0 = np.stack([x.ravel(), y.ravel()], axis=1)
-    tissue = _tissue_share(mask, xy_px0, side_px0=side_px0)
-    kept = (tissue >= min_tissue) & (tissue > 0)
+    tissue_share = _tissue_share(mask, xy_px0, side_px0=side_px0)
+    kept = (tissue_share >= min_tissue) & (tissue_share > 0)
     if not kept.any():
         raise SlideError(
-            f"no tile has {min_tissue:.0%} tissue; the best has {tissue.max():.1%}",
+            f"no tile has {min_tissue:.0%} tissue; the best has {tissue_share.max():.1%}",
             hint="lower --min-tissue, or make the tiles smaller with --tile-px",
         )
     return TileGrid(
@@ -59,15 +63,15 @@ def make_grid(
         mpp=mpp,
         side_px0=side_px0,
         xy_px0=xy_px0[kept].astype(np.int32),
-        tissue=tissue[kept].astype(np.float32),
+        tissue=tissue_share[kept].astype(np.float32),
     )
 
 
 def read_tile(slide: Slide, grid: TileGrid, index: int) -> NDArray[np.uint8]:
-    """One tile of the grid, uint8 [tile_px, tile_px, 3], RGB; white outside the slide.
+    """One RGB tile of the grid, uint8 [tile_px, tile_px, 3], white outside the slide.
 
     Raises:
-        SlideError: the slide's data is damaged there.
+        SlideError: The slide's data is damaged there.
     """
     x_px0, y_px0 = grid.xy_px0[index]
     downsample = grid.side_px0 / grid.tile_px
@@ -75,45 +79,50 @@ def read_tile(slide: Slide, grid: TileGrid, index: int) -> NDArray[np.uint8]:
 
 
 def read_tiles(entry: Entry, grid: TileGrid, indices: Sequence[int] | NDArray[np.integer]) -> NDArray[np.uint8]:
-    """Tiles of an entry, uint8 [len(indices), tile_px, tile_px, 3], RGB, through this process's shared handle.
+    """RGB tiles of an entry, uint8 [len(indices), tile_px, tile_px, 3], read through this process's shared slide.
 
-    A tile whose data is damaged is white, as if there were no tissue, and is logged.
+    A tile whose data is damaged is white, as if it held no tissue, and is logged.
 
     Raises:
-        SlideError: the slide cannot be opened, or none of the tiles asked for can be read.
+        SlideError: The slide cannot be opened, or none of the tiles can be read.
     """
     slide = slide_of(entry)
     tiles = np.full((len(indices), grid.tile_px, grid.tile_px, 3), 255, np.uint8)
     damaged = 0
-    for place, index in enumerate(indices):
+    for position, index in enumerate(indices):
         try:
-            tiles[place] = read_tile(slide, grid, int(index))
+            tiles[position] = read_tile(slide, grid, int(index))
         except SlideError as error:
             damaged += 1
-            log.warning("%s: a tile was left white: %s", entry.name, error.message)
+            log.warning("%s: a tile is left white: %s", entry.name, error.message)
             if damaged == len(indices):
                 raise
     return tiles
 
 
-def _starts(length_px0: float, side_px0: float, *, overlap: float) -> NDArray[np.float64]:
-    """Whole-number starts of the tiles along one axis; the last one reaches the end or beyond it."""
+def _tile_starts(length_px0: float, side_px0: float, *, overlap: float) -> NDArray[np.float64]:
+    """The whole-number starts of the tiles along one axis. The last tile reaches the end of the axis or beyond it."""
     stride = side_px0 * (1 - overlap)
     count = max(1, math.ceil((length_px0 - side_px0) / stride - 1e-6) + 1)
     return np.round(np.arange(count) * stride)
 
 
 def _tissue_share(mask: TissueMask, xy_px0: NDArray[np.float64], *, side_px0: float) -> NDArray[np.float64]:
-    """Share of tissue of each tile, float64 [N] in 0..1, exact to parts of mask pixels, by an integral image."""
+    """The share of tissue of each tile, float64 [N] in 0..1, exact to parts of mask pixels, by an integral image."""
     integral = np.pad(mask.mask.cumsum(axis=0, dtype=np.float64).cumsum(axis=1), ((1, 0), (1, 0)))
     left, top = (xy_px0 / mask.downsample).T
     side = side_px0 / mask.downsample
 
-    def total(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    def sum_above_left(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
         sums: NDArray[np.float64] = ndimage.map_coordinates(integral, [y, x], order=1, mode="nearest")
         return sums
 
     right, bottom = left + side, top + side
-    area = total(right, bottom) - total(left, bottom) - total(right, top) + total(left, top)
+    area = (
+        sum_above_left(right, bottom)
+        - sum_above_left(left, bottom)
+        - sum_above_left(right, top)
+        + sum_above_left(left, top)
+    )
     share: NDArray[np.float64] = np.clip(area / side**2, 0, 1)
     return share

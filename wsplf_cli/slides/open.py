@@ -1,8 +1,8 @@
-"""Open a slide, learn its micrometres per pixel and where they came from, read any region at any exact scale.
+"""Open slides, with their micrometres per pixel and the source of them, and read any region at any exact scale.
 
 Coordinates are QuPath's: level-0 pixels, (x, y), with the origin at the corner of OpenSlide's *bounds* unless the image
-was added without cropping; for an image that QuPath derives from a slide (turned, cropped ...), those of that image.
-Every exception of OpenSlide leaves this module as a SlideError.
+was added without cropping. For an image that QuPath derives from a slide (rotated, cropped ...), they are those of that
+image. Every exception of OpenSlide leaves this module as a SlideError.
 """
 
 import math
@@ -24,18 +24,20 @@ from wsplf_cli.schema import Step
 from wsplf_cli.slides import properties
 from wsplf_cli.slides import transforms as views
 
-#: Largest area read from one level at once; larger requests are split, so that memory stays bounded.
+#: Largest area read from one level at once. Larger requests are split, so that memory stays bounded.
 MAX_READ_PX = 1 << 24
-#: Plain pictures are held in memory whole; larger ones are work for a pyramid.
+#: Plain images are held in memory whole, up to a size; a larger image should be a pyramid.
 PICTURES = {".png", ".jpg", ".jpeg"}
 MAX_PICTURE_PX = 1 << 26
+#: Size of the tile cache that all open slides of a process share.
 CACHE_BYTES = 64 << 20
-OPEN_SLIDES = 4
+#: Slides that stay open in a process.
+MAX_OPEN_SLIDES = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """One level of the pyramid. ``downsample`` (x, y) is the exact ratio of its size to level 0, per axis."""
+    """One level of the pyramid. ``downsample`` (x, y) is the exact ratio of level 0 to its size, per axis."""
 
     width_px: int
     height_px: int
@@ -43,32 +45,33 @@ class Level:
 
 
 class Slide:
-    """An open slide. Use ``open_slide(...)`` in a ``with`` statement, or ``slide_of(...)`` for a shared handle.
+    """An open slide. Use ``open_slide(...)`` in a ``with`` statement, or ``slide_of(...)`` for a shared slide.
 
-    ``width_px0``, ``height_px0``, ``mpp`` and all that is read are those of the image that ``steps`` make of the slide;
-    ``levels``, ``mpp_xy``, ``magnification``, ``tile_px`` and ``scan_id`` are what the slide's file says.
+    ``width_px0``, ``height_px0``, ``mpp`` and all pixels are those of the image that ``steps`` make of the slide.
+    ``levels``, ``mpp_xy``, ``magnification``, ``tile_px`` and ``scan_id`` are those of the slide's file.
     """
 
     def __init__(self, path: Path, *, crop_to_bounds: bool = True, steps: Sequence[Step] = ()) -> None:
         self.path = path
         self._handle = _open_handle(path)
-        said = self._handle.properties
+        file_properties = self._handle.properties
         full_width, full_height = self._handle.dimensions
-        whole = (0, 0, full_width, full_height)
-        bounds = properties.bounds(said, full_width, full_height) if crop_to_bounds else whole
+        bounds = (0, 0, full_width, full_height)
+        if crop_to_bounds:
+            bounds = properties.bounds(file_properties, full_width, full_height)
         self._left, self._top, self._width_px0, self._height_px0 = bounds
         self.levels = tuple(
             Level(width, height, (full_width / width, full_height / height))
             for width, height in self._handle.level_dimensions
         )
         self._view = views.view_of(steps, bounds[2:]) if steps else None
-        shown = self._view or views.View(*bounds[2:])
-        self.width_px0, self.height_px0 = shown.width_px0, shown.height_px0
-        self.mpp_xy, self.mpp_source = properties.mpp_xy(said)
-        self.mpp = None if self.mpp_xy is None else math.sqrt(self.mpp_xy[0] * self.mpp_xy[1]) * shown.scale
-        self.magnification = properties.magnification(said)
-        self.tile_px = properties.tile_px(said)
-        self.scan_id = properties.scan_id(said)
+        view = self._view or views.View(*bounds[2:])
+        self.width_px0, self.height_px0 = view.width_px0, view.height_px0
+        self.mpp_xy, self.mpp_source = properties.mpp_xy(file_properties)
+        self.mpp = None if self.mpp_xy is None else math.sqrt(self.mpp_xy[0] * self.mpp_xy[1]) * view.scale
+        self.magnification = properties.magnification(file_properties)
+        self.tile_px = properties.tile_px(file_properties)
+        self.scan_id = properties.scan_id(file_properties)
 
     def __enter__(self) -> Self:
         return self
@@ -79,48 +82,48 @@ class Slide:
         self.close()
 
     def from_file(self, xy_px0: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Points of the file's uncropped level 0, in which other programs count -> points of this image; [N, 2]."""
+        """Points of this image, [N, 2], from points of the file's uncropped level 0, which other programs use."""
         a, b, c, d, e, f = self._view.slide_from_view if self._view else views.IDENTITY
-        there = xy_px0 - (self._left + c, self._top + f)
-        placed: NDArray[np.float64] = there @ np.linalg.inv([[a, b], [d, e]]).T
-        return placed
+        offset = xy_px0 - (self._left + c, self._top + f)
+        points: NDArray[np.float64] = offset @ np.linalg.inv([[a, b], [d, e]]).T
+        return points
 
     def close(self) -> None:
-        """Release the file; the slide cannot be read afterwards."""
+        """Close the file. The slide cannot be read afterwards."""
         self._handle.close()
 
     def read(self, x_px0: float, y_px0: float, *, size_px: tuple[int, int], downsample: float) -> NDArray[np.uint8]:
-        """The region whose top-left corner lies at (x, y), ``downsample`` level-0 pixels per pixel of the result.
+        """The region whose top-left corner lies at (x, y), as an RGB image.
 
-        The scale and the place are exact: the best level is read and resampled from its sub-pixel location, so
-        neighbouring regions fit without drift. Any positive ``downsample`` will do; below 1 enlarges.
+        Scale and location are exact: the best level is read and resampled from its sub-pixel location, so that
+        neighbouring regions fit without drift.
 
         Args:
-            x_px0: left edge; may lie outside the slide.
-            y_px0: top edge; may lie outside the slide.
+            x_px0: Left edge; may lie outside the slide.
+            y_px0: Top edge; may lie outside the slide.
             size_px: (width, height) of the result.
-            downsample: level-0 pixels per result pixel.
+            downsample: Level-0 pixels per pixel of the result; any positive number, below 1 to enlarge.
 
         Returns:
-            uint8 [height, width, 3], RGB; white outside the slide and where the slide has no pixels.
+            uint8 [height, width, 3], white outside the slide and where the slide has no pixels.
 
         Raises:
-            SlideError: the slide's data is damaged there. Other regions may still be read.
+            SlideError: The slide's data is damaged there. Other regions may still be read.
         """
         if self._view is None:
-            return self._read_own(x_px0, y_px0, size_px=size_px, downsample=downsample)
-        return views.read(self._view, self._read_own, (x_px0, y_px0), size_px=size_px, downsample=downsample)
+            return self._read_untransformed(x_px0, y_px0, size_px=size_px, downsample=downsample)
+        return views.read(self._view, self._read_untransformed, (x_px0, y_px0), size_px=size_px, downsample=downsample)
 
     def thumbnail(self, max_px: int) -> tuple[NDArray[np.uint8], float]:
-        """The whole slide as uint8 [h, w, 3] with its longer side at most ``max_px``, and the downsample of it."""
+        """The whole slide, uint8 [h, w, 3] with a longer side of at most ``max_px``, and its downsample."""
         downsample = max(self.width_px0, self.height_px0) / max_px
         size_px = (max(1, round(self.width_px0 / downsample)), max(1, round(self.height_px0 / downsample)))
         return self.read(0, 0, size_px=size_px, downsample=downsample), downsample
 
-    def _read_own(
+    def _read_untransformed(
         self, x_px0: float, y_px0: float, *, size_px: tuple[int, int], downsample: float
     ) -> NDArray[np.uint8]:
-        """``read`` in the slide's own coordinates, without the steps."""
+        """``read`` in the slide's own coordinates, without ``steps``."""
         level = self._level_for(downsample)
         scale_x, scale_y = (downsample / ratio for ratio in self.levels[level].downsample)
         width, height = size_px
@@ -132,19 +135,19 @@ class Slide:
     def _read_halves(
         self, x_px0: float, y_px0: float, *, size_px: tuple[int, int], downsample: float, axis: int
     ) -> NDArray[np.uint8]:
-        """``_read_own`` in two parts, side by side (axis 1) or one above the other (axis 0)."""
+        """``_read_untransformed`` in two parts, side by side (axis 1) or one above the other (axis 0)."""
         width, height = size_px
         half = (width if axis == 1 else height) // 2
         first_px, second_px = (
             ((half, height), (width - half, height)) if axis else ((width, half), (width, height - half))
         )
         second_x, second_y = (x_px0 + half * downsample, y_px0) if axis else (x_px0, y_px0 + half * downsample)
-        first = self._read_own(x_px0, y_px0, size_px=first_px, downsample=downsample)
-        second = self._read_own(second_x, second_y, size_px=second_px, downsample=downsample)
+        first = self._read_untransformed(x_px0, y_px0, size_px=first_px, downsample=downsample)
+        second = self._read_untransformed(second_x, second_y, size_px=second_px, downsample=downsample)
         return np.concatenate([first, second], axis=axis)
 
     def _level_for(self, downsample: float) -> int:
-        """The coarsest level that is still at least as fine as asked for (0.1 % of slack for odd level sizes)."""
+        """The coarsest level that is at least as fine as ``downsample`` (with 0.1 % of slack for odd level sizes)."""
         fine = [index for index, level in enumerate(self.levels) if max(level.downsample) <= downsample * 1.001]
         return max(fine, key=lambda index: max(self.levels[index].downsample), default=0)
 
@@ -153,13 +156,25 @@ class Slide:
     ) -> NDArray[np.uint8]:
         """Read ``size_px`` result pixels of ``scale`` level pixels each from one level."""
         ratio_x, ratio_y = self.levels[level].downsample
-        placed = self._handle.level_downsamples[level]
+        openslide_ratio = self._handle.level_downsamples[level]
         x_px0, y_px0 = corner_px0
         across = _Span.plan(
-            x_px0, size_px[0], scale[0], ratio=ratio_x, offset=self._left, length=self._width_px0, placed=placed
+            x_px0,
+            size_px[0],
+            scale[0],
+            ratio=ratio_x,
+            offset=self._left,
+            length=self._width_px0,
+            openslide_ratio=openslide_ratio,
         )
         down = _Span.plan(
-            y_px0, size_px[1], scale[1], ratio=ratio_y, offset=self._top, length=self._height_px0, placed=placed
+            y_px0,
+            size_px[1],
+            scale[1],
+            ratio=ratio_y,
+            offset=self._top,
+            length=self._height_px0,
+            openslide_ratio=openslide_ratio,
         )
         canvas = Image.new("RGB", (across.canvas_px, down.canvas_px), (255, 255, 255))
         if across.read_px > 0 and down.read_px > 0:
@@ -172,7 +187,7 @@ class Slide:
         return np.array(canvas.resize(size_px, Image.Resampling.BILINEAR, box=box))
 
     def _read_level(self, location: tuple[int, int], level: int, size_px: tuple[int, int]) -> Image.Image:
-        """RGBA pixels of one level. OpenSlide refuses everything after an error, so the slide is opened anew."""
+        """RGBA pixels of one level. After an error OpenSlide refuses every read, so the slide is opened again."""
         try:
             return self._handle.read_region(location, level, size_px)
         except openslide.OpenSlideError as error:
@@ -186,7 +201,7 @@ class Slide:
 
 @dataclass(frozen=True, slots=True)
 class _Span:
-    """One axis of a read: which level pixels to fetch, where to paste them, which part of the canvas to resample."""
+    """One axis of a read: the level pixels to fetch, where to paste them, and the part of the canvas to resample."""
 
     location_px0: int
     read_px: int
@@ -204,23 +219,24 @@ class _Span:
         ratio: float,
         offset: int,
         length: int,
-        placed: float,
+        openslide_ratio: float,
     ) -> Self:
-        """Plan ``count`` result pixels of ``step`` level pixels from ``start_px0`` on an axis of ``length`` px0.
+        """The span of ``count`` result pixels of ``step`` level pixels each, from ``start_px0`` on.
 
-        OpenSlide places a region at ``location / placed``, with one ratio for both axes and whole-number
-        locations; what that rounding moves is taken back in ``box``.
+        ``ratio`` is the exact downsample of the level along this axis; the slide's bounds begin at ``offset`` and are
+        ``length`` long, both in level-0 pixels. OpenSlide reads a region at ``location / openslide_ratio`` level
+        pixels, with one ratio for both axes and whole-number locations. ``box`` corrects the shift of that rounding.
         """
         first = (start_px0 + offset) / ratio
         edge_start, edge_end = math.floor(offset / ratio), math.ceil((offset + length) / ratio)
-        # the resampling filter looks a margin beyond the box, but not beyond the slide: its edge would turn pale
+        # the resampling filter needs a margin around the box, but not beyond the slide: its edge would turn pale
         margin = 0 if step == 1 and first.is_integer() else math.ceil(step) + 1
         box_start, box_end = math.floor(first), math.ceil(first + count * step - 1e-6)
         canvas_start = min(box_start, max(box_start - margin, edge_start))
         canvas_end = max(box_end, min(box_end + margin, edge_end))
         read_start, read_end = max(canvas_start, edge_start), min(canvas_end, edge_end)
-        location = round(read_start * placed)
-        drift = location / placed - read_start
+        location = round(read_start * openslide_ratio)
+        drift = location / openslide_ratio - read_start
         if abs(drift) < 1e-6:
             drift = 0.0
         begin = max(first - canvas_start - drift, 0.0)
@@ -237,18 +253,18 @@ def open_slide(path: Path, *, crop_to_bounds: bool = True, steps: Sequence[Step]
     """Open a slide for use in a ``with`` statement.
 
     Args:
-        path: any file that OpenSlide reads, or a PNG or JPEG image.
-        crop_to_bounds: put the origin at the corner of the scanned bounds, as QuPath does by default.
-        steps: how QuPath derives the image that is wanted from the slide, from the slide outward.
+        path: Any file that OpenSlide reads, or a PNG or JPEG image.
+        crop_to_bounds: Put the origin at the corner of the scanned bounds, as QuPath does by default.
+        steps: The steps by which QuPath derives the image from the slide, from the slide outward.
 
     Raises:
-        SlideError: the file is missing, is no slide, or is damaged.
+        SlideError: The file is missing, is not a slide, or is damaged.
     """
     return Slide(path, crop_to_bounds=crop_to_bounds, steps=steps)
 
 
 def measure(path: Path, *, crop_to_bounds: bool) -> tuple[int, int] | None:
-    """Width and height of a slide at level 0, or None when the file is none."""
+    """Width and height of a slide at level 0, or None where the file is not a slide."""
     try:
         with open_slide(path, crop_to_bounds=crop_to_bounds) as slide:
             return slide.width_px0, slide.height_px0
@@ -263,26 +279,32 @@ _owner = [os.getpid()]
 
 
 def slide_for(path: Path, *, crop_to_bounds: bool = True, steps: tuple[Step, ...] = ()) -> Slide:
-    """A shared open slide of this process; do not close it. The few used last stay open, with one bounded tile cache.
+    """A shared open slide of this process. Do not close it.
 
-    Safe after a fork: a child never touches the handles of its parent, it opens its own.
+    The slides used last stay open and share one bounded tile cache. Safe after a fork: a child never uses the handles
+    of its parent, it opens its own.
 
     Raises:
-        SlideError: as ``open_slide``.
+        SlideError: As in ``open_slide``.
     """
     if _owner[0] != os.getpid():
-        _inherited.extend(_shared.values())  # kept, so that the child does not close what the parent is reading
+        _inherited.extend(_shared.values())  # kept, so that the child does not close the slides of the parent
         _shared.clear()
         _owner[0] = os.getpid()
     key = (path, crop_to_bounds, steps)
     slide = _shared.pop(key, None) or Slide(path, crop_to_bounds=crop_to_bounds, steps=steps)
     _shared[key] = slide
-    while len(_shared) > OPEN_SLIDES:
-        _shared.popitem(last=False)  # closed when its last user lets go of it
+    while len(_shared) > MAX_OPEN_SLIDES:
+        _shared.popitem(last=False)  # closed when nothing uses it any more
     return slide
 
 
 def _open_handle(path: Path) -> openslide.AbstractSlide:
+    """OpenSlide's handle of a file, with the shared cache.
+
+    Raises:
+        SlideError: As in ``open_slide``.
+    """
     if not path.is_file():
         raise SlideError(f"slide not found: {path}", hint="name its folder with --slides DIR")
     try:
@@ -302,10 +324,10 @@ def _open_handle(path: Path) -> openslide.AbstractSlide:
 
 
 def _picture(path: Path) -> openslide.ImageSlide | None:
-    """A PNG or JPEG file as a slide of one level, held in memory; None for other files.
+    """A PNG or JPEG file as a slide of one level, held in memory, or None for other files.
 
     Raises:
-        SlideError: it is damaged, too large, or has other pixels than 8-bit ones.
+        SlideError: The image is damaged, too large, or its pixels are not of 8 bits.
     """
     if path.suffix.lower() not in PICTURES:
         return None
@@ -313,9 +335,9 @@ def _picture(path: Path) -> openslide.ImageSlide | None:
         picture = Image.open(path, formats=("PNG", "JPEG"))
         if picture.width * picture.height <= MAX_PICTURE_PX and picture.mode in {"1", "L", "LA", "P", "RGB", "RGBA"}:
             return openslide.ImageSlide(picture.convert("RGBA" if picture.has_transparency_data else "RGB"))
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # SyntaxError: what Pillow says of broken PNG
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow raises SyntaxError for a broken PNG
         raise SlideError(f"{path.name}: cannot be opened ({error})", hint="check the file") from error
     raise SlideError(
-        f"{path.name}: a picture of {picture.width} x {picture.height} pixels ({picture.mode}) cannot be read",
+        f"{path.name}: an image of {picture.width} x {picture.height} pixels ({picture.mode}) cannot be read",
         hint="convert it into a tiled pyramidal TIFF with 8 bits per channel",
     )

@@ -1,17 +1,18 @@
-"""What the properties of a slide file say, by OpenSlide's names: the scanned part, the micrometres per pixel."""
+"""What the properties of a slide file say, by OpenSlide's names: bounds, micrometres per pixel, objective, tiles."""
 
 import math
 from collections.abc import Mapping
 
 import openslide
 
-#: Calibrations outside this range (um per pixel) are screen resolutions such as 72 dpi, not microscopes.
+#: Pixel sizes outside this range (um) are screen resolutions such as 72 dpi, not those of a microscope.
 PLAUSIBLE_MPP = (0.02, 30.0)
-TILE_PX = 256
+#: The side of tiles where the slide does not say it.
+DEFAULT_TILE_PX = 256
 
 
 def bounds(properties: Mapping[str, str], width: int, height: int) -> tuple[int, int, int, int]:
-    """(left, top, width, height) of the scanned part, as QuPath takes it; all of it where the slide does not say."""
+    """(left, top, width, height) of the scanned part, as QuPath takes it; the whole slide where it does not say."""
     names = ("BOUNDS_X", "BOUNDS_Y", "BOUNDS_WIDTH", "BOUNDS_HEIGHT")
     values = [number(properties.get(getattr(openslide, f"PROPERTY_NAME_{name}"))) for name in names]
     left, top, bounds_width, bounds_height = (None if value is None else round(value) for value in values)
@@ -23,43 +24,43 @@ def bounds(properties: Mapping[str, str], width: int, height: int) -> tuple[int,
 
 
 def mpp_xy(properties: Mapping[str, str]) -> tuple[tuple[float, float] | None, str]:
-    """Micrometres per pixel in x and y with their source, or None and why not."""
-    across = number(properties.get(openslide.PROPERTY_NAME_MPP_X))
-    down = number(properties.get(openslide.PROPERTY_NAME_MPP_Y))
+    """Micrometres per pixel in x and y with their source, or None with the reason."""
+    mpp_x = number(properties.get(openslide.PROPERTY_NAME_MPP_X))
+    mpp_y = number(properties.get(openslide.PROPERTY_NAME_MPP_Y))
     source = "TIFF resolution" if properties.get(openslide.PROPERTY_NAME_VENDOR) == "generic-tiff" else "slide"
-    if across is None or down is None:
+    if mpp_x is None or mpp_y is None:
         um_per_unit = {"centimeter": 1e4, "inch": 25400.0}.get(properties.get("tiff.ResolutionUnit", ""))
         per_x, per_y = (number(properties.get(f"tiff.{axis}Resolution")) for axis in "XY")
         source = "TIFF resolution"
         if um_per_unit and per_x and per_y:
-            across, down = um_per_unit / per_x, um_per_unit / per_y
-    if across is None or down is None:
+            mpp_x, mpp_y = um_per_unit / per_x, um_per_unit / per_y
+    if mpp_x is None or mpp_y is None:
         return None, "not in the slide"
-    mean = math.sqrt(across * down)
+    mean = math.sqrt(mpp_x * mpp_y)
     if not PLAUSIBLE_MPP[0] <= mean <= PLAUSIBLE_MPP[1]:
-        return None, f"{source} says {mean:.4g}, which is no microscope's"
-    return (across, down), source
+        return None, f"{source} says {mean:.4g}, which is not that of a microscope"
+    return (mpp_x, mpp_y), source
 
 
 def magnification(properties: Mapping[str, str]) -> float | None:
-    """The power of the objective, or None where the slide does not say."""
+    """The power of the objective, or None where the slide does not say it."""
     return number(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER)) or None
 
 
 def tile_px(properties: Mapping[str, str]) -> tuple[int, int]:
-    """(width, height) of the tiles of level 0; QuPath's usual ones where the slide does not say."""
+    """(width, height) of the tiles of level 0; QuPath's default where the slide does not say it."""
     sides = (number(properties.get(f"openslide.level[0].tile-{side}")) for side in ("width", "height"))
-    width, height = (round(side) if side else TILE_PX for side in sides)
+    width, height = (round(side) if side else DEFAULT_TILE_PX for side in sides)
     return width, height
 
 
 def scan_id(properties: Mapping[str, str]) -> str:
-    """What the files of one slide that consists of several (DICOM) have in common; empty for others."""
+    """The identifier that all files of one slide share where a slide consists of several (DICOM); empty otherwise."""
     return properties.get("dicom.SeriesInstanceUID", "")
 
 
 def number(text: str | None) -> float | None:
-    """A positive or zero number, None for anything else."""
+    """The text as a number of at least 0, or None for anything else."""
     if text is None:
         return None
     try:

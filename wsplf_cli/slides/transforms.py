@@ -1,7 +1,7 @@
-"""How an image that QuPath derives from a slide (turned, mirrored, cropped, warped) lies on that slide, and reading it.
+"""Images that QuPath derives from a slide (rotated, flipped, cropped, warped): where they lie on it, and their pixels.
 
 Annotations of such an entry are in the coordinates of the derived image, so its pixels are read in them too. Nothing
-is opened here: a reader of the slide's own pixels is handed in.
+is opened here: the caller passes a reader of the slide's own pixels.
 """
 
 import math
@@ -15,9 +15,9 @@ from scipy import ndimage
 
 from wsplf_cli.schema import Step
 
-#: Parts of a matrix below this share of its largest are rounding errors of a quarter turn, such as cos(90°) = 6e-17.
+#: Values of a matrix below this share of its largest one are rounding errors, such as cos(90°) = 6e-17.
 ROUNDING = 1e-9
-#: Largest area of the slide that is warped at once, in pixels; larger requests are split.
+#: Largest area of the slide that is warped at once, in pixels. Larger requests are split.
 MAX_WARP_PX = 1 << 24
 
 Matrix = tuple[float, float, float, float, float, float]
@@ -27,7 +27,7 @@ IDENTITY: Matrix = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 
 class Read(Protocol):
-    """Reads a slide's own pixels, as ``slides.Slide.read`` does."""
+    """Reads a slide's own pixels, as ``Slide.read`` does."""
 
     def __call__(
         self, x_px0: float, y_px0: float, /, *, size_px: tuple[int, int], downsample: float
@@ -39,8 +39,8 @@ class Read(Protocol):
 class View:
     """A derived image: its size, where its points lie on the slide, and its channels.
 
-    ``slide_from_view`` takes points of the view to points of the slide, both at level 0. ``channels`` says which
-    channel of the slide each of the view's is. ``clipped`` is true where the slide goes on beyond the view.
+    ``slide_from_view`` maps points of the view to points of the slide, both at level 0. ``channels`` gives the slide's
+    channel of each channel of the view. ``clipped`` is true where the slide goes on beyond the view.
     """
 
     width_px0: int
@@ -51,7 +51,7 @@ class View:
 
     @property
     def scale(self) -> float:
-        """Side of a view pixel in slide pixels; the geometric mean where the two sides differ."""
+        """The side of a view pixel in slide pixels; the geometric mean where the two sides differ."""
         a, b, _, d, e, _ = self.slide_from_view
         return math.sqrt(abs(a * e - b * d))
 
@@ -60,7 +60,7 @@ def view_of(steps: Sequence[Step], size_px0: tuple[int, int]) -> View:
     """The view that ``steps``, from the slide outward, make of a slide of ``size_px0`` (width, height).
 
     Raises:
-        ValueError: an affine step has no inverse.
+        ValueError: An affine step has no inverse.
     """
     view = View(*size_px0)
     for step in steps:
@@ -69,30 +69,30 @@ def view_of(steps: Sequence[Step], size_px0: tuple[int, int]) -> View:
 
 
 def _derived(inner: View, step: Step) -> View:
-    """The view that one more step makes. The matrices below take points of the new image to the inner one."""
+    """The view that one more step makes. The matrices below map points of the new image to the inner one."""
     width, height = inner.width_px0, inner.height_px0
     values = step.values
     clipped = inner.clipped
     channels = inner.channels
     matrix = IDENTITY
-    if step.kind == "rotated":  # clockwise, as QuPath turns
-        quarter = int(values[0]) % 4
+    if step.kind == "rotated":  # clockwise, as in QuPath
+        quarter_turns = int(values[0]) % 4
         matrix = (
             IDENTITY,
             (0.0, 1.0, 0.0, -1.0, 0.0, float(height)),
             (-1.0, 0.0, float(width), 0.0, -1.0, float(height)),
             (0.0, -1.0, float(width), 1.0, 0.0, 0.0),
-        )[quarter]
-        width, height = (height, width) if quarter % 2 else (width, height)
+        )[quarter_turns]
+        width, height = (height, width) if quarter_turns % 2 else (width, height)
     elif step.kind == "flipped":
-        across, down = bool(values[0]), bool(values[1])
+        flip_x, flip_y = bool(values[0]), bool(values[1])
         matrix = (
-            -1.0 if across else 1.0,
+            -1.0 if flip_x else 1.0,
             0.0,
-            float(width) if across else 0.0,
+            float(width) if flip_x else 0.0,
             0.0,
-            -1.0 if down else 1.0,
-            float(height) if down else 0.0,
+            -1.0 if flip_y else 1.0,
+            float(height) if flip_y else 0.0,
         )
     elif step.kind == "cropped":
         matrix = (1.0, 0.0, values[0], 0.0, 1.0, values[1])
@@ -109,44 +109,44 @@ def _derived(inner: View, step: Step) -> View:
 
 
 def _transformed_size(values: Sequence[float], size: tuple[int, int]) -> tuple[int, int]:
-    """The size that QuPath gives an affine image that does not say its own: of the box around the transformed one."""
+    """The size that QuPath gives to an affine image without a recorded size: that of the box around it."""
     m00, m10, m01, m11 = values[:4]
     width, height = size
-    across = abs(m00) * width + abs(m01) * height
-    down = abs(m10) * width + abs(m11) * height
-    return math.ceil(across - ROUNDING * across), math.ceil(down - ROUNDING * down)
+    box_width = abs(m00) * width + abs(m01) * height
+    box_height = abs(m10) * width + abs(m11) * height
+    return math.ceil(box_width - ROUNDING * box_width), math.ceil(box_height - ROUNDING * box_height)
 
 
 def _inverse(values: Sequence[float]) -> Matrix:
-    """The inverse of Java's (m00, m10, m01, m11, m02, m12), which takes inner points to outer ones."""
+    """The inverse of Java's (m00, m10, m01, m11, m02, m12), which maps inner points to outer ones."""
     m00, m10, m01, m11, m02, m12 = values
     determinant = m00 * m11 - m01 * m10
     if not math.isfinite(determinant) or abs(determinant) < ROUNDING:
-        raise ValueError("an affine map without inverse")
+        raise ValueError("an affine transform without inverse")
     a, b, d, e = m11 / determinant, -m01 / determinant, -m10 / determinant, m00 / determinant
     return a, b, -(a * m02 + b * m12), d, e, -(d * m02 + e * m12)
 
 
 def _product(outer: Matrix, inner: Matrix) -> Matrix:
-    """First ``inner``, then ``outer``; what is only a rounding error of a quarter turn becomes 0."""
+    """The matrix that applies ``inner``, then ``outer``. Rounding errors of a quarter turn become 0."""
     a, b, c, d, e, f = outer
     p, q, r, s, t, u = inner
     linear = (a * p + b * s, a * q + b * t, d * p + e * s, d * q + e * t)
-    least = ROUNDING * max(map(abs, linear))
-    one, two, three, four = (0.0 if abs(value) < least else value for value in linear)
-    return one, two, a * r + b * u + c, three, four, d * r + e * u + f
+    smallest = ROUNDING * max(map(abs, linear))
+    xx, xy, yx, yy = (0.0 if abs(value) < smallest else value for value in linear)
+    return xx, xy, a * r + b * u + c, yx, yy, d * r + e * u + f
 
 
 def read(
     view: View, source: Read, corner_px0: tuple[float, float], *, size_px: tuple[int, int], downsample: float
 ) -> NDArray[np.uint8]:
-    """A region of a view; the arguments and the result are those of ``slides.Slide.read``, in the view's coordinates.
+    """A region of a view. Arguments and result are those of ``Slide.read``, in the view's coordinates.
 
-    Quarter turns, mirrors, crops and even scaling give the very pixels that the slide gives; others are resampled.
+    Quarter turns, flips, crops and uniform scaling give the same pixels as the slide. Other views are resampled.
     """
     a, b, _, d, e, _ = view.slide_from_view
     if (b == d == 0 and abs(a) == abs(e)) or (a == e == 0 and abs(b) == abs(d)):
-        pixels = _read_right_angled(view, source, corner_px0, size_px=size_px, downsample=downsample)
+        pixels = _read_axis_aligned(view, source, corner_px0, size_px=size_px, downsample=downsample)
     else:
         pixels = _read_warped(view, source, corner_px0, size_px=size_px, downsample=downsample)
     if view.channels != (0, 1, 2):
@@ -154,55 +154,57 @@ def read(
     return _white_outside(view, pixels, corner_px0, downsample) if view.clipped else pixels
 
 
-def _read_right_angled(
+def _read_axis_aligned(
     view: View, source: Read, corner_px0: tuple[float, float], *, size_px: tuple[int, int], downsample: float
 ) -> NDArray[np.uint8]:
+    """A region of a view whose axes are parallel to those of the slide, without resampling of its own."""
     a, b, c, d, e, f = view.slide_from_view
     (left, top), (width, height) = corner_px0, size_px
     right, bottom = left + width * downsample, top + height * downsample
-    turned = a == 0
+    transposed = a == 0
     x_px0 = min(a * x + b * y + c for x, y in ((left, top), (right, bottom)))
     y_px0 = min(d * x + e * y + f for x, y in ((left, top), (right, bottom)))
-    size = (height, width) if turned else (width, height)
-    pixels = source(x_px0, y_px0, size_px=size, downsample=downsample * abs(b if turned else a))
-    if turned:  # rows of the slide's pixels run along the view's x, their columns along its y
+    size = (height, width) if transposed else (width, height)
+    pixels = source(x_px0, y_px0, size_px=size, downsample=downsample * abs(b if transposed else a))
+    if transposed:  # rows of the slide's pixels run along the view's x, their columns along its y
         pixels = pixels.transpose(1, 0, 2)
-    across, down = (d, b) if turned else (a, e)
-    pixels = pixels[:, ::-1] if across < 0 else pixels
-    pixels = pixels[::-1] if down < 0 else pixels
+    sign_x, sign_y = (d, b) if transposed else (a, e)
+    pixels = pixels[:, ::-1] if sign_x < 0 else pixels
+    pixels = pixels[::-1] if sign_y < 0 else pixels
     return np.ascontiguousarray(pixels)
 
 
 def _read_warped(
     view: View, source: Read, corner_px0: tuple[float, float], *, size_px: tuple[int, int], downsample: float
 ) -> NDArray[np.uint8]:
+    """A region of any view, resampled from the box around it on the slide."""
     a, b, c, d, e, f = view.slide_from_view
     (left, top), (width, height) = corner_px0, size_px
     xs, ys = (left, left + width * downsample), (top, top + height * downsample)
-    across = [a * x + b * y + c for x in xs for y in ys]
-    down = [d * x + e * y + f for x in xs for y in ys]
+    slide_xs = [a * x + b * y + c for x in xs for y in ys]
+    slide_ys = [d * x + e * y + f for x in xs for y in ys]
     step = downsample * view.scale
     margin = 2 * step  # the bilinear filter looks one pixel beyond
-    # on one grid wherever the region lies, so that neighbouring regions fit
-    x_px0, y_px0 = (math.floor((least - margin) / step) * step for least in (min(across), min(down)))
+    # on one grid for all regions, so that neighbouring regions fit together
+    x_px0, y_px0 = (math.floor((start - margin) / step) * step for start in (min(slide_xs), min(slide_ys)))
     size = (
-        math.ceil((max(across) + margin - x_px0) / step),
-        math.ceil((max(down) + margin - y_px0) / step),
+        math.ceil((max(slide_xs) + margin - x_px0) / step),
+        math.ceil((max(slide_ys) + margin - y_px0) / step),
     )
     if size[0] * size[1] > MAX_WARP_PX and max(size_px) > 1:
         return _read_warped_halves(view, source, corner_px0, size_px=size_px, downsample=downsample)
     pixels = source(x_px0, y_px0, size_px=size, downsample=step)
-    # array indices are half a pixel less than places, on both sides; [row, column] is (y, x)
+    # an array index is half a pixel less than the coordinate of the pixel's centre; [row, column] is (y, x)
     ratio = downsample / step
-    turn = np.array([[e, d], [b, a]]) * ratio
+    linear = np.array([[e, d], [b, a]]) * ratio
     first = np.array([d * left + e * top + f - y_px0, a * left + b * top + c - x_px0]) / step
-    offset = first + turn @ (0.5, 0.5) - 0.5
+    offset = first + linear @ (0.5, 0.5) - 0.5
     warped = np.empty((height, width, 3), np.uint8)
     for channel in range(3):
         warped[..., channel] = np.rint(
             ndimage.affine_transform(
                 pixels[..., channel],
-                turn,
+                linear,
                 offset,
                 output_shape=(height, width),
                 output=np.float32,
@@ -217,6 +219,7 @@ def _read_warped(
 def _read_warped_halves(
     view: View, source: Read, corner_px0: tuple[float, float], *, size_px: tuple[int, int], downsample: float
 ) -> NDArray[np.uint8]:
+    """``_read_warped`` in two halves of the region."""
     (left, top), (width, height) = corner_px0, size_px
     wide = width >= height
     half = (width if wide else height) // 2
@@ -232,7 +235,7 @@ def _read_warped_halves(
 def _white_outside(
     view: View, pixels: NDArray[np.uint8], corner_px0: tuple[float, float], downsample: float
 ) -> NDArray[np.uint8]:
-    """The pixels, those white whose centre is not on the view: the slide goes on there, the view does not."""
+    """The pixels, with those made white whose centre is not on the view. The slide may go on there."""
     x = corner_px0[0] + (np.arange(pixels.shape[1]) + 0.5) * downsample
     y = corner_px0[1] + (np.arange(pixels.shape[0]) + 0.5) * downsample
     pixels[:, (x < 0) | (x > view.width_px0)] = 255

@@ -1,92 +1,68 @@
-"""Write a picture as a pyramidal tiled TIFF that OpenSlide and QuPath read, with its pixel size.
+"""Write an image as a pyramidal tiled TIFF that OpenSlide and QuPath read, with its pixel size.
 
-tifffile compresses JPEG tiles only with a codec package of its own, so the few tags are written here and the tiles
-are compressed by Pillow.
+tifffile writes the file and Pillow compresses its JPEG tiles. tifffile takes compressed tiles as they are, but it
+accepts the name JPEG only with a codec package of 26 MB, so the file's tags are corrected after the tiles are written.
 """
 
 import io
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from tifffile import COMPRESSION, TiffFile, TiffPage, TiffWriter
 
 from wsplf_cli.files import replacing
 
 TILE_PX = 256
-SHRINK = 4
-SHORT, LONG, RATIONAL = 3, 4, 5
-LETTERS = {SHORT: "H", LONG: "I", RATIONAL: "I"}
+#: Ratio of the sides of two successive levels.
+LEVEL_DOWNSAMPLE = 4
+#: The tiles hold one pair of colour values for each square of 2 x 2 pixels.
+_SUBSAMPLING = (2, 2)
 
 
 def write_pyramid(path: Path, rgb: NDArray[np.uint8], *, mpp: float, quality: int = 85, levels: int = 3) -> None:
-    """Write uint8 [H, W, 3] as JPEG tiles in ``levels`` levels, each a quarter of the side of the one before.
+    """Write an image as JPEG tiles in several levels, each with a quarter of the side of the level before.
+
+    Args:
+        path: File to write.
+        rgb: uint8 [H, W, 3], level 0.
+        mpp: Micrometres per pixel of level 0.
+        quality: JPEG quality, 1..95.
+        levels: Number of levels.
 
     Raises:
-        OSError: the file cannot be written; nothing is left behind.
+        OSError: The file cannot be written. Nothing is left behind.
     """
-    with replacing(path) as part, part.open("wb") as stream:
-        stream.write(struct.pack("<2sHI", b"II", 42, 0))
-        link = 4
-        for level in range(levels):
-            if level:
-                rgb = np.asarray(Image.fromarray(rgb).reduce(SHRINK))
-            offsets, sizes = [], []
-            for tile in _tiles(rgb, quality):
-                offsets.append(stream.tell())
-                sizes.append(len(tile))
-                stream.write(tile + b"\0" * (len(tile) % 2))
-            directory = stream.tell()
-            block, next_link = _directory(
-                directory, rgb.shape, mpp=mpp * SHRINK**level, reduced=level > 0, offsets=offsets, sizes=sizes
-            )
-            stream.write(block)
-            stream.seek(link)
-            stream.write(struct.pack("<I", directory))
-            stream.seek(0, io.SEEK_END)
-            link = next_link
+    with replacing(path) as part:
+        with TiffWriter(part) as writer:
+            for level in range(levels):
+                if level:
+                    rgb = np.asarray(Image.fromarray(rgb).reduce(LEVEL_DOWNSAMPLE))
+                per_cm = (round(1e4 / (mpp * LEVEL_DOWNSAMPLE**level) * 10_000), 10_000)
+                writer.write(
+                    _jpeg_tiles(rgb, quality),
+                    shape=rgb.shape,
+                    dtype=rgb.dtype,
+                    photometric="ycbcr",
+                    compression=COMPRESSION.ADOBE_DEFLATE,  # corrected below
+                    tile=(TILE_PX, TILE_PX),
+                    subfiletype=1 if level else 0,  # 1: a reduced version of another image
+                    resolution=(per_cm, per_cm),
+                    resolutionunit="CENTIMETER",
+                    metadata=None,
+                    software=False,
+                )
+        with TiffFile(part, mode="r+") as written:
+            for page in written.pages:
+                assert isinstance(page, TiffPage)
+                page.tags["Compression"].overwrite(COMPRESSION.JPEG)
+                page.tags["YCbCrSubSampling"].overwrite(_SUBSAMPLING)
 
 
-def _directory(
-    start: int, shape: tuple[int, ...], *, mpp: float, reduced: bool, offsets: list[int], sizes: list[int]
-) -> tuple[bytes, int]:
-    """One image directory that lies at ``start``, and the place in the file of its link to the next one."""
-    per_cm = (round(1e4 / mpp * 10_000), 10_000)
-    tags: list[tuple[int, int, tuple[int, ...]]] = [
-        (254, LONG, (int(reduced),)),  # NewSubfileType
-        (256, LONG, (shape[1],)),  # ImageWidth
-        (257, LONG, (shape[0],)),  # ImageLength
-        (258, SHORT, (8, 8, 8)),  # BitsPerSample
-        (259, SHORT, (7,)),  # Compression: JPEG
-        (262, SHORT, (6,)),  # PhotometricInterpretation: YCbCr
-        (277, SHORT, (3,)),  # SamplesPerPixel
-        (282, RATIONAL, per_cm),  # XResolution
-        (283, RATIONAL, per_cm),  # YResolution
-        (284, SHORT, (1,)),  # PlanarConfiguration
-        (296, SHORT, (3,)),  # ResolutionUnit: centimetre
-        (322, LONG, (TILE_PX,)),  # TileWidth
-        (323, LONG, (TILE_PX,)),  # TileLength
-        (324, LONG, tuple(offsets)),  # TileOffsets
-        (325, LONG, tuple(sizes)),  # TileByteCounts
-        (530, SHORT, (2, 2)),  # YCbCrSubSampling
-    ]
-    link = start + 2 + 12 * len(tags)
-    entries, extra = b"", b""
-    for tag, kind, values in tags:
-        content = struct.pack(f"<{len(values)}{LETTERS[kind]}", *values)
-        count = len(values) // 2 if kind == RATIONAL else len(values)
-        if len(content) > 4:
-            place = struct.pack("<I", link + 4 + len(extra))
-            extra += content + b"\0" * (len(content) % 2)
-        else:
-            place = content.ljust(4, b"\0")
-        entries += struct.pack("<HHI", tag, kind, count) + place
-    return struct.pack("<H", len(tags)) + entries + struct.pack("<I", 0) + extra, link
-
-
-def _tiles(rgb: NDArray[np.uint8], quality: int) -> Iterator[bytes]:
+def _jpeg_tiles(rgb: NDArray[np.uint8], quality: int) -> Iterator[bytes]:
+    """The tiles of one level as JPEG files, row by row. Tiles at the border repeat their last row and column."""
     for top in range(0, rgb.shape[0], TILE_PX):
         for left in range(0, rgb.shape[1], TILE_PX):
             tile = np.asarray(rgb[top : top + TILE_PX, left : left + TILE_PX])
