@@ -304,9 +304,7 @@ def test_a_slide_that_cannot_be_read_is_left_out_for_all_classes(cohort, recorde
 
     monkeypatch.setattr(_places, "sample", damaged)
     project = open_project(cohort, ProjectOptions())
-    entries = [
-        one for one in resolve_labels(project.entries(), LUNG) if one.name[:2] not in ("a2", "b2", "ab")
-    ]
+    entries = [one for one in resolve_labels(project.entries(), LUNG) if one.name[:2] not in ("a2", "b2", "ab")]
     report = pseudolabel(project, entries, OPTIONS, recorder)
     assert [(one.name, one.status) for one in report.entries if one.status != "done"] == [("n1.tif", "failed")]
 

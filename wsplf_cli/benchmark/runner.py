@@ -20,7 +20,7 @@ from wsplf_cli.benchmark.truth import HINT, truth_reader
 from wsplf_cli.cohort.labels import classes_of, require_both
 from wsplf_cli.errors import ConfigError, ProjectError
 from wsplf_cli.geometry import polygonal
-from wsplf_cli.networks.device import pick_device, start_peak_memory
+from wsplf_cli.networks.device import peak_memory, pick_device, start_peak_memory
 from wsplf_cli.options import (
     BenchmarkOptions,
     EvaluateOptions,

@@ -19,7 +19,7 @@ from wsplf_cli.errors import ProjectError
 from wsplf_cli.geometry import polygonal, union
 from wsplf_cli.qupath import geojson
 from wsplf_cli.review.regions import SLIVER_UM, ReviewRegions, outside, removed, review_regions
-from wsplf_cli.runs import layout
+from wsplf_cli.runs.layout import removed_file, run_folder
 from wsplf_cli.runs.written import keep, written
 from wsplf_cli.schema import Annotation, Entry, Origin, Replaced, Tracker
 
@@ -55,7 +55,7 @@ def read_review(project: Project, entry: Entry, classes: Sequence[str], tracker:
     """
     annotations = project.annotations(entry.id)
     deletions: dict[str, list[BaseGeometry]] = defaultdict(list)
-    for remembered in _remembered(layout.removed_file(project.folder, entry.id)):
+    for remembered in _remembered(removed_file(project.folder, entry.id)):
         deletions[remembered.path_class or ""].append(remembered.shape)
     for name, shapes in deletions.items():
         drawn_again = union(annotation.shape for annotation in annotations if is_a(annotation.path_class, name))
@@ -82,7 +82,7 @@ def remember(folder: Path, review: Review) -> None:
     Raises:
         ProjectError: The file cannot be written.
     """
-    path = layout.removed_file(folder, review.entry_id)
+    path = removed_file(folder, review.entry_id)
     if not review.removed and not path.exists():
         return
     areas = [
@@ -108,7 +108,7 @@ def write_polygons(
         for annotation in project.annotations(review.entry_id)
         if annotation.origin == origin and annotation.run_id == run_id
     ]
-    keep(layout.run_folder(project.folder, run_id), review.entry_id, origin=origin, annotations=written_now)
+    keep(run_folder(project.folder, run_id), review.entry_id, origin=origin, annotations=written_now)
     return replaced
 
 
@@ -126,4 +126,3 @@ def _overwritten(entry: Entry, count: int) -> str:
         " that was open in QuPath and saved over them, not as a rejection (mark the image as reviewed if they were"
         " deleted on purpose)"
     )
-
