@@ -14,10 +14,7 @@ from shapely.geometry import mapping
 from wsplf_cli.cohort.labels import label_rows
 from wsplf_cli.commands.benchmark import benchmark
 from wsplf_cli.commands.evaluate import evaluate
-<<<<<<< HEAD:tests/commands/test_evaluate_classes.py
 from wsplf_cli.commands.report import report
-=======
->>>>>>> house:tests/report/test_report_classes.py
 from wsplf_cli.errors import ConfigError, ProjectError
 from wsplf_cli.options import BenchmarkOptions, EvaluateOptions, ProjectOptions, ReportOptions
 from wsplf_cli.report.scores import read_scores

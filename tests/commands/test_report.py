@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
-<<<<<<< HEAD:tests/commands/test_report.py
 from report_page import TABLE, Page, annotation, write_run
 from shapely import box
 
@@ -16,64 +15,6 @@ from wsplf_cli.errors import ProjectError, SlideError
 from wsplf_cli.options import ProjectOptions, ReportOptions
 from wsplf_cli.report.scores import read_scores
 from wsplf_cli.schema import REVIEWED_KEY
-=======
-from shapely import LineString, Polygon, box
-from wsplf_cli.report.views import cam_layer, outline
-
-from wsplf_cli.errors import ConfigError, ProjectError, SlideError
-from wsplf_cli.options import ProjectOptions
-from wsplf_cli.report.charts import charts, ticks
-from wsplf_cli.report.page import latest, read_runs, read_scores, report, thumbnail_px
-from wsplf_cli.schema import REVIEWED_KEY, Annotation
-
-TABLE = {
-    "entries": [{"name": "p.tif", "dice": 0.5678, "iou": 0.4, "boundary_f1": 0.3, "fp_share": 0.02, "truth_um2": 9}],
-    "mean_dice": 0.7654,
-    "pooled_dice": 0.7,
-    "pooled_iou": 0.6,
-    "negative_fp_share": 0.0123,
-}
-
-
-class Page(HTMLParser):
-    """What a test wants to know of a page: its text, attributes, and whether its tags close."""
-
-    def __init__(self, html):
-        super().__init__()
-        self.words, self.attributes, self.open = [], [], []
-        self.feed(html)
-        self.text = re.sub(r"\s+", " ", " ".join(self.words))
-
-    def handle_starttag(self, tag, attributes):
-        self.attributes += [(tag, name, value) for name, value in attributes]
-        if tag not in ("meta", "br", "input"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.attributes += [(tag, name, value) for name, value in attributes]
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, text):
-        if "style" not in self.open:
-            self.words.append(text)
-
-
-def annotation(shape, **values):
-    return Annotation(uuid4(), shape, "Tumor", **values)
-
-
-def write_run(folder, name, *, curves=None, **record):
-    run = folder / "wsplf" / "runs" / name
-    run.mkdir(parents=True)
-    values = {"stage": name.split("-")[1], "status": "done", "seconds": 61.0, "seed": 7, "device": "cpu"}
-    values |= {"started": "2026-05-04T10:00:00+00:00", "version": "9.8.7", "command": f"wsplf {name}", "entries": []}
-    (run / "run.json").write_text(json.dumps(values | record))
-    if curves is not None:
-        (run / "curves.json").write_text(json.dumps(curves))
-    return run
->>>>>>> house:tests/report/test_report.py
 
 
 def write_cam(run, entry_id, values):
