@@ -44,6 +44,22 @@ class StainDensities:
 
 
 @dataclass(slots=True)
+class _Directions:
+    """What orients cells: the flow of fibres, and the gradient of the depth (computed when a cell needs it)."""
+
+    flow: Fibres
+    depth: Field
+    _gradient: tuple[Field, Field] | None = None
+
+    def depth_gradient(self) -> tuple[Field, Field]:
+        """The gradient of the depth, downwards and to the right."""
+        if self._gradient is None:
+            down, right = np.gradient(self.depth)
+            self._gradient = np.asarray(down, np.float32), np.asarray(right, np.float32)
+        return self._gradient
+
+
+@dataclass(slots=True)
 class _Layers:
     """Sums or maxima over blobs, on a flat canvas."""
 
@@ -84,7 +100,7 @@ def stain_densities(rng: np.random.Generator, layout: Layout) -> StainDensities:
     flow = fibres(rng, shape, mpp=layout.mpp, width_um=rng.uniform(2.0, 5.0), wave_um=rng.uniform(80, 400))
     haematoxylin, eosin, red = _ground(rng, layout, flow)
     layers = _Layers(*(np.zeros(shape[0] * shape[1], np.float32) for _ in range(5)))
-    depth_gradient: tuple[Field, Field] | None = None
+    directions = _Directions(flow, layout.depth)
     for index, kind in enumerate(layout.kinds):
         if not kind.cells:
             continue
@@ -92,16 +108,8 @@ def stain_densities(rng: np.random.Generator, layout: Layout) -> StainDensities:
         if not here.any():
             continue
         for cells in kind.cells:
-            if cells.orient == "normal" and depth_gradient is None:
-                depth_gradient = _depth_gradient(layout.depth)
-            _add_cells(rng, layout, cells=cells, here=here, flow=flow, depth_gradient=depth_gradient, layers=layers)
+            _add_cells(rng, layout, cells=cells, here=here, directions=directions, layers=layers)
     return _compose(rng, layout, ground=(haematoxylin, eosin, red), layers=layers)
-
-
-def _depth_gradient(depth: Field) -> tuple[Field, Field]:
-    """The gradient of the depth, downwards and to the right."""
-    down, right = np.gradient(depth)
-    return np.asarray(down, np.float32), np.asarray(right, np.float32)
 
 
 def _ground(rng: np.random.Generator, layout: Layout, flow: Fibres) -> tuple[Field, Field, Field]:
@@ -136,8 +144,7 @@ def _add_cells(
     *,
     cells: Cells,
     here: NDArray[np.bool_],
-    flow: Fibres,
-    depth_gradient: tuple[Field, Field] | None,
+    directions: _Directions,
     layers: _Layers,
 ) -> None:
     """Scatter one population of cells on the pixels ``here`` and add them to the layers, in place."""
@@ -155,11 +162,12 @@ def _add_cells(
     rows = np.clip(np.rint(xy[:, 1]).astype(np.intp), 0, shape[0] - 1)
     columns = np.clip(np.rint(xy[:, 0]).astype(np.intp), 0, shape[1] - 1)
     angle = rng.uniform(0, np.pi, count).astype(np.float32)
-    if cells.orient == "normal" and depth_gradient is not None:
+    if cells.orient == "normal":
+        down, right = directions.depth_gradient()
         deviation = rng.normal(0, 0.15, count).astype(np.float32)
-        angle = np.arctan2(depth_gradient[0][rows, columns], depth_gradient[1][rows, columns]) + deviation
+        angle = np.arctan2(down[rows, columns], right[rows, columns]) + deviation
     elif cells.orient == "fibre":
-        angle = flow.angle(rows, columns) + rng.normal(0, 0.2, count).astype(np.float32)
+        angle = directions.flow.angle(rows, columns) + rng.normal(0, 0.2, count).astype(np.float32)
     radius = cells.radius_um * np.exp(cells.spread * rng.standard_normal(count)).astype(np.float32)
     stretch = np.sqrt(1 + (cells.elongation - 1) * rng.uniform(0.5, 1.5, count)).astype(np.float32)
     dark = cells.dark * np.exp(cells.dark_spread * rng.standard_normal(count)).astype(np.float32)
