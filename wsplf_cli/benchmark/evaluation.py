@@ -170,11 +170,11 @@ def _scores(
     Raises:
         SlideError: its annotations or its slide cannot be read.
     """
-    slide, calibration = entry_slide(entry, mpp_override=options.project.mpp_override)
-    if calibration.warning:
-        tracker.say(f"warning: {calibration.warning}")
+    slide, pixel_size = entry_slide(entry, mpp_override=options.project.mpp_override)
+    if pixel_size.warning:
+        tracker.say(f"warning: {pixel_size.warning}")
     annotations = project.annotations(entry.id)
-    mpp = calibration.mpp
+    mpp = pixel_size.mpp
     tissue = tissue_um2(tissue_mask(slide, mpp_slide=mpp), mpp_slide=mpp)
     found = {}
     for name, truth in truths.items():

@@ -189,10 +189,10 @@ class _View:
 
 
 def _view(entry: Entry, *, truth: Path) -> _View:
-    slide, calibration = entry_slide(entry)
-    downsample = THRESHOLD_MPP / calibration.mpp
+    slide, pixel_size = entry_slide(entry)
+    downsample = THRESHOLD_MPP / pixel_size.mpp
     size_px = (int(slide.width_px0 / downsample), int(slide.height_px0 / downsample))
-    found = tissue_mask(slide, mpp_slide=calibration.mpp)
+    found = tissue_mask(slide, mpp_slide=pixel_size.mpp)
     rows, columns = (
         np.minimum((np.arange(count) + 0.5) * downsample / found.downsample, limit - 1).astype(np.intp)
         for count, limit in zip(size_px[::-1], found.mask.shape, strict=True)

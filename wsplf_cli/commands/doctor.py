@@ -144,7 +144,7 @@ def _entry(project: Project, row: LabelRow, *, title: str, classes: Sequence[str
 
     entry = row.entry
     try:
-        slide, calibration = entry_slide(entry, mpp_override=mpp_override)
+        slide, pixel_size = entry_slide(entry, mpp_override=mpp_override)
         slide.thumbnail(64)
         annotations = project.annotations(entry.id)
     except SlideError as error:
@@ -152,14 +152,14 @@ def _entry(project: Project, row: LabelRow, *, title: str, classes: Sequence[str
     label = f"label {row.word!r} ({row.source}): {row.meaning}" if row.word else "unlabelled"
     if len(classes) > 1 and row.classes(classes):
         label += f" for {' and '.join(row.classes(classes))}"
-    message = f"{calibration.mpp:.4g} um/px ({calibration.source}), {label}, {len(annotations)} annotations"
+    message = f"{pixel_size.mpp:.4g} um/px ({pixel_size.source}), {label}, {len(annotations)} annotations"
     if entry.steps:
         message += f"; QuPath shows it {' and '.join(step.kind for step in entry.steps)}"
     if row.unknown:
         fix = f"--positive {row.word!r} or --negative {row.word!r}, or correct the label in QuPath"
         return Check("FAIL", title, message, fix=fix)
-    if calibration.warning:
-        return Check("WARN", title, f"{message}; {calibration.warning}", fix="correct the pixel size in QuPath")
+    if pixel_size.warning:
+        return Check("WARN", title, f"{message}; {pixel_size.warning}", fix="correct the pixel size in QuPath")
     if entry.label is None:
         return Check("WARN", title, message, fix="pseudolabel leaves it out; see wsplf labels")
     return Check("PASS", title, message)

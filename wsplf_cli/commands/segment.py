@@ -163,8 +163,8 @@ def _predict_entry(
     project: Project, entry: Entry, model: Model, options: SegmentOptions, *, run_id: str, tracker: Tracker
 ) -> Mapping[str, float]:
     """Predict one entry and write its polygons; returns the counts for the report."""
-    slide, calibration = entry_slide(entry, mpp_override=options.project.mpp_override)
-    mpp = calibration.mpp
+    slide, pixel_size = entry_slide(entry, mpp_override=options.project.mpp_override)
+    mpp = pixel_size.mpp
     classes = model.checkpoint.classes
     absent = [is_known_negative(entry, path_class) for path_class in classes]
     min_area_px0 = options.min_area_um2 / mpp**2

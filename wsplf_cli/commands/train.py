@@ -134,13 +134,13 @@ def _prepare(
     roles = tuple(_role(entry, review.of(path_class).regions, path_class) for path_class in classes)
     if not any(role.known for role in roles):
         return Skipped("no polygon to learn from: without one, nothing says where its background is")
-    slide, calibration = entry_slide(entry, mpp_override=options.project.mpp_override)
+    slide, pixel_size = entry_slide(entry, mpp_override=options.project.mpp_override)
     grid = make_grid(
         entry.id,
-        tissue_mask(slide, mpp_slide=calibration.mpp),
+        tissue_mask(slide, mpp_slide=pixel_size.mpp),
         tile_px=BLOCK_TILES * options.tiles.tile_px,
         mpp=options.tiles.mpp,
-        mpp_slide=calibration.mpp,
+        mpp_slide=pixel_size.mpp,
         min_tissue=BLOCK_TISSUE,
     )
     slides[entry.id] = TrainingSlide(

@@ -227,20 +227,20 @@ def _show(
     try:
         annotations = project.annotations(entry.id)
         groups = _groups(annotations, classes_of(options))
-        slide, calibration = entry_slide(entry, mpp_override=options.mpp_override)
-        mpp = calibration.mpp
+        slide, pixel_size = entry_slide(entry, mpp_override=options.mpp_override)
+        mpp = pixel_size.mpp
         tissue = tissue_um2(tissue_mask(slide, mpp_slide=mpp), mpp_slide=mpp)
         kept = {key: [one for one in ours if one.review != "rejected"] for key, ours in groups.items()}
         return Shown(
             entry,
             label,
             mpp=mpp,
-            mpp_source=calibration.source,
+            mpp_source=pixel_size.source,
             tissue_mm2=tissue / 1e6,
             counts=tuple(_count(*key, ours, entry=entry, mpp=mpp, tissue_um2=tissue) for key, ours in groups.items()),
             scores=scores,
             view=view(slide, kept, cams=_cams(entry, runs), max_px=max_px),
-            note=calibration.warning,
+            note=pixel_size.warning,
         )
     except SlideError as error:
         tracker.say(f"{entry.name}: shown without a picture, {error.message}")

@@ -297,21 +297,21 @@ def _tile(
 
     def prepare(entry: Entry) -> Mapping[str, float]:
         review = read_review(project, entry, classes_of(options.project)[0], tracker)
-        slide, calibration = entry_slide(entry, mpp_override=options.project.mpp_override)
-        if calibration.warning:
-            tracker.say(calibration.warning)
-        tissue = tissue_mask(slide, mpp_slide=calibration.mpp)
+        slide, pixel_size = entry_slide(entry, mpp_override=options.project.mpp_override)
+        if pixel_size.warning:
+            tracker.say(pixel_size.warning)
+        tissue = tissue_mask(slide, mpp_slide=pixel_size.mpp)
         grid = make_grid(
             entry.id,
             tissue,
             tile_px=options.recipe.tile_px,
             mpp=options.mpp,
-            mpp_slide=calibration.mpp,
+            mpp_slide=pixel_size.mpp,
             min_tissue=options.recipe.min_tissue,
             overlap=TILE_OVERLAP,
         )
-        prepared[entry.id] = CohortSlide(entry, calibration.mpp, tissue, grid, review)
-        return {"tiles": len(grid.xy_px0), "tissue mm2": tissue_um2(tissue, mpp_slide=calibration.mpp) / 1e6}
+        prepared[entry.id] = CohortSlide(entry, pixel_size.mpp, tissue, grid, review)
+        return {"tiles": len(grid.xy_px0), "tissue mm2": tissue_um2(tissue, mpp_slide=pixel_size.mpp) / 1e6}
 
     results = each(entries, prepare, tracker=tracker, name="tissue")
     return [prepared[entry.id] for entry in done(entries, results)], results
