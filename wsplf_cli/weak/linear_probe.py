@@ -46,8 +46,8 @@ class FeatureBasis:
         self.spread: NDArray[np.float32] = scaler.scale_.astype(np.float32)
         kept = min(_KEPT_DIRECTIONS, *sample.shape)
         pca = PCA(kept, svd_solver="covariance_eigh").fit((sample - self.mean) / self.spread)
-        scale = np.maximum(pca.explained_variance_, 1e-4) ** _EQUALISED
-        self.directions: NDArray[np.float32] = (pca.components_.T / scale).astype(np.float32)
+        equalised = pca.components_ / np.maximum(pca.explained_variance_, 1e-4)[:, None] ** _EQUALISED
+        self.directions: NDArray[np.float32] = equalised.T.astype(np.float32)
 
     def reduce(self, features: NDArray[np.floating]) -> NDArray[np.float32]:
         """Features [N, D] to float32 [N, K]."""
