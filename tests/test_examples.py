@@ -10,11 +10,10 @@ import pytest
 from PIL import Image
 from shapely import box
 
-from wsplf_cli import options as config
 from wsplf_cli import settings
 from wsplf_cli.backends.embedded import open_project
 from wsplf_cli.cohort.label_table import match_table, read_table
-from wsplf_cli.options import ProjectOptions
+from wsplf_cli.options import COMMANDS, ProjectOptions
 from wsplf_cli.schema import Annotation
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -36,18 +35,19 @@ def test_example_labels_can_be_read_and_matched(make_entry):
     assert warnings == []
 
 
-@pytest.mark.parametrize("command", config.COMMANDS)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_example_settings_are_valid_for_every_command(command):
-    values = settings.read_settings(EXAMPLES / "wsplf.toml", command)
-    assert settings.build(config.COMMANDS[command], values) != config.COMMANDS[command]()
+    read = settings.read_settings(EXAMPLES / "wsplf.toml", command)
+    assert settings.build(COMMANDS[command], read.values, read.recipes) != COMMANDS[command]()
 
 
 def test_example_settings_keep_working_when_what_is_commented_out_is_used(tmp_path):
     text = (EXAMPLES / "wsplf.toml").read_text(encoding="utf-8")
     path = tmp_path / "wsplf.toml"
     path.write_text(text.replace("\n# sam", "\nsam").replace("\n# slides", "\nslides"), encoding="utf-8")
-    values = settings.read_settings(path, "pseudolabel")
-    assert (values["sam"], values["slides"]) == ("vit_b", tmp_path / "scans")
+    read = settings.read_settings(path, "pseudolabel")
+    assert (read.values["sam"], read.values["slides"]) == ("vit_b", tmp_path / "scans")
+    assert settings.build(COMMANDS["pseudolabel"], read.values, read.recipes).recipe.name == "two-rounds"
 
 
 def test_read_results_prints_the_area_of_every_slide(tiny_project, capsys):

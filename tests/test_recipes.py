@@ -1,37 +1,43 @@
+import dataclasses
+
 import pytest
 
-from wsplf_cli import plugins, settings
-from wsplf_cli.errors import ConfigError
-from wsplf_cli.options import PseudolabelOptions
-from wsplf_cli.recipes import RECIPES
+from wsplf_cli import plugins
+from wsplf_cli.moved_options import MOVED_RECIPES
+from wsplf_cli.recipes import RECIPES, UPPER_BOUND, Recipe
+from wsplf_cli.settings import RECIPE_NAME, options
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_sets_known_options_within_their_limits(name):
-    known = settings.options(PseudolabelOptions)
-    assert set(RECIPES[name].options) <= set(known) - {"recipe", "seed", "device", "epochs", "backbone", "sam"}
-    built = settings.build(PseudolabelOptions, {"recipe": name})
-    for option, value in RECIPES[name].options.items():
-        assert getattr(built, option) == value
-        folder = known[option].metadata.get("plugins")
-        if folder:
-            assert str(value).replace("-", "_") in plugins.names(folder)
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=list(RECIPES))
+def test_a_recipe_has_values_within_their_limits_and_a_summary(recipe):
+    for name, option in options(Recipe).items():
+        value = getattr(recipe, name)
+        assert not option.accepted or value in option.accepted
+        assert value >= option.metadata.get("least", value)
+        assert value <= option.metadata.get("most", value)
+    assert recipe.summary
+    assert RECIPE_NAME.fullmatch(recipe.name)
 
 
-def test_the_default_recipe_is_the_defaults():
-    assert settings.build(PseudolabelOptions, {"recipe": "default"}) == PseudolabelOptions()
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=list(RECIPES))
+def test_a_recipe_changes_nothing_that_has_no_effect(recipe):
+    for name, option in options(Recipe).items():
+        field, values = option.metadata.get("unused_with", ("", ()))
+        if values and getattr(recipe, field) in values:
+            assert getattr(recipe, name) == option.default
 
 
-def test_what_is_typed_counts_more_than_the_recipe():
-    built = settings.build(PseudolabelOptions, {"recipe": "paper", "rounds": 1})
-    assert built.rounds == 1
-    assert built.prompts == "sampled"
+def test_recipes_differ_in_more_than_their_names():
+    described = {dataclasses.replace(recipe, name="", summary="", trains=False) for recipe in RECIPES.values()}
+    assert len(described) == len(RECIPES)
 
 
-def test_every_prompt_strategy_has_its_recipe():
-    assert {f"prompts-{name.replace('_', '-')}" for name in plugins.names("weak.prompts")} <= set(RECIPES)
+def test_every_prompt_strategy_has_a_recipe():
+    assert {recipe.prompts for recipe in RECIPES.values()} == set(plugins.names("weak.prompts"))
 
 
-def test_an_unknown_recipe_is_refused():
-    with pytest.raises(ConfigError, match="recipe"):
-        settings.build(PseudolabelOptions, {"recipe": "nonsense"})
+def test_names_are_keys_and_an_earlier_name_leads_to_a_recipe():
+    assert all(recipe.name == name for name, recipe in RECIPES.items())
+    assert set(MOVED_RECIPES.values()) <= set(RECIPES)
+    assert not set(MOVED_RECIPES) & set(RECIPES)
+    assert UPPER_BOUND not in RECIPES

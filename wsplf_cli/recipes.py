@@ -1,8 +1,8 @@
 """Recipes: how pseudo-labels are made, step by step, as named sets of choices. Data alone.
 
-``wsplf pseudolabel --recipe NAME`` uses one and ``wsplf benchmark`` compares several on the same slides. A ``wsplf.toml``
-may define more of them, in tables ``[recipe.NAME]`` with the fields below as keys. Backbone, SAM and mpp are no part of
-a recipe, so that recipes are compared with the same networks.
+``wsplf pseudolabel --recipe NAME`` uses one and ``wsplf benchmark`` compares several on the same slides. A wsplf.toml
+changes them and adds others, in tables ``[recipe.NAME]`` with the fields below as keys, and ``base`` for the built-in
+recipe to start from. Backbone, SAM and mpp are not part of a recipe: recipes are compared with the same networks.
 """
 
 from collections.abc import Mapping
@@ -10,6 +10,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+#: Not a recipe, but listed by benchmark as one: the segmentation model learns from the truth of the training slides.
+UPPER_BOUND = "upper-bound"
 
 
 def option(default: T, help: str, **limits: Any) -> T:
@@ -19,10 +22,16 @@ def option(default: T, help: str, **limits: Any) -> T:
         default: The default.
         help: What the option does, for ``--help``.
         limits: ``above``, ``least``, ``most``; ``choices`` (values) or ``plugins`` (a package whose modules are the
-            values). ``shown=True`` makes a field of a recipe an option of the command line too; ``toml_only=True``
-            leaves an option to wsplf.toml.
+            values); ``unlisted`` values are taken but not shown in help. ``shown=True`` makes a field of a recipe an
+            option of ``wsplf pseudolabel`` too; ``toml_only=True`` leaves an option to wsplf.toml. ``unused_with``
+            is a field of the recipe and those of its values with which this one has no effect.
     """
     return field(default=default, metadata={"help": help, **limits})
+
+
+_FINE_TUNED_ONLY: Mapping[str, Any] = {"unused_with": ("backbone_mode", ("frozen",))}
+_SAM_ONLY: Mapping[str, Any] = {"unused_with": ("refiner", ("slic", "none"))}
+_ROUNDS_ONLY: Mapping[str, Any] = {"unused_with": ("rounds", (0,))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +39,14 @@ class Recipe:
     """One way from slide labels to polygons; the defaults are the default recipe."""
 
     name: str = "default"
-    summary: str = "the default"
+    summary: str = option(
+        "linear probes on the frozen backbone, CAM and SAM together",
+        "What the recipe does, in one line for the reader of a benchmark.",
+    )
     backbone_mode: str = option(
         "frozen",
-        "How the backbone takes part: frozen (linear probes on its dense features), fine-tuned (MIL networks are trained"
-        " through it, with head, adl, high-frequency, contrast, epochs and folds), or both.",
+        "How the backbone takes part: frozen (linear probes on its dense features), fine-tuned (MIL networks are"
+        " trained through it, with head, adl, high-frequency, contrast, epochs and folds), or both.",
         choices=("frozen", "fine-tuned", "both"),
     )
     search_in: str = option(
@@ -48,35 +60,55 @@ class Recipe:
         "sam",
         "What draws the outlines: SAM together with the CAM, superpixels (slic), or none (the CAM itself).",
         choices=("sam", "sam-only", "slic", "none"),
+        unlisted=("sam-only",),  # EP-SAM's; only its recipes gain by it
         shown=True,
     )
-    head: str = option("gated-attention", "MIL head of the fine-tuned networks.", plugins="weak.heads")
-    adl: bool = option(True, "Attention-based dropout in the fine-tuned networks.")
-    high_frequency: bool = option(False, "A fourth input channel with the high frequencies of the tile.")
-    contrast: bool = option(True, "Set the likeliest instances of a positive slide against its least likely ones.")
-    epochs: int = option(10, "Epochs of the fine-tuned networks.", least=1)
-    folds: int = option(3, "Fine-tuned networks, each trained on the slides outside its fold; 1: one for all.", least=1)
+    head: str = option(
+        "gated-attention", "MIL head of the fine-tuned networks.", plugins="weak.heads", **_FINE_TUNED_ONLY
+    )
+    adl: bool = option(True, "Attention-based dropout in the fine-tuned networks.", **_FINE_TUNED_ONLY)
+    high_frequency: bool = option(
+        False, "A fourth input channel with the high frequencies of the tile.", **_FINE_TUNED_ONLY
+    )
+    contrast: bool = option(
+        True, "Set the likeliest instances of a positive slide against its least likely ones.", **_FINE_TUNED_ONLY
+    )
+    epochs: int = option(10, "Epochs of the fine-tuned networks.", least=1, **_FINE_TUNED_ONLY)
+    folds: int = option(
+        3,
+        "Fine-tuned networks, each trained on the slides outside its fold; 1: one for all.",
+        least=1,
+        **_FINE_TUNED_ONLY,
+    )
     tile_px: int = option(192, "Side of a tile in pixels.", least=32)
     min_tissue: float = option(0.25, "Least share of tissue in a tile.", least=0, most=1)
     tta: int = option(1, "Test-time augmentation: quarter turns over which the CAM is averaged.", least=1, most=4)
     cam_scale: str = option(
         "cohort",
-        "One scale and threshold of the CAM for the cohort, or one per tile (EP-SAM's), on all tiles or, gated, on those"
-        " that the classifier calls positive.",
+        "One scale and threshold of the CAM for the cohort, or one per tile (EP-SAM's), on all tiles or, gated, on"
+        " those that the classifier calls positive.",
         choices=("cohort", "tile", "tile-gated"),
     )
-    prompts: str = option("spread", "How CAMs become prompts for SAM.", plugins="weak.prompts")
-    rounds: int = option(0, "How often SAM's decoder is tuned on masks that it made itself; 0: never.", least=0)
+    prompts: str = option("spread", "How CAMs become prompts for SAM.", plugins="weak.prompts", **_SAM_ONLY)
+    rounds: int = option(
+        0, "How often SAM's decoder is tuned on masks that it made itself; 0: never.", least=0, **_SAM_ONLY
+    )
     first_round: str = option(
-        "sam", "What the first round learns from: SAM's own masks, or the CAMs (EP-SAM's).", choices=("sam", "cam")
+        "sam",
+        "What the first round learns from: SAM's own masks, or the CAMs (EP-SAM's).",
+        choices=("sam", "cam"),
+        **_ROUNDS_ONLY,
     )
     selection: str = option(
         "agreement",
         "Masks that go into the next round: those that agree with the CAM, or those that lie in it (ids, EP-SAM's).",
         choices=("agreement", "ids"),
+        **_ROUNDS_ONLY,
     )
     robust_loss: bool = option(
-        True, "Pixels that SAM's decoder keeps contradicting count less while it is tuned; else Dice and IoU loss."
+        True,
+        "Pixels that SAM's decoder keeps contradicting count less while it is tuned; else Dice and IoU loss.",
+        **_ROUNDS_ONLY,
     )
     trains: bool = option(False, "Whether benchmark also trains the segmentation model on this recipe's pseudo-labels.")
 
@@ -116,37 +148,42 @@ _BUILT_IN = (
     replace(
         _EP_SAM,
         name="ep-sam-gated",
-        summary="and no CAM where its classifier calls a tile negative, which is not in the paper",
+        summary="ep-sam without a CAM where its classifier calls a tile negative, which is not in the paper",
         cam_scale="tile-gated",
         trains=False,
     ),
     Recipe("cam", "the CAM alone, in all tissue, no refiner", search_in="tissue", refiner="none"),
     Recipe("cam-sam", "the CAM in all tissue refined by SAM", search_in="tissue"),
     Recipe("epithelium", "the CAM restricted to epithelium, no refiner", refiner="none"),
-    Recipe("epithelium-slic", "and refined by superpixels", refiner="slic"),
-    Recipe("round-1", "SAM's decoder tuned on SAM's own masks", rounds=1),
-    Recipe("round-2", "tuned twice", rounds=2),
-    Recipe("round-3", "tuned three times", rounds=3),
-    Recipe("round-1-cam", "tuned on the CAMs", rounds=1, first_round="cam"),
-    Recipe("plain-loss", "tuned once with EP-SAM's loss", rounds=1, robust_loss=False),
+    Recipe("epithelium-slic", "the CAM restricted to epithelium, refined by superpixels", refiner="slic"),
+    Recipe("round-1", "SAM's decoder tuned once on its own masks", rounds=1),
+    Recipe("round-2", "SAM's decoder tuned twice on its own masks", rounds=2),
+    Recipe("round-3", "SAM's decoder tuned three times on its own masks", rounds=3),
+    Recipe("round-1-cam", "SAM's decoder tuned once on the CAMs", rounds=1, first_round="cam"),
+    Recipe("plain-loss", "SAM's decoder tuned once on its own masks, with EP-SAM's loss", rounds=1, robust_loss=False),
     _FINE_TUNED,
-    replace(_FINE_TUNED, name="fine-tuned-no-adl", summary="and without attention-based dropout", adl=False),
+    replace(
+        _FINE_TUNED,
+        name="fine-tuned-no-adl",
+        summary="fine-tuned MIL networks without attention-based dropout",
+        adl=False,
+    ),
     replace(
         _FINE_TUNED,
         name="fine-tuned-high-frequency",
-        summary="and with the high-frequency channel",
+        summary="fine-tuned MIL networks with the high-frequency channel",
         high_frequency=True,
     ),
     replace(
         _FINE_TUNED,
         name="fine-tuned-no-contrast",
-        summary="and without contrast within positive slides",
+        summary="fine-tuned MIL networks without contrast within positive slides",
         contrast=False,
     ),
     Recipe("both", "MIL networks beside linear probes", backbone_mode="both"),
-    Recipe("tta", "the CAM as the mean over four quarter turns", tta=4),
-    Recipe("prompts-boxes", "peaks with boxes", prompts="boxes"),
-    Recipe("prompts-sampled", "EP-SAM's sampled points", prompts="sampled"),
+    Recipe("tta", "the CAM averaged over four quarter turns", tta=4),
+    Recipe("prompts-boxes", "SAM prompted with the box and the peaks of each piece of the CAM", prompts="boxes"),
+    Recipe("prompts-sampled", "SAM prompted with EP-SAM's sampled points", prompts="sampled"),
 )
 
 #: The recipes that wsplf brings, by name, in the order in which benchmark lists them.

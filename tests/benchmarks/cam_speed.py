@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from segment_anything import sam_model_registry
+from wsplf_cli.weak.dense import cam_logits
 
 from wsplf_cli.networks.backbone import build_backbone
 from wsplf_cli.networks.device import pick_device
@@ -32,7 +33,6 @@ from wsplf_cli.slides.tissue import tissue_mask
 from wsplf_cli.synthetic.pyramid import write_pyramid
 from wsplf_cli.synthetic.slide import generate_slide
 from wsplf_cli.weak.cam import block_side
-from wsplf_cli.weak.dense import cam_logits
 from wsplf_cli.weak.heads.gated_attention import build as build_head
 from wsplf_cli.weak.prompts import sampled
 from wsplf_cli.weak.sam.tuning import Example, TuneSettings, overlap_loss, tune

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from wsplf_cli import plugins
-from wsplf_cli.benchmark.evaluation import evaluate
-from wsplf_cli.cohort.label_table import resolve_labels
-from wsplf_cli.commands.demo import _images
+from wsplf_cli.cohort.demo_folder import slide_images
+from wsplf_cli.cohort.labels import resolve_labels
+from wsplf_cli.commands.evaluate import evaluate
 from wsplf_cli.options import EvaluateOptions, ProjectOptions, PseudolabelOptions, RunOptions
 from wsplf_cli.qupath.create import create_project
 from wsplf_cli.schema import Entry, PathClass, Silent
@@ -45,9 +45,9 @@ def main() -> None:
 def run(out: Path, *, seed: int, shares: tuple[float, float] | None) -> None:
     rest = {} if shares is None else {"shares": shares}
     slides = make_cohort(out, seed=seed, train=TRAIN, test=(0, 0), size_px=2048, workers=2, **rest)
-    path = create_project(out / "project", _images(slides), classes=[PathClass("Tumor", (200, 0, 0))])
+    path = create_project(out / "project", slide_images(slides), classes=[PathClass("Tumor", (200, 0, 0))])
     project = plugins.load("backends", "embedded").open_project(path, ProjectOptions())
-    entries = resolve_labels(project, project.entries(), ProjectOptions())
+    entries = resolve_labels(project.entries(), ProjectOptions())
     if shares is not None:
         print(
             f"seed {seed}, tumour 2 % of tissue: mean Dice {labelled(path, out, entries, seed=seed)[0]:.3f}", flush=True

@@ -11,7 +11,7 @@ from shapely import box
 
 from wsplf_cli.backends.embedded import open_project
 from wsplf_cli.cli import main
-from wsplf_cli.cohort.label_table import labels
+from wsplf_cli.commands.labels import labels
 from wsplf_cli.commands.undo import undo
 from wsplf_cli.errors import ProjectError
 from wsplf_cli.options import LabelsOptions, ProjectOptions, UndoOptions

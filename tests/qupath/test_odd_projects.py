@@ -10,7 +10,7 @@ from shapely import box
 
 from wsplf_cli import cli
 from wsplf_cli.backends.embedded import open_project
-from wsplf_cli.cohort.run import each
+from wsplf_cli.cohort.run import for_each_entry
 from wsplf_cli.commands.doctor import check_project
 from wsplf_cli.errors import ProjectError, SlideError
 from wsplf_cli.options import DoctorOptions, ProjectOptions
@@ -110,7 +110,7 @@ def test_the_loop_names_the_one_of_several_that_failed(make_entry, recorder):
     def work(entry):
         raise SlideError(f"{entry.name}: slide not found" if entry.id == "2" else "damaged")
 
-    reasons = [result.reason for result in each(entries, work, tracker=recorder, name="test")]
+    reasons = [result.reason for result in for_each_entry(entries, work, tracker=recorder, name="test")]
     assert reasons == ["same.tif (id 1): damaged", "same.tif (id 2): slide not found", "other.tif: damaged"]
 
 
@@ -137,7 +137,7 @@ def test_entries_that_share_an_id_are_read_and_never_written(tiny_project):
     with pytest.raises(SlideError, match="share its data; nothing was written"):
         project.replace("1", origin="prediction", annotations=[])
     with pytest.raises(SlideError, match="share its data; nothing was written"):
-        project.remove("1", {project.annotations("1")[0].id})
+        project.add("1", [OWN])
     with pytest.raises(ProjectError, match="several entries have the id 1; nothing was written"):
         project.set_metadata({"1": {"label": "x"}})
     assert {path: path.read_bytes() for path in tiny_project.parent.rglob("*") if path.is_file()} == before

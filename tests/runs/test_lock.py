@@ -11,7 +11,8 @@ from filelock import FileLock
 from wsplf_cli.commands.train import train
 from wsplf_cli.errors import ProjectError
 from wsplf_cli.options import TrainOptions
-from wsplf_cli.runs.lock import hold, project_lock
+from wsplf_cli.runs.layout import project_lock
+from wsplf_cli.runs.lock import hold
 from wsplf_cli.runs.record import start_run
 
 

@@ -3,13 +3,13 @@ import pytest
 import timm
 import torch
 from numpy.typing import NDArray
+from wsplf_cli.weak.dense import DenseInference, Part, cam_logits, cells_of, infer_map, smooth
 
 from wsplf_cli import plugins
 from wsplf_cli.networks.backbone import Backbone, small_trunk
 from wsplf_cli.networks.encoder import TokenTrunk
 from wsplf_cli.networks.mil import MilNetwork, as_batch
 from wsplf_cli.schema import TissueMask
-from wsplf_cli.weak.dense import DenseInference, Part, cam_logits, cells_of, infer_map, smooth
 
 
 class ArraySlide:

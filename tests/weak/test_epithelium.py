@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from wsplf_cli.weak.dense import DenseInference
 
 from wsplf_cli.errors import ConfigError
 from wsplf_cli.metrics import auroc
@@ -12,7 +13,6 @@ from wsplf_cli.networks.backbone import build_backbone
 from wsplf_cli.options import PseudolabelOptions
 from wsplf_cli.pretraining import epithelium as trainer
 from wsplf_cli.weak import epithelium as stage
-from wsplf_cli.weak.dense import DenseInference
 from wsplf_cli.weak.linear_probe import Instances, LinearProbe
 
 #: Tells epithelium by the first feature.

@@ -8,6 +8,7 @@ import torch
 from shapely import box
 from torch import Tensor, nn
 from torch.nn import functional
+from wsplf_cli.weak.dense import DenseInference, cells_of, infer_map
 
 from wsplf_cli.cohort.slide import CohortSlide
 from wsplf_cli.errors import ProjectError, SlideError
@@ -17,7 +18,6 @@ from wsplf_cli.review.regions import ReviewRegions
 from wsplf_cli.schema import TileGrid, TissueMask
 from wsplf_cli.synthetic.pyramid import write_pyramid
 from wsplf_cli.weak import features as stage
-from wsplf_cli.weak.dense import DenseInference, cells_of, infer_map
 from wsplf_cli.weak.linear_probe import CONTEXT_SIGMAS_PX, Instances, LinearProbe, pool_context
 
 SIDE = 512

@@ -7,10 +7,12 @@ from uuid import uuid4
 
 import numpy as np
 import pytest
+from qupath_objects import delete_annotations
 from shapely import box, union_all
+from wsplf_cli.weak.dense import LogitMap, cells_of
 
 from wsplf_cli.backends.embedded import open_project
-from wsplf_cli.cohort.label_table import resolve_labels
+from wsplf_cli.cohort.labels import resolve_labels
 from wsplf_cli.errors import ConfigError, ProjectError
 from wsplf_cli.geometry import rasterise
 from wsplf_cli.options import ProjectOptions, PseudolabelOptions, RunOptions
@@ -21,7 +23,6 @@ from wsplf_cli.schema import REVIEW_KEY, REVIEWED_KEY, Annotation
 from wsplf_cli.synthetic.pyramid import write_pyramid
 from wsplf_cli.weak import cam as _cams
 from wsplf_cli.weak import method as stage
-from wsplf_cli.weak.dense import LogitMap, cells_of
 from wsplf_cli.weak.features import FittedProbes, SampledInstances
 from wsplf_cli.weak.linear_probe import LinearProbe
 from wsplf_cli.weak.method import pseudolabel
@@ -111,7 +112,7 @@ def given_cams(monkeypatch):
 
 def run(path, tracker, **options):
     project = open_project(path, ProjectOptions())
-    entries = resolve_labels(project, project.entries(), ProjectOptions())
+    entries = resolve_labels(project.entries(), ProjectOptions())
     report = pseudolabel(project, entries, PseudolabelOptions(**options), tracker)
     return {entry.name.removesuffix(".tif"): entry.id for entry in entries}, report
 
@@ -159,7 +160,7 @@ def test_what_a_person_drew_or_edited_stays_as_it_is_and_is_not_drawn_again(coho
     own = project.annotations(ids["p1"])[0]
     edited = changed(own, shape=own.shape.buffer(-20))
     drawn = Annotation(uuid4(), box(500, 500, 560, 560), "Stroma", name="mine")
-    project.remove(ids["p1"], [own.id])
+    delete_annotations(project, ids["p1"], [own.id])
     project.replace(ids["p1"], origin="human", annotations=[edited, drawn])
     before = {one.id: one.shape.wkb for one in shapes(cohort, ids["p1"])}
     run(cohort, recorder)
@@ -172,7 +173,7 @@ def test_a_rejected_area_is_not_drawn_again(cohort, given_cams, recorder):
     project = open_project(cohort, ProjectOptions())
     (first, *_) = sorted(project.annotations(ids["p1"]), key=lambda one: -one.shape.area)
     rejected = changed(first, metadata=dict(first.metadata) | {REVIEW_KEY: "rejected"})
-    project.remove(ids["p1"], [first.id])
+    delete_annotations(project, ids["p1"], [first.id])
     project.replace(ids["p1"], origin="human", annotations=[rejected])
     run(cohort, recorder)
     after = shapes(cohort, ids["p1"])
@@ -184,7 +185,7 @@ def delete(path, entry_id, *, but=()):
     """A person deletes the polygons that lie in the tumour; returns what they covered."""
     project = open_project(path, ProjectOptions())
     gone = [one for one in project.annotations(entry_id) if one.shape.intersects(TUMOUR) and one.id not in but]
-    project.remove(entry_id, [one.id for one in gone])
+    delete_annotations(project, entry_id, [one.id for one in gone])
     return union_all([one.shape for one in gone])
 
 
@@ -274,7 +275,7 @@ def test_a_run_leaves_its_cams_and_what_it_estimated(cohort, given_cams, recorde
 
 def test_one_slide_that_is_missing_is_named_and_the_others_go_on(cohort, slide, given_cams, recorder):
     project = open_project(cohort, ProjectOptions())
-    entries = resolve_labels(project, project.entries(), ProjectOptions())
+    entries = resolve_labels(project.entries(), ProjectOptions())
     entries[0] = changed(entries[0], slide_path=None, problem="slide not found")
     report = pseudolabel(project, entries, PseudolabelOptions(), recorder)
     assert [(entry.name, entry.status) for entry in report.entries if entry.status != "done"] == [("p1.tif", "failed")]
@@ -283,7 +284,7 @@ def test_one_slide_that_is_missing_is_named_and_the_others_go_on(cohort, slide, 
 
 def test_nothing_to_learn_from_is_said_before_any_work(cohort, recorder):
     project = open_project(cohort, ProjectOptions())
-    entries = resolve_labels(project, project.entries(), ProjectOptions())
+    entries = resolve_labels(project.entries(), ProjectOptions())
     with pytest.raises(ProjectError):
         pseudolabel(project, [entry for entry in entries if entry.name != "n1.tif"][:2], PseudolabelOptions(), recorder)
     with pytest.raises(ConfigError, match="unknown head"):
@@ -369,7 +370,7 @@ def test_what_was_learned_once_serves_runs_that_differ_only_in_the_drawing(cohor
     fit = stage.fit_probes
     monkeypatch.setattr(stage, "fit_probes", lambda *args, **rest: fits.append(1) or fit(*args, **rest))
     project = open_project(cohort, ProjectOptions())
-    entries = resolve_labels(project, project.entries(), ProjectOptions())
+    entries = resolve_labels(project.entries(), ProjectOptions())
     memory = {}
     for options in (
         {"refiner": "none"},

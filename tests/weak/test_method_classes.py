@@ -7,9 +7,10 @@ from uuid import uuid4
 import numpy as np
 import pytest
 from shapely import box, union_all
+from wsplf_cli.weak.dense import LogitMap, cells_of
 
 from wsplf_cli.backends.embedded import open_project
-from wsplf_cli.cohort.label_table import resolve_labels
+from wsplf_cli.cohort.labels import resolve_labels
 from wsplf_cli.errors import ProjectError, SlideError
 from wsplf_cli.geometry import rasterise
 from wsplf_cli.options import ProjectOptions, PseudolabelOptions, RunOptions, TileOptions
@@ -20,7 +21,6 @@ from wsplf_cli.weak import cam as _cams
 from wsplf_cli.weak import features as _places
 from wsplf_cli.weak import method as stage
 from wsplf_cli.weak.calibration import Calibration, PeakThreshold
-from wsplf_cli.weak.dense import LogitMap, cells_of
 from wsplf_cli.weak.features import FittedProbes, SampledInstances
 from wsplf_cli.weak.linear_probe import LinearProbe
 from wsplf_cli.weak.method import pseudolabel
@@ -109,7 +109,7 @@ def given_cams(monkeypatch):
 
 def run(path, tracker, options=OPTIONS):
     project = open_project(path, ProjectOptions())
-    entries = resolve_labels(project, project.entries(), options.project)
+    entries = resolve_labels(project.entries(), options.project)
     report = pseudolabel(project, entries, options, tracker)
     return {entry.name.removesuffix(".tif"): entry.id for entry in entries}, report
 
@@ -259,7 +259,7 @@ def test_rounds_tune_a_decoder_for_each_class(cohort, given_cams, recorder, monk
 
 def test_a_class_without_a_slide_that_can_be_used_is_named(cohort, recorder):
     project = open_project(cohort, ProjectOptions())
-    entries = resolve_labels(project, project.entries(), LUNG)
+    entries = resolve_labels(project.entries(), LUNG)
     with pytest.raises(ProjectError, match="class LUSC: only negative slides"):
         pseudolabel(project, [one for one in entries if "b" not in one.name], OPTIONS, recorder)
     lost = [changed(one, slide_path=None, problem="gone") if "b" in one.name else one for one in entries]
@@ -286,7 +286,7 @@ def test_two_classes_are_told_apart_from_slide_labels_alone(cohort, recorder, mo
 def test_mil_networks_are_fitted_for_each_class(cohort, recorder):
     options = changed(OPTIONS, classifier="both", epochs=1, folds=1)
     project = open_project(cohort, ProjectOptions())
-    entries = [one for one in resolve_labels(project, project.entries(), LUNG) if one.name[:2] in ("a1", "b1", "n1")]
+    entries = [one for one in resolve_labels(project.entries(), LUNG) if one.name[:2] in ("a1", "b1", "n1")]
     report = pseudolabel(project, entries, options, recorder)
     assert report.failed == 0
     assert all(set(one["folds"]) == {entry.id for entry in entries} for one in report.details["classes"].values())
@@ -304,9 +304,7 @@ def test_a_slide_that_cannot_be_read_is_left_out_for_all_classes(cohort, recorde
 
     monkeypatch.setattr(_places, "sample", damaged)
     project = open_project(cohort, ProjectOptions())
-    entries = [
-        one for one in resolve_labels(project, project.entries(), LUNG) if one.name[:2] not in ("a2", "b2", "ab")
-    ]
+    entries = [one for one in resolve_labels(project.entries(), LUNG) if one.name[:2] not in ("a2", "b2", "ab")]
     report = pseudolabel(project, entries, OPTIONS, recorder)
     assert [(one.name, one.status) for one in report.entries if one.status != "done"] == [("n1.tif", "failed")]
 

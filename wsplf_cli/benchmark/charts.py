@@ -1,62 +1,64 @@
-"""The plots of a benchmark as SVG: one line per row, a dot for each seed, a bar from the lowest to the highest."""
+"""The plots of a benchmark: a line per recipe and kind of annotation, with a mark per seed, their range and mean."""
 
-from collections.abc import Callable, Sequence
-from html import escape
+import io
+from collections.abc import Sequence
 
-from wsplf_cli.benchmark.table import PREDICTED, Figure, Row, mean
-from wsplf_cli.report.charts import ticks
+from wsplf_cli.benchmark.table import PREDICTIONS, PSEUDO_LABELS, Figure, Row, mean
 
-WIDTH, LEFT, RIGHT, TOP, LINE = 720, 230, 20, 40, 24
-#: Colour-blind safe; pseudo-labels and predictions also differ by the shape of their mark.
-COLOURS = {False: "#0072b2", True: "#d55e00"}
+#: Colour-blind safe (Okabe and Ito); the two kinds also differ by the shape of their mark.
+STYLES = {PSEUDO_LABELS: ("#0072b2", "o"), PREDICTIONS: ("#d55e00", "s")}
+WIDTH_INCHES, LINE_INCHES, MARGIN_INCHES = 8.0, 0.3, 1.1
+#: Marks that seeds of equal values would hide are spread over this share of a line's height.
+SPREAD = 0.24
 
 
-def chart(figure: Figure, rows: Sequence[Row]) -> str:
-    """The figure of all rows that have it, as an SVG document; empty where none has."""
+def plot(figure: Figure, rows: Sequence[Row]) -> bytes:
+    """The values of a figure as an SVG file, one line for each row that has any; empty where none has.
+
+    The same rows give the same bytes.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure as Canvas
+
     shown = [row for row in rows if row.figures[figure.key]]
     if not shown:
-        return ""
-    values = [value for row in shown for value in row.figures[figure.key]]
-    places = ticks(min(0.0, *values), max(values), count=5)
-    low, high = places[0], places[-1]
+        return b""
+    height_inches = MARGIN_INCHES + LINE_INCHES * len(shown)
+    with matplotlib.rc_context({"svg.hashsalt": "wsplf", "svg.fonttype": "none", "font.family": "sans-serif"}):
+        canvas = Canvas(figsize=(WIDTH_INCHES, height_inches), layout="constrained")
+        axes = canvas.subplots()
+        for line, row in enumerate(shown):
+            values = row.figures[figure.key]
+            colour, marker = STYLES[row.measured]
+            axes.hlines(line, min(values), max(values), color=colour, linewidth=4, alpha=0.3)
+            axes.vlines(mean(values) or 0.0, line - 0.3, line + 0.3, color=colour, linewidth=2)
+            offsets = [SPREAD * (index / max(len(values) - 1, 1) - 0.5) for index in range(len(values))]
+            axes.plot(
+                values, [line + offset for offset in offsets], marker, color=colour, markersize=5, gid=f"row-{line}"
+            )
+        axes.set_yticks(range(len(shown)), [_literal(row.recipe) for row in shown])
+        axes.set_ylim(len(shown) - 0.5, -0.5)  # the first row at the top
+        axes.set_xlim(left=min(0.0, *(value for row in shown for value in row.figures[figure.key])))
+        axes.xaxis.set_major_formatter(lambda value, _: figure.tick(value))
+        axes.grid(axis="x", color="#dddddd")
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        axes.set_title(figure.title, loc="left", fontweight="bold")
+        measured = dict.fromkeys(row.measured for row in shown)
+        handles = [
+            axes.plot([], [], STYLES[kind][1], color=STYLES[kind][0], label=f"{kind}, one seed each")[0]
+            for kind in measured
+        ]
+        handles.append(axes.plot([], [], "|", color="#555555", markersize=10, markeredgewidth=2, label="mean")[0])
+        axes.legend(
+            handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.35 / height_inches), ncols=3, frameon=False
+        )
+        stream = io.BytesIO()
+        canvas.savefig(stream, format="svg", metadata={"Date": None})
+    return stream.getvalue()
 
-    def across(value: float) -> float:
-        return LEFT + (value - low) / (high - low) * (WIDTH - LEFT - RIGHT)
 
-    bottom = TOP + LINE * len(shown)
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {bottom + 26}" font-family="sans-serif" '
-        f'font-size="12" role="img" aria-label="{escape(figure.title)}">',
-        f'<rect width="{WIDTH}" height="{bottom + 26}" fill="#fff"/>',
-        f'<text x="{LEFT}" y="20" font-size="14" font-weight="bold">{escape(figure.title)}</text>',
-    ]
-    for place in places:
-        x = across(place)
-        parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{TOP - 8}" y2="{bottom}" stroke="#ddd"/>')
-        parts.append(f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle" fill="#555">{place:g}</text>')
-    for number, row in enumerate(shown):
-        parts += _line(row, row.figures[figure.key], across=across, y=TOP + LINE * (number + 0.5), figure=figure)
-    return "\n".join([*parts, "</svg>"]) + "\n"
-
-
-def _line(
-    row: Row, values: Sequence[float], *, across: Callable[[float], float], y: float, figure: Figure
-) -> list[str]:
-    """One row: its name, its bar, a mark for each seed and a stroke at the mean."""
-    colour = COLOURS[row.measured == PREDICTED]
-    name = row.recipe if row.measured != PREDICTED else f"{row.recipe} ({row.measured})"
-    middle = across(mean(values) or 0.0)
-    parts = [
-        f'<text x="{LEFT - 10}" y="{y + 4:.1f}" text-anchor="end">{escape(name)}</text>',
-        f'<line x1="{across(min(values)):.1f}" x2="{across(max(values)):.1f}" y1="{y}" y2="{y}" '
-        f'stroke="{colour}" stroke-width="3" opacity="0.4"/>',
-        f'<line x1="{middle:.1f}" x2="{middle:.1f}" y1="{y - 7}" y2="{y + 7}" stroke="{colour}" stroke-width="2"/>',
-    ]
-    for value in values:
-        x = across(value)
-        title = f"<title>{escape(figure.write(value))}</title>"
-        if row.measured == PREDICTED:
-            parts.append(f'<rect x="{x - 3.5:.1f}" y="{y - 3.5}" width="7" height="7" fill="{colour}">{title}</rect>')
-        else:
-            parts.append(f'<circle cx="{x:.1f}" cy="{y}" r="4" fill="{colour}">{title}</circle>')
-    return parts
+def _literal(text: str) -> str:
+    """Text that is not read as mathematics."""
+    return text.replace("$", r"\$")

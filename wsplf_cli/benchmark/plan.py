@@ -1,35 +1,37 @@
-"""What a benchmark runs: one job per recipe and seed, and which of them were finished before."""
+"""The jobs of a benchmark: one per recipe and seed, and which of them were finished before."""
 
+import dataclasses
 import hashlib
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from wsplf_cli import __version__, files, settings
+from wsplf_cli.benchmark.copies import RUNS
 from wsplf_cli.errors import ConfigError
 from wsplf_cli.networks.backbone import SMALL, is_frozen
 from wsplf_cli.networks.hub import PREFIX
-from wsplf_cli.options import BenchmarkOptions, PseudolabelOptions, RunOptions, TrainOptions
-from wsplf_cli.recipes import RECIPES
+from wsplf_cli.options import BenchmarkOptions, PseudolabelOptions, RunOptions, TileOptions, TrainOptions
+from wsplf_cli.recipes import UPPER_BOUND, Recipe
 from wsplf_cli.schema import Entry, Tracker
 
 log = logging.getLogger(__name__)
 
-#: Not a recipe: the segmentation model learns from the truth of the slides that the others know the labels of.
-UPPER_BOUND = "upper-bound"
-RUNS = "runs"
-#: Options that are about what the backbone learns.
-_LEARNED = {"adl", "high_frequency"}
-#: Options that only recipes which train MIL networks take.
-_OF_MIL = ("epochs", "folds")
+#: Fields of a recipe that change how the backbone is trained, and nothing else.
+_BACKBONE_TRAINING = {"adl", "high_frequency"}
+#: Fields that say nothing of how pseudo-labels are made, or only whether the backbone is trained.
+_NO_CHANGE = {"name", "summary", "trains", "backbone_mode"}
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One recipe with one seed. ``fingerprint`` changes when the result would: options, slides, truth or version."""
+    """One recipe with one seed. ``fingerprint`` changes when the result would: options, slides, truth or version.
+
+    ``recipe`` is its name, or ``UPPER_BOUND``; ``trains``: the segmentation model is trained and measured too.
+    """
 
     recipe: str
     seed: int
@@ -40,131 +42,114 @@ class Job:
 
     @property
     def file(self) -> str:
-        """Name of its result."""
+        """The name of the file with its result."""
         return f"{self.recipe}-seed{self.seed}.json"
 
 
-def chosen_recipes(given: Sequence[str]) -> list[str]:
-    """The names asked for, in the order of the list of recipes."""
-    known = [*RECIPES, UPPER_BOUND]
-    asked = [word.strip() for text in given for word in text.split(",") if word.strip()]
-    unknown = [name for name in asked if name not in known]
-    if unknown:
-        raise ConfigError(f"unknown recipe {unknown[0]!r}", hint=f"choose from: {', '.join(known)}")
-    return [name for name in known if name in asked or not asked]
+def chosen_recipes(options: BenchmarkOptions) -> list[str]:
+    """The names of the recipes to run, in the order of the list of recipes, ``UPPER_BOUND`` last.
+
+    Raises:
+        ConfigError: there is no recipe of a name.
+    """
+    names = [*options.known_recipes, UPPER_BOUND]
+    asked = [word.strip() for text in options.recipes for word in text.split(",") if word.strip()]
+    for name in asked:
+        if name != UPPER_BOUND:
+            settings.find_recipe(name, options.known_recipes)
+    return [name for name in names if name in asked or not asked]
 
 
-def for_backbone(names: Sequence[str], backbone: str, tracker: Tracker) -> list[str]:
-    """The recipes that differ with that backbone: one that only changes how it learns is left out when it is frozen.
+def recipes_for_backbone(names: Sequence[str], options: BenchmarkOptions, tracker: Tracker) -> list[str]:
+    """The recipes that differ with the backbone: with a frozen encoder, one that changes only its training does not.
 
     Raises:
         ConfigError: none is left, or the backbone is not on this computer.
     """
-    if not is_frozen(backbone):
+    if not is_frozen(options.backbone):
         return list(names)
-    kept = [name for name in names if not _only_learns(name)]
-    left_out = ", ".join(name for name in names if _only_learns(name))
+    left_out = [
+        name
+        for name in names
+        if name in options.known_recipes and _changes_only_backbone_training(options.known_recipes[name])
+    ]
+    kept = [name for name in names if name not in left_out]
     if not kept:
         raise ConfigError(
-            f"{left_out}: changes only how the backbone learns, and {backbone} is frozen",
+            f"{', '.join(left_out)}: changes only how the backbone is trained, and {options.backbone} is frozen",
             hint="name other recipes, or --backbone small",
         )
-    tracker.say(f"{backbone} is frozen: no attention-based dropout" + (f"; left out: {left_out}" if left_out else ""))
+    tracker.say(
+        f"{options.backbone} is frozen: no attention-based dropout"
+        + (f"; left out: {', '.join(left_out)}" if left_out else "")
+    )
     return kept
 
 
-def _only_learns(name: str) -> bool:
-    """Whether a recipe changes nothing but how the backbone learns."""
-    changed = RECIPES[name].options.keys() - {"classifier"} if name in RECIPES else set()
-    return bool(changed) and changed <= _LEARNED
-
-
-def require_used(names: Sequence[str], options: BenchmarkOptions) -> None:
-    """Refuse epochs and folds of MIL networks where no recipe trains any.
-
-    Raises:
-        ConfigError: one of them is not its default.
-    """
-    if any(_trains_mil(name) for name in names):
-        return
-    for name in _OF_MIL:
-        option = settings.options(BenchmarkOptions)[name]
-        value = getattr(options, name)
-        if value != option.default:
-            raise ConfigError(
-                f"{option.flag} {value} is of MIL networks, which none of {', '.join(names)} trains",
-                hint="name a recipe that does, such as mil, or leave it out",
-            )
-
-
-def _trains_mil(name: str) -> bool:
-    return name in RECIPES and settings.build(PseudolabelOptions, {"recipe": name}).classifier != "places"
+def _changes_only_backbone_training(recipe: Recipe) -> bool:
+    default = Recipe()
+    names = {field.name for field in dataclasses.fields(Recipe)} - _NO_CHANGE
+    changed = {name for name in names if getattr(recipe, name) != getattr(default, name)}
+    return bool(changed) and changed <= _BACKBONE_TRAINING
 
 
 def jobs_of(names: Sequence[str], seed: int, entries: Sequence[Entry], options: BenchmarkOptions) -> list[Job]:
-    """One job per recipe, all with the same networks and budget.
+    """One job per recipe, all with the same networks and mpp.
 
-    Epochs and folds are those of recipes that train MIL networks. With a frozen backbone there is no attention-based
-    dropout. The U-Net is that of ``small`` where it cannot be built on the backbone.
+    A frozen encoder is not trained, so there is no attention-based dropout. The U-Net is that of ``small`` where it
+    cannot be built on the backbone.
     """
     frozen = is_frozen(options.backbone)
-    other = frozen or options.backbone.startswith(PREFIX)
+    builds_unet = not frozen and not options.backbone.startswith(PREFIX)
     run = RunOptions(device=options.device, seed=seed)
-    shared = {
-        "backbone": options.backbone,
-        "backbone_weights": options.backbone_weights,
-        "sam": options.sam,
-        "sam_checkpoint": options.sam_checkpoint,
-    }
-    kept = ("project", "tiles")
     jobs = []
     for name in names:
-        recipe = RECIPES.get(name)
-        chosen = {} if recipe is None else {**recipe.options, "recipe": name}
-        values = {key: value for part in kept for key, value in _flat(getattr(options, part)).items()}
-        mil = _trains_mil(name)
-        values |= {**_flat(run), **shared, **({key: getattr(options, key) for key in _OF_MIL} if mil else {}), **chosen}
-        if frozen and mil:
-            values["adl"] = False
-        labelled = settings.build(PseudolabelOptions, values)
-        trained = TrainOptions(
+        recipe = Recipe() if name == UPPER_BOUND else options.known_recipes[name]
+        if frozen and recipe.backbone_mode != "frozen":
+            recipe = replace(recipe, adl=False)
+        pseudolabel = PseudolabelOptions(
             project=options.project,
-            tiles=options.tiles,
+            run=run,
+            recipe=recipe,
+            mpp=options.mpp,
+            backbone=options.backbone,
+            backbone_weights=options.backbone_weights,
+            sam=options.sam,
+            sam_checkpoint=options.sam_checkpoint,
+        )
+        train = TrainOptions(
+            project=options.project,
+            tiles=TileOptions(mpp=options.mpp),
             run=run,
             name=name,
             epochs=options.train_epochs,
-            backbone=SMALL if other else options.backbone,
-            backbone_weights=None if other else options.backbone_weights,
+            backbone=options.backbone if builds_unet else SMALL,
+            backbone_weights=options.backbone_weights if builds_unet else None,
         )
         content = {
             "recipe": name,
-            "pseudolabel": labelled,
-            "train": trained,
+            "pseudolabel": replace(pseudolabel, recipe=replace(recipe, summary="")),
+            "train": train,
             "version": __version__,
             "tolerance_um": options.tolerance_um,
             "entries": list(entries),
             "truth": _truth_state(options.truth),
         }
         digest = hashlib.sha256(json.dumps(files.json_value(content), sort_keys=True).encode()).hexdigest()
-        jobs.append(Job(name, seed, labelled, trained, recipe is None or recipe.trains, digest))
+        jobs.append(Job(name, seed, pseudolabel, train, name == UPPER_BOUND or recipe.trains, digest))
     return jobs
 
 
-def _flat(record: Any) -> dict[str, Any]:
-    """The fields of an options record by name."""
-    return {name: getattr(record, name) for name in settings.options(type(record))}
-
-
 def _truth_state(truth: Path) -> list[tuple[str, int, int]]:
-    """Names, sizes and times of the truth's files: when they change, it was measured against something else."""
+    """(name, size, time) of each file of the truth: when one changes, finished jobs were measured on another truth."""
     folder = truth if truth.is_dir() else truth.parent
-    found = [path for path in folder.rglob("*") if path.is_file() and path.suffix in (".geojson", ".gz", ".qpdata")]
-    stats = [(str(path.relative_to(folder)), path.stat()) for path in sorted(found)]
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.suffix in (".geojson", ".gz", ".qpdata")]
+    stats = [(str(path.relative_to(folder)), path.stat()) for path in sorted(paths)]
     return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
 
 
-def finished(out: Path, job: Job) -> dict[str, Any] | None:
-    """The result of a job that was finished as it would run now."""
+def read_result(out: Path, job: Job) -> dict[str, Any] | None:
+    """The result of a job that was finished before, as it would run now; else None."""
     path = out / RUNS / job.file
     try:
         result = json.loads(path.read_text(encoding="utf-8"))

@@ -1,9 +1,7 @@
-"""The commands of the loop, from slide labels to predictions; each a few lines."""
+"""The commands of the pipeline, from slide labels to predictions; each a few lines."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wsplf_cli import options as config
 from wsplf_cli.cli.command import (
     REOPEN,
     OptionalProject,
@@ -14,139 +12,139 @@ from wsplf_cli.cli.command import (
     open_labelled,
     shown,
 )
-from wsplf_cli.errors import ConfigError, ProjectError
 from wsplf_cli.networks.weights import check_sam
+from wsplf_cli.options import (
+    BenchmarkOptions,
+    DemoOptions,
+    DoctorOptions,
+    EvaluateOptions,
+    LabelsOptions,
+    PseudolabelOptions,
+    ReportOptions,
+    SegmentOptions,
+    TrainOptions,
+)
 
 if TYPE_CHECKING:
     from wsplf_cli.ui import Screen
 
 
 @command("doctor")
-def doctor(project: OptionalProject = None, *, options: config.DoctorOptions, screen: "Screen") -> int:
+def doctor(project: OptionalProject = None, *, options: DoctorOptions, screen: "Screen") -> int:
     """Check this machine and a project.
 
-    With PROJECT also every entry: slide, micrometres per pixel, label. Says what to do; exits with 1 on a FAIL.
+    With PROJECT, every entry is checked too: its slide, micrometres per pixel and label. Every problem is shown with
+    what to do. Exits with 1 on a FAIL.
     """
-    from wsplf_cli.cohort.registration import check_registration
-    from wsplf_cli.commands.doctor import check_machine, check_project
-    from wsplf_cli.schema import Check
+    from wsplf_cli.commands.doctor import doctor as run_command
 
-    if options.registration and project is None:
-        raise ConfigError("--registration needs a project", hint="wsplf doctor PROJECT --registration")
-    checks = check_machine(options, folder=project.parent if project else Path())
-    if project is not None:
-        try:
-            opened = open_chosen(project, options.project)
-            checks += check_project(*opened, options)
-            checks += check_registration(*opened, options, screen) if options.registration else []
-        except ProjectError as error:
-            checks.append(Check("FAIL", "project", error.message, error.hint))
+    checks = run_command(project, options, screen)
     screen.checks(checks)
     return int(any(check.status == "FAIL" for check in checks))
 
 
 @command("demo")
-def demo(*, options: config.DemoOptions, screen: "Screen") -> int:
-    """Run the whole loop on synthetic slides.
+def demo(*, options: DemoOptions, screen: "Screen") -> int:
+    """Run the whole pipeline on synthetic slides.
 
-    Makes the slides and a QuPath project, runs every stage, prints what was measured and writes the report.
+    Makes the slides and a QuPath project, runs every command on it, prints the scores and writes the report.
     """
-    from wsplf_cli.commands.demo import demo as run_demo
+    from wsplf_cli.commands.demo import demo as run_command
 
-    screen.demo(run_demo(options.out, seed=options.seed, device=options.device, tracker=screen))
+    screen.demo(run_command(options.out, seed=options.seed, device=options.device, tracker=screen))
     return 0
 
 
 @command("labels")
-def labels(project: ProjectPath, *, options: config.LabelsOptions, screen: "Screen") -> int:
+def labels(project: ProjectPath, *, options: LabelsOptions, screen: "Screen") -> int:
     """Show or write the slide labels.
 
     A label comes from the entry's metadata, else from its tags; --csv writes labels into the metadata. Exits with 1
     when pseudolabel could not learn from them: none, only positive or only negative ones, or an unknown label.
     """
-    from wsplf_cli.cohort.label_table import labels as resolve
+    from wsplf_cli.commands.labels import labels as run_command
 
-    found = resolve(*open_chosen(project, options.project), options, screen)
-    screen.labels(found.document)
-    if found.written:
+    label_report = run_command(*open_chosen(project, options.project), options, screen)
+    screen.labels(label_report.document)
+    if label_report.written:
         screen.say(REOPEN)
-    return int(bool(found.problems))
+    return int(bool(label_report.problems))
 
 
 @command("pseudolabel")
-def pseudolabel(project: ProjectPath, *, options: config.PseudolabelOptions, screen: "Screen") -> int:
+def pseudolabel(project: ProjectPath, *, options: PseudolabelOptions, screen: "Screen") -> int:
     """Turn slide labels into polygons.
 
-    Learns from the slide labels alone, and writes pseudo-label annotations into the positive slides. Run again, it
-    replaces only its own that nobody has touched.
+    Learns from the slide labels, and from polygons that people have reviewed. Writes pseudo-label annotations into the
+    positive slides. Run again, it replaces only its own annotations that no one has touched. Typed options are stronger
+    than wsplf.toml, and wsplf.toml is stronger than the recipe.
     """
     check_sam(options.sam, checkpoint=options.sam_checkpoint)
-    from wsplf_cli.weak.method import pseudolabel as run_stage
+    from wsplf_cli.commands.pseudolabel import pseudolabel as run_command
 
-    return shown(run_stage(*open_labelled(project, options.project), options, screen), screen)
+    return shown(run_command(*open_labelled(project, options.project), options, screen), screen)
 
 
 @command("train")
-def train(project: ProjectPath, *, options: config.TrainOptions, screen: "Screen") -> int:
+def train(project: ProjectPath, *, options: TrainOptions, screen: "Screen") -> int:
     """Train a segmentation model.
 
-    Learns from the project's annotations: pseudo-labels, what people drew or corrected, and negative slides.
+    Learns from the project's annotations (pseudo-labels, and what people drew or corrected) and from negative slides.
     """
     check_sam(options.sam, checkpoint=options.sam_checkpoint)
-    from wsplf_cli.commands.train import train as run_stage
+    from wsplf_cli.commands.train import train as run_command
 
-    return shown(run_stage(*open_labelled(project, options.project), options, screen), screen)
+    return shown(run_command(*open_labelled(project, options.project), options, screen), screen)
 
 
 @command("segment")
-def segment(project: ProjectPath, *, options: config.SegmentOptions, screen: "Screen") -> int:
+def segment(project: ProjectPath, *, options: SegmentOptions, screen: "Screen") -> int:
     """Write a model's predictions.
 
-    Applies a trained model to the entries, and writes what it finds as annotations.
+    Applies a trained model to the entries, and writes its polygons as annotations.
     """
-    from wsplf_cli.commands.segment import segment as run_stage
+    from wsplf_cli.commands.segment import segment as run_command
 
-    return shown(run_stage(*open_any(project, options.project, screen), options, screen), screen)
+    return shown(run_command(*open_any(project, options.project, screen), options, screen), screen)
 
 
 @command("evaluate")
-def evaluate(project: ProjectPath, *, options: config.EvaluateOptions, screen: "Screen") -> int:
+def evaluate(project: ProjectPath, *, options: EvaluateOptions, screen: "Screen") -> int:
     """Measure annotations against the truth.
 
-    Dice, IoU and boundary F1 per slide and over all; the false-positive share of tissue on negative slides.
+    Dice, IoU and boundary F1 per slide and over all slides; the share of the tissue of negative slides that is false
+    positive.
     """
-    from wsplf_cli.benchmark.evaluation import evaluate as run_stage
+    from wsplf_cli.commands.evaluate import evaluate as run_command
 
-    scores = run_stage(*open_any(project, options.project, screen), options, screen)
+    scores = run_command(*open_any(project, options.project, screen), options, screen)
     screen.scores(scores)
     return int(bool(scores["failed"]))
 
 
 @command("benchmark")
-def benchmark(project: ProjectPath, *, options: config.BenchmarkOptions, screen: "Screen") -> int:
+def benchmark(project: ProjectPath, *, options: BenchmarkOptions, screen: "Screen") -> int:
     """Compare recipes on the same slides.
 
-    Works on a copy of the project, on one class; what is finished is not run again. Writes a table (Markdown, CSV,
-    JSON) and plots.
+    Works on a copy of the project, on one class. Jobs that are finished are not run again. Writes a table (Markdown,
+    CSV, JSON) and plots.
     """
     check_sam(options.sam, checkpoint=options.sam_checkpoint)
-    from wsplf_cli.benchmark.runner import benchmark as run_stage
+    from wsplf_cli.commands.benchmark import benchmark as run_command
 
-    found = run_stage(*open_labelled(project, options.project), options, screen)
-    screen.benchmark(found)
-    return int(bool(found["failed"]))
+    document = run_command(*open_labelled(project, options.project), options, screen)
+    screen.benchmark(document)
+    return int(bool(document["failed"]))
 
 
 @command("report")
-def report(project: ProjectPath, *, options: config.ReportOptions, screen: "Screen") -> int:
+def report(project: ProjectPath, *, options: ReportOptions, screen: "Screen") -> int:
     """Write one HTML page about a project.
 
     Self-contained: cohort, labels, thumbnails with CAM and outlines, scores, training curves, settings.
     """
-    from wsplf_cli.report.page import report as run_stage
+    from wsplf_cli.commands.report import report as run_command
 
-    opened, entries = open_any(project, options.project, screen)
-    out = options.out or opened.folder / "wsplf" / "report.html"
-    page = run_stage(opened, entries, out=out, tracker=screen, scores=options.scores, options=options.project)
+    page = run_command(*open_any(project, options.project, screen), options, screen)
     screen.path("report", page)
     return 0

@@ -1,28 +1,26 @@
-"""The classes of a project: which words of slide labels mean which, and what a label says of them.
+"""Slide labels: the words that people write, the classes that they mean, and the label of each entry.
 
-``--positive WORD`` means the class of ``--path-class``, ``--positive WORD=CLASS`` one of its own.
+``--positive WORD`` means the class of ``--path-class``, ``--positive WORD=CLASS`` a class of its own. A label is read
+from the entry's metadata, else from its tags.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
-from urllib.parse import quote, unquote
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from wsplf_cli.class_names import is_a
 from wsplf_cli.errors import ConfigError, ProjectError
 from wsplf_cli.options import ProjectOptions
-from wsplf_cli.schema import Entry, Tracker
+from wsplf_cli.schema import Entry, SlideLabel
 
-#: What parts the words of a label that names several.
-_PARTS = re.compile(r"[;,+]")
+#: Separates the words of a label that names several classes.
+_SEPARATORS = re.compile(r"[;,+]")
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
-    """``positive``: the class of each word, ``negative``: the words of slides without any; as they were typed."""
+class LabelWords:
+    """The words of slide labels as they were typed: ``positive`` with the class of each, and ``negative``."""
 
     positive: Mapping[str, str]
     negative: tuple[str, ...]
@@ -33,39 +31,68 @@ class Words:
         return tuple(dict.fromkeys(self.positive.values()))
 
     def read(self, value: str) -> list[frozenset[str]]:
-        """The classes that each word of a value means, none of a negative one; an empty list where one is not known."""
-        known = {plain(word): frozenset({name}) for word, name in self.positive.items()}
-        known |= {plain(word): frozenset[str]() for word in self.negative}
-        if plain(value) in known:
-            return [known[plain(value)]]
-        parts = [plain(part) for part in _PARTS.split(value) if part.strip()]
-        return [known[part] for part in parts] if all(part in known for part in parts) else []
+        """The classes that each word of a value means; an empty list where a word is not known.
+
+        A negative word means an empty set. A value that is a known word as a whole is not split.
+        """
+        meanings = {normalise_word(word): frozenset({path_class}) for word, path_class in self.positive.items()}
+        meanings |= {normalise_word(word): frozenset[str]() for word in self.negative}
+        if normalise_word(value) in meanings:
+            return [meanings[normalise_word(value)]]
+        words = [normalise_word(word) for word in _SEPARATORS.split(value) if word.strip()]
+        return [meanings[word] for word in words] if all(word in meanings for word in words) else []
 
 
-def words_of(options: ProjectOptions) -> Words:
+@dataclass(frozen=True, slots=True)
+class LabelRow:
+    """The resolved label of one entry: ``entry`` holds it, ``word`` is as written, ``source`` says where.
+
+    ``unknown`` is true when the word is neither positive nor negative, or when word or tags say both.
+    """
+
+    entry: Entry
+    word: str = ""
+    source: str = ""
+    unknown: bool = False
+
+    @property
+    def meaning(self) -> str:
+        """One of positive, negative, unlabelled and unknown."""
+        if self.unknown:
+            return "unknown"
+        if self.entry.label is None:
+            return "unlabelled"
+        return "positive" if self.entry.label.classes else "negative"
+
+    def classes(self, order: Sequence[str]) -> list[str]:
+        """The classes that the label names, in the given order."""
+        return [name for name in order if self.entry.label is not None and name in self.entry.label.classes]
+
+
+def label_words(options: ProjectOptions) -> LabelWords:
     """The words of the labels.
 
     Raises:
-        ConfigError: a word or a class is missing, a word has two meanings, or two classes cannot be told apart.
+        ConfigError: a word or a class is missing, a word has two meanings, or QuPath cannot tell two classes apart.
     """
     positive: dict[str, str] = {}
-    for given in options.positive:
-        word, sign, name = (part.strip() for part in given.partition("="))
-        name = name if sign else options.path_class
-        if not word or not name:
+    for typed in options.positive:
+        word, sign, path_class = (part.strip() for part in typed.partition("="))
+        path_class = path_class if sign else options.path_class
+        if not word or not path_class:
             raise ConfigError(
-                f"--positive {given!r}: {'no word' if not word else 'no class'}",
+                f"--positive {typed!r}: {'no word' if not word else 'no class'}",
                 hint="--positive WORD, or --positive WORD=CLASS",
             )
-        if any(plain(word) == plain(other) and name != positive[other] for other in positive):
+        if any(normalise_word(word) == normalise_word(other) and path_class != positive[other] for other in positive):
             raise ConfigError(f"--positive {word!r} means two classes", hint="give each word one class")
-        positive[word] = name
+        positive[word] = path_class
     if not positive:
         raise ConfigError("no word says that a slide is positive", hint="--positive WORD")
-    both = {plain(word) for word in positive} & {plain(word) for word in options.negative}
+    both = {normalise_word(word) for word in positive} & {normalise_word(word) for word in options.negative}
     if both:
         raise ConfigError(f"{sorted(both)[0]!r} cannot be both a positive and a negative label")
-    words = Words(positive, options.negative)
+    words = LabelWords(positive, options.negative)
     _check_classes(words.classes, options)
     return words
 
@@ -76,13 +103,13 @@ def _check_classes(classes: Sequence[str], options: ProjectOptions) -> None:
             f"--path-class {options.path_class} has no effect: every --positive names its own class",
             hint="leave it out, or give a --positive WORD without =CLASS",
         )
-    for number, one in enumerate(classes):
-        for other in classes[:number]:
-            first, second = one.casefold(), other.casefold()
+    for index, path_class in enumerate(classes):
+        for other in classes[:index]:
+            first, second = path_class.casefold(), other.casefold()
             if is_a(first, second) or is_a(second, first):
                 raise ConfigError(
-                    f"classes {other!r} and {one!r} are one to QuPath, or one is derived from the other",
-                    hint="give them names of their own",
+                    f"QuPath takes the classes {other!r} and {path_class!r} as one, or as derived from each other",
+                    hint="give each class a name of its own",
                 )
 
 
@@ -90,84 +117,127 @@ def classes_of(options: ProjectOptions) -> tuple[str, ...]:
     """The classes of a project, in the order given.
 
     Raises:
-        ConfigError: see ``words_of``.
+        ConfigError: see ``label_words``.
     """
-    return words_of(options).classes
+    return label_words(options).classes
 
 
-def names_of(classes: Sequence[str]) -> tuple[str, ...]:
-    """What to call each class before the user: nothing where there is only one."""
+def display_names(classes: Sequence[str]) -> tuple[str, ...]:
+    """The name of each class for messages and files; empty where there is only one class."""
     return tuple(classes) if len(classes) > 1 else ("",) * len(classes)
 
 
-def cam_file(entry_id: str, name: str) -> str:
-    """The name of the picture of an entry's CAM; ``name`` is that of a class, empty for the only one."""
-    return f"{entry_id}.{quote(name, safe='')}.png" if name else f"{entry_id}.png"
-
-
-def cam_files(folder: Path, entry_id: str) -> dict[str, Path]:
-    """The pictures of an entry's CAMs in a folder, by the name of the class, which is empty for the only one."""
-    found = [path for path in (folder / f"{entry_id}.png", *sorted(folder.glob(f"{entry_id}.*.png"))) if path.is_file()]
-    return {unquote(path.name[len(entry_id) + 1 : -len(".png")]): path for path in found}
-
-
 def label_word(entry: Entry, options: ProjectOptions) -> str:
-    """The slide label in words of the project, parted by ``;`` where it names several classes; empty without one."""
+    """The slide label in words of the project, joined by ``;`` for several classes; empty for an unlabelled slide."""
     if entry.label is None:
         return ""
-    words = words_of(options)
+    words = label_words(options)
     values = (entry.metadata.get(options.label_key, ""), *entry.tags)
-    written = [part for value in values for part in (value, *(part.strip() for part in _PARTS.split(value)))]
-    groups = [[word for word, name in words.positive.items() if name == one] for one in words.classes]
-    held = [group for group, name in zip(groups, words.classes, strict=True) if name in entry.label.classes]
-    return ";".join(
-        next((word for word in written if word in group), group[0]) for group in held or [list(words.negative) or [""]]
-    )
+    written = [part for value in values for part in (value, *(part.strip() for part in _SEPARATORS.split(value)))]
+    synonyms = [
+        [word for word, path_class in words.positive.items() if path_class == name]
+        for name in words.classes
+        if name in entry.label.classes
+    ] or [list(words.negative) or [""]]
+    return ";".join(next((word for word in written if word in group), group[0]) for group in synonyms)
 
 
-def plain(word: str) -> str:
-    """A word as it is compared: without case and surrounding blanks."""
+def normalise_word(word: str) -> str:
+    """A label word in the form in which words are compared: without case and surrounding blanks."""
     return word.strip().casefold()
 
 
-class Curves(Protocol):
-    """Where curves are kept: a Run."""
-
-    def curve(self, name: str, *, x: Sequence[float], y: Mapping[str, Sequence[float]]) -> None:
-        """Keep a curve."""
-
-
-@dataclass(frozen=True, slots=True)
-class ClassTracker:
-    """A Tracker and a keeper of curves that put the name of a class to what they are told; ``name`` may be empty."""
-
-    tracker: Tracker
-    curves: Curves
-    name: str
-
-    def start(self, name: str, total: int) -> None:
-        """Begin a piece of work."""
-        self.tracker.start(f"{name}, {self.name}" if self.name else name, total)
-
-    def advance(self, steps: int = 1, message: str = "") -> None:
-        """Go on."""
-        self.tracker.advance(steps, message)
-
-    def say(self, message: str) -> None:
-        """Tell the user one line."""
-        self.tracker.say(f"{self.name}: {message}" if self.name else message)
-
-    def curve(self, name: str, *, x: Sequence[float], y: Mapping[str, Sequence[float]]) -> None:
-        """Keep a curve."""
-        self.curves.curve(f"{name}, {self.name}" if self.name else name, x=x, y=y)
+def label_rows(entries: Sequence[Entry], options: ProjectOptions) -> list[LabelRow]:
+    """One row per entry, from its metadata, else from those of its tags that are positive or negative words."""
+    words = label_words(options)
+    return [_label_row(entry, options.label_key, words) for entry in entries]
 
 
-@contextmanager
-def naming(name: str) -> Iterator[None]:
-    """Put the name of a class, if it is not empty, before what is said of a project that cannot be learned from."""
-    try:
-        yield
-    except ProjectError as error:
-        if not name:
-            raise
-        raise ProjectError(f"class {name}: {error.message}", hint=error.hint) from error
+def _label_row(entry: Entry, label_key: str, words: LabelWords) -> LabelRow:
+    entry = replace(entry, split=entry.split or entry.metadata.get("split") or None)
+    word, source = entry.metadata.get(label_key, "").strip(), f"metadata {label_key}"
+    meanings = words.read(word)
+    if not word:
+        tags = {tag: words.read(tag) for tag in entry.tags}
+        word, source = ", ".join(tag for tag, classes in tags.items() if classes), "tag"
+        meanings = [meaning for classes in tags.values() for meaning in classes]
+    if not word:
+        return LabelRow(entry)
+    if len({bool(meaning) for meaning in meanings}) != 1:  # not known, or positive and negative at once
+        return LabelRow(entry, word, source, unknown=True)
+    return LabelRow(replace(entry, label=SlideLabel(frozenset[str]().union(*meanings))), word, source)
+
+
+def resolve_labels(entries: Sequence[Entry], options: ProjectOptions) -> list[Entry]:
+    """The entries with ``label`` (and ``split``, from the metadata) filled in; unlabelled ones keep None.
+
+    Raises:
+        ProjectError: a label is neither positive nor negative; the message lists such words.
+    """
+    rows = label_rows(entries, options)
+    require_known(rows)
+    return [row.entry for row in rows]
+
+
+def unknown_words(rows: Sequence[LabelRow]) -> str:
+    """The words that are neither positive nor negative, with their counts; empty when there are none."""
+    words = Counter(row.word for row in rows if row.unknown)
+    return ", ".join(f"{word!r} ({count})" for word, count in words.most_common(8))
+
+
+def require_known(rows: Sequence[LabelRow]) -> None:
+    """Check that each label is positive or negative.
+
+    Raises:
+        ProjectError: a label is neither; the message lists such words, the hint the options to use.
+    """
+    unknown = unknown_words(rows)
+    if unknown:
+        word = next(row.word for row in rows if row.unknown)
+        raise ProjectError(
+            f"slide label neither positive nor negative: {unknown}",
+            hint=f"--positive {word!r} or --negative {word!r} (each may be repeated), or correct it in QuPath",
+        )
+
+
+def count_classes(entries: Sequence[Entry], classes: Sequence[str]) -> dict[str, int]:
+    """How many entries are labelled with each class."""
+    labels = [entry.label for entry in entries if entry.label is not None]
+    return {name: sum(name in label.classes for label in labels) for name in classes}
+
+
+def require_both(entries: Sequence[Entry], classes: Sequence[str] = ()) -> None:
+    """Check that there are a positive and a negative slide to learn from; of several classes, for each of them.
+
+    Raises:
+        ProjectError: there are no labels, or only one kind; the hint is what to type next.
+    """
+    labels = [entry.label for entry in entries if entry.label is not None]
+    if not entries:
+        raise ProjectError("the project has no entries", hint="add images to it in QuPath")
+    if not labels:
+        keys = sorted({key for entry in entries for key in entry.metadata})
+        tags = sorted({tag for entry in entries for tag in entry.tags})
+        known_keys = f"; the metadata has the keys: {', '.join(keys[:10])}" if keys else ""
+        known_tags = f"; the tags are: {', '.join(tags[:10])}" if tags else ""
+        raise ProjectError(
+            f"none of {len(entries)} entries has a slide label{known_keys}{known_tags}",
+            hint="wsplf labels PROJECT --csv labels.csv, or --label-key KEY, --positive WORD, --negative WORD",
+        )
+    if len(classes) < 2:
+        _require_kinds(sum(bool(label.classes) for label in labels), len(labels), word="WORD")
+        return
+    for name in classes:
+        positive = sum(name in label.classes for label in labels)
+        _require_kinds(positive, len(labels), word=f"WORD={name}", prefix=f"class {name}: ")
+
+
+def _require_kinds(positive: int, labelled: int, *, word: str, prefix: str = "") -> None:
+    negative = labelled - positive
+    if positive and negative:
+        return
+    has, lacks = ("positive", "negative") if positive else ("negative", "positive")
+    raise ProjectError(
+        f"{prefix}only {has} slides: {labelled} {has}, 0 {lacks}; learning from slide labels needs both",
+        hint=f"label {lacks} slides, or name their label with --{lacks} {word if lacks == 'positive' else 'WORD'}",
+    )

@@ -1,4 +1,4 @@
-"""Entry names as file names, and back."""
+"""Which entry a name means, and what the file of an entry is called: the one rule for names of entries and files."""
 
 import difflib
 import re
@@ -6,30 +6,33 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from wsplf_cli.cohort.label_table import IMAGE_SUFFIX
-from wsplf_cli.errors import ProjectError
+from wsplf_cli.errors import ConfigError, ProjectError
+from wsplf_cli.options import ProjectOptions
 from wsplf_cli.schema import Entry
+
+#: The suffix of an image file; other dots belong to the name.
+IMAGE_SUFFIX = re.compile(r"\.(svs|ndpi|mrxs|scn|vms|vmu|bif|czi|dcm|(ome\.)?tiff?|png|jpe?g)$")
 
 #: What Windows, macOS or Linux do not allow in a file name; a leading dot would hide the file.
 _UNSAFE = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]|^\.|[. ]+$|^ +')
 #: Names of devices on Windows, with any suffix.
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
-#: Bytes of a name at most: file systems take 255, and suffixes follow.
-_LONGEST = 180
+#: Most bytes of a name: file systems take 255, and suffixes follow.
+_MOST_BYTES = 180
 _FILE_SUFFIX = re.compile(r"(\.geojson|\.json|\.xml)?(\.gz)?$", re.IGNORECASE)
 
 
 def file_names(entries: Sequence[Entry]) -> dict[str, str]:
     """Entry id -> name of its file without suffix: the entry's name, made safe.
 
-    Names that are one on Windows or macOS (in another case, say) get ``_id`` and the entry's id behind them. Give all
-    entries of a project, so that an entry has the same name whichever are worked on.
+    Names that Windows or macOS cannot tell apart (such as by case) get ``_id`` and the entry's id behind them. Pass
+    all entries of a project, so that the file name of an entry does not depend on which entries are chosen.
     """
-    safe = {entry.id: _safe(entry.name) for entry in entries}
-    for _ in range(2):  # a second time where a name happens to be another's with its id
-        counts = Counter(map(_plain, safe.values()))
-        safe = {key: name if counts[_plain(name)] == 1 else f"{name}_id{key}" for key, name in safe.items()}
-    return safe
+    names = {entry.id: _safe(entry.name) for entry in entries}
+    for _ in range(2):  # a second time, where a name happens to be another name with its id
+        counts = Counter(map(_normalise, names.values()))
+        names = {key: name if counts[_normalise(name)] == 1 else f"{name}_id{key}" for key, name in names.items()}
+    return names
 
 
 def stem(file_name: str) -> str:
@@ -37,47 +40,79 @@ def stem(file_name: str) -> str:
     return _FILE_SUFFIX.sub("", file_name)
 
 
-def find(name: str, entries: Sequence[Entry]) -> Entry:
+def find_entry(name: str, entries: Sequence[Entry]) -> Entry:
     """The entry that a name means: its own name, that of its file (see ``file_names``) or of its slide.
 
-    If none is equal, case does not matter; if still none, neither do the suffixes of image files.
+    Exact matches come first, then those that differ in case, then those that differ in the suffix of image files.
 
     Raises:
-        ProjectError: several entries could be meant, or none; tells which, or the closest.
+        ProjectError: no entry matches, or several do; the message names them, or the closest.
     """
     files = file_names(entries)
-    steps: list[tuple[Callable[[str], str], Callable[[Entry], list[str]]]] = [
+    rules: list[tuple[Callable[[str], str], Callable[[Entry], list[str]]]] = [
         (str, lambda entry: [entry.name]),
         (str, lambda entry: [files[entry.id]]),
-        (_plain, lambda entry: [entry.name, files[entry.id], _safe(entry.name)]),
-        (_bare, lambda entry: [entry.name, files[entry.id], _safe(entry.name)]),
-        (_bare, lambda entry: [entry.slide_path.name] if entry.slide_path else []),
+        (_normalise, lambda entry: [entry.name, files[entry.id], _safe(entry.name)]),
+        (_without_suffix, lambda entry: [entry.name, files[entry.id], _safe(entry.name)]),
+        (_without_suffix, lambda entry: [entry.slide_path.name] if entry.slide_path else []),
     ]
-    for form, names in steps:
-        found = [entry for entry in entries if form(name) in map(form, names(entry))]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            shown = ", ".join(files[entry.id] for entry in found[:5])
-            hint = f"--image {files[found[0].id]}, or another of these"
-            raise ProjectError(f"{name!r} could be any of {len(found)} entries: {shown}", hint=hint)
-    close = [repr(one) for one in difflib.get_close_matches(name, [entry.name for entry in entries], n=3, cutoff=0.5)]
-    raise ProjectError(f"no entry is called {name!r}", hint=f"--image {' or '.join(close) or 'NAME'}")
+    for form, names in rules:
+        matches = [entry for entry in entries if form(name) in map(form, names(entry))]
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            shown = ", ".join(files[entry.id] for entry in matches[:5])
+            hint = f"--image {files[matches[0].id]}, or another of these"
+            raise ProjectError(f"{name!r} could be any of {len(matches)} entries: {shown}", hint=hint)
+    closest = difflib.get_close_matches(name, [entry.name for entry in entries], n=3, cutoff=0.5)
+    raise ProjectError(f"no entry is called {name!r}", hint=f"--image {' or '.join(map(repr, closest)) or 'NAME'}")
+
+
+def entries_named(name: str, entries: Sequence[Entry]) -> list[Entry]:
+    """All entries whose name or slide file has this name; if none, those that match without the image suffix.
+
+    Case and the Unicode form do not matter. An empty name matches nothing.
+    """
+    if not name:
+        return []
+    exact = [entry for entry in entries if _normalise(name) in map(_normalise, _entry_names(entry))]
+    return exact or [entry for entry in entries if _without_suffix(name) in map(_without_suffix, _entry_names(entry))]
+
+
+def select_entries(entries: Sequence[Entry], options: ProjectOptions) -> list[Entry]:
+    """The entries whose name ``--images`` finds.
+
+    Raises:
+        ConfigError: there are entries, but the expression finds none.
+    """
+    if options.images is None:
+        return list(entries)
+    selected = [entry for entry in entries if re.search(options.images, entry.name)]
+    if entries and not selected:
+        names = ", ".join(entry.name for entry in entries[:3])
+        raise ConfigError(f"--images {options.images!r} finds none of {len(entries)} entries", hint=f"such as: {names}")
+    return selected
+
+
+def _entry_names(entry: Entry) -> list[str]:
+    return [entry.name] + ([entry.slide_path.name] if entry.slide_path else [])
 
 
 def _safe(name: str) -> str:
-    """A name that every system takes; what it does not is ``_``."""
+    """A name that every system takes, with ``_`` for what it does not."""
     safe = _UNSAFE.sub(lambda match: "_" * len(match[0]), unicodedata.normalize("NFC", name))
     if _RESERVED.fullmatch(safe):
         safe = f"_{safe}"
-    while len(safe.encode("utf-8", "replace")) > _LONGEST:
+    while len(safe.encode("utf-8", "replace")) > _MOST_BYTES:
         safe = safe[:-1]
     return safe or "_"
 
 
-def _plain(name: str) -> str:
+def _normalise(name: str) -> str:
+    """A name without case, surrounding blanks and differences in Unicode form."""
     return unicodedata.normalize("NFC", name).strip().casefold()
 
 
-def _bare(name: str) -> str:
-    return IMAGE_SUFFIX.sub("", _plain(name))
+def _without_suffix(name: str) -> str:
+    """``a.b`` of ``A.b.SVS``: only the known suffixes of images are removed."""
+    return IMAGE_SUFFIX.sub("", _normalise(name))

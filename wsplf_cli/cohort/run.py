@@ -13,31 +13,31 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """What a piece of work returns when there is nothing to do for an entry, with the reason for the user."""
+    """What the work on an entry returns when there is nothing to do, with the reason for the user."""
 
     reason: str
 
 
-def each(
+def for_each_entry(
     entries: Sequence[Entry],
     work: Callable[[Entry], Mapping[str, float] | Skipped],
     *,
     tracker: Tracker,
     name: str,
 ) -> list[EntryResult]:
-    """Do ``work`` for each entry and go on when one fails; one result per entry, in order.
+    """One result per entry, in order: do ``work`` for each entry and go on when one fails.
 
-    ``work`` returns the counts to show for the entry, or ``Skipped``. Only SlideError means that the entry failed:
-    anything else is a bug, or concerns all entries, and goes up.
+    ``work`` returns the counts to show for the entry, or ``Skipped``. A SlideError means that the entry failed. Any
+    other exception is a bug or concerns all entries, and is raised.
 
     Raises:
-        KeyboardInterrupt: with how many entries were finished as its text.
+        KeyboardInterrupt: its text says how many entries were finished.
     """
     results: list[EntryResult] = []
     tracker.start(name, len(entries))
     try:
         for entry, title in zip(entries, titles(entries), strict=True):
-            results.append(_one(entry, work, title=title))
+            results.append(_work_on(entry, work, title=title))
             if results[-1].status == "failed":
                 log.info("%s: %s: %s", name, entry.name, results[-1].reason)
                 tracker.say(results[-1].reason)
@@ -48,7 +48,7 @@ def each(
     return results
 
 
-def _one(entry: Entry, work: Callable[[Entry], Mapping[str, float] | Skipped], *, title: str) -> EntryResult:
+def _work_on(entry: Entry, work: Callable[[Entry], Mapping[str, float] | Skipped], *, title: str) -> EntryResult:
     start = time.monotonic()
     try:
         outcome = work(entry)
@@ -64,14 +64,14 @@ def _one(entry: Entry, work: Callable[[Entry], Mapping[str, float] | Skipped], *
     return EntryResult(entry.id, entry.name, "done", seconds=seconds, counts=dict(outcome))
 
 
-def done(entries: Sequence[Entry], results: Sequence[EntryResult]) -> list[Entry]:
-    """The entries whose result is "done": those that the next step of a stage goes on with."""
+def finished_entries(entries: Sequence[Entry], results: Sequence[EntryResult]) -> list[Entry]:
+    """The entries whose result is "done", with which the next step goes on."""
     ids = {result.id for result in results if result.status == "done"}
     return [entry for entry in entries if entry.id in ids]
 
 
-def merge(*passes: Sequence[EntryResult]) -> list[EntryResult]:
-    """One result per entry from several loops over them: the last status and reason, the seconds added, all counts."""
+def merge_results(*passes: Sequence[EntryResult]) -> list[EntryResult]:
+    """One result per entry from several loops: the last status and reason, the sum of the seconds, all counts."""
     merged: dict[str, EntryResult] = {}
     for result in (result for results in passes for result in results):
         before = merged.get(result.id)

@@ -1,79 +1,82 @@
-"""The tiles of a cohort as the MIL classifier takes them, and the folds in which slides are judged by others."""
+"""One slide of a cohort, prepared for learning: its tissue, its tiles, its label and what a review says of it."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wsplf_cli.backends import Project
+from wsplf_cli.cohort.run import finished_entries, for_each_entry
 from wsplf_cli.errors import ProjectError
-from wsplf_cli.review.memory import Review
-from wsplf_cli.review.regions import known_cells
-from wsplf_cli.schema import Entry, EntryResult, SlideLabel, TileGrid, TissueMask
-from wsplf_cli.slides.entry import slide_of
-from wsplf_cli.slides.grid import read_tiles
+from wsplf_cli.options import PseudolabelOptions
+from wsplf_cli.review.memory import Review, read_review
+from wsplf_cli.review.regions import ReviewRegions, known_cells
+from wsplf_cli.schema import Annotation, Entry, EntryResult, TileGrid, TissueMask, Tracker
+from wsplf_cli.slides.entry import entry_slide, slide_of
+from wsplf_cli.slides.grid import make_grid, read_tiles
+from wsplf_cli.slides.map import SlideMap
 from wsplf_cli.slides.open import Slide
+from wsplf_cli.slides.tissue import tissue_mask, tissue_um2
 
-#: Tiles are kept in memory until so much is used; the rest is read anew each time.
+#: Tiles overlap by half, so that what one tile cuts lies in the middle of another.
+TILE_OVERLAP = 0.5
+#: Tiles are kept in memory up to this; the others are read from the slide again each time.
 KEPT_BYTES = 3 * 1024**3
-#: Pixels of a tile in one cell of what is known of it: no network's map is much finer.
+#: Pixels of a tile per cell of the known layers: few networks have a finer map.
 KNOWN_CELL_PX = 8
 
 
 @dataclass(frozen=True, slots=True)
 class CohortSlide:
-    """One slide, ready to be looked at."""
+    """One slide of a cohort. ``mpp`` is micrometres per pixel at level 0; ``grid`` are the tiles over the tissue."""
 
     entry: Entry
-    mpp_slide: float
+    mpp: float
     tissue: TissueMask
     grid: TileGrid
     review: Review = field(default_factory=Review)
 
-    def slide(self) -> Slide:
-        """The open slide; handles are shared and few, so ask anew for each piece of work."""
+    def open(self) -> Slide:
+        """The open slide. Handles are shared and few, so call this for each piece of work and do not keep the slide."""
         return slide_of(self.entry)
 
-    def of(self, path_class: str) -> "CohortSlide":
-        """The slide as one class sees it: a label that names only others is negative, regions are those of the class."""
-        held = frozenset[str]() if self.entry.label is None else self.entry.label.classes & {path_class}
-        return replace(self, entry=replace(self.entry, label=SlideLabel(held)), review=self.review.of(path_class))
+    def is_positive(self, path_class: str) -> bool:
+        """Whether the slide label names the class. A label that names only other classes is negative for it."""
+        return self.entry.label is not None and path_class in self.entry.label.classes
 
-    @property
-    def positive(self) -> bool:
-        """Whether the slide label says that there is something to find."""
-        return self.entry.label is not None and bool(self.entry.label.classes)
+    def regions(self, path_class: str) -> ReviewRegions:
+        """Where a person has decided what is there, for the class."""
+        return self.review.of(path_class)
 
-    @property
-    def known(self) -> Callable[[NDArray[np.integer]], NDArray[np.float32]] | None:
-        """Where in tiles a person has said what is there (see ``review.known_cells``); None where nobody has."""
-        regions = self.review.regions
-        if not (regions.positive or regions.negative or regions.complete):
+    def known_tiles(self, path_class: str, indices: NDArray[np.integer]) -> NDArray[np.float32] | None:
+        """Where in tiles a person has decided, float32 [n, 2, s, s] (see ``known_cells``); None if nowhere."""
+        regions = self.regions(path_class)
+        if not regions.teaches:
             return None
-        side_px = max(1, self.grid.tile_px // KNOWN_CELL_PX)
-        return lambda indices: known_cells(regions, self.grid, indices, side_px=side_px)
+        return known_cells(regions, self.grid, indices, side_px=max(1, self.grid.tile_px // KNOWN_CELL_PX))
 
     @property
-    def group(self) -> str:
-        """The patient where it is known, else the entry: slides of a group stay in one fold."""
+    def patient(self) -> str:
+        """The patient where the project names one, else the entry. Slides of one patient stay in one fold."""
         return self.entry.metadata.get("patient", "") or self.entry.id
 
 
 class SlideTiles:
     """The tiles of one slide, kept in memory when ``keep`` is true."""
 
-    def __init__(self, prepared: CohortSlide, *, keep: bool) -> None:
-        self._prepared = prepared
+    def __init__(self, slide: CohortSlide, *, keep: bool) -> None:
+        self._slide = slide
         self._keep = keep
         self._tiles: NDArray[np.uint8] | None = None
 
     def __len__(self) -> int:
         """Number of tiles."""
-        return len(self._prepared.grid.xy_px0)
+        return len(self._slide.grid.xy_px0)
 
     def read(self, indices: NDArray[np.integer]) -> NDArray[np.uint8]:
         """Tiles uint8 [len(indices), H, W, 3], RGB."""
-        entry, grid = self._prepared.entry, self._prepared.grid
+        entry, grid = self._slide.entry, self._slide.grid
         if not self._keep:
             return read_tiles(entry, grid, indices)
         if self._tiles is None:
@@ -82,45 +85,67 @@ class SlideTiles:
         return chosen
 
 
-def tile_sources(prepared: Sequence[CohortSlide]) -> dict[str, SlideTiles]:
-    """The tiles of each slide by entry id; the first ones are kept in memory as far as the bound allows."""
+def tile_sources(cohort: Sequence[CohortSlide]) -> dict[str, SlideTiles]:
+    """The tiles of each slide by entry id. The first slides are kept in memory as far as ``KEPT_BYTES`` allows."""
     sources = {}
-    used = 0
-    for one in prepared:
-        used += len(one.grid.xy_px0) * 3 * one.grid.tile_px**2
-        sources[one.entry.id] = SlideTiles(one, keep=used <= KEPT_BYTES)
+    used_bytes = 0
+    for slide in cohort:
+        used_bytes += len(slide.grid.xy_px0) * 3 * slide.grid.tile_px**2
+        sources[slide.entry.id] = SlideTiles(slide, keep=used_bytes <= KEPT_BYTES)
     return sources
 
 
-def require_kinds(prepared: Sequence[CohortSlide], results: Sequence[EntryResult]) -> None:
-    """Refuse to learn without a slide of each kind.
+def prepare_cohort(
+    project: Project,
+    entries: Sequence[Entry],
+    classes: Sequence[str],
+    options: PseudolabelOptions,
+    tracker: Tracker,
+) -> tuple[list[CohortSlide], list[EntryResult]]:
+    """The slides that can be used, and one result per entry: tissue found, tiles laid, review read."""
+    slides: dict[str, CohortSlide] = {}
+
+    def prepare(entry: Entry) -> Mapping[str, float]:
+        review = read_review(project, entry, classes, tracker)
+        slide, pixel_size = entry_slide(entry, mpp_override=options.project.mpp_override)
+        if pixel_size.warning:
+            tracker.say(pixel_size.warning)
+        tissue = tissue_mask(slide, mpp_slide=pixel_size.mpp)
+        grid = make_grid(
+            entry.id,
+            tissue,
+            tile_px=options.recipe.tile_px,
+            mpp=options.mpp,
+            mpp_slide=pixel_size.mpp,
+            min_tissue=options.recipe.min_tissue,
+            overlap=TILE_OVERLAP,
+        )
+        slides[entry.id] = CohortSlide(entry, pixel_size.mpp, tissue, grid, review)
+        return {"tiles": len(grid.xy_px0), "tissue mm2": tissue_um2(tissue, mpp_slide=pixel_size.mpp) / 1e6}
+
+    results = for_each_entry(entries, prepare, tracker=tracker, name="tissue")
+    return [slides[entry.id] for entry in finished_entries(entries, results)], results
+
+
+def require_both_labels(cohort: Sequence[CohortSlide], path_class: str, results: Sequence[EntryResult]) -> None:
+    """Refuse to learn a class without a positive and a negative slide.
 
     Raises:
-        ProjectError: there is none of one kind; says why the others in ``results`` cannot be used.
+        ProjectError: There is no slide of one label; says why the others in ``results`` cannot be used.
     """
-    for positive, kind in ((True, "positive"), (False, "negative")):
-        if not any(one.positive is positive for one in prepared):
+    for positive, label in ((True, "positive"), (False, "negative")):
+        if not any(slide.is_positive(path_class) is positive for slide in cohort):
             raise ProjectError(
-                f"no {kind} slide can be used: " + "; ".join(one.reason for one in results if one.reason),
+                f"no {label} slide can be used: " + "; ".join(result.reason for result in results if result.reason),
                 hint="wsplf doctor PROJECT shows every entry",
             )
 
 
-def folds_of(prepared: Sequence[CohortSlide], *, folds: int, rng: np.random.Generator) -> dict[str, int]:
-    """The fold of each entry id, 0 to ``folds`` - 1; positives and negatives are dealt out evenly, groups together.
+@dataclass(frozen=True, slots=True)
+class SlideResult:
+    """What was made of one slide: annotations to write, counts for the report, and the map of each class."""
 
-    Fewer folds where there are fewer than two groups of a class outside of each; a single fold where that cannot be.
-    """
-    groups: dict[str, list[CohortSlide]] = {}
-    for one in prepared:
-        groups.setdefault(one.group, []).append(one)
-    positive = [group for group in groups.values() if any(one.positive for one in group)]
-    negative = [group for group in groups.values() if not any(one.positive for one in group)]
-    count = min(folds, len(positive), len(negative))
-    if count < 2:
-        return {one.entry.id: 0 for one in prepared}
-    fold_of: dict[str, int] = {}
-    for kind in (positive, negative):
-        for place, index in enumerate(rng.permutation(len(kind))):
-            fold_of |= {one.entry.id: place % count for one in kind[index]}
-    return fold_of
+    entry_id: str
+    annotations: tuple[Annotation, ...]
+    counts: Mapping[str, float]
+    maps: Mapping[str, SlideMap] = field(default_factory=dict)

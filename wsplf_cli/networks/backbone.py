@@ -74,6 +74,11 @@ class Backbone(nn.Module):
         if frozen:
             self.trunk.requires_grad_(False).eval()
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.mean.device
+
     def train(self, mode: bool = True) -> Self:
         """Set the mode, as for every module. A frozen trunk stays in eval mode."""
         super().train(mode)

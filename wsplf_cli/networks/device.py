@@ -30,6 +30,16 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def describe_torch() -> str:
+    """The version of torch, the device that it finds and the number of threads, in words."""
+    device = "CPU only"
+    if torch.cuda.is_available():
+        device = f"CUDA: {torch.cuda.get_device_name()}"
+    elif torch.backends.mps.is_available():
+        device = "Apple MPS (used only with --device mps)"
+    return f"{torch.__version__}, {device}, {torch.get_num_threads()} threads"
+
+
 def seed_everything(seed: int) -> np.random.Generator:
     """A NumPy generator for the command, after seeding Python, NumPy and torch (all devices)."""
     random.seed(seed)

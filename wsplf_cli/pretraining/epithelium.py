@@ -30,7 +30,8 @@ from wsplf_cli.networks.backbone import Backbone, build_backbone
 from wsplf_cli.schema import Tracker
 from wsplf_cli.synthetic.kinds import BACKGROUND, EPITHELIUM
 from wsplf_cli.synthetic.tissue import SyntheticImage, random_layout, render_layout
-from wsplf_cli.weak.linear_probe import CONTEXT_SIGMAS_PX, LinearProbe, fit_ridge, pool_context
+from wsplf_cli.weak.linear_probe import LinearProbe, fit_ridge
+from wsplf_cli.weak.pooling import CONTEXT_SIGMAS_PX, pool_context
 
 CANVASES = 600
 CANVAS_PX = 512
@@ -92,9 +93,9 @@ def fit(instances: LabelledInstances) -> LinearProbe:
     def entropy(logits: torch.Tensor) -> torch.Tensor:
         return functional.binary_cross_entropy_with_logits(logits, target)
 
-    standardised_weight, bias = fit_ridge(inputs, entropy, ridge=RIDGE, steps=STEPS, history=100)
-    weight = (standardised_weight / deviation).astype(np.float32)
-    return LinearProbe(weight, float(bias - mean @ weight))
+    probe = fit_ridge(inputs, entropy, ridge=RIDGE, steps=STEPS, history=100)
+    weight = (probe.weight / deviation).astype(np.float32)
+    return LinearProbe(weight, float(probe.bias - mean @ weight))
 
 
 def _concatenate(samples: Sequence[LabelledInstances]) -> LabelledInstances:
@@ -130,5 +131,5 @@ def _sample_instances(backbone: Backbone, image: SyntheticImage, rng: np.random.
     rows, columns = np.nonzero(structure != BACKGROUND)
     drawn = rng.permutation(len(rows))[:INSTANCES_PER_CANVAS]
     rows, columns = rows[drawn], columns[drawn]
-    features = pool_context(maps, rows, columns, widths=[sigma / stride for sigma in CONTEXT_SIGMAS_PX])
+    features = pool_context(maps, rows, columns, sigmas=[sigma / stride for sigma in CONTEXT_SIGMAS_PX])
     return LabelledInstances(features, epithelium[rows, columns])

@@ -1,95 +1,116 @@
-"""Line charts for the report: from curves to lines, ticks and labels in the coordinates of an SVG."""
+"""The training curves of a run as SVG charts, with colours that follow the page's style."""
 
+import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-WIDTH, HEIGHT = 340, 200
-LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 26
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+#: Size of a chart in inches of 72 SVG units.
+WIDTH_IN, HEIGHT_IN = 4.6, 2.6
 MOST_POINTS = 400
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One series: its name, and its stretches without gaps, each the ``points`` of an SVG polyline."""
-
-    name: str
-    stretches: tuple[str, ...]
+#: Colours to draw with, and the CSS variable of the page that takes the place of each in the SVG.
+CSS_COLOURS = {
+    "#0072b2": "--s0",
+    "#d55e00": "--s1",
+    "#009e73": "--s2",
+    "#cc79a7": "--s3",
+    "#b58900": "--s4",
+    "#56b4e9": "--s5",
+    "#656d76": "--soft",
+    "#dfe2e6": "--line",
+}
+*SERIES_COLOURS, TEXT_COLOUR, GRID_COLOUR = CSS_COLOURS
 
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """One chart: lines, and ticks as (place, label) along x and y."""
+    """One chart: its name, and an SVG element to put into a page."""
 
     name: str
-    lines: tuple[Line, ...]
-    x_ticks: tuple[tuple[float, str], ...]
-    y_ticks: tuple[tuple[float, str], ...]
+    svg: str
 
 
-def charts(curves: Mapping[str, Any]) -> list[Chart]:
-    """The charts of a run's curves.json, ``{NAME: {"x": [...], "y": {SERIES: [...]}}}``, without empty ones."""
-    found = []
+def draw_charts(curves: Mapping[str, Any], *, key: str) -> list[Chart]:
+    """The charts of a run's curves.json, ``{NAME: {"x": [...], "y": {SERIES: [...]}}}``, without empty ones.
+
+    A missing value (None, NaN) is a gap in the line. ``key`` makes the ids in the SVG unique among the charts of a
+    page.
+    """
+    charts = []
     for name, curve in curves.items():
         x = curve.get("x", []) if isinstance(curve, Mapping) else []
         series = {
-            str(key): [point for point in zip(x, values, strict=False) if _finite(point)]
-            for key, values in (curve.get("y", {}) if x else {}).items()
+            str(label): list(zip(x, values, strict=False))
+            for label, values in (curve.get("y", {}) if x else {}).items()
         }
-        points = [point for values in series.values() for point in values]
-        if points:
-            found.append(_chart(str(name), x, curve["y"], points))
-    return found
+        if any(_is_finite(point) for points in series.values() for point in points):
+            charts.append(Chart(str(name), _draw(series, key=f"{key}/{name}")))
+    return charts
 
 
-def _chart(
-    name: str, x: Sequence[float], series: Mapping[str, Sequence[float | None]], points: Sequence[tuple[float, float]]
-) -> Chart:
-    x_ticks = ticks(min(point[0] for point in points), max(point[0] for point in points), count=6)
-    y_ticks = ticks(min(point[1] for point in points), max(point[1] for point in points), count=5)
-    x_low, x_high = min(point[0] for point in points), max(point[0] for point in points)
-    y_low, y_high = min(y_ticks[0], *(point[1] for point in points)), max(y_ticks[-1], *(point[1] for point in points))
+def _draw(series: Mapping[str, Sequence[tuple[float, float | None]]], *, key: str) -> str:
+    """One chart as an SVG element without fixed size."""
+    from matplotlib import rc_context  # heavy, and only the report needs it
+    from matplotlib.figure import Figure
 
-    def across(value: float) -> float:
-        return LEFT + (value - x_low) / ((x_high - x_low) or 1) * (WIDTH - LEFT - RIGHT)
-
-    def down(value: float) -> float:
-        return TOP + (y_high - value) / ((y_high - y_low) or 1) * (HEIGHT - TOP - BOTTOM)
-
-    lines = []
-    for key, values in series.items():
-        stretches: list[list[str]] = [[]]
-        for point in _thinned(list(zip(x, values, strict=False))):
-            if _finite(point):
-                stretches[-1].append(f"{across(point[0]):.1f},{down(float(point[1] or 0)):.1f}")
-            elif stretches[-1]:
-                stretches.append([])
-        lines.append(Line(str(key), tuple(" ".join(stretch) for stretch in stretches if stretch)))
-    return Chart(
-        name=name,
-        lines=tuple(lines),
-        x_ticks=tuple((across(value), f"{value:g}") for value in x_ticks if x_low <= value <= x_high),
-        y_ticks=tuple((down(value), f"{value:g}") for value in y_ticks),
-    )
+    stream = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": key, "text.parse_math": False, "font.size": 9.0}):
+        figure = Figure(figsize=(WIDTH_IN, HEIGHT_IN), layout="constrained")
+        axes = figure.add_subplot()
+        for index, (label, points) in enumerate(series.items()):
+            _plot(axes, label, _thin(points), colour=SERIES_COLOURS[index % len(SERIES_COLOURS)])
+        axes.locator_params(axis="x", nbins=6, steps=[1, 2, 5, 10], integer=_all_whole(series))
+        axes.locator_params(axis="y", nbins=5, steps=[1, 2, 5, 10])
+        axes.tick_params(length=0, colors=TEXT_COLOUR)
+        axes.grid(axis="y", color=GRID_COLOUR, linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[:].set_visible(False)
+        figure.legend(
+            loc="outside lower left", ncols=3, frameon=False, labelcolor=TEXT_COLOUR, handlelength=1.2, borderpad=0
+        )
+        metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(stream, format="svg", transparent=True, metadata=metadata)
+    return _for_page(stream.getvalue())
 
 
-def ticks(low: float, high: float, *, count: int) -> list[float]:
-    """About ``count`` round numbers (1, 2 or 5 times a power of ten), from ``low`` or below to ``high`` or above."""
-    if high <= low:
-        low, high = low - 0.5, low + 0.5
-    rough = (high - low) / count
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(number * step, 12) for number in range(first, last + 1)]
+def _plot(axes: "Axes", label: str, points: Sequence[tuple[float, float | None]], *, colour: str) -> None:
+    """One series as a line with gaps; a point without neighbours, which a line does not show, as a dot."""
+    finite = [_is_finite(point) for point in points]
+    x = [point[0] for point in points]
+    y = [float(point[1] or 0) if shown else math.nan for point, shown in zip(points, finite, strict=True)]
+    axes.plot(x, y, color=colour, linewidth=1.6, label=label, solid_capstyle="round", solid_joinstyle="round")
+    before, after = [False, *finite[:-1]], [*finite[1:], False]
+    alone = [index for index, shown in enumerate(finite) if shown and not before[index] and not after[index]]
+    axes.plot([x[index] for index in alone], [y[index] for index in alone], "o", color=colour, markersize=4)
 
 
-def _finite(point: Sequence[object]) -> bool:
+def _for_page(document: str) -> str:
+    """The SVG element of a document, made to fit into the page: no fixed size, no common ids, the page's style."""
+    svg = document[document.index("<svg") :].strip()
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, count=1, flags=re.DOTALL)  # would style the page
+    svg = re.sub(r' id="[a-z0-9.]+_[0-9]+"', "", svg)  # such as axes_1, which comes in every chart
+    svg = re.sub(r"font-family: [^;\"]+", "font-family: inherit", svg)
+    for colour, variable in CSS_COLOURS.items():
+        svg = svg.replace(colour, f"var({variable})")
+    return svg
+
+
+def _all_whole(series: Mapping[str, Sequence[tuple[float, float | None]]]) -> bool:
+    return all(float(point[0]).is_integer() for points in series.values() for point in points)
+
+
+def _is_finite(point: Sequence[object]) -> bool:
     return all(isinstance(value, (int, float)) and math.isfinite(value) for value in point)
 
 
-def _thinned(points: list[tuple[float, float | None]]) -> list[tuple[float, float | None]]:
-    """Every so many points, so that a chart has at most about 400; the last one stays."""
+def _thin(points: Sequence[tuple[float, float | None]]) -> list[tuple[float, float | None]]:
+    """At most about ``MOST_POINTS`` of the points, evenly chosen, the last one included."""
     step = max(1, len(points) // MOST_POINTS)
-    return points[:-1:step] + points[-1:]
+    return [*points[:-1:step], *points[-1:]]

@@ -1,4 +1,4 @@
-"""The scores that the report shows: of evaluations that were kept as runs, or of a file."""
+"""The scores that the report shows: from evaluations that were kept as runs, or from a file."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any, cast
 from wsplf_cli.errors import ConfigError
 from wsplf_cli.schema import Origin
 
-#: How the page names the origins, one and many of them, in the order in which they come about.
+#: How the page names the annotations of an origin (one, several), in the order of the loop.
 ORIGINS: Mapping[Origin, tuple[str, str]] = {
     "pseudolabel": ("Pseudo-label", "pseudo-labels"),
     "prediction": ("Prediction", "predictions"),
@@ -17,31 +17,33 @@ ORIGINS: Mapping[Origin, tuple[str, str]] = {
 
 
 def title(origin: str, path_class: str) -> str:
-    """How the scores of an origin are called: by it, and by the class where there are several."""
+    """The name of the scores of an origin; with the class, unless ``path_class`` is empty."""
     if not path_class:
         return origin
-    one = next((one for known, (one, _) in ORIGINS.items() if known == origin), origin)
-    return f"{one}, {path_class}"
+    singular = next((singular for known, (singular, _) in ORIGINS.items() if known == origin), origin)
+    return f"{singular}, {path_class}"
 
 
 def kept_scores(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The newest evaluation of each origin in the records of runs, newest first; of several classes by class too."""
-    found: dict[str, dict[str, dict[str, Any]]] = {}
+    """The tables of the newest evaluation of each origin, by title; ``records`` are run.json, newest first."""
+    by_origin: dict[str, dict[str, dict[str, Any]]] = {}
     for record in records:
         options, tables = record.get("options"), _tables(record.get("details"))
         if record.get("stage") == "evaluate" and tables and isinstance(options, dict):
-            found.setdefault(str(options.get("origin", "scores")), tables)
-    order = [*ORIGINS, *sorted(found)]
+            by_origin.setdefault(str(options.get("origin", "scores")), tables)
+    order = [*ORIGINS, *sorted(by_origin)]
     return {
-        title(origin, name): table for origin in sorted(found, key=order.index) for name, table in found[origin].items()
+        title(origin, path_class): table
+        for origin in sorted(by_origin, key=order.index)
+        for path_class, table in by_origin[origin].items()
     }
 
 
 def read_scores(path: Path) -> dict[str, dict[str, Any]]:
-    """The evaluations in a JSON file, by name: one of them, or an object that holds several.
+    """The tables in a JSON file, by title; the file holds one evaluation, or an object of several by name.
 
     Raises:
-        ConfigError: there are none in it.
+        ConfigError: the file cannot be read or holds no evaluation.
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
@@ -49,16 +51,20 @@ def read_scores(path: Path) -> dict[str, dict[str, Any]]:
         raise ConfigError(f"cannot read {path}: {error.strerror}", hint="--scores takes a JSON file") from error
     except ValueError as error:
         raise ConfigError(f"{path} is not JSON: {error}", hint="wsplf evaluate PROJECT --json > FILE") from error
-    found = {name or "scores": table for name, table in _tables(document).items()}
-    if not found and isinstance(document, dict):
-        found = {title(name, own): table for name, one in document.items() for own, table in _tables(one).items()}
-    if not found:
+    tables = {path_class or "scores": table for path_class, table in _tables(document).items()}
+    if not tables and isinstance(document, dict):
+        tables = {
+            title(name, path_class): table
+            for name, evaluation in document.items()
+            for path_class, table in _tables(evaluation).items()
+        }
+    if not tables:
         raise ConfigError(f"{path} holds no scores", hint="wsplf evaluate PROJECT --json > FILE")
-    return found
+    return tables
 
 
 def _tables(document: object) -> dict[str, dict[str, Any]]:
-    """The tables of one evaluation, by class; by nothing where there is one class."""
+    """The tables of one evaluation by class; the class is empty where there is only one."""
     if _is_table(document):
         return {"": dict(cast(Mapping[str, Any], document))}
     by_class = document.get("classes") if isinstance(document, dict) else None
@@ -71,6 +77,6 @@ def _is_table(value: object) -> bool:
     return (
         isinstance(value, dict)
         and isinstance(value.get("entries"), list)
-        and all(isinstance(one, dict) for one in value["entries"])
+        and all(isinstance(entry, dict) for entry in value["entries"])
         and "mean_dice" in value
     )

@@ -1,12 +1,13 @@
-"""What a person's review says of an entry, with what earlier runs wrote and with what is remembered of deletions.
+"""The review of an entry, with the deletions that earlier runs found.
 
-Deletions are remembered in ``wsplf/removed/ENTRY.geojson`` beside the project: the next run replaces what it wrote,
-and with it the trace of what a person deleted. The file can be looked at in QuPath.
+A deleted polygon leaves nothing behind in the project. wsplf finds it by comparing with what the last run wrote, and
+remembers it in ``wsplf/removed/ENTRY.geojson``, because the next run replaces what that comparison needs. The file can
+be opened in QuPath.
 """
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import NAMESPACE_URL, uuid5
 
@@ -17,82 +18,71 @@ from wsplf_cli.class_names import is_a
 from wsplf_cli.errors import ProjectError
 from wsplf_cli.geometry import polygonal, union
 from wsplf_cli.qupath import geojson
-from wsplf_cli.review.regions import ReviewRegions, outside, removed, review_regions
-from wsplf_cli.review.roles import SLIVER_UM
+from wsplf_cli.review.regions import SLIVER_UM, ReviewRegions, outside, removed, review_regions
+from wsplf_cli.runs.layout import removed_file, run_folder
 from wsplf_cli.runs.written import keep, written
 from wsplf_cli.schema import Annotation, Entry, Origin, Replaced, Tracker
 
 ORIGINS: tuple[Origin, ...] = ("pseudolabel", "prediction")
+#: Why a command writes nothing into an image that is marked as reviewed.
 REVIEWED = "reviewed by a person: left as it is"
-"""Why a stage writes nothing into an image that is marked as reviewed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Review:
-    """``annotations`` of an entry, what they are for a class, and where a person removed wsplf's polygons, by class.
+    """The annotations of an entry, the regions that they decide for each class, and the deletions by class.
 
-    ``complete``: the image is marked as reviewed. ``path_class``: the class that ``regions`` are for.
+    ``complete``: the image is marked as reviewed.
     """
 
     entry_id: str = ""
     annotations: tuple[Annotation, ...] = ()
-    regions: ReviewRegions = field(default_factory=ReviewRegions)
+    regions: Mapping[str, ReviewRegions] = field(default_factory=dict)
     removed: Mapping[str, tuple[BaseGeometry, ...]] = field(default_factory=dict)
     complete: bool = False
-    path_class: str | None = None
 
-    def of(self, path_class: str) -> "Review":
-        """The same review with what it is for that class."""
-        if path_class == self.path_class:
-            return self
-        gone = self.removed.get(path_class, ())
-        regions = review_regions(self.annotations, path_class, removed=gone, reviewed=self.complete)
-        return replace(self, regions=regions, path_class=path_class)
+    def of(self, path_class: str) -> ReviewRegions:
+        """The regions of a class; empty ones for a class that was not asked for when the review was read."""
+        return self.regions.get(path_class, ReviewRegions())
 
 
-def read_review(project: Project, entry: Entry, path_class: str, tracker: Tracker) -> Review:
-    """What a person's review says of an entry, for one class.
+def read_review(project: Project, entry: Entry, classes: Sequence[str], tracker: Tracker) -> Review:
+    """What a person's review says of an entry, for each of the classes.
 
     Raises:
-        SlideError: the entry's data cannot be read.
-        ProjectError: what earlier runs left cannot be read.
+        SlideError: The entry's data cannot be read.
+        ProjectError: What earlier runs left cannot be read.
     """
     annotations = project.annotations(entry.id)
-    gone: dict[str, list[BaseGeometry]] = defaultdict(list)
-    for one in _stored(_path(project.folder, entry.id)):
-        gone[one.path_class or ""].append(one.shape)
-    for name, shapes in gone.items():
-        gone[name] = outside(shapes, union(one.shape for one in annotations if is_a(one.path_class, name)))
+    deletions: dict[str, list[BaseGeometry]] = defaultdict(list)
+    for remembered in _remembered(removed_file(project.folder, entry.id)):
+        deletions[remembered.path_class or ""].append(remembered.shape)
+    for name, shapes in deletions.items():
+        drawn_again = union(annotation.shape for annotation in annotations if is_a(annotation.path_class, name))
+        deletions[name] = outside(shapes, drawn_again)
     for origin in ORIGINS:
         before = written(project.folder, entry.id, origin=origin) or []
-        for name in {one.path_class or "" for one in before}:
-            found = removed(before, annotations, name, reviewed=entry.reviewed, sliver_px0=_sliver_px0(entry))
-            if found is None:
+        for name in {annotation.path_class or "" for annotation in before}:
+            deleted = removed(before, annotations, name, reviewed=entry.reviewed, sliver_px0=_sliver_px0(entry))
+            if deleted is None:
                 tracker.say(_overwritten(entry, len(before)))
                 break
-            gone[name] += found
-    parts = {name: tuple(polygonal(union(shapes))) for name, shapes in gone.items() if shapes}
-    return Review(entry.id, tuple(annotations), removed=parts, complete=entry.reviewed).of(path_class)
-
-
-def _sliver_px0(entry: Entry) -> float:
-    return SLIVER_UM / 2 / (entry.mpp or 0.5)
-
-
-def _overwritten(entry: Entry, count: int) -> str:
-    return (
-        f"{entry.name}: nothing is left of the {count} polygons that the last run wrote; taken as written over by an"
-        " image that was open in QuPath, not as rejected (mark the image as reviewed if they were deleted on purpose)"
-    )
+            deletions[name] += deleted
+    parts = {name: tuple(polygonal(union(shapes))) for name, shapes in deletions.items() if shapes}
+    regions = {
+        path_class: review_regions(annotations, path_class, removed=parts.get(path_class, ()), reviewed=entry.reviewed)
+        for path_class in classes
+    }
+    return Review(entry.id, tuple(annotations), regions, parts, entry.reviewed)
 
 
 def remember(folder: Path, review: Review) -> None:
-    """Keep where a person removed polygons; call it before a run replaces what that is known by.
+    """Keep where a person deleted polygons. Call it before a run replaces what the deletions are known by.
 
     Raises:
-        ProjectError: the file cannot be written.
+        ProjectError: The file cannot be written.
     """
-    path = _path(folder, review.entry_id)
+    path = removed_file(folder, review.entry_id)
     if not review.removed and not path.exists():
         return
     areas = [
@@ -110,17 +100,29 @@ def remember(folder: Path, review: Review) -> None:
 def write_polygons(
     project: Project, review: Review, *, annotations: Sequence[Annotation], origin: Origin, run_id: str
 ) -> Replaced:
-    """Replace wsplf's pending polygons of an entry, and keep what is needed to know later what a person deleted."""
+    """Replace wsplf's pending polygons of an entry, and keep what later runs need to find deletions."""
     remember(project.folder, review)
     replaced = project.replace(review.entry_id, origin=origin, annotations=annotations)
-    mine = [one for one in project.annotations(review.entry_id) if one.origin == origin and one.run_id == run_id]
-    keep(project.folder / "wsplf" / "runs" / run_id, review.entry_id, origin=origin, annotations=mine)
+    written_now = [
+        annotation
+        for annotation in project.annotations(review.entry_id)
+        if annotation.origin == origin and annotation.run_id == run_id
+    ]
+    keep(run_folder(project.folder, run_id), review.entry_id, origin=origin, annotations=written_now)
     return replaced
 
 
-def _stored(path: Path) -> list[Annotation]:
+def _remembered(path: Path) -> list[Annotation]:
     return geojson.read(path) if path.is_file() else []
 
 
-def _path(folder: Path, entry_id: str) -> Path:
-    return folder / "wsplf" / "removed" / f"{entry_id}.geojson"
+def _sliver_px0(entry: Entry) -> float:
+    return SLIVER_UM / 2 / (entry.mpp or 0.5)
+
+
+def _overwritten(entry: Entry, count: int) -> str:
+    return (
+        f"{entry.name}: nothing is left of the {count} polygons that the last run wrote. wsplf takes this as an image"
+        " that was open in QuPath and saved over them, not as a rejection (mark the image as reviewed if they were"
+        " deleted on purpose)"
+    )

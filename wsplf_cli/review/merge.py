@@ -1,36 +1,37 @@
-"""wsplf's own annotations that a person has decided on: they stay, and what is new keeps clear of them."""
+"""New polygons keep clear of what a person decided, and of each other."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from uuid import uuid4
 
+from shapely import Polygon
 from shapely.geometry.base import BaseGeometry
 
 from wsplf_cli.geometry import polygonal, union
 from wsplf_cli.schema import Annotation, Origin, is_pending
 
 
-def decided(annotations: Iterable[Annotation], *, origin: Origin) -> list[Annotation]:
-    """The annotations of that origin by wsplf that a person accepted, rejected, edited, locked or named.
+def decided_by_a_person(annotations: Iterable[Annotation], *, origin: Origin) -> list[Annotation]:
+    """The annotations of an origin of wsplf that a person accepted, rejected, edited, locked or named.
 
-    ``Project.replace`` keeps them; a new polygon in the same place would show the same thing twice.
+    ``Project.replace`` keeps them. A new polygon at the same spot would show the same thing twice.
     """
-    return [one for one in annotations if one.origin == origin != "human" and not is_pending(one)]
+    return [
+        annotation
+        for annotation in annotations
+        if annotation.origin == origin != "human" and not is_pending(annotation)
+    ]
 
 
-def without(
-    annotations: Sequence[Annotation], kept: Iterable[BaseGeometry], *, min_area_px0: float = 0.0
-) -> list[Annotation]:
-    """What of the annotations lies outside all kept shapes, in order; those that touch none are returned as they are.
+def subtract_regions(
+    shapes: Sequence[Polygon], regions: Iterable[BaseGeometry], *, min_area_px0: float = 0.0
+) -> list[list[Polygon]]:
+    """For each shape its parts outside all regions: the shape itself where it touches none.
 
-    An annotation that is cut gives one for each part that is left and has at least ``min_area_px0``.
+    Of a shape that is cut, parts of at least ``min_area_px0`` remain. Measure polygons after cutting them.
     """
-    taken = union(kept)
-    left = []
-    for annotation in annotations:
-        if not annotation.shape.intersects(taken):
-            left.append(annotation)
-            continue
-        parts = polygonal(annotation.shape.difference(taken))
-        left += [replace(annotation, id=uuid4(), shape=part) for part in parts if part.area >= min_area_px0]
-    return left
+    taken = union(regions)
+    return [
+        [part for part in polygonal(shape.difference(taken)) if part.area >= min_area_px0]
+        if shape.intersects(taken)
+        else [shape]
+        for shape in shapes
+    ]

@@ -1,4 +1,4 @@
-"""Where a person has decided what is there, per class: the regions of a review."""
+"""Where on a slide a person has decided what is there, for one class: polygons, and masks of them."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,17 +10,20 @@ from shapely.geometry.base import BaseGeometry
 
 from wsplf_cli.class_names import is_a
 from wsplf_cli.geometry import polygonal, rasterise, union
-from wsplf_cli.review.roles import CONFIDENCE, role_of
+from wsplf_cli.review.roles import CONFIDENCE, Role, role_of
 from wsplf_cli.schema import Annotation, TileGrid
+
+#: What remains of a deleted polygon and is nowhere this wide is the rim of a corrected outline, not a deletion.
+SLIVER_UM = 4.0
 
 
 @dataclass(frozen=True, slots=True)
 class ReviewRegions:
-    """What is known about a slide beside its label, for one class; shapes are in level-0 pixels.
+    """What is known about a slide besides its label, for one class. Shapes are in level-0 pixels.
 
-    ``positive`` are of the class for sure, ``pending`` are pseudo-labels with their confidence 0..1, ``negative`` is
-    background for sure and clear of ``positive``, ``ignored`` teaches nothing. ``complete``: a person has reviewed the
-    whole image, so all else is background for sure as well.
+    ``positive`` shapes belong to the class for sure. ``pending`` are pseudo-labels with their confidence 0..1.
+    ``negative`` shapes are background for sure and do not overlap ``positive``. ``ignored`` shapes teach nothing.
+    ``complete``: a person has reviewed the whole image, so everything else is background for sure as well.
     """
 
     positive: tuple[BaseGeometry, ...] = ()
@@ -31,8 +34,13 @@ class ReviewRegions:
 
     @property
     def reviewed(self) -> tuple[BaseGeometry, ...]:
-        """Where a person has spoken: nothing new is drawn there."""
+        """Where a person has decided: nothing new is drawn there."""
         return (*self.positive, *self.negative, *self.ignored)
+
+    @property
+    def teaches(self) -> bool:
+        """Whether a person's decisions say of any pixel that it is positive or negative."""
+        return bool(self.positive or self.negative or self.complete)
 
 
 def review_regions(
@@ -42,29 +50,34 @@ def review_regions(
     removed: Sequence[BaseGeometry] = (),
     reviewed: bool = False,
 ) -> ReviewRegions:
-    """What a person's review says of one entry.
+    """What a person's review says of one entry, for one class.
 
     Args:
-        annotations: All of the entry.
-        path_class: The class that is learned.
-        removed: Where wsplf's polygons were that a person deleted (see ``removed``).
+        annotations: All annotations of the entry.
+        path_class: The class.
+        removed: Where a person deleted polygons of wsplf (see ``removed``).
         reviewed: Whether the image is marked as reviewed.
     """
-    by_role: dict[str, list[Annotation]] = {"positive": [], "pending": [], "negative": [], "ignored": [], "": []}
-    for one in annotations:
-        by_role[role_of(one, path_class)].append(one)
-    pending, decided = by_role["pending"], [one.shape for one in by_role["positive"]]
+    by_role: dict[Role, list[Annotation]] = {"positive": [], "pending": [], "negative": [], "ignored": [], "": []}
+    for annotation in annotations:
+        by_role[role_of(annotation, path_class)].append(annotation)
+    pending = by_role["pending"]
+    positive = [annotation.shape for annotation in by_role["positive"]]
     if reviewed:
-        pending, decided = [], decided + [one.shape for one in pending]
-    truth = union(decided)
-    own_ignored = [one.shape for one in by_role["ignored"] if one.origin != "human"]
+        pending, positive = [], positive + [annotation.shape for annotation in pending]
+    positive_area = union(positive)
+    negative = [*(annotation.shape for annotation in by_role["negative"]), *removed]
+    ignored_by_hand = [annotation.shape for annotation in by_role["ignored"] if annotation.origin == "human"]
+    ignored_of_ours = [annotation.shape for annotation in by_role["ignored"] if annotation.origin != "human"]
     return ReviewRegions(
-        positive=tuple(decided),
+        positive=tuple(positive),
         pending=tuple(
-            (one.shape, one.measurements.get(CONFIDENCE, 1.0)) for one in pending if one.origin == "pseudolabel"
+            (annotation.shape, annotation.measurements.get(CONFIDENCE, 1.0))
+            for annotation in pending
+            if annotation.origin == "pseudolabel"
         ),
-        negative=tuple(outside([*(one.shape for one in by_role["negative"]), *removed], truth)),
-        ignored=(*(one.shape for one in by_role["ignored"] if one.origin == "human"), *outside(own_ignored, truth)),
+        negative=tuple(outside(negative, positive_area)),
+        ignored=(*ignored_by_hand, *outside(ignored_of_ours, positive_area)),
         complete=reviewed,
     )
 
@@ -77,73 +90,79 @@ def removed(
     reviewed: bool = False,
     sliver_px0: float = 4.0,
 ) -> list[BaseGeometry] | None:
-    """Where a run wrote polygons of a class and there is none any more: a person deleted them, or cut a part off.
+    """Where a run wrote polygons of a class and there are none now: a person deleted them, or cut a part off.
 
-    None when nothing can be said: of what was written nothing at all is left. Then the image was most likely open in
-    QuPath while wsplf wrote, and was saved later as it had been. Who has deleted all on purpose regions the image as
-    reviewed.
+    None when nothing can be concluded, because nothing at all is left of what was written. Most likely the image was
+    open in QuPath while wsplf wrote, and was saved later in its old state. A person who deleted everything on purpose
+    marks the image as reviewed.
 
     Args:
         written: What the last run wrote into the entry, as it wrote it.
-        annotations: All of the entry now.
-        path_class: The class that is learned.
+        annotations: All annotations of the entry now.
+        path_class: The class.
         reviewed: Whether the image is marked as reviewed.
-        sliver_px0: What is nowhere wider than twice this is dropped, the rest of a corrected outline.
+        sliver_px0: A remainder that is nowhere wider than twice this is dropped, as the rim of a corrected outline.
     """
     before = list(written)
-    ids = {one.id for one in annotations}
-    if before and not reviewed and not any(one.id in ids for one in before):
+    ids_now = {annotation.id for annotation in annotations}
+    if before and not reviewed and not any(annotation.id in ids_now for annotation in before):
         return None
-    there = union(one.shape for one in annotations if one.origin != "human" or is_a(one.path_class, path_class))
-    mine = [one.shape for one in before if is_a(one.path_class, path_class)]
-    return [part for part in outside(mine, there) if not part.buffer(-sliver_px0).is_empty]
+    area_now = union(
+        annotation.shape
+        for annotation in annotations
+        if annotation.origin != "human" or is_a(annotation.path_class, path_class)
+    )
+    written_shapes = [annotation.shape for annotation in before if is_a(annotation.path_class, path_class)]
+    return [part for part in outside(written_shapes, area_now) if not part.buffer(-sliver_px0).is_empty]
 
 
 def known_cells(
     regions: ReviewRegions, grid: TileGrid, indices: NDArray[np.integer], *, side_px: int
 ) -> NDArray[np.float32]:
-    """Where in tiles a person has said what is there, float32 [len(indices), 2, side_px, side_px] of 0 and 1.
+    """Where in tiles a person has decided, float32 [len(indices), 2, side_px, side_px] of 0 and 1.
 
-    The first layer is the class for sure, the second is not the class for sure; 0 in both: not known.
+    Layer 0 is positive for sure, layer 1 negative for sure; 0 in both: not known.
     """
     layers = np.zeros((len(indices), 2, side_px, side_px), np.float32)
     if not regions.reviewed and not regions.complete:
         return layers
     downsample = grid.side_px0 / side_px
-    for place, (x_px0, y_px0) in enumerate(grid.xy_px0[indices].astype(float)):
-        layers[place] = known_area(
-            regions, origin_px0=(x_px0, y_px0), downsample=downsample, size_px=(side_px, side_px)
-        )
+    for tile, (x_px0, y_px0) in enumerate(grid.xy_px0[indices].astype(float)):
+        layers[tile] = known_area(regions, origin_px0=(x_px0, y_px0), downsample=downsample, size_px=(side_px, side_px))
     return layers
 
 
 def known_area(
     regions: ReviewRegions, *, origin_px0: tuple[float, float], downsample: float, size_px: tuple[int, int]
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Where in an area a person has said that the class is, and that it is not: bool [height, width] each.
+    """Where in a rectangle the class is for sure, and where it is not for sure: bool [height, width] each.
 
-    The area begins at ``origin_px0`` (x, y) and has ``size_px`` (width, height) pixels of ``downsample`` level-0 ones.
+    Args:
+        regions: What a person decided.
+        origin_px0: (x, y) of the rectangle's top-left corner.
+        downsample: Level-0 pixels per pixel of the masks.
+        size_px: (width, height) of the masks.
     """
-    far = (origin_px0[0] + size_px[0] * downsample, origin_px0[1] + size_px[1] * downsample)
-    area = shapely.box(*origin_px0, *far)
-    decided, refused, ignored = (
+    far_corner = (origin_px0[0] + size_px[0] * downsample, origin_px0[1] + size_px[1] * downsample)
+    rectangle = shapely.box(*origin_px0, *far_corner)
+    positive, negative, ignored = (
         rasterise(
-            [shape for shape in shapes if shape.intersects(area)],
+            [shape for shape in shapes if shape.intersects(rectangle)],
             origin_px0=origin_px0,
             downsample=downsample,
             size_px=size_px,
         )
         for shapes in (regions.positive, regions.negative, regions.ignored)
     )
-    return decided & ~ignored, (refused | regions.complete) & ~decided & ~ignored
+    return positive & ~ignored, (negative | regions.complete) & ~positive & ~ignored
 
 
 def outside(shapes: Iterable[BaseGeometry], taken: BaseGeometry) -> list[BaseGeometry]:
-    """The polygonal parts of shapes outside another one."""
-    left: list[BaseGeometry] = []
+    """The polygonal parts of shapes outside another shape."""
+    remaining: list[BaseGeometry] = []
     for shape in shapes:
         if taken.is_empty or not shape.intersects(taken):
-            left.append(shape)
+            remaining.append(shape)
         else:
-            left += polygonal(shape.difference(taken))
-    return left
+            remaining += polygonal(shape.difference(taken))
+    return remaining

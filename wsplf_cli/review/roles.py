@@ -1,52 +1,59 @@
-"""What a person's review says of an entry, whatever way it was said: with the scripts, or by simply editing in QuPath.
+"""What an annotation is for a class, however the person said it: with wsplf's scripts, or by editing in QuPath.
 
-=============================================  =====================================================================
-what the person did                            what it is for a class
-=============================================  =====================================================================
-drew a polygon of the class                    decided: truth
-accepted, edited, locked, named or described   decided: truth as it is now
-rejected it                                    refused: background, with the weight of truth
-deleted it, or cut a part off                  refused where it was (see ``removed``)
-gave it another class, or none                 refused
-gave it an ignored class (``Ignore*``)         ignored: neither truth nor background
-drew a polygon of another class                refused, but for classes that only mark places (see ``PLACES``)
-drew ``Ignore*``                               ignored
-nothing, a pseudo-label                        pending, with its confidence
-nothing, a prediction                          nothing: a model would learn from itself
-marked the image as reviewed                   ``complete``: what is pending is decided, the rest is background
-=============================================  =====================================================================
+==============================================  ====================================================================
+what the person did                             what the annotation is for a class
+==============================================  ====================================================================
+drew a polygon of the class                     positive
+accepted, edited, locked, named or described    positive, in its present shape
+rejected it                                     negative: background with the weight of truth
+deleted it, or cut a part off                   negative where it was (see ``regions.removed``)
+gave it another class, or none                  negative
+gave it an ignored class (``Ignore*``)          ignored: neither positive nor negative
+drew a polygon of another class                 negative, unless that class only marks an area (see ``AREA_WORDS``)
+drew ``Ignore*``                                ignored
+nothing, to a pseudo-label                      pending, with its confidence
+nothing, to a prediction                        nothing: a model would learn from itself
+marked the image as reviewed                    pending polygons become positive, all else becomes background
+==============================================  ====================================================================
 
-Where they disagree, truth is stronger than refused: who rejects a polygon and draws a better one means the better one.
+Where two annotations disagree, positive wins over negative: a person who rejects a polygon and draws a better one means
+the better one.
 """
 
 import re
+from typing import Literal
 
 from wsplf_cli.class_names import is_a
 from wsplf_cli.schema import CLASS_KEY, Annotation, is_pending
 
+Role = Literal["positive", "pending", "negative", "ignored", ""]
+
+#: The measurement that holds the confidence of a polygon.
 CONFIDENCE = "wsplf: confidence"
+#: The measurement that holds the area of a polygon.
+AREA = "wsplf: area um^2"
+#: QuPath ignores classes whose name ends in this, such as Region* and Ignore*.
 IGNORED_MARK = "*"
-"""QuPath ignores classes whose name ends so, such as Region* and Ignore*."""
 IGNORE = "ignore"
-PLACES = frozenset({"tissue", "region", "roi", "slide", "section", "core", "area", "annotation"})
-"""First words of classes that say where to look, not what is there ("Region 2"): such a polygon teaches nothing."""
-SLIVER_UM = 4.0
-"""What is left where a polygon was, and is nowhere so wide, is the rest of a corrected outline, not a removal."""
+#: First words of classes that mark an area and not a finding ("Region 2"). Such a polygon has no role.
+AREA_WORDS = frozenset({"tissue", "region", "roi", "slide", "section", "core", "area", "annotation"})
 
 
-def role_of(annotation: Annotation, path_class: str) -> str:
+def role_of(annotation: Annotation, path_class: str) -> Role:  # noqa: PLR0911  one return per line of the table above
     """What an annotation is for a class: "positive", "pending", "negative", "ignored", or "" for nothing.
 
-    "pending" is every polygon of wsplf's that no person has decided on, a prediction too.
+    "pending" is every polygon of wsplf that no person has decided on, predictions included.
     """
     if annotation.shape.area == 0:
         return ""
     if annotation.origin == "human":
-        role = _role_of_persons(annotation.path_class, path_class)
-        return role if annotation.review != "rejected" else {"positive": "negative", "ignored": "ignored"}.get(role, "")
+        role = _role_of_drawn(annotation.path_class, path_class)
+        if annotation.review != "rejected":
+            return role
+        return "negative" if role == "positive" else "ignored" if role == "ignored" else ""
     if not is_a(annotation.metadata.get(CLASS_KEY, annotation.path_class), path_class):
         decided = annotation.review != "rejected" and not is_pending(annotation)
-        return _role_of_persons(annotation.path_class, path_class) if decided else ""
+        return _role_of_drawn(annotation.path_class, path_class) if decided else ""
     if not is_a(annotation.path_class, path_class):
         return "ignored" if _is_ignored(annotation.path_class) else "negative"
     if annotation.review == "rejected":
@@ -54,17 +61,17 @@ def role_of(annotation: Annotation, path_class: str) -> str:
     return "pending" if is_pending(annotation) else "positive"
 
 
-def _role_of_persons(name: str | None, path_class: str) -> str:
-    """What a person's polygon of a class is for another class."""
-    if name is None:
+def _role_of_drawn(drawn_class: str | None, path_class: str) -> Role:
+    """What a person's polygon of one class is for another class."""
+    if drawn_class is None:
         return ""
-    if is_a(name, path_class):
+    if is_a(drawn_class, path_class):
         return "positive"
-    base = name.split(":")[0].strip().casefold()
-    if _is_ignored(name):
+    base = drawn_class.split(":")[0].strip().casefold()
+    if _is_ignored(drawn_class):
         return "ignored" if base.rstrip(IGNORED_MARK).strip() == IGNORE else ""
-    first = re.match(r"[^\W\d_]*", base)
-    return "" if first is not None and first[0] in PLACES else "negative"
+    first_word = re.match(r"[^\W\d_]*", base)
+    return "" if first_word is not None and first_word[0] in AREA_WORDS else "negative"
 
 
 def _is_ignored(name: str | None) -> bool:

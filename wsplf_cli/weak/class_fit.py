@@ -1,62 +1,206 @@
-"""What a pseudolabel run learned of each class, and what is said of it."""
+"""What was learned of one class, and its CAMs on the scale of the cohort."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 
-from wsplf_cli.cohort.label_table import count_classes
-from wsplf_cli.cohort.labels import names_of
+import numpy as np
+from numpy.typing import NDArray
+
 from wsplf_cli.cohort.slide import CohortSlide
-from wsplf_cli.schema import Entry, Tracker
+from wsplf_cli.options import PseudolabelOptions
+from wsplf_cli.schema import Tracker
+from wsplf_cli.slides.map import SlideMap
+from wsplf_cli.weak.calibration import (
+    Calibration,
+    PeakThreshold,
+    calibrate,
+    keep_components_with_peak,
+    peak_threshold,
+    typical_top_decile,
+)
 from wsplf_cli.weak.cam import SlideLogits
+from wsplf_cli.weak.overlap import argmax_cams
+from wsplf_cli.weak.tile_scale import tile_cam
+
+#: The peak of a polygon must lie at least this far between the threshold and the typical top decile of positive slides.
+#: A region that nowhere looks more like tumour than that is seldom tumour.
+PEAK_SHARE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class Taught:
-    """What the slide labels taught of one class: the CAM logits of every slide.
+class ClassFit:
+    """What slide labels taught of one class.
 
-    ``name`` is what to call the class, empty for the only one; ``prepared`` are the slides as the class sees them;
-    ``suspects`` are the entry ids whose label is doubted, with why; ``within`` is where tumour was looked for.
+    ``name``: what to call the class before the user, empty where it is the only one. ``slides``: the slides that were
+    used. ``logits``: their CAM logits by entry id. ``suspected``: suspected label errors by entry id, with the reason.
+    ``fold_of``: the fold of each entry id in the MIL ensemble. ``search_in``: "epithelium" or "tissue".
+    ``calibrated`` says how logits become a CAM; None until ``with_scale`` has chosen it.
     """
 
     path_class: str
     name: str
-    prepared: list[CohortSlide]
-    folds: dict[str, int]
-    suspects: Mapping[str, str]
-    looked: dict[str, SlideLogits]
-    within: str
+    slides: tuple[CohortSlide, ...]
+    logits: Mapping[str, SlideLogits]
+    suspected: Mapping[str, str]
+    fold_of: Mapping[str, int]
+    search_in: str
+    calibrated: "CalibratedCam | None" = None
+
+    @property
+    def positive_slides(self) -> list[CohortSlide]:
+        """The slides whose label names the class."""
+        return [slide for slide in self.slides if slide.is_positive(self.path_class)]
+
+    def cam(self, slide: CohortSlide) -> SlideMap:
+        """The CAM of a slide in 0..1, foreground from 0.5 on."""
+        assert self.calibrated is not None
+        return self.calibrated.cam(self.logits[slide.entry.id], slide)
+
+    def with_scale(self, options: PseudolabelOptions, tracker: Tracker) -> "ClassFit":
+        """The same fit with its CAM calibrated for these options, by the slides whose labels are trusted."""
+        if options.recipe.cam_scale != "cohort":
+            return replace(
+                self,
+                calibrated=CalibratedCam(
+                    tile_px=options.recipe.tile_px, mpp=options.mpp, gated=options.recipe.cam_scale == "tile-gated"
+                ),
+            )
+        least = 0.0 if options.recipe.backbone_mode == "frozen" else -np.inf  # linear probes have their own
+        calibration = _calibrate(self, least=least, tracker=tracker)
+        positives = self._tissue_logits(positive=True, out_of_fold=False)
+        top = typical_top_decile(positives, threshold=calibration.threshold) - calibration.threshold
+        lowest_peak = calibration.threshold + PEAK_SHARE * top
+        peak = _peak_threshold(self, alpha=options.alpha, least=lowest_peak, tracker=tracker)
+        return replace(self, calibrated=CalibratedCam(calibration=calibration, peak=peak))
+
+    def _tissue_logits(self, *, positive: bool, out_of_fold: bool) -> list[NDArray[np.float32]]:
+        """The logits of the tissue of trusted slides of a label, one array per slide."""
+        trusted = [slide for slide in self.slides if slide.entry.id not in self.suspected]
+        chosen = [self.logits[slide.entry.id] for slide in trusted if slide.is_positive(self.path_class) is positive]
+        return [(logits.out_of_fold if out_of_fold else logits.mean).of_tissue for logits in chosen]
 
 
-def details_of(taught: Sequence[Taught], of_class: Sequence[Mapping[str, object]]) -> dict[str, object]:
-    """What run.json says of the learning: the slides whose label is doubted, and the rest by class if several.
+@dataclass(frozen=True, slots=True)
+class CalibratedCam:
+    """How CAM logits become a CAM in 0..1: by one threshold for the cohort, or (EP-SAM) by the scale of each tile.
 
-    ``of_class`` is what is said of the scale and the rounds of each class.
+    ``calibration`` and ``peak`` are those of the cohort. Without them, tiles of ``tile_px`` at ``mpp`` have their own
+    scale; ``gated``: only tiles that the classifier calls positive.
     """
-    suspects: dict[str, dict[str, str]] = {}
-    for own in taught:
-        for one in own.prepared:
-            if one.entry.id in own.suspects:
-                reason = f"{own.name}: {own.suspects[one.entry.id]}" if own.name else own.suspects[one.entry.id]
-                before = suspects.get(one.entry.id)
+
+    calibration: Calibration | None = None
+    peak: PeakThreshold | None = None
+    tile_px: int = 0
+    mpp: float = 1.0
+    gated: bool = False
+
+    @property
+    def peak_cam(self) -> float | None:
+        """The CAM that the peak of a polygon must reach; None where none is asked for."""
+        if self.calibration is None or self.peak is None:
+            return None
+        return float(self.calibration.cam(np.array(self.peak.threshold, np.float32)))
+
+    @property
+    def details(self) -> dict[str, object]:
+        """What run.json says of the calibration."""
+        if self.calibration is None or self.peak is None:
+            return {}
+        return {
+            "prevalence": self.calibration.prevalence,
+            "positive_rate": self.calibration.positive_rate,
+            "expected_dice": self.calibration.expected_dice,
+            "negative_rate": self.calibration.negative_rate,
+            "peak": asdict(self.peak),
+        }
+
+    def cam(self, logits: SlideLogits, slide: CohortSlide) -> SlideMap:
+        """The CAM of a slide from its logits."""
+        if self.calibration is None or self.peak_cam is None:
+            side = round(self.tile_px * self.mpp / slide.mpp / logits.raw.downsample)
+            least = 0.0 if self.gated else -np.inf
+            return SlideMap(tile_cam(logits.raw.values, side=max(1, side), least=least), logits.raw.downsample)
+        values = keep_components_with_peak(self.calibration.cam(logits.mean.values), peak=self.peak_cam)
+        return SlideMap(values, logits.mean.downsample)
+
+
+def resolve_overlap(slide: CohortSlide, fits: Sequence[ClassFit]) -> list[SlideMap]:
+    """The CAM of each class on a slide. Where the label names several classes, a cell belongs to one of them."""
+    cams = [fit.cam(slide) for fit in fits]
+    named = [index for index, fit in enumerate(fits) if slide.is_positive(fit.path_class)]
+    if len(named) > 1:
+        peaks = [calibrated.peak_cam if (calibrated := fits[index].calibrated) else None for index in named]
+        shared = argmax_cams([cams[index].values for index in named], peaks=peaks)
+        for index, values in zip(named, shared, strict=True):
+            cams[index] = SlideMap(values, cams[index].downsample)
+    return cams
+
+
+@dataclass(slots=True)
+class CamsOfClass:
+    """The CAMs of one class of several, slide by slide; the CAM of the last slide is kept."""
+
+    fits: Sequence[ClassFit]
+    index: int
+    _last: dict[str, SlideMap] = field(default_factory=dict)
+
+    def __call__(self, slide: CohortSlide) -> SlideMap:
+        """The CAM of a slide in 0..1."""
+        if slide.entry.id not in self._last:
+            self._last.clear()
+            self._last[slide.entry.id] = resolve_overlap(slide, self.fits)[self.index]
+        return self._last[slide.entry.id]
+
+
+def fit_details(fits: Sequence[ClassFit], extra: Sequence[Mapping[str, object]]) -> dict[str, object]:
+    """What run.json says of the fits: the suspected label errors, and the rest by class where there are several.
+
+    ``extra`` is what else is said of each class.
+    """
+    suspected: dict[str, dict[str, str]] = {}
+    for fit in fits:
+        for slide in fit.slides:
+            if slide.entry.id in fit.suspected:
+                reason = f"{fit.name}: {fit.suspected[slide.entry.id]}" if fit.name else fit.suspected[slide.entry.id]
+                before = suspected.get(slide.entry.id)
                 reason = reason if before is None else f"{before['reason']}; {reason}"
-                suspects[one.entry.id] = {"name": one.entry.name, "reason": reason}
-    if len(taught) == 1:
-        return {**of_class[0], "within": taught[0].within, "suspects": suspects, "folds": taught[0].folds}
-    by_class = zip(taught, of_class, strict=True)
-    return {
-        "classes": {own.name: {**one, "within": own.within, "folds": own.folds} for own, one in by_class},
-        "suspects": suspects,
-    }
+                suspected[slide.entry.id] = {"name": slide.entry.name, "reason": reason}
+    of_class = {}
+    for fit, more in zip(fits, extra, strict=True):
+        calibrated = {} if fit.calibrated is None else fit.calibrated.details
+        of_class[fit.name] = {**calibrated, **more, "search_in": fit.search_in, "folds": dict(fit.fold_of)}
+    if len(fits) == 1:
+        return {**of_class[fits[0].name], "suspected_label_errors": suspected}
+    return {"classes": of_class, "suspected_label_errors": suspected}
 
 
-def say_left_out(entries: Sequence[Entry], used: Sequence[Entry], classes: Sequence[str], tracker: Tracker) -> None:
-    """Tell how many slides there are to learn from, of each of several classes too, and why others are left out."""
-    held_out = sum(entry.held_out for entry in entries)
-    unlabelled = len(entries) - held_out - len(used)
-    positive = sum(bool(entry.label and entry.label.classes) for entry in used)
-    of_class = [f"{count} {name}" for name, count in count_classes(used, names_of(classes)).items() if name]
-    each_class = f" ({', '.join(of_class)})" if of_class else ""
-    tracker.say(
-        f"{len(used)} labelled slides ({positive} positive{each_class}, {len(used) - positive} negative); left out: "
-        f"{unlabelled} without label, {held_out} held out"
+def _calibrate(fit: ClassFit, *, least: float, tracker: Tracker) -> Calibration:
+    """Choose the threshold of the CAM, at least ``least``, and say what it means."""
+    calibration = calibrate(
+        fit._tissue_logits(positive=True, out_of_fold=True),
+        fit._tissue_logits(positive=False, out_of_fold=True),
+        least=least,
     )
+    if any(logits.out_of_fold is not logits.mean for logits in fit.logits.values()):
+        calibration = calibration.match_positive_rate(
+            fit._tissue_logits(positive=True, out_of_fold=False), fit._tissue_logits(positive=False, out_of_fold=False)
+        )
+    tracker.say(
+        f"foreground of the CAM: {calibration.positive_rate:.1%} of the tissue of positive slides, "
+        f"{calibration.negative_rate:.2%} of that of negative slides; estimated prevalence "
+        f"{calibration.prevalence:.1%}"
+    )
+    return calibration
+
+
+def _peak_threshold(fit: ClassFit, *, alpha: float, least: float, tracker: Tracker) -> PeakThreshold:
+    """Choose what the peak of a polygon must reach, and say what that guarantees and what not."""
+    peak = peak_threshold(fit._tissue_logits(positive=False, out_of_fold=True), alpha=alpha, least=least)
+    promise = f"for a new negative slide {peak.guaranteed:.1%} is guaranteed on average"
+    if peak.slides < peak.slides_needed:
+        promise += f"; --alpha {alpha:g} itself would take {peak.slides_needed} negative slides"
+    tracker.say(
+        f"the peak of a polygon lies above what {peak.measured:.2%} of the tissue of {peak.slides} negative slides "
+        f"reaches, out of fold; {promise}"
+    )
+    return peak

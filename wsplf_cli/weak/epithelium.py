@@ -1,14 +1,14 @@
-"""Tumour looked for in epithelium alone: glands, nests and sheets of cells with their lumens.
+"""Tumour is searched for in epithelium alone: glands, nests and sheets of cells with their lumens.
 
-Slide labels do not tell tumour from the stroma around it: where most tissue of positive slides is one or the other,
-both are found on positive slides only. What is epithelium is no matter of labels. A layer that was trained on painted
-tissue beside the shipped backbone (``pretrain/epithelium.py``) reads it off the backbone's features; the classifiers
-of places learn from epithelium, and draw in it. The cells of one tumour lie together, so that the logits of epithelium
-are joined with those of the epithelium around.
+Slide labels do not separate tumour from the stroma around it. Where most tissue of positive slides is one or the other,
+both occur on positive slides only. What is epithelium does not depend on labels: a linear probe on the features of the
+shipped backbone, trained on synthetic tissue (``pretraining/epithelium.py``), tells it. The probes of the classes learn
+from epithelium and draw in it. The cells of one tumour lie together, so the logits of epithelium are averaged with
+those of the epithelium around.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,78 +18,99 @@ from wsplf_cli.networks.backbone import SMALL
 from wsplf_cli.networks.state import read_state
 from wsplf_cli.networks.weights import ASSETS
 from wsplf_cli.options import PseudolabelOptions
-from wsplf_cli.weak.dense import DenseInference, smooth
-from wsplf_cli.weak.linear_probe import Instances, LinearProbe
+from wsplf_cli.slides.window import DenseInference
+from wsplf_cli.weak.linear_probe import LinearProbe
+from wsplf_cli.weak.pooling import masked_gaussian
+from wsplf_cli.weak.self_training import Instances
 
-LAYER = "epithelium_small.safetensors"
-#: Logit of epithelium from which a place is learned from, and from which it may be drawn.
-LEARNED_FROM = 1.0
-DRAWN_FROM = -0.5
-#: How fast, below that, a place is less like tumour: logits of tumour by logits of epithelium.
+EPITHELIUM_WEIGHTS = "epithelium_small.safetensors"
+#: Epithelium logits from which an instance is learned from, and from which it may become tumour.
+LEARN_FROM = 1.0
+DRAW_FROM = -0.5
+#: Below ``DRAW_FROM`` the tumour logit is limited to this slope times the missing epithelium logit.
 _SLOPE = 0.5
-#: Standard deviation of the neighbourhood whose logits are joined, and how much they count.
-_TOGETHER_PX = 72.0
-_TOGETHER_SHARE = 0.5
-#: With less epithelium than this share of the places of the middle positive slide, the tumour is of another kind.
-_LEAST_SHARE = 0.01
-#: From this share of what people drew on, that is no epithelium, they draw whole areas.
-_DRAWN_SHARE = 0.25
+#: Standard deviation of the neighbourhood whose logits are averaged, and how much the average counts.
+_NEIGHBOURHOOD_PX = 72.0
+_NEIGHBOURHOOD_SHARE = 0.5
+#: With less epithelium than this on the median positive slide, the tumour is not epithelial.
+_LEAST_EPITHELIUM = 0.01
+#: From this share of stroma in what people drew, they draw whole areas.
+_STROMA_SHARE = 0.25
 
 
-def layer_of(options: PseudolabelOptions) -> tuple[LinearProbe | None, str]:
-    """What tells epithelium with these options, None where it is not asked for or cannot be told; and what to say.
+@dataclass(frozen=True, slots=True)
+class SearchArea:
+    """Where tumour is searched for: in epithelium, told by ``probe``, or in all tissue (None).
+
+    ``message`` is what the user is told about it; empty for nothing.
+    """
+
+    probe: LinearProbe | None
+    message: str = ""
+
+    @property
+    def name(self) -> str:
+        """The option value, "epithelium" or "tissue"."""
+        return "tissue" if self.probe is None else "epithelium"
+
+
+def search_area(options: PseudolabelOptions) -> SearchArea:
+    """Where tumour is searched for with these options.
 
     Raises:
-        ConfigError: it is asked for where it cannot be told.
+        ConfigError: Epithelium is asked for and cannot be told.
     """
-    if options.recipe.search_in == "tissue" or options.recipe.backbone_mode == "fine-tuned":
-        if options.recipe.search_in == "epithelium":
+    recipe = options.recipe
+    if recipe.search_in == "tissue" or recipe.backbone_mode == "fine-tuned":
+        if recipe.search_in == "epithelium":
             raise ConfigError(
-                "--within epithelium is of classifiers of places, which --classifier mil does not train",
-                hint="--classifier places or both, or leave it out",
+                "--search-in epithelium needs a frozen backbone: fine-tuned networks have no features that tell it",
+                hint=f'backbone-mode = "frozen" or "both" in [recipe.{recipe.name}], or --search-in tissue',
             )
-        return None, ""
+        return SearchArea(None)
     if options.backbone != SMALL or options.backbone_weights is not None:
-        if options.recipe.search_in == "epithelium":
+        if recipe.search_in == "epithelium":
             raise ConfigError(
-                "--within epithelium needs the shipped backbone: only its features are known to tell it",
-                hint="--backbone small without --backbone-weights, or --within tissue",
+                "--search-in epithelium needs the shipped backbone: only its features are known to tell it",
+                hint="--backbone small without --backbone-weights, or --search-in tissue",
             )
-        return None, "what is epithelium is not known with this backbone: tumour is looked for in all tissue"
-    state = read_state(ASSETS / LAYER)
-    said = "tumour is looked for in epithelium (--within tissue looks everywhere)"
-    return LinearProbe(state["weight"].numpy(), float(state["bias"])), said
+        return SearchArea(None, "epithelium is not known with this backbone: tumour is searched for in all tissue")
+    state = read_state(ASSETS / EPITHELIUM_WEIGHTS)
+    probe = LinearProbe(state["weight"].numpy(), float(state["bias"]))
+    return SearchArea(probe, "tumour is searched for in epithelium (--search-in tissue searches everywhere)")
 
 
-def learned_from(places: Sequence[Instances], layer: LinearProbe) -> tuple[list[Instances], str]:
-    """The places of each slide that are epithelium, or of which a person has spoken.
+def restrict_instances(slides: Sequence[Instances], epithelium: LinearProbe) -> tuple[list[Instances], str]:
+    """The instances of each slide that are epithelium, or that a person has decided about.
 
-    All of them, and why, where tumour cannot be looked for in epithelium alone.
+    All instances, with the reason as the second value, where tumour cannot be searched for in epithelium alone.
     """
-    logits = [layer(one.features) for one in places]
+    logits = [epithelium(slide.features) for slide in slides]
     shares = [
-        float((own >= LEARNED_FROM).mean())
-        for own, one in zip(logits, places, strict=True)
-        if one.positive and one.trusted and own.size
+        float((slide_logits >= LEARN_FROM).mean())
+        for slide_logits, slide in zip(logits, slides, strict=True)
+        if slide.positive and slide.trusted and slide_logits.size
     ]
-    if not shares or np.median(shares) < _LEAST_SHARE:
-        return list(places), "there is hardly any epithelium on positive slides: tumour is looked for in all tissue"
-    drawn = np.concatenate([own[one.known > 0] for own, one in zip(logits, places, strict=True)])
-    if drawn.size and (drawn < DRAWN_FROM).mean() > _DRAWN_SHARE:
-        return list(places), "people drew around stroma as well: tumour is looked for in all tissue"
-    kept = [(own >= LEARNED_FROM) | (one.known != 0) for own, one in zip(logits, places, strict=True)]
-    return [
-        replace(one, features=one.features[own], known=one.known[own]) for one, own in zip(places, kept, strict=True)
-    ], ""
+    if not shares or np.median(shares) < _LEAST_EPITHELIUM:
+        return list(slides), "positive slides hold hardly any epithelium: tumour is searched for in all tissue"
+    drawn = np.concatenate([slide_logits[slide.known > 0] for slide_logits, slide in zip(logits, slides, strict=True)])
+    if drawn.size and (drawn < DRAW_FROM).mean() > _STROMA_SHARE:
+        return list(slides), "people drew around stroma as well: tumour is searched for in all tissue"
+    restricted = []
+    for slide_logits, slide in zip(logits, slides, strict=True):
+        kept = (slide_logits >= LEARN_FROM) | (slide.known != 0)
+        restricted.append(replace(slide, features=slide.features[kept], known=slide.known[kept]))
+    return restricted, ""
 
 
 def restrict_to_epithelium(
-    logits: NDArray[np.float32], epithelium: NDArray[np.float32], looking: DenseInference
+    logits: NDArray[np.float32], epithelium: NDArray[np.float32], inference: DenseInference
 ) -> NDArray[np.float32]:
-    """Logits of tumour that are low where there is no epithelium; all float32 [rows, columns], NaN outside tissue."""
-    inside = epithelium >= DRAWN_FROM
-    alone = np.where(inside, logits, np.float32(np.nan))
-    around = smooth(alone[None], inside, width=_TOGETHER_PX / looking.stride)[0]
-    joined = np.where(inside, (1 - _TOGETHER_SHARE) * logits + _TOGETHER_SHARE * around, logits)
-    held: NDArray[np.float32] = np.minimum(joined, _SLOPE * (epithelium - DRAWN_FROM)).astype(np.float32)
-    return held
+    """Tumour logits that are low outside epithelium; all arrays float32 [rows, columns], NaN outside the tissue."""
+    inside = epithelium >= DRAW_FROM
+    of_epithelium = np.where(inside, logits, np.float32(np.nan))
+    around = masked_gaussian(of_epithelium[None], inside, sigma=_NEIGHBOURHOOD_PX / inference.stride)[0]
+    averaged = (1 - _NEIGHBOURHOOD_SHARE) * logits + _NEIGHBOURHOOD_SHARE * around
+    joined = np.where(inside, averaged, logits)
+    restricted: NDArray[np.float32] = np.minimum(joined, _SLOPE * (epithelium - DRAW_FROM)).astype(np.float32)
+    return restricted

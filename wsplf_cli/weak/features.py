@@ -1,7 +1,13 @@
-"""The places of a cohort's slides: sampled, learned from, and each slide judged by what did not learn from it."""
+"""Dense features of a frozen backbone: instances sampled for training, and the maps of linear probes over a slide.
+
+An instance is a cell of the backbone's feature map with its context: its features averaged over three Gaussian
+neighbourhoods (``pooling``). Both pooling and probes are linear. So the map of a probe is computed by applying the
+probe's weights of each neighbourhood to the features first and averaging after that, which needs one map per
+neighbourhood in place of all features.
+"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -9,257 +15,158 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from wsplf_cli.cohort.run import each
-from wsplf_cli.cohort.slide import CohortSlide, folds_of, require_kinds
+from wsplf_cli.cohort.run import for_each_entry
+from wsplf_cli.cohort.slide import CohortSlide
 from wsplf_cli.networks.backbone import Backbone
+from wsplf_cli.networks.inference import on_arrays
 from wsplf_cli.review.regions import known_area
 from wsplf_cli.schema import Entry, EntryResult, Tracker
-from wsplf_cli.weak.dense import DenseInference, Part, blocks_of, cells_of, infer_map, smooth
-from wsplf_cli.weak.epithelium import learned_from
-from wsplf_cli.weak.label_noise import search_mislabelled, suspects
-from wsplf_cli.weak.linear_probe import CONTEXT_SIGMAS_PX, Instances, LinearProbe, learn, pool_context
+from wsplf_cli.slides.window import DenseInference, MapRegion, infer_map, tissue_blocks, tissue_cells
+from wsplf_cli.weak.linear_probe import LinearProbe
+from wsplf_cli.weak.pooling import CONTEXT_SIGMAS_PX, masked_gaussian, pool_context
+from wsplf_cli.weak.self_training import Instances
 
-#: Of a slide, and of all slides together, but for a few hundred of each.
-PLACES_PER_SLIDE = 2500
-MOST_PLACES = 400_000
-LEAST_PLACES = 300
-#: The linear classifiers cost little: each may learn from nearly all slides, and slides are dealt out several times.
-FOLDS = 6
-DEALINGS = 3
-#: Up to so many slides, sets of them are left out on trial to find labels that do not fit (see ``search_mislabelled``).
-FEW_SLIDES = 24
-#: How often labels may be doubted, and trusted again.
-MOST_PASSES = 3
-#: Of all slides, so many of each kind are newly doubted in one pass, and so many at all.
-_DOUBTED_SHARE = 0.05
-_MOST_DOUBTED_SHARE = 0.15
-#: Cells on a side of a region from which places are taken, and how many regions of a slide are looked at.
+#: Instances per slide, and of all slides together, but never fewer than a few hundred per slide.
+INSTANCES_PER_SLIDE = 2500
+MOST_INSTANCES = 400_000
+LEAST_INSTANCES = 300
+#: Cells on a side of a region from which instances are taken, and how many regions of a slide are used.
 REGION = 256
 MOST_REGIONS = 6
+#: Features of a region at most, so that they fit into memory: wide backbones get smaller regions.
 _MOST_VALUES = 64_000_000
-"""Features of a region: of wide backbones the regions are smaller."""
 
 
 @dataclass(frozen=True, slots=True)
 class SampledInstances:
-    """For each class the places of each entry id, whose features are the same for all classes.
+    """For each class the instances of each entry id. The features of all classes are the same arrays.
 
     A slide that cannot be read has none; ``results`` says so.
     """
 
-    places: Sequence[Mapping[str, Instances]]
+    of_class: Mapping[str, Mapping[str, Instances]]
     results: Sequence[EntryResult]
 
 
-@dataclass(frozen=True, slots=True)
-class FittedProbes:
-    """The classifier of each entry id's places, and the entries whose label it doubts, with why.
-
-    ``layer`` tells the epithelium that they are held to; None: they judge all tissue.
-    """
-
-    judges: Mapping[str, LinearProbe]
-    suspects: Mapping[str, str]
-    layer: LinearProbe | None = None
-
-
 def sample_instances(
-    views: Sequence[Sequence[CohortSlide]],
+    cohort: Sequence[CohortSlide],
+    classes: Sequence[str],
     backbone: Backbone,
+    inferences: Mapping[str, DenseInference],
     *,
-    looking: Mapping[str, DenseInference],
     rng: np.random.Generator,
     tracker: Tracker,
 ) -> SampledInstances:
-    """Look at places of all slides.
+    """Random instances of all slides.
 
     Args:
-        views: The slides as each class sees them, in the same order.
-        backbone: In eval mode.
-        looking: How each entry's slide is looked at.
-        rng: Chooses places.
-        tracker: Where progress is told.
+        cohort: The slides.
+        classes: The classes.
+        backbone: In eval mode, on its device.
+        inferences: How the map of each entry id is computed.
+        rng: Chooses instances.
+        tracker: Where progress is shown.
     """
-    by_id = {slide[0].entry.id: slide for slide in zip(*views, strict=True)}
-    most = min(PLACES_PER_SLIDE, max(LEAST_PLACES, MOST_PLACES // len(by_id)))
-    places: list[dict[str, Instances]] = [{} for _ in views]
+    slides = {slide.entry.id: slide for slide in cohort}
+    most = min(INSTANCES_PER_SLIDE, max(LEAST_INSTANCES, MOST_INSTANCES // len(slides)))
+    of_class: dict[str, dict[str, Instances]] = {path_class: {} for path_class in classes}
 
-    def take(entry: Entry) -> Mapping[str, float]:
-        found = sample(by_id[entry.id], backbone, looking=looking[entry.id], most=most, rng=rng)
-        for own, one in zip(places, found, strict=True):
-            own[entry.id] = one
+    def sample_entry(entry: Entry) -> Mapping[str, float]:
+        sampled = sample_slide(slides[entry.id], classes, backbone, inferences[entry.id], most=most, rng=rng)
+        for path_class, instances in sampled.items():
+            of_class[path_class][entry.id] = instances
         return {}
 
-    results = each([one.entry for one in views[0]], take, tracker=tracker, name="places")
-    return SampledInstances(places, results)
+    results = for_each_entry([slide.entry for slide in cohort], sample_entry, tracker=tracker, name="features")
+    return SampledInstances(of_class, results)
 
 
-def fit_probes(
-    prepared: Sequence[CohortSlide],
-    places: Mapping[str, Instances],
-    *,
-    results: Sequence[EntryResult],
-    layer: LinearProbe | None = None,
-    rng: np.random.Generator,
-    tracker: Tracker,
-) -> FittedProbes:
-    """Learn a class from slide labels, and find the slides whose label does not fit what is seen on them.
-
-    Args:
-        prepared: The slides as the class sees them; those without places are left out.
-        places: Those of each entry id.
-        results: Of the sampling.
-        layer: Tells epithelium: only that is learned from. None: all tissue is.
-        rng: Deals the slides out.
-        tracker: Where progress is told.
-
-    Raises:
-        ProjectError: no slide of one of the kinds can be read.
-    """
-    usable = [one for one in prepared if one.entry.id in places]
-    require_kinds(usable, results)
-    tracker.start("classifiers of places", 1)
-    dealt = [_dealt(usable, rng) for _ in range(DEALINGS)]
-    taken = [places[one.entry.id] for one in usable]
-    if layer is not None:
-        taken, why_not = learned_from(taken, layer)
-        if why_not:
-            layer = None
-            tracker.say(why_not)
-    judges, doubts = cross_fit_with_label_noise(taken, dealt)
-    tracker.advance(1, message=f"{len(doubts)} labels doubted")
-    ids = [one.entry.id for one in usable]
-    return FittedProbes(
-        dict(zip(ids, judges, strict=True)), {ids[number]: why for number, why in doubts.items()}, layer
-    )
-
-
-def cross_fit_with_label_noise(
-    places: Sequence[Instances], dealt: Sequence[NDArray[np.integer]]
-) -> tuple[list[LinearProbe], dict[int, str]]:
-    """A classifier for each slide, and the slides whose label is doubted (see ``suspects``): they teach nothing.
-
-    Of many slides, those that look like the other kind: a wrong label makes the others doubtful, so that in each pass
-    only the most doubtful slides of each kind are left out; then all are judged anew, and what was left out may be
-    trusted again.
-    """
-    if len(places) <= FEW_SLIDES:
-        odd = search_mislabelled(places, dealt, most=_most(len(places)))
-        return learn([replace(one, trusted=number not in odd) for number, one in enumerate(places)], dealt), odd
-    doubts: dict[int, str] = {}
-    judges = learn(places, dealt)
-    few = max(1, round(_DOUBTED_SHARE * len(places)))
-    for _ in range(MOST_PASSES):
-        found = suspects(
-            [judge(one.features) for judge, one in zip(judges, places, strict=True)],
-            positive=[one.positive for one in places],
-            certain=[bool(one.known.any()) for one in places],
-        )
-        new = [number for number in found if number not in doubts]
-        new = [
-            number
-            for kind in (True, False)
-            for number in [number for number in new if places[number].positive is kind][:few]
-        ]
-        doubted = [number for number in found if number in doubts or number in new][: _most(len(places))]
-        if set(doubted) == doubts.keys():
-            break
-        doubts = {number: found[number] for number in doubted}
-        judges = learn([replace(one, trusted=number not in doubts) for number, one in enumerate(places)], dealt)
-    return judges, doubts
-
-
-def _most(slides: int) -> int:
-    return max(1, round(_MOST_DOUBTED_SHARE * slides))
-
-
-def cam(
-    one: CohortSlide, backbone: Backbone, judges: Sequence[LinearProbe], looking: DenseInference
-) -> NDArray[np.float32]:
-    """Each classifier's logits of each place of a slide, float32 [C, rows, columns], NaN where there is no tissue.
-
-    Means over neighbourhoods and the classifiers are linear: each width's share of the logit is looked at first, and
-    averaged then. All classifiers look at once.
-    """
-    stacked = np.concatenate([judge.weight.reshape(len(CONTEXT_SIGMAS_PX), -1) for judge in judges])
-    weights = torch.from_numpy(stacked).to(looking.device)
-
-    def shares(tiles: Tensor) -> Tensor:
-        features = backbone(tiles)
-        with torch.autocast(looking.device.type, enabled=False):  # weights in half precision would move the logits
-            return functional.conv2d(features.float(), weights[:, :, None, None])
-
-    found = infer_map(one.slide(), one.tissue, shares, looking, channels=len(stacked))
-    inside = ~np.isnan(found[0])
-    logits = np.empty((len(judges), *inside.shape), np.float32)
-    for own, judge, layers in zip(logits, judges, np.split(found, len(judges)), strict=True):
-        parts = [smooth(layers[n : n + 1], inside, width=width)[0] for n, width in enumerate(_widths(looking))]
-        own[:] = np.stack(parts).sum(axis=0) + np.float32(judge.bias)
-    return logits
-
-
-def sample(
-    views: Sequence[CohortSlide],
+def sample_slide(
+    slide: CohortSlide,
+    classes: Sequence[str],
     backbone: Backbone,
+    inference: DenseInference,
     *,
-    looking: DenseInference,
+    most: int = INSTANCES_PER_SLIDE,
     rng: np.random.Generator,
-    most: int | None = None,
-) -> list[Instances]:
-    """Random places of a slide, about ``most`` (``PLACES_PER_SLIDE``), and what a person has said of them.
-
-    ``views`` are the slide as each class sees it; the places of all have the same features.
-    """
-    most = PLACES_PER_SLIDE if most is None else most
-    one = views[0]
-    slide = one.slide()
-    inside = cells_of(one.tissue, shape=looking.shape(slide), downsample=looking.downsample)
-    regions = _regions(inside, _side(backbone.channels), rng)
+) -> dict[str, Instances]:
+    """About ``most`` random instances of a slide for each class, with what a person has decided about them."""
+    opened = slide.open()
+    inside = tissue_cells(slide.tissue, shape=inference.shape(opened), downsample=inference.downsample)
+    regions = _regions(inside, _region_side(backbone.channels), rng)
     tissue = np.array([inside[region.slices].sum() for region in regions])
     features = [np.zeros((0, len(CONTEXT_SIGMAS_PX) * backbone.channels), np.float16)]
-    known: list[list[NDArray[np.int8]]] = [[np.zeros(0, np.int8)] for _ in views]
+    known = {path_class: [np.zeros(0, np.int8)] for path_class in classes}
+    infer = on_arrays(backbone, device=backbone.device, rotations=inference.rotations)
     for region, share in zip(regions, tissue / max(1, tissue.sum()), strict=True):
         rows, columns = np.nonzero(inside[region.slices])
         chosen = rng.permutation(len(rows))[: round(most * share)]
-        maps = infer_map(slide, one.tissue, backbone, looking, channels=backbone.channels, part=region)
-        features.append(pool_context(maps, rows[chosen], columns[chosen], widths=_widths(looking)))
-        for own, view in zip(known, views, strict=True):
-            own.append(_known(view, region, looking.downsample)[rows[chosen], columns[chosen]])
+        region_map = infer_map(opened, slide.tissue, infer, inference, channels=backbone.channels, region=region)
+        features.append(pool_context(region_map, rows[chosen], columns[chosen], sigmas=_sigmas(inference)))
+        for path_class in classes:
+            decided = _known_cells(slide, path_class, region, inference.downsample)
+            known[path_class].append(decided[rows[chosen], columns[chosen]])
     joined = np.concatenate(features)
-    return [Instances(joined, view.positive, np.concatenate(own)) for own, view in zip(known, views, strict=True)]
+    return {
+        path_class: Instances(joined, slide.is_positive(path_class), np.concatenate(known[path_class]))
+        for path_class in classes
+    }
 
 
-def _dealt(prepared: Sequence[CohortSlide], rng: np.random.Generator) -> NDArray[np.intp]:
-    fold_of = folds_of(prepared, folds=FOLDS, rng=rng)
-    return np.array([fold_of[one.entry.id] for one in prepared], np.intp)
+def probe_maps(
+    slide: CohortSlide, backbone: Backbone, probes: Sequence[LinearProbe], inference: DenseInference
+) -> NDArray[np.float32]:
+    """The logits of several probes for each cell of a slide, float32 [P, rows, columns], NaN outside the tissue.
+
+    One pass of the backbone serves all probes.
+    """
+    stacked = np.concatenate([probe.weight.reshape(len(CONTEXT_SIGMAS_PX), -1) for probe in probes])
+    weights = torch.from_numpy(stacked).to(backbone.device)
+
+    def neighbourhood_logits(tiles: Tensor) -> Tensor:
+        features = backbone(tiles)
+        with torch.autocast(backbone.device.type, enabled=False):  # half-precision weights would shift the logits
+            return functional.conv2d(features.float(), weights[:, :, None, None])
+
+    infer = on_arrays(neighbourhood_logits, device=backbone.device, rotations=inference.rotations)
+    maps = infer_map(slide.open(), slide.tissue, infer, inference, channels=len(stacked))
+    inside = ~np.isnan(maps[0])
+    logits = np.empty((len(probes), *inside.shape), np.float32)
+    for probe_logits, probe, layers in zip(logits, probes, np.split(maps, len(probes)), strict=True):
+        pooled = [
+            masked_gaussian(layers[index : index + 1], inside, sigma=sigma)[0]
+            for index, sigma in enumerate(_sigmas(inference))
+        ]
+        probe_logits[:] = np.stack(pooled).sum(axis=0) + np.float32(probe.bias)
+    return logits
 
 
-def _widths(looking: DenseInference) -> list[float]:
-    """The widths of the neighbourhoods in cells."""
-    return [width / looking.stride for width in CONTEXT_SIGMAS_PX]
+def _sigmas(inference: DenseInference) -> list[float]:
+    """The standard deviations of the neighbourhoods in cells."""
+    return [sigma / inference.stride for sigma in CONTEXT_SIGMAS_PX]
 
 
-def _side(channels: int) -> int:
+def _region_side(channels: int) -> int:
     """Cells on a side of a region, so that its features fit into memory."""
     return int(min(REGION, np.sqrt(_MOST_VALUES / channels)))
 
 
-def _regions(inside: NDArray[np.bool_], side: int, rng: np.random.Generator) -> list[Part]:
-    """Squares that cover the tissue, or ``MOST_REGIONS`` of them, those with more tissue more often."""
-    found = list(blocks_of(inside, side, Part(0, inside.shape[0], 0, inside.shape[1])))
-    if len(found) <= MOST_REGIONS:
-        return found
-    tissue = np.array([inside[part.slices].sum() for part in found], float)
-    chosen = rng.choice(len(found), size=MOST_REGIONS, replace=False, p=tissue / tissue.sum())
-    return [found[number] for number in np.sort(chosen)]
+def _regions(inside: NDArray[np.bool_], side: int, rng: np.random.Generator) -> list[MapRegion]:
+    """Squares that cover the tissue, or ``MOST_REGIONS`` of them: squares with more tissue are chosen more often."""
+    regions = list(tissue_blocks(inside, side, MapRegion(0, inside.shape[0], 0, inside.shape[1])))
+    if len(regions) <= MOST_REGIONS:
+        return regions
+    tissue = np.array([inside[region.slices].sum() for region in regions], float)
+    chosen = rng.choice(len(regions), size=MOST_REGIONS, replace=False, p=tissue / tissue.sum())
+    return [regions[index] for index in np.sort(chosen)]
 
 
-def _known(one: CohortSlide, region: Part, downsample: float) -> NDArray[np.int8]:
-    """What a person's review says of the cells of a region, int8: 1 the class, -1 not the class, 0 nothing."""
-    decided, refused = known_area(
-        one.review.regions,
+def _known_cells(slide: CohortSlide, path_class: str, region: MapRegion, downsample: float) -> NDArray[np.int8]:
+    """What a person decided about the cells of a region, int8: 1 positive, -1 negative, 0 nothing."""
+    positive, negative = known_area(
+        slide.regions(path_class),
         origin_px0=(region.left * downsample, region.top * downsample),
         downsample=downsample,
         size_px=(region.right - region.left, region.bottom - region.top),
     )
-    return decided.astype(np.int8) - refused.astype(np.int8)
+    return positive.astype(np.int8) - negative.astype(np.int8)

@@ -1,396 +1,372 @@
-"""``wsplf pseudolabel``: from slide labels to polygons that a pathologist can review."""
+"""The method: from slide labels to polygons. ``fit`` learns from a cohort, ``annotate`` draws on a slide.
+
+The walk of a slide through ``wsplf pseudolabel``:
+
+1.  ``cohort.slide.prepare_cohort`` finds its tissue, lays tiles and reads what a person decided on it.
+2.  ``features.sample_slide`` takes random instances: dense features of the frozen backbone with their context.
+3.  ``epithelium.restrict_instances`` keeps those that are epithelium.
+4.  ``label_noise.cross_fit_with_label_noise`` fits linear probes out of fold (``self_training``) and suspects labels.
+5.  Recipes that fine-tune the backbone train MIL networks on its tiles instead, or as well (``mil``, with ADL).
+6.  ``cam.compute_cams`` computes its CAM: the out-of-fold logit of every cell of its tissue.
+7.  ``class_fit.ClassFit.with_scale`` chooses threshold and peak for the cohort; the CAM is in 0..1 from here on.
+8.  ``class_fit.resolve_overlap`` gives each cell to one class; SAM's decoder is tuned if the recipe has rounds.
+9.  ``polygons.draw_polygons`` refines the CAM: it prompts SAM in windows (``sam``), joins its masks, and outlines.
+10. ``annotate`` cuts the polygons clear of what a person decided, separates the classes, and measures them, last.
+"""
 
 import time
-from collections.abc import Mapping, MutableMapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cache
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from types import ModuleType
+from uuid import uuid4
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from wsplf_cli import plugins
-from wsplf_cli.backends import Project
-from wsplf_cli.cache import Store
-from wsplf_cli.cohort.label_table import require_both
-from wsplf_cli.cohort.labels import ClassTracker, classes_of, names_of, naming
-from wsplf_cli.cohort.run import done, each, merge
-from wsplf_cli.cohort.slide import CohortSlide, require_kinds, tile_sources
+from wsplf_cli.cohort.class_tracker import ClassTracker, class_in_errors
+from wsplf_cli.cohort.folds import fold_assignment
+from wsplf_cli.cohort.labels import display_names
+from wsplf_cli.cohort.run import merge_results
+from wsplf_cli.cohort.slide import CohortSlide, SlideResult, require_both_labels, tile_sources
 from wsplf_cli.errors import ConfigError
-from wsplf_cli.networks.backbone import build_backbone
-from wsplf_cli.networks.device import pick_device, seed_everything
+from wsplf_cli.networks.backbone import Backbone, build_backbone
 from wsplf_cli.networks.mil import MilNetwork
 from wsplf_cli.networks.sam import Sam, load_sam
 from wsplf_cli.options import PseudolabelOptions
-from wsplf_cli.review.memory import read_review
-from wsplf_cli.runs.record import Run, start_run
-from wsplf_cli.schema import Entry, EntryResult, StageReport, Tracker
-from wsplf_cli.slides.entry import entry_slide
-from wsplf_cli.slides.grid import make_grid
-from wsplf_cli.slides.tissue import tissue_mask, tissue_um2
-from wsplf_cli.weak.calibration import (
-    Calibration,
-    PeakThreshold,
-    calibrate,
-    core,
-    keep_components_with_peak,
-    typical_top_decile,
-)
-from wsplf_cli.weak.cam import Learnt, Networks, SlideLogits, fit_ensemble, look, looking_at, require_used, tissue_of
-from wsplf_cli.weak.class_fit import Taught, details_of, say_left_out
-from wsplf_cli.weak.epithelium import layer_of
-from wsplf_cli.weak.features import fit_probes, sample_instances
-from wsplf_cli.weak.fit_key import learning_key
-from wsplf_cli.weak.linear_probe import LinearProbe
-from wsplf_cli.weak.polygons import Cams, Drawing, resolve_overlap, writer
+from wsplf_cli.recipes import Recipe
+from wsplf_cli.schema import Annotation, EntryResult, Tracker
+from wsplf_cli.weak.cam import Classifiers, FittedProbes, compute_cams, dense_inference
+from wsplf_cli.weak.class_fit import CamsOfClass, ClassFit, resolve_overlap
+from wsplf_cli.weak.epithelium import SearchArea, restrict_instances, search_area
+from wsplf_cli.weak.features import sample_instances
+from wsplf_cli.weak.label_noise import cross_fit_with_label_noise
+from wsplf_cli.weak.mil.ensemble import fit_ensemble
+from wsplf_cli.weak.polygons import draw_polygons, measure, outside_of_review, separate_classes
 from wsplf_cli.weak.prompts import Strategy
 from wsplf_cli.weak.sam import refiners
 from wsplf_cli.weak.sam.embeddings import Embedder
+from wsplf_cli.weak.sam.refine import Refiner
 from wsplf_cli.weak.sam.rounds import tune_rounds
-from wsplf_cli.weak.tile_scale import tile_cam
+from wsplf_cli.weak.self_training import Instances
 
-#: Tiles overlap by half, so that whatever is cut by one is in the middle of another.
-TILE_OVERLAP = 0.5
-#: The core of a piece must lie so far between the threshold and what is typical_top_decile on positive slides: what nowhere looks
-#: more like tumour than that is seldom one.
-CORE_SHARE = 0.25
+#: Linear probes are quick to fit: each may learn from nearly all slides, and slides are assigned to folds repeatedly.
+FOLDS = 6
+REPEATS = 3
+#: Fields of a recipe that only fine-tuned networks use.
+_OF_FINE_TUNED = ("head", "epochs", "folds", "adl", "contrast", "high_frequency")
+#: Options that say how CAMs become polygons. Runs that differ only in these share what was learned.
+_OF_DRAWING = ("sam", "sam_checkpoint", "alpha", "min_area_um2", "cache_gb")
+_RECIPE_OF_DRAWING = (
+    "name",
+    "summary",
+    "trains",
+    "refiner",
+    "prompts",
+    "rounds",
+    "first_round",
+    "selection",
+    "robust_loss",
+    "cam_scale",
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
-    """What the user chose by name, loaded before any work begins, so that a wrong name costs nothing.
+class Networks:
+    """What the options name, loaded before any work begins, so that a wrong name costs nothing.
 
-    ``layer`` tells epithelium, if tumour is looked for there; ``said`` is what to say of where it is looked for.
+    ``backbone`` is the frozen backbone, None where the recipe only fine-tunes; ``make_mil`` makes a new MIL network,
+    None where the recipe trains none.
     """
 
     sam: Sam
     strategy: Strategy
-    networks: Networks
-    layer: LinearProbe | None
-    said: str
+    search: SearchArea
+    backbone: Backbone | None
+    make_mil: Callable[[], MilNetwork] | None
 
 
 @dataclass(frozen=True, slots=True)
-class Learned:
-    """What the slide labels taught of each class, and the ``seconds`` that it took."""
+class CohortFit:
+    """What was learned of each class from a cohort, one result per entry, and the seconds that it took."""
 
-    taught: list[Taught]
-    results: list[EntryResult]
+    fits: tuple[ClassFit, ...]
+    results: tuple[EntryResult, ...]
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class CalibratedCam:
-    """The CAMs of a class in 0..1, with what the core of a piece must reach, and what is to be said of the scale."""
-
-    cams: Cams
-    core: float | None
-    details: dict[str, object]
+Memory = MutableMapping[str, CohortFit]
+"""What earlier runs on the same entries learned, by ``fit_key``."""
 
 
-Memory = MutableMapping[str, Learned]
-"""What earlier runs on the same entries learned, by the options that it depends on."""
-
-
-def pseudolabel(
-    project: Project,
-    entries: Sequence[Entry],
-    options: PseudolabelOptions,
-    tracker: Tracker,
-    *,
-    memory: Memory | None = None,
-) -> StageReport:
-    """Learn from slide labels where the tumour is, and write it as pending pseudo-labels into the positive slides.
-
-    Slides without a label and held-out slides are left as they are, known-negative ones get no polygon. Each of several
-    classes is learned against the rest; a slide gets polygons of those that its label names.
-
-    Args:
-        project: Where the polygons go.
-        entries: With their labels resolved.
-        options: All that can be chosen.
-        tracker: Where progress is told.
-        memory: Of earlier runs on these entries in this process: what they learned is not learned again.
+def load_networks(options: PseudolabelOptions, device: torch.device) -> Networks:
+    """The networks that the options name.
 
     Raises:
-        ProjectError: no positive or no negative slide of a class can be used, or the project cannot be written.
-        ConfigError: an unknown part, or weights that do not fit.
+        ConfigError: A name or weights file is wrong, or a field of the recipe has no effect.
     """
-    device = pick_device(options.run.device)
-    rng = seed_everything(options.run.seed)
-    classes = classes_of(options.project)
-    used = [entry for entry in entries if entry.label is not None and not entry.held_out]
-    require_both([entry for entry in entries if not entry.held_out], classes)
-    say_left_out(entries, used, classes, tracker)
-    parts = _load(options, device)
-    run = start_run(
-        project,
-        "pseudolabel",
-        options=options,
-        seed=options.run.seed,
-        device=str(device),
-        dry_run=options.run.dry_run,
-    )
-    with run:
-        learned = _recall(memory, options)
-        if learned is None:
-            learned = _learn(project, used, parts, options=options, rng=rng, device=device, run=run, tracker=tracker)
-            _keep(memory, options, learned)
-        store = Store(
-            None if run.folder is None else project.folder / "wsplf" / "cache" / "embeddings",
-            most_bytes=round(options.cache_gb * 1e9),
-        )
-        embed = Embedder(parts.sam, store)
-        cell_px0 = {entry_id: heat.mean.downsample for entry_id, heat in learned.taught[0].looked.items()}
-        told = [ClassTracker(tracker, run, one.name) for one in learned.taught]
-        scaled = [_scaled(one, options=options, tracker=own) for one, own in zip(learned.taught, told, strict=True)]
-        drawings = _drawings(parts, learned.taught, scaled, cell_px0=cell_px0, embed=embed, options=options, told=told)
-        last = each(
-            [one.entry for one in learned.taught[0].prepared],
-            writer(project, drawings, cell_px0=cell_px0, options=options, run=run),
-            tracker=tracker,
-            name="polygons",
-        )
-        details = details_of(learned.taught, [one.details for one in scaled]) | {
-            "learn_seconds": learned.seconds,
-            "embedded": embed.computed,
-        }
-        return run.finish(merge(learned.results, last), details=details)
+    recipe = options.recipe
+    _require_effect(recipe)
+    head = plugins.load("weak.heads", recipe.head)
+    strategy: Strategy = plugins.load("weak.prompts", recipe.prompts).build()
+    sam = load_sam(options.sam, checkpoint=options.sam_checkpoint, device=device)
+    search = search_area(options)
+    make_mil = backbone = None
+    if recipe.backbone_mode != "frozen":
+        make_mil = partial(_mil_network, options, head)
+        make_mil()  # a backbone that cannot be fine-tuned is refused before any work
+    if recipe.backbone_mode != "fine-tuned":
+        backbone = build_backbone(options.backbone, weights=options.backbone_weights).to(device).eval()
+    return Networks(sam, strategy, search, backbone, make_mil)
 
 
-def _drawings(
-    parts: Parts,
-    taught: Sequence[Taught],
-    scaled: Sequence[CalibratedCam],
-    *,
-    cell_px0: Mapping[str, float],
-    embed: Embedder,
+def fit_key(options: PseudolabelOptions) -> str:
+    """The options that decide what is learned from the slide labels, as text."""
+    default = PseudolabelOptions()
+    recipe = replace(options.recipe, **{name: getattr(Recipe(), name) for name in _RECIPE_OF_DRAWING})
+    return repr(replace(options, recipe=recipe, **{name: getattr(default, name) for name in _OF_DRAWING}))
+
+
+def fit(
+    cohort: Sequence[CohortSlide],
+    results: Sequence[EntryResult],
+    trackers: Mapping[str, ClassTracker],
+    networks: Networks,
     options: PseudolabelOptions,
-    told: Sequence[ClassTracker],
-) -> list[Drawing]:
-    """How each class is drawn: where slides hold several, a place is of one; with a SAM that is tuned where wanted."""
-    slides = [{one.entry.id: one for one in own.prepared} for own in taught]
-    cams = resolve_overlap(slides, [one.cams for one in scaled], least=[one.core for one in scaled])
-    drawings = []
-    for number, one in enumerate(taught):
-        sam = parts.sam
-        if options.recipe.rounds:
-            tuned = tune_rounds(
-                parts.sam,
-                [view for view in one.prepared if view.positive],
-                cams[number],
-                cell_px0=cell_px0,
-                embed=embed,
-                strategy=parts.strategy,
-                options=options,
-                run=told[number],
-                tracker=told[number],
-            )
-            sam = tuned.sam
-            scaled[number].details["round_windows"] = list(tuned.windows)
-        refiner = refiners.build(options.recipe.refiner, sam=sam, embed=embed, strategy=parts.strategy)
-        drawings.append(Drawing(one.path_class, slides[number], cams[number], refiner))
-    return drawings
-
-
-def _recall(memory: Memory | None, options: PseudolabelOptions) -> Learned | None:
-    return None if memory is None else memory.get(learning_key(options))
-
-
-def _keep(memory: Memory | None, options: PseudolabelOptions, learned: Learned) -> None:
-    if memory is not None:
-        memory[learning_key(options)] = learned
-
-
-def _learn(
-    project: Project,
-    used: Sequence[Entry],
-    parts: Parts,
     *,
-    options: PseudolabelOptions,
     rng: np.random.Generator,
     device: torch.device,
-    run: Run,
     tracker: Tracker,
-) -> Learned:
-    """Tiles, classifiers and CAMs of the slides, for each class."""
+) -> CohortFit:
+    """Learn each class from the slide labels, against all other labelled slides.
+
+    Args:
+        cohort: The slides.
+        results: What became of every entry so far.
+        trackers: For each class where its progress is shown.
+        networks: As ``load_networks`` gives them.
+        options: The recipe and the rest.
+        rng: Chooses instances, folds and tiles.
+        device: Where networks are trained.
+        tracker: Where progress is shown that concerns all classes.
+
+    Raises:
+        ProjectError: No positive or no negative slide of a class can be used.
+    """
     began = time.monotonic()
-    classes = classes_of(options.project)
-    told = [ClassTracker(tracker, run, name) for name in names_of(classes)]
-    prepared, results = _tile(project, used, options, tracker)
-    views = [[one.of(path_class) for one in prepared] for path_class in classes]
-    for view, own in zip(views, told, strict=True):
-        with naming(own.name):
-            require_kinds(view, results)
-    learnt = [Learnt() for _ in views]
-    if options.recipe.backbone_mode != "fine-tuned":
-        backbone = parts.networks.frozen()
-        looking = {one.entry.id: looking_at(one, backbone, options=options, device=device) for one in prepared}
-        if parts.said:
-            tracker.say(parts.said)
-        sampled = sample_instances(views, backbone, looking=looking, rng=rng, tracker=tracker)
-        for number, (view, places, own) in enumerate(zip(views, sampled.places, told, strict=True)):
-            with naming(own.name):
-                judged = fit_probes(view, places, results=sampled.results, layer=parts.layer, rng=rng, tracker=own)
-            learnt[number] = Learnt(judged=judged, backbone=backbone)
-            views[number] = [one for one in view if one.entry.id in judged.judges]
-        results = merge(results, sampled.results)
-    if options.recipe.backbone_mode != "frozen":
-        sources = tile_sources(views[0])
-        for number, (view, own) in enumerate(zip(views, told, strict=True)):
-            trusted = [one for one in view if one.entry.id not in learnt[number].suspects]
-            committee = fit_ensemble(
-                trusted, sources, parts.networks, options=options, rng=rng, device=device, run=own, tracker=own
+    classes = list(trackers)
+    for path_class, class_tracker in trackers.items():
+        with class_in_errors(class_tracker.name):
+            require_both_labels(cohort, path_class, results)
+    classifiers = {path_class: Classifiers() for path_class in classes}
+    if networks.backbone is not None:
+        inferences = {slide.entry.id: dense_inference(slide, networks.backbone, options) for slide in cohort}
+        if networks.search.message:
+            tracker.say(networks.search.message)
+        sampled = sample_instances(cohort, classes, networks.backbone, inferences, rng=rng, tracker=tracker)
+        cohort = [slide for slide in cohort if slide.entry.id in sampled.of_class[classes[0]]]
+        for path_class, class_tracker in trackers.items():
+            with class_in_errors(class_tracker.name):
+                require_both_labels(cohort, path_class, sampled.results)
+            instances = [sampled.of_class[path_class][slide.entry.id] for slide in cohort]
+            probes = fit_probes(cohort, path_class, instances, networks.search, rng=rng, tracker=class_tracker)
+            classifiers[path_class] = Classifiers(probes, networks.backbone)
+        results = merge_results(results, sampled.results)
+    if networks.make_mil is not None:
+        sources = tile_sources(cohort)
+        for path_class, class_tracker in trackers.items():
+            suspected = classifiers[path_class].suspected
+            ensemble = fit_ensemble(
+                [slide for slide in cohort if slide.entry.id not in suspected],
+                path_class,
+                sources,
+                networks.make_mil,
+                options=options,
+                rng=rng,
+                device=device,
+                curves=class_tracker,
+                tracker=class_tracker,
             )
-            others = {one.entry.id: 0 for one in view}  # a doubted slide taught no network: any may judge it
-            committee = replace(committee, fold_of=others | dict(committee.fold_of))
-            learnt[number] = replace(learnt[number], committee=committee)
-    looked, last = look(views, learnt, options=options, device=device, tracker=tracker)
-    taught = []
-    for path_class, own, view, judges, seen in zip(classes, told, views, learnt, looked, strict=True):
-        for one in view:
-            if one.entry.id in judges.suspects:
-                why = judges.suspects[one.entry.id]
-                own.say(f"{one.entry.name}: {why}; left out of learning, please check its label")
-        kept = [one for one in view if one.entry.id in seen]
-        taught.append(Taught(path_class, own.name, kept, judges.folds, judges.suspects, seen, judges.within))
-    return Learned(taught, merge(results, last), time.monotonic() - began)
-
-
-def _load(options: PseudolabelOptions, device: torch.device) -> Parts:
-    if options.recipe.rounds and options.recipe.refiner not in ("sam", "sam-only"):
-        raise ConfigError(
-            f"--rounds {options.recipe.rounds} tunes SAM, which --refiner {options.recipe.refiner} does not use",
-            hint="--rounds 0, or --refiner sam",
+            # No network learned from a suspected slide, so any network is out of fold for it.
+            fold_of = {slide.entry.id: 0 for slide in cohort} | dict(ensemble.fold_of)
+            classifiers[path_class] = replace(classifiers[path_class], ensemble=replace(ensemble, fold_of=fold_of))
+    logits, cam_results = compute_cams(cohort, classifiers, options, tracker)
+    fits = []
+    for path_class, class_tracker in trackers.items():
+        fitted = classifiers[path_class]
+        for slide in cohort:
+            if slide.entry.id in fitted.suspected:
+                class_tracker.say(
+                    f"{slide.entry.name}: {fitted.suspected[slide.entry.id]}; not learned from, please check its label"
+                )
+        slides = tuple(slide for slide in cohort if slide.entry.id in logits[path_class])
+        fits.append(
+            ClassFit(
+                path_class,
+                class_tracker.name,
+                slides,
+                logits[path_class],
+                fitted.suspected,
+                fitted.fold_of,
+                fitted.search_in,
+            )
         )
-    require_used(options)
-    head = plugins.load("weak.heads", options.recipe.head)
-    strategy: Strategy = plugins.load("weak.prompts", options.recipe.prompts).build()
-    sam = load_sam(options.sam, checkpoint=options.sam_checkpoint, device=device)
+    return CohortFit(tuple(fits), tuple(merge_results(results, cam_results)), time.monotonic() - began)
 
-    networks = Networks(
-        mil=lambda: _network(options, head),
-        frozen=cache(lambda: build_backbone(options.backbone, weights=options.backbone_weights).to(device).eval()),
+
+def fit_probes(
+    cohort: Sequence[CohortSlide],
+    path_class: str,
+    instances: Sequence[Instances],
+    search: SearchArea,
+    *,
+    rng: np.random.Generator,
+    tracker: Tracker,
+) -> FittedProbes:
+    """Out-of-fold linear probes of one class for every slide, and the suspected label errors.
+
+    Args:
+        cohort: The slides.
+        path_class: The class.
+        instances: Those of each slide.
+        search: Only instances in this area are learned from.
+        rng: Assigns patients to folds.
+        tracker: Where progress is shown.
+    """
+    tracker.start("linear probes", 1)
+    fold_assignments = []
+    for _ in range(REPEATS):
+        fold_of = fold_assignment(cohort, path_class, folds=FOLDS, rng=rng)
+        fold_assignments.append(np.array([fold_of[slide.entry.id] for slide in cohort], np.intp))
+    epithelium = search.probe
+    if epithelium is not None:
+        instances, reason = restrict_instances(instances, epithelium)
+        if reason:
+            epithelium = None
+            tracker.say(reason)
+    probes, suspected = cross_fit_with_label_noise(instances, fold_assignments)
+    tracker.advance(1, message=f"{len(suspected)} suspected label errors")
+    ids = [slide.entry.id for slide in cohort]
+    return FittedProbes(
+        dict(zip(ids, probes, strict=True)), {ids[index]: reason for index, reason in suspected.items()}, epithelium
     )
-    (
-        networks.frozen if options.recipe.backbone_mode == "frozen" else networks.mil
-    )()  # what does not fit is said before any work
-    return Parts(sam, strategy, networks, *layer_of(options))
 
 
-def _network(options: PseudolabelOptions, head: ModuleType) -> MilNetwork:
+def class_refiners(
+    fits: Sequence[ClassFit],
+    networks: Networks,
+    embed: Embedder,
+    options: PseudolabelOptions,
+    trackers: Mapping[str, ClassTracker],
+) -> tuple[list[Refiner], list[dict[str, object]]]:
+    """The refiner of each class, with its own tuned SAM where the recipe has rounds, and what to say of the rounds."""
+    class_refiners: list[Refiner] = []
+    details: list[dict[str, object]] = []
+    for index, fit_of_class in enumerate(fits):
+        sam: Sam = networks.sam
+        detail: dict[str, object] = {}
+        if options.recipe.rounds:
+            tuned = tune_rounds(
+                networks.sam,
+                fit_of_class.positive_slides,
+                CamsOfClass(fits, index),
+                embed=embed,
+                strategy=networks.strategy,
+                options=options,
+                curves=trackers[fit_of_class.path_class],
+                tracker=trackers[fit_of_class.path_class],
+            )
+            sam, detail = tuned.sam, {"round_windows": list(tuned.windows)}
+        class_refiners.append(refiners.build(options.recipe.refiner, sam=sam, embed=embed, strategy=networks.strategy))
+        details.append(detail)
+    return class_refiners, details
+
+
+def annotate(
+    slide: CohortSlide,
+    fits: Sequence[ClassFit],
+    class_refiners: Sequence[Refiner],
+    options: PseudolabelOptions,
+    *,
+    run_id: str,
+    seed: int,
+) -> SlideResult:
+    """The pseudo-labels of all classes on one slide, measured in their final shape, with the CAMs they come from.
+
+    A slide gets no polygon of a class that its label lacks; the area that would have been drawn is counted as
+    ``suppressed_um2``. An image that a person has reviewed gets no polygon at all.
+
+    Raises:
+        SlideError: The slide's data is damaged.
+    """
+    cams = resolve_overlap(slide, fits)
+    maps = {fit_of_class.path_class: cam for fit_of_class, cam in zip(fits, cams, strict=True)}
+    if slide.entry.reviewed:
+        return SlideResult(slide.entry.id, (), {}, maps)
+    rng = np.random.default_rng(seed)
+    min_area_px0 = options.min_area_um2 / slide.mpp**2
+    drawn, suppressed_px0 = [], 0.0
+    for fit_of_class, cam, refiner in zip(fits, cams, class_refiners, strict=True):
+        polygons = draw_polygons(slide, cam, refiner, options, rng)
+        if not slide.is_positive(fit_of_class.path_class):
+            suppressed_px0 += sum(polygon.shape.area for polygon in polygons)
+            polygons = []
+        drawn.append(outside_of_review(polygons, slide, fit_of_class.path_class, min_area_px0=min_area_px0))
+    drawn = separate_classes(drawn, cams, min_area_px0=min_area_px0)
+    annotations = tuple(
+        Annotation(
+            id=uuid4(),
+            shape=polygon.shape,
+            path_class=fit_of_class.path_class,
+            origin="pseudolabel",
+            run_id=run_id,
+            measurements=measure(polygon, mpp_slide=slide.mpp),
+        )
+        for fit_of_class, polygons in zip(fits, drawn, strict=True)
+        for polygon in polygons
+    )
+    names = display_names([fit_of_class.path_class for fit_of_class in fits])
+    counts = {f"polygons {name}": len(polygons) for name, polygons in zip(names, drawn, strict=True) if name} | {
+        "polygons": len(annotations),
+        "area mm2": sum(annotation.shape.area for annotation in annotations) * slide.mpp**2 / 1e6,
+        "suppressed_um2": suppressed_px0 * slide.mpp**2,
+    }
+    return SlideResult(slide.entry.id, annotations, counts, maps)
+
+
+def _require_effect(recipe: Recipe) -> None:
+    """Refuse a recipe with a field that has no effect.
+
+    Raises:
+        ConfigError: Names the field.
+    """
+    where = f"recipe {recipe.name}"
+    if recipe.rounds and recipe.refiner not in ("sam", "sam-only"):
+        raise ConfigError(
+            f"{where}: rounds = {recipe.rounds} tunes SAM, which the refiner {recipe.refiner} does not use",
+            hint="rounds = 0, or --refiner sam",
+        )
+    if recipe.backbone_mode != "frozen":
+        return
+    default = Recipe()
+    for name in _OF_FINE_TUNED:
+        value = getattr(recipe, name)
+        if value != getattr(default, name):
+            shown = str(value).lower() if isinstance(value, bool) else value
+            raise ConfigError(
+                f"{where}: {name.replace('_', '-')} = {shown} is for fine-tuned networks, which backbone-mode"
+                " frozen does not train",
+                hint='backbone-mode = "fine-tuned" or "both", or leave it out',
+            )
+
+
+def _mil_network(options: PseudolabelOptions, head: ModuleType) -> MilNetwork:
+    recipe = options.recipe
     backbone = build_backbone(
         options.backbone,
         weights=options.backbone_weights,
-        adl=options.recipe.adl,
-        high_frequency=options.recipe.high_frequency,
+        adl=recipe.adl,
+        high_frequency=recipe.high_frequency,
     )
     return MilNetwork(backbone, head.build(backbone.channels, 1))
-
-
-def _tile(
-    project: Project, entries: Sequence[Entry], options: PseudolabelOptions, tracker: Tracker
-) -> tuple[list[CohortSlide], list[EntryResult]]:
-    """Find the tissue of each slide and lay its tiles; read what a person's review says of it."""
-    prepared: dict[str, CohortSlide] = {}
-
-    def prepare(entry: Entry) -> Mapping[str, float]:
-        review = read_review(project, entry, classes_of(options.project)[0], tracker)
-        slide, pixel_size = entry_slide(entry, mpp_override=options.project.mpp_override)
-        if pixel_size.warning:
-            tracker.say(pixel_size.warning)
-        tissue = tissue_mask(slide, mpp_slide=pixel_size.mpp)
-        grid = make_grid(
-            entry.id,
-            tissue,
-            tile_px=options.recipe.tile_px,
-            mpp=options.mpp,
-            mpp_slide=pixel_size.mpp,
-            min_tissue=options.recipe.min_tissue,
-            overlap=TILE_OVERLAP,
-        )
-        prepared[entry.id] = CohortSlide(entry, pixel_size.mpp, tissue, grid, review)
-        return {"tiles": len(grid.xy_px0), "tissue mm2": tissue_um2(tissue, mpp_slide=pixel_size.mpp) / 1e6}
-
-    results = each(entries, prepare, tracker=tracker, name="tissue")
-    return [prepared[entry.id] for entry in done(entries, results)], results
-
-
-def _calibrate(
-    prepared: Sequence[CohortSlide], looked: Mapping[str, SlideLogits], *, least: float, tracker: Tracker
-) -> Calibration:
-    """Choose the threshold of the mean CAM, at least ``least``, and say what it means."""
-
-    def logits(*, positive: bool, unseen: bool) -> list[NDArray[np.float32]]:
-        of_kind = [looked[one.entry.id] for one in prepared if one.positive is positive]
-        return [tissue_of((one.unseen if unseen else one.mean).logits[0]) for one in of_kind]
-
-    calibration = calibrate(logits(positive=True, unseen=True), logits(positive=False, unseen=True), least=least)
-    if any(looked[one.entry.id].unseen is not looked[one.entry.id].mean for one in prepared):
-        calibration = calibration.match_positive_rate(
-            logits(positive=True, unseen=False), logits(positive=False, unseen=False)
-        )
-    tracker.say(
-        f"the CAM calls {calibration.called_share:.1%} of the tissue of positive slides tumour, and "
-        f"{calibration.false_positive_share:.2%} of that of negative slides; up to {calibration.tumour_share:.1%} "
-        "may be tumour"
-    )
-    return calibration
-
-
-def _core(
-    prepared: Sequence[CohortSlide],
-    looked: Mapping[str, SlideLogits],
-    *,
-    alpha: float,
-    least: float,
-    tracker: Tracker,
-) -> PeakThreshold:
-    """Choose what the core of a piece must reach, and say what that guarantees and what not."""
-    negatives = [tissue_of(looked[one.entry.id].unseen.logits[0]) for one in prepared if not one.positive]
-    found = core(negatives, alpha=alpha, least=least)
-    promise = f"for a new negative slide {found.guaranteed:.1%} is guaranteed on average"
-    if found.slides < found.slides_needed:
-        promise += f"; --alpha {alpha:g} itself would take {found.slides_needed} negative slides"
-    tracker.say(
-        f"each polygon has a core that {found.measured:.2%} of the tissue of {found.slides} negative slides reaches, "
-        f"as judged by classifiers that did not see them; {promise}"
-    )
-    return found
-
-
-def _scaled(taught: Taught, *, options: PseudolabelOptions, tracker: Tracker) -> CalibratedCam:
-    """The CAMs of a class in 0..1 with their threshold at 0.5, by the slides whose labels are trusted."""
-    looked = taught.looked
-    prepared = [one for one in taught.prepared if one.entry.id not in taught.suspects]
-    if options.recipe.cam_scale != "cohort":
-        lowest = 0.0 if options.recipe.cam_scale == "tile-gated" else -np.inf
-
-        def by_tile(one: CohortSlide) -> NDArray[np.float32]:
-            heat = looked[one.entry.id].raw
-            side = round(options.recipe.tile_px * options.mpp / one.mpp_slide / heat.downsample)
-            return tile_cam(heat.logits[0], side=max(1, side), least=lowest)
-
-        return CalibratedCam(by_tile, None, {})
-    least = (
-        0.0 if options.recipe.backbone_mode == "frozen" else -np.inf
-    )  # from where the classifiers of places see tumour
-    calibration = _calibrate(prepared, looked, least=least, tracker=tracker)
-    details: dict[str, object] = {
-        "tumour_share": calibration.tumour_share,
-        "called_share": calibration.called_share,
-        "expected_dice": calibration.expected_dice,
-        "negative_share_above_threshold": calibration.false_positive_share,
-    }
-    positives = [tissue_of(looked[one.entry.id].mean.logits[0]) for one in prepared if one.positive]
-    sure = typical_top_decile(positives, threshold=calibration.threshold) - calibration.threshold
-    lowest = calibration.threshold + CORE_SHARE * sure
-    own_core = _core(prepared, looked, alpha=options.alpha, least=lowest, tracker=tracker)
-    details["core"] = asdict(own_core)
-    reached = float(calibration.cam(np.array(own_core.threshold, np.float32)))
-
-    def by_cohort(one: CohortSlide) -> NDArray[np.float32]:
-        return keep_components_with_peak(calibration.cam(looked[one.entry.id].mean.logits[0]), least=reached)
-
-    return CalibratedCam(by_cohort, reached, details)

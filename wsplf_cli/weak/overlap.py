@@ -1,94 +1,90 @@
-"""Several classes on one slide: each place belongs to one of them, that whose CAM is highest there."""
+"""Several classes on one slide: a cell belongs to the class with the highest CAM, and polygons do not overlap."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from shapely import Polygon
 from shapely.geometry.base import BaseGeometry
 
 from wsplf_cli.geometry import mask_polygons, polygonal, union
-from wsplf_cli.review.merge import without
-from wsplf_cli.schema import Annotation
-from wsplf_cli.weak.calibration import BELOW, keep_components_with_peak
+from wsplf_cli.review.merge import subtract_regions
+from wsplf_cli.slides.map import SlideMap
+from wsplf_cli.weak.calibration import BELOW_FOREGROUND, keep_components_with_peak
+from wsplf_cli.weak.prompts import FOREGROUND
 
-#: A border between two classes is drawn in pixels of a quarter of a cell, on areas of at most so many on a side.
+#: A border between two classes is drawn in pixels of a quarter of a cell, in areas of at most so many on a side.
 _FINER = 4
 _MOST_PX = 1024
 
 
-def share(cams: Sequence[NDArray[np.float32]], *, least: Sequence[float | None]) -> list[NDArray[np.float32]]:
-    """CAMs float32 [rows, columns] in 0..1 of several classes, each below 0.5 where another one is higher.
+def argmax_cams(cams: Sequence[NDArray[np.float32]], *, peaks: Sequence[float | None]) -> list[NDArray[np.float32]]:
+    """CAMs float32 [rows, columns] in 0..1 of several classes, each below 0.5 where another class is higher.
 
-    A piece (0.5 and above) of what a class keeps must reach its ``least``; else the other classes get its place.
+    What a class keeps must reach its peak component by component; otherwise the other classes get the cells.
     """
-    now = list(cams)
+    current = list(cams)
     while True:
-        first = np.argmax(now, axis=0)
-        kept = [np.where(first == place, cam, np.minimum(cam, BELOW)) for place, cam in enumerate(now)]
-        cores = [
-            own if core is None else keep_components_with_peak(own, least=core)
-            for own, core in zip(kept, least, strict=True)
+        highest = np.argmax(current, axis=0)
+        kept = [np.where(highest == index, cam, np.minimum(cam, BELOW_FOREGROUND)) for index, cam in enumerate(current)]
+        with_peak = [
+            cam if peak is None else keep_components_with_peak(cam, peak=peak)
+            for cam, peak in zip(kept, peaks, strict=True)
         ]
-        lost = [(own >= 0.5) & (core < 0.5) for own, core in zip(kept, cores, strict=True)]
-        if not any(places.any() for places in lost):
-            return cores
-        now = [np.where(places, np.minimum(cam, BELOW), cam) for cam, places in zip(now, lost, strict=True)]
+        lost = [(cam >= FOREGROUND) & (peaked < FOREGROUND) for cam, peaked in zip(kept, with_peak, strict=True)]
+        if not any(cells.any() for cells in lost):
+            return with_peak
+        current = [
+            np.where(cells, np.minimum(cam, BELOW_FOREGROUND), cam) for cam, cells in zip(current, lost, strict=True)
+        ]
 
 
-def apart(
-    drawn: Sequence[Sequence[Annotation]],
-    cams: Sequence[NDArray[np.float32]],
-    *,
-    cell_px0: float,
-    min_area_px0: float,
-    mpp_slide: float,
-) -> list[list[Annotation]]:
-    """The polygons of several classes of a slide without what they have in common: it goes to the higher CAM.
+def split_polygons(
+    polygons: Sequence[Sequence[Polygon]], cams: Sequence[SlideMap], *, min_area_px0: float
+) -> list[list[list[Polygon]]]:
+    """The parts of each polygon of each class after overlaps went to the class with the higher CAM.
 
     Args:
-        drawn: The polygons of each class.
-        cams: Float32 [rows, columns] of each class.
-        cell_px0: Side of a cell of a CAM in level-0 pixels.
-        min_area_px0: Of what is cut, smaller parts are dropped.
-        mpp_slide: Micrometres per pixel at level 0.
+        polygons: The polygons of each class.
+        cams: The CAM of each class.
+        min_area_px0: Smaller parts of a cut polygon are dropped.
     """
-    left = [list(some) for some in drawn]
+    parts = [[[polygon] for polygon in of_class] for of_class in polygons]
 
-    def cut(place: int, taken: Sequence[BaseGeometry]) -> None:
-        before = {id(one) for one in left[place]}
-        parts = without(left[place], taken, min_area_px0=min_area_px0)
-        left[place] = [one if id(one) in before else _measured(one, mpp_slide) for one in parts]
+    def shapes(index: int) -> list[Polygon]:
+        return [part for of_polygon in parts[index] for part in of_polygon]
 
-    for first, second in combinations(range(len(left)), 2):
-        common = union(one.shape for one in left[first]).intersection(union(one.shape for one in left[second]))
-        parts = polygonal(common)
-        if parts:
-            cut(first, [_where_higher(part, cams[second], cams[first], cell_px0=cell_px0) for part in parts])
-            cut(second, [one.shape for one in left[first]])
-    return left
+    def cut(index: int, taken: Sequence[BaseGeometry]) -> None:
+        parts[index] = [
+            [piece for pieces in subtract_regions(of_polygon, taken, min_area_px0=min_area_px0) for piece in pieces]
+            for of_polygon in parts[index]
+        ]
+
+    for first, second in combinations(range(len(parts)), 2):
+        common = polygonal(union(shapes(first)).intersection(union(shapes(second))))
+        if common:
+            cut(first, [_where_higher(area, cams[second], cams[first]) for area in common])
+            cut(second, shapes(first))
+    return parts
 
 
-def _where_higher(
-    part: BaseGeometry, cam: NDArray[np.float32], other: NDArray[np.float32], *, cell_px0: float
-) -> BaseGeometry:
-    """Where in an area a CAM is higher than another one."""
-    left, top, right, bottom = (value / cell_px0 for value in part.bounds)
+def _where_higher(area: BaseGeometry, cam: SlideMap, other: SlideMap) -> BaseGeometry:
+    """Where in an area one CAM is higher than another."""
+    cell_px0 = cam.downsample
+    left, top, right, bottom = (value / cell_px0 for value in area.bounds)
     step = max(1 / _FINER, (right - left) / _MOST_PX, (bottom - top) / _MOST_PX)  # in cells
     columns, rows = (np.arange(first - 1 + step / 2, last + 1, step) for first, last in ((left, right), (top, bottom)))
-    places = np.meshgrid(rows - 0.5, columns - 0.5, indexing="ij")
-    higher, lower = (ndimage.map_coordinates(layer, places, order=1, mode="nearest") for layer in (cam, other))
-    found = mask_polygons(
-        higher > lower,
+    positions = np.meshgrid(rows - 0.5, columns - 0.5, indexing="ij")
+    cam_values, other_values = (
+        ndimage.map_coordinates(layer.values, positions, order=1, mode="nearest") for layer in (cam, other)
+    )
+    higher = mask_polygons(
+        cam_values > other_values,
         origin_px0=((left - 1) * cell_px0, (top - 1) * cell_px0),
         downsample=step * cell_px0,
         tolerance_px0=step * cell_px0,
         min_area_px0=0.0,
     )
-    return part.intersection(union(found))
-
-
-def _measured(one: Annotation, mpp_slide: float) -> Annotation:
-    return replace(one, measurements={**one.measurements, "wsplf: area um^2": float(one.shape.area * mpp_slide**2)})
+    return area.intersection(union(higher))

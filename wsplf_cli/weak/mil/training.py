@@ -1,4 +1,4 @@
-"""The MIL training loop: bags of tiles with slide labels in, a classifier of every place of every tile out."""
+"""The MIL training loop: bags of tiles with slide labels in, a classifier of every instance of every tile out."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,15 +14,18 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from wsplf_cli.networks.augment import augment
 from wsplf_cli.networks.bag import BagOutput
 from wsplf_cli.networks.device import autocast
-from wsplf_cli.networks.mil import MilNetwork, as_batch
+from wsplf_cli.networks.inference import as_batch
+from wsplf_cli.networks.mil import MilNetwork
 from wsplf_cli.schema import Tracker
-from wsplf_cli.weak.mil.tile_sampling import TileScores, choose, due, unseen
+from wsplf_cli.weak.mil.tile_sampling import TileScores, sample_hard, sample_stalest
 
-#: Shares of a bag's places that are taken for positive and for negative when its label is positive.
+#: Shares of a positive bag's instances that are taken as positive and as negative.
 _TOP_SHARE = 0.02
 _BOTTOM_SHARE = 0.3
-#: A step of more pixels is split into passes: a step of the default size, with tiles of up to 256 pixels, is not.
+#: A step with more pixels is split into passes. A step of the default size with tiles of up to 256 pixels is not.
 _PIXELS_PER_PASS = 24 * 256 * 256
+#: Weight of the running mean of the weights.
+_EMA_DECAY = 0.98
 
 
 class TileSource(Protocol):
@@ -39,26 +42,26 @@ class TileSource(Protocol):
 class Bag:
     """The tiles of one slide and its label, ``target`` float32 [C] of 0 and 1.
 
-    ``known`` gives where in tiles a person has said what is there, float32 [n, 2, s, s]: the class for sure, and for
-    sure not (see ``review.known_cells``); None where nobody has.
+    ``known`` gives what a person decided about tiles, float32 [n, 2, s, s]: positive for sure, and negative for sure
+    (see ``review.regions.known_cells``); None where nobody has decided anything.
     """
 
     entry_id: str
     tiles: TileSource
     target: NDArray[np.float32]
-    known: Callable[[NDArray[np.integer]], NDArray[np.float32]] | None = None
+    known: Callable[[NDArray[np.integer]], NDArray[np.float32] | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class MilSettings:
     """How ``fit`` trains.
 
-    ``tiles_per_bag`` are read per step; half of them where the classifier last saw most. ``most_tiles_per_pass`` go
-    through the backbone at once, by default ``tiles_per_pass`` of their side.
+    ``tiles_per_bag`` are read per step, half of them with the highest latest logits. ``most_tiles_per_pass`` go through
+    the backbone at once; by default ``tiles_per_pass`` of their side.
 
     Of a slide with more than ``score_above`` tiles, training alone would see few, and its tumour perhaps never again.
-    After the settle epochs, such a slide's tiles are looked at without gradient before each epoch, as Campanella et al.
-    (2019) do: ``score_most`` of them, those seen longest ago, so that all have their turn. DenseInference at a tile costs
+    After the settle epochs, tiles of such a slide are scored without gradient before each epoch, as Campanella et al.
+    (2019) do: ``score_most`` of them, those with the oldest scores, so that all have their turn. Scoring a tile costs
     about a quarter of learning from it (measured with ``small`` on a CPU).
     """
 
@@ -93,10 +96,10 @@ def fit(
     device: torch.device,
     track: Tracker,
 ) -> Curve:
-    """Train the network on slide labels; it ends in eval mode with the running mean of its weights.
+    """Train the network on slide labels. It ends in eval mode with the running mean of its weights.
 
-    Each step takes one positive and one negative bag, so that classes weigh the same. A bag's loss is that of its
-    label; besides, no tile of a negative bag may be positive, and within a positive bag the likeliest places are set
+    Each step takes one positive and one negative bag, so that the labels weigh the same. A bag's loss is that of its
+    label. Besides, no tile of a negative bag may be positive, and within a positive bag the likeliest instances are set
     against the least likely ones (see ``contrast_loss``).
 
     Args:
@@ -105,7 +108,7 @@ def fit(
         settings: Epochs, rates and sizes.
         rng: Chooses bags, tiles and augmentation.
         device: Where the network is.
-        track: ClassTracker each step.
+        track: Is told each step.
 
     Returns:
         The curve of the training loss.
@@ -114,8 +117,8 @@ def fit(
     negative = [bag for bag in bags if not bag.target.any()]
     steps = max(len(positive), len(negative), settings.least_steps)
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    seen = {bag.entry_id: unseen(len(bag.tiles)) for bag in bags}
-    learning: nn.Module = network.head if network.backbone.frozen else network  # what is frozen needs no mean
+    scores = {bag.entry_id: TileScores.unscored(len(bag.tiles)) for bag in bags}
+    learning: nn.Module = network.head if network.backbone.frozen else network  # frozen weights need no running mean
     groups = [{"params": network.head.parameters(), "lr": settings.head_rate}]
     if not network.backbone.frozen:
         groups.insert(0, {"params": network.backbone.parameters(), "lr": settings.backbone_rate})
@@ -126,23 +129,25 @@ def fit(
         total_steps=settings.epochs * steps,
         pct_start=0.1,
     )
-    mean = AveragedModel(learning, multi_avg_fn=get_ema_multi_avg_fn(0.98))  # type: ignore[no-untyped-call]
+    mean = AveragedModel(learning, multi_avg_fn=get_ema_multi_avg_fn(_EMA_DECAY))  # type: ignore[no-untyped-call]
     curve = Curve()
     network.train()
     for epoch in range(settings.epochs):
-        losses, right = [], []
+        losses, correct = [], []
         if epoch >= settings.settle_epochs:
-            _look_again(network, bags, seen, settings=settings, epoch=epoch, rng=rng, device=device, track=track)
-        for pair in zip(_deal(positive, steps, rng), _deal(negative, steps, rng), strict=True):
-            chosen = [choose(seen[bag.entry_id].logits, settings.tiles_per_bag, rng=rng) for bag in pair]
-            tiles = np.concatenate([bag.tiles.read(index) for bag, index in zip(pair, chosen, strict=True)])
+            _score_large_bags(
+                network, bags, scores, settings=settings, epoch=epoch, rng=rng, device=device, track=track
+            )
+        for pair in zip(_draw(positive, steps, rng), _draw(negative, steps, rng), strict=True):
+            chosen = [sample_hard(scores[bag.entry_id].logits, settings.tiles_per_bag, rng=rng) for bag in pair]
+            tiles = np.concatenate([bag.tiles.read(indices) for bag, indices in zip(pair, chosen, strict=True)])
             batch, masks = augment(as_batch(tiles), known_layers(pair, chosen), generator)
             known: Sequence[Tensor | None] = [None] * len(pair)
             if masks is not None:
-                known = torch.split(masks, [len(index) for index in chosen])
+                known = torch.split(masks, [len(indices) for indices in chosen])
             with autocast(device):
                 most = settings.most_tiles_per_pass or tiles_per_pass(batch.shape[-1])
-                outputs = network.bags(batch.to(device), [len(index) for index in chosen], max_tiles=most)
+                outputs = network.bags(batch.to(device), [len(indices) for indices in chosen], max_tiles=most)
             contrast = settings.contrast_weight if epoch >= settings.settle_epochs else 0.0
             loss = torch.stack(
                 [
@@ -159,23 +164,23 @@ def fit(
             schedule.step()
             mean.update_parameters(learning)
             losses.append(loss.item())
-            for (output, _), bag, index in zip(outputs, pair, chosen, strict=True):
+            for (output, _), bag, indices in zip(outputs, pair, chosen, strict=True):
                 logits = output.instance_logits.detach().amax(dim=1).cpu().numpy()
-                seen[bag.entry_id].note(index, logits, epoch=epoch)
+                scores[bag.entry_id].update(indices, logits, epoch=epoch)
                 sides = (output.bag_logits.detach().cpu().numpy() > 0) == (bag.target > 0)
-                right.append(float(sides.mean()))
+                correct.append(float(sides.mean()))
             track.advance(1, message=f"epoch {epoch + 1}/{settings.epochs}, loss {np.mean(losses):.3f}")
         curve.loss.append(float(np.mean(losses)))
-        curve.accuracy.append(float(np.mean(right)))
+        curve.accuracy.append(float(np.mean(correct)))
     learning.load_state_dict(mean.module.state_dict())
     network.eval()
     return curve
 
 
-def _look_again(
+def _score_large_bags(
     network: MilNetwork,
     bags: Sequence[Bag],
-    seen: Mapping[str, TileScores],
+    scores: Mapping[str, TileScores],
     *,
     settings: MilSettings,
     epoch: int,
@@ -183,18 +188,19 @@ def _look_again(
     device: torch.device,
     track: Tracker,
 ) -> None:
-    """Look at the tiles of large bags without gradient, in eval mode, before an epoch; ``seen`` is brought up to date.
+    """Score tiles of large bags without gradient, in eval mode, before an epoch; ``scores`` is brought up to date.
 
-    From then on a tile that nobody has looked at is no longer taken for the likeliest: it comes when it is due.
+    From then on a tile without a score no longer counts as the likeliest: it comes when its turn comes.
     """
     large = [bag for bag in bags if len(bag.tiles) > settings.score_above]
     network.eval()
-    for number, bag in enumerate(large, 1):
-        track.advance(0, message=f"epoch {epoch + 1}/{settings.epochs}, looking at slide {number}/{len(large)}")
-        state = seen[bag.entry_id]
-        index = due(state, settings.score_most, rng=rng)
-        state.note(index, score(network, bag.tiles, index, settings=settings, device=device), epoch=epoch)
-        state.logits[state.epochs < 0] = -np.inf
+    for count, bag in enumerate(large, 1):
+        track.advance(0, message=f"epoch {epoch + 1}/{settings.epochs}, scoring slide {count}/{len(large)}")
+        tile_scores = scores[bag.entry_id]
+        indices = sample_stalest(tile_scores, settings.score_most, rng=rng)
+        logits = score(network, bag.tiles, indices, settings=settings, device=device)
+        tile_scores.update(indices, logits, epoch=epoch)
+        tile_scores.logits[tile_scores.epochs < 0] = -np.inf
     network.train()
 
 
@@ -203,20 +209,20 @@ def score(
     network: MilNetwork, tiles: TileSource, indices: NDArray[np.integer], *, settings: MilSettings, device: torch.device
 ) -> NDArray[np.float32]:
     """The highest instance logit of each of some tiles, float32 [len(indices)]; the network is in eval mode."""
-    found = []
+    logits = []
     step = 2 * settings.tiles_per_bag
     for first in range(0, len(indices), step):
         batch = as_batch(tiles.read(indices[first : first + step]))
         most = settings.most_tiles_per_pass or tiles_per_pass(batch.shape[-1])
         with autocast(device):
             ((output, _),) = network.bags(batch.to(device), [len(batch)], max_tiles=most)
-        found.append(output.instance_logits.float().amax(dim=1).cpu().numpy())
-    scores: NDArray[np.float32] = np.concatenate(found)
+        logits.append(output.instance_logits.float().amax(dim=1).cpu().numpy())
+    scores: NDArray[np.float32] = np.concatenate(logits)
     return scores
 
 
 def steps_of(bags: Sequence[Bag], settings: MilSettings) -> int:
-    """How often ``fit`` will advance its tracker."""
+    """How often ``fit`` advances its tracker."""
     positive = sum(bool(bag.target.any()) for bag in bags)
     return settings.epochs * max(positive, len(bags) - positive, settings.least_steps)
 
@@ -240,58 +246,58 @@ def bag_loss(output: BagOutput, bag: Bag, *, weight: float) -> Tensor:
 
 def known_layers(bags: Sequence[Bag], chosen: Sequence[NDArray[np.integer]]) -> Tensor | None:
     """What is known of the chosen tiles of bags, one after another, float [N, 2, s, s]; None when nothing is."""
-    parts = [None if bag.known is None else bag.known(index) for bag, index in zip(bags, chosen, strict=True)]
-    shapes = [part.shape[1:] for part in parts if part is not None]
-    if not any(part is not None and part.any() for part in parts):
+    layers = [None if bag.known is None else bag.known(indices) for bag, indices in zip(bags, chosen, strict=True)]
+    shapes = [part.shape[1:] for part in layers if part is not None]
+    if not any(part is not None and part.any() for part in layers):
         return None
-    empty = [np.zeros((len(index), *shapes[0]), np.float32) for index in chosen]
+    empty = [np.zeros((len(indices), *shapes[0]), np.float32) for indices in chosen]
     return torch.from_numpy(
-        np.concatenate([blank if part is None else part for part, blank in zip(parts, empty, strict=True)])
+        np.concatenate([blank if part is None else part for part, blank in zip(layers, empty, strict=True)])
     )
 
 
 def known_loss(cam: Tensor, layers: Tensor | None) -> Tensor:
-    """Cross-entropy of the places that a person has decided on, truth and background weighing alike; 0 without any.
+    """Cross-entropy of the instances that a person decided on, positive and negative weighing alike; 0 without any.
 
-    ``cam`` float [n, C, h, w] of one bag; what is known is about the first class.
+    ``cam`` float [n, C, h, w] of one bag; what is known concerns the first class.
     """
     if layers is None:
         return cam.new_zeros(())
-    inside, outside = _known_cells(cam, layers)
+    positive, negative = _known_instances(cam, layers)
     loss = cam.new_zeros(())
-    for cells, sign in ((inside, -1.0), (outside, 1.0)):
-        if cells.any():
-            loss = loss + functional.softplus(sign * cam[:, 0][cells]).mean()
+    for instances, sign in ((positive, -1.0), (negative, 1.0)):
+        if instances.any():
+            loss = loss + functional.softplus(sign * cam[:, 0][instances]).mean()
     return loss
 
 
-def _known_cells(cam: Tensor, layers: Tensor) -> tuple[Tensor, Tensor]:
+def _known_instances(cam: Tensor, layers: Tensor) -> tuple[Tensor, Tensor]:
     """The cells of a CAM that lie at least half in what is known, bool [n, h, w] each."""
     share = functional.adaptive_avg_pool2d(layers.to(cam), (cam.shape[-2], cam.shape[-1]))
     return share[:, 0] >= 0.5, share[:, 1] >= 0.5
 
 
 def contrast_loss(cam: Tensor, bag: Bag, layers: Tensor | None = None) -> Tensor:
-    """Tumour against the other tissue of the same slide, where stain and scanner do not count.
+    """Tumour against the other tissue of the same slide, where stain and scanner do not matter.
 
-    Of a positive bag's places, CAM logits float [N, C, h, w], those that look least like the class are taken for
-    negative and those that look most like it for positive, as CLAM (Lu et al. 2021) does with tiles. Instances that a
-    person has decided on (``layers``, see ``known_loss``) are not guessed at.
+    Of a positive bag's instances, CAM logits float [N, C, h, w], those that look least like the class are taken as
+    negative and those that look most like it as positive, as CLAM (Lu et al. 2021) does with tiles. Instances that a
+    person decided on (``layers``, see ``known_loss``) are left out.
     """
     losses = [cam.new_zeros(())]
-    free = torch.ones_like(cam[:, 0], dtype=torch.bool)
+    unknown = torch.ones_like(cam[:, 0], dtype=torch.bool)
     if layers is not None:
-        inside, outside = _known_cells(cam, layers)
-        free = ~(inside | outside)
+        positive, negative = _known_instances(cam, layers)
+        unknown = ~(positive | negative)
     for logits, target in zip(cam.movedim(1, 0), bag.target, strict=True):
-        if target and free.any():
-            ranked = logits[free].sort().values
+        if target and unknown.any():
+            ranked = logits[unknown].sort().values
             top, bottom = max(1, round(len(ranked) * _TOP_SHARE)), max(1, round(len(ranked) * _BOTTOM_SHARE))
             losses.append(functional.softplus(ranked[:bottom]).mean() + functional.softplus(-ranked[-top:]).mean())
     return torch.stack(losses).sum()
 
 
-def _deal(bags: Sequence[Bag], count: int, rng: np.random.Generator) -> list[Bag]:
+def _draw(bags: Sequence[Bag], count: int, rng: np.random.Generator) -> list[Bag]:
     """``count`` bags in random order, each as often as the others, give or take one."""
-    rounds = [rng.permutation(len(bags)) for _ in range(-(-count // len(bags)))]
-    return [bags[index] for index in np.concatenate(rounds)[:count]]
+    orders = [rng.permutation(len(bags)) for _ in range(-(-count // len(bags)))]
+    return [bags[index] for index in np.concatenate(orders)[:count]]

@@ -1,4 +1,4 @@
-"""SAM's embeddings of windows: computed once, kept by the cache, reused by rounds, epochs and runs."""
+"""SAM's embeddings of windows: computed once, kept in the cache, reused by rounds, epochs and runs."""
 
 import hashlib
 from dataclasses import dataclass
@@ -13,16 +13,16 @@ from wsplf_cli.cache import FileIdentity, Store, identity, key_of
 from wsplf_cli.errors import SlideError
 from wsplf_cli.networks.sam import Sam
 from wsplf_cli.slides.open import Slide
-from wsplf_cli.weak.sam.refine import Window
+from wsplf_cli.slides.window import Window
 
 THUMBNAIL_PX = 64
 
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """All that the embedding of a window depends on, beside its place.
+    """Everything that the embedding of a window depends on, besides its position.
 
-    ``shown`` is a digest of the slide's thumbnail: the same file may be shown cropped to its bounds or turned.
+    ``shown`` is a digest of the slide's thumbnail: the same file may be shown cropped to its bounds or rotated.
     """
 
     slide: FileIdentity
@@ -33,32 +33,32 @@ class _Source:
 
 
 class Embedder:
-    """Embeddings of a SAM's windows by way of a cache; ``computed`` counts those that were not in it."""
+    """Embeddings of a SAM's windows, through a cache. ``computed`` counts those that were not in it."""
 
     def __init__(self, sam: Sam, store: Store) -> None:
         self.sam = sam
         self.store = store
         self.computed = 0
         self._encoder = sam.encoder_digest()
-        # weak, so that slides that nobody else uses are closed
+        # Weak keys: slides that nobody else uses are closed.
         self._keys: WeakKeyDictionary[Slide, dict[tuple[float, int], str]] = WeakKeyDictionary()
 
     def __call__(self, window: Window) -> NDArray[np.float16]:
         """The embedding float16 [C, g, g] of a window, the same whether it was in the cache or not.
 
         Raises:
-            SlideError: the slide cannot be read.
+            SlideError: The slide cannot be read.
         """
         name = f"{self._key(window)}/{window.x_px0:.0f}_{window.y_px0:.0f}"
-        found = self.store.get(name)
-        if found is None:
+        embedding = self.store.get(name)
+        if embedding is None:
             self.computed += 1
-            found = self.sam.embed(window.read())[0].cpu().numpy().astype(np.float16)
-            self.store.put(name, found)
-        return found
+            embedding = self.sam.embed(window.read())[0].cpu().numpy().astype(np.float16)
+            self.store.put(name, embedding)
+        return embedding
 
     def _key(self, window: Window) -> str:
-        """The key of a slide's windows of that size."""
+        """The key of the windows of that size of a slide."""
         slide = window.slide
         keys = self._keys.setdefault(slide, {})
         size = (window.downsample, window.side_px)
@@ -73,5 +73,5 @@ class Embedder:
 
 
 def as_tensor(embedding: NDArray[np.float16], device: torch.device) -> Tensor:
-    """A kept embedding as float32 [C, g, g] on the device."""
+    """A cached embedding as float32 [C, g, g] on the device."""
     return torch.from_numpy(embedding).to(device).float()

@@ -1,4 +1,4 @@
-"""How the CAM of a window gets its outline: not at all, by superpixels, or by Segment Anything."""
+"""How the CAM of a window gets its outline: from Segment Anything, from superpixels, or not at all."""
 
 from dataclasses import dataclass
 
@@ -7,11 +7,10 @@ from numpy.typing import NDArray
 from skimage.segmentation import slic
 
 from wsplf_cli.networks.sam import Sam
+from wsplf_cli.slides.window import Window
 from wsplf_cli.weak.prompts import FOREGROUND, Strategy
 from wsplf_cli.weak.sam.embeddings import Embedder, as_tensor
-from wsplf_cli.weak.sam.refine import RefinedWindow, Refiner, Window, fuse_cam_and_sam
-
-NAMES = ("sam", "sam-only", "slic", "none")
+from wsplf_cli.weak.sam.refine import RefinedWindow, Refiner, fuse_cam_and_sam
 
 #: Side of a superpixel in pixels: at 1 um per pixel about two nuclei, coarse enough not to follow single ones.
 SUPERPIXEL_PX = 14
@@ -19,13 +18,13 @@ COMPACTNESS = 8.0
 
 
 @dataclass(frozen=True, slots=True)
-class CamAlone:
+class CamOnly:
     """The CAM as it is."""
 
     side_px: int
 
     def __call__(self, window: Window, cam: NDArray[np.float32], rng: np.random.Generator) -> RefinedWindow:
-        """The CAM itself as votes; the window is not read."""
+        """The CAM itself; the window is not read."""
         return RefinedWindow(cam, np.zeros_like(cam), np.zeros_like(cam))
 
 
@@ -36,17 +35,17 @@ class Superpixels:
     side_px: int
 
     def __call__(self, window: Window, cam: NDArray[np.float32], rng: np.random.Generator) -> RefinedWindow:
-        """RefinedWindow that follow the edges of colour in the window."""
+        """A CAM that follows the edges of colour in the window."""
         count = max(1, round(cam.size / SUPERPIXEL_PX**2))
-        parts = slic(window.read(), n_segments=count, compactness=COMPACTNESS, start_label=0)
-        areas = np.bincount(parts.ravel())
-        means = np.bincount(parts.ravel(), weights=cam.ravel()) / np.maximum(areas, 1)
-        return RefinedWindow(means[parts].astype(np.float32), np.zeros_like(cam), np.zeros_like(cam))
+        labels = slic(window.read(), n_segments=count, compactness=COMPACTNESS, start_label=0)
+        areas = np.bincount(labels.ravel())
+        means = np.bincount(labels.ravel(), weights=cam.ravel()) / np.maximum(areas, 1)
+        return RefinedWindow(means[labels].astype(np.float32), np.zeros_like(cam), np.zeros_like(cam))
 
 
 @dataclass(frozen=True, slots=True)
 class SamWithCam:
-    """SAM, prompted by the CAM; of its masks the one that agrees best with the CAM votes along with it."""
+    """SAM, prompted by the CAM. Of its masks, the one that agrees best with the CAM is joined with it."""
 
     sam: Sam
     embed: Embedder
@@ -58,7 +57,7 @@ class SamWithCam:
         return self.sam.side_px
 
     def __call__(self, window: Window, cam: NDArray[np.float32], rng: np.random.Generator) -> RefinedWindow:
-        """The CAM's votes where there is no mask to trust, the joined ones elsewhere."""
+        """The CAM where there is no mask to trust, CAM and mask joined elsewhere."""
         prompts = self.strategy(cam, rng)
         if not prompts:
             return RefinedWindow(cam, np.zeros_like(cam), np.zeros_like(cam))
@@ -68,7 +67,7 @@ class SamWithCam:
 
 @dataclass(frozen=True, slots=True)
 class SamOnly:
-    """SAM's single answer to each prompt, whatever the CAM says: the paper's way."""
+    """SAM's single answer to each prompt, whatever the CAM says: EP-SAM's way."""
 
     sam: Sam
     embed: Embedder
@@ -80,28 +79,28 @@ class SamOnly:
         return self.sam.side_px
 
     def __call__(self, window: Window, cam: NDArray[np.float32], rng: np.random.Generator) -> RefinedWindow:
-        """The union of SAM's masks as votes; nothing where nothing is prompted."""
-        vote, score, count = np.zeros_like(cam), np.zeros_like(cam), np.zeros_like(cam)
+        """The union of SAM's masks; nothing where nothing is prompted."""
+        probability, score, count = np.zeros_like(cam), np.zeros_like(cam), np.zeros_like(cam)
         prompts = self.strategy(cam, rng)
         if prompts:
             embedding = as_tensor(self.embed(window), self.sam.device)
             for (mask,) in self.sam.prompt(embedding, prompts, multimask=False):
-                vote[mask.mask] = 1.0
+                probability[mask.mask] = 1.0
                 score += mask.score * mask.mask
                 count += mask.mask
-        return RefinedWindow(vote, score, count)
+        return RefinedWindow(probability, score, count)
 
 
 def build(name: str, *, sam: Sam, embed: Embedder, strategy: Strategy) -> Refiner:
-    """The refiner of that name, one of ``NAMES``; all look at windows of SAM's side, so that they can be compared."""
+    """The refiner of a recipe. All work on windows of SAM's side, so that they can be compared."""
     if name == "none":
-        return CamAlone(sam.side_px)
+        return CamOnly(sam.side_px)
     if name == "slic":
         return Superpixels(sam.side_px)
     return (SamOnly if name == "sam-only" else SamWithCam)(sam, embed, strategy)
 
 
 def share_in_cam(mask: NDArray[np.bool_], cam: NDArray[np.float32]) -> float:
-    """Share of a mask bool [S, S] that lies in the CAM's foreground, 0 for an empty mask: the paper's selection."""
+    """Share of a mask bool [S, S] that lies in the CAM's foreground, 0 for an empty mask: EP-SAM's selection."""
     area = int(mask.sum())
     return float((mask & (cam >= FOREGROUND)).sum()) / area if area else 0.0

@@ -1,8 +1,8 @@
-"""The tuning loop of SAM's mask decoder: windows with masks that nobody drew in, a decoder that draws such masks out.
+"""Tuning SAM's mask decoder on given masks: the paper's knowledge transfer.
 
-The image encoder is frozen, so an epoch never sees a window: it takes the embeddings that were computed once. The
-masks come from a CAM, or from SAM itself on prompts from the CAM, and some of them are wrong; hence weights, and a
-loss that gives way where the decoder and a mask keep contradicting each other.
+The image encoder is frozen, so an epoch never reads a window: it takes the embeddings that were computed once. The
+masks come from a CAM, or from SAM itself on prompts from the CAM, and some of them are wrong. Hence the weights, and a
+loss that yields where the decoder and a mask keep contradicting each other.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,10 +25,10 @@ Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One window to learn from, everything in ``m`` x ``m`` pixels, the size of SAM's mask logits.
+    """One window to learn from, all in ``m`` x ``m`` pixels, the size of SAM's mask logits.
 
-    ``embedding`` gives the window's embedding float16 [C, g, g]. ``cam`` float32 [m, m] in 0..1 is what prompts are
-    made of. ``target`` bool [m, m] is the mask to draw and ``weight`` float32 [m, m] in 0..1 how far it is trusted.
+    ``embedding`` gives the window's embedding float16 [C, g, g]. Prompts are made of ``cam`` float32 [m, m] in 0..1.
+    ``target`` bool [m, m] is the mask to predict, ``weight`` float32 [m, m] in 0..1 says how far it is trusted.
     """
 
     embedding: Callable[[], NDArray[np.float16]]
@@ -68,9 +68,9 @@ def tune(
     """Tune the mask decoder of a SAM, in place; the encoders stay as they are.
 
     Args:
-        sam: Has a decoder of its own (``with_own_decoder``).
+        sam: Has its own copy of the decoder (``with_own_decoder``).
         examples: The windows.
-        strategy: Makes the prompts, anew each time, as it will when the decoder is used.
+        strategy: Makes new prompts each time, as it does when the decoder is used.
         loss: ``robust_loss`` or ``overlap_loss``.
         settings: Epochs, rates and sizes.
         rng: For the order of the windows and the prompts.
@@ -89,11 +89,14 @@ def tune(
         losses = []
         order = rng.permutation(len(examples))
         for first in range(0, len(order), settings.batch):
-            some = [examples[index] for index in order[first : first + settings.batch]]
-            terms = [_window_loss(sam, one, strategy=strategy, loss=loss, settings=settings, rng=rng) for one in some]
-            asked = [term for term in terms if term is not None]
-            if asked:
-                total = torch.stack(asked).mean()
+            batch = [examples[index] for index in order[first : first + settings.batch]]
+            terms = [
+                _window_loss(sam, example, strategy=strategy, loss=loss, settings=settings, rng=rng)
+                for example in batch
+            ]
+            prompted = [term for term in terms if term is not None]
+            if prompted:
+                total = torch.stack(prompted).mean()
                 optimiser.zero_grad()
                 torch.autograd.backward(total)
                 torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
@@ -114,8 +117,8 @@ def steps_of(examples: int, settings: TuneSettings) -> int:
 def robust_loss(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     """Cross-entropy and Dice in which hard pixels count less, after OEEM (Li et al., MICCAI 2022).
 
-    A pixel that the decoder contradicts is more often a wrong pixel of the mask than a hard one: it is weighed by the
-    likelihood that the decoder gives the mask there, in proportion to the window's mean.
+    A pixel that the decoder contradicts is more often a wrong pixel of the mask than a hard one. So a pixel weighs as
+    much as the likelihood that the decoder gives the mask there, relative to the window's mean.
     """
     entropy = functional.binary_cross_entropy_with_logits(logits, target.expand_as(logits), reduction="none")
     ease = torch.exp(-entropy.detach())
@@ -127,7 +130,7 @@ def robust_loss(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
 
 
 def overlap_loss(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Dice and IoU loss, every pixel of the mask taken at its word: the paper's."""
+    """Dice and IoU loss that trusts every pixel of the mask: EP-SAM's."""
     share = torch.sigmoid(logits)
     both = (weight * share * target).sum((2, 3))
     total = (weight * (share + target)).sum((2, 3))
@@ -135,18 +138,18 @@ def overlap_loss(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
 
 
 def target_of(prompt: Prompt, example: Example) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-    """What a prompt asks for, bool [m, m], and how far it is trusted, float32 [m, m].
+    """The mask that a prompt asks for, bool [m, m], and how far it is trusted, float32 [m, m].
 
-    A prompt for one piece of the CAM asks for what the mask has there; whether other pieces of the mask belong to it
-    nobody can say, so they teach nothing.
+    A prompt for one component of the CAM asks for the part of the mask there. Nobody knows whether other parts of the
+    mask belong to it, so they get no weight.
     """
-    cam_pieces, _ = ndimage.label(example.cam >= FOREGROUND, structure=np.ones((3, 3)))
-    inside = prompt.points_px[prompt.point_labels == 1].astype(np.intp)
-    hit = np.setdiff1d(np.unique(cam_pieces[inside[:, 1], inside[:, 0]]), [0])
-    pieces, _ = ndimage.label(example.target, structure=np.ones((3, 3)))
-    wanted = np.setdiff1d(np.unique(pieces[np.isin(cam_pieces, hit)]), [0])
-    own = np.isin(pieces, wanted)
-    return own, np.where(example.target & ~own, np.float32(0), example.weight)
+    cam_components, _ = ndimage.label(example.cam >= FOREGROUND, structure=np.ones((3, 3)))
+    points = prompt.points_px[prompt.point_labels == 1].astype(np.intp)
+    prompted = np.setdiff1d(np.unique(cam_components[points[:, 1], points[:, 0]]), [0])
+    mask_components, _ = ndimage.label(example.target, structure=np.ones((3, 3)))
+    wanted = np.setdiff1d(np.unique(mask_components[np.isin(cam_components, prompted)]), [0])
+    target = np.isin(mask_components, wanted)
+    return target, np.where(example.target & ~target, np.float32(0), example.weight)
 
 
 def _window_loss(
@@ -156,23 +159,22 @@ def _window_loss(
     prompts = strategy(example.cam, rng)
     if not prompts:
         return None
-    asked = [target_of(prompt, example) for prompt in prompts]
+    targets, weights = zip(*(target_of(prompt, example) for prompt in prompts), strict=True)
     target, weight = (
-        torch.from_numpy(np.stack([pair[part] for pair in asked]).astype(np.float32)).to(sam.device)[:, None]
-        for part in (0, 1)
+        torch.from_numpy(np.stack(layers).astype(np.float32)).to(sam.device)[:, None] for layers in (targets, weights)
     )
     embedding = torch.from_numpy(example.embedding()).to(sam.device).float()
-    logits, guessed = sam.logits(embedding, prompts, window_px=len(example.cam))
-    wrong = loss(logits, target, weight)
-    total = wrong[:, 0]
-    if settings.multimask:  # as SAM was trained: of the three alternatives the best one learns
-        total = total + wrong[:, 1:].min(dim=1).values + 0.05 * wrong[:, 1:].mean(dim=1)
-    reached = _iou(logits.detach(), target, weight)
-    return (total + functional.mse_loss(guessed, reached, reduction="none").mean(dim=1)).mean()
+    logits, estimated_iou = sam.logits(embedding, prompts, window_px=len(example.cam))
+    losses = loss(logits, target, weight)
+    total = losses[:, 0]
+    if settings.multimask:  # as SAM was trained: the best of the three alternatives learns
+        total = total + losses[:, 1:].min(dim=1).values + 0.05 * losses[:, 1:].mean(dim=1)
+    iou = _iou(logits.detach(), target, weight)
+    return (total + functional.mse_loss(estimated_iou, iou, reduction="none").mean(dim=1)).mean()
 
 
 def _iou(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Weighted IoU [P, 4] of the masks with the targets: what SAM's own estimates should say."""
-    found = (logits > 0).float() * weight
-    both = (found * target).sum((2, 3))
-    return both / (found.sum((2, 3)) + (weight * target).sum((2, 3)) - both).clamp(min=1e-6)
+    """Weighted IoU [P, 4] of the masks with the targets: what SAM's own estimates should be."""
+    mask = (logits > 0).float() * weight
+    both = (mask * target).sum((2, 3))
+    return both / (mask.sum((2, 3)) + (weight * target).sum((2, 3)) - both).clamp(min=1e-6)

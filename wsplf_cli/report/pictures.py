@@ -1,4 +1,4 @@
-"""The pictures of the report: a thumbnail, the CAM as a layer over it, and outlines as paths over it."""
+"""The pictures of a slide in the report: a thumbnail, the CAM as a layer over it, and outlines as paths."""
 
 import base64
 import io
@@ -34,11 +34,11 @@ CAM_COLOURS = np.array(
 
 
 @dataclass(frozen=True, slots=True)
-class View:
-    """Pictures of one slide, all in a frame of ``width_px`` x ``height_px``.
+class Pictures:
+    """The pictures of one slide, all in a frame of ``width_px`` x ``height_px``.
 
-    ``thumbnail`` and ``cams`` (by class) are data addresses; ``outlines`` has the data of an SVG path for each origin
-    and class that has something to show. The class is empty where a project has only one.
+    ``thumbnail`` and ``cams`` (by class) are data URLs. ``outlines`` has the data of an SVG path for each origin and
+    class with annotations to show. The class is empty where the project has only one.
     """
 
     width_px: int
@@ -48,39 +48,39 @@ class View:
     outlines: Mapping[tuple[Origin, str], str] = field(default_factory=dict)
 
 
-def view(
+def draw_pictures(
     slide: Slide,
     annotations: Mapping[tuple[Origin, str], Sequence[Annotation]],
     *,
     cams: Mapping[str, Path],
     max_px: int,
-) -> View:
-    """The pictures of a slide.
+) -> Pictures:
+    """The thumbnail, CAMs and outlines of a slide.
 
     Args:
-        slide: an open slide.
-        annotations: those to outline, by origin and class.
-        cams: the CAM of each class as an 8-bit grey PNG over the whole entry.
-        max_px: longer side of the thumbnail.
+        slide: An open slide.
+        annotations: The annotations to outline, by origin and class.
+        cams: The CAM of each class as an 8-bit grey PNG over the whole entry.
+        max_px: Longer side of the thumbnail.
 
     Raises:
         SlideError: the slide's image data is damaged.
     """
     pixels, downsample = slide.thumbnail(max_px)
-    outlines = {key: outline(shown, downsample=downsample) for key, shown in annotations.items()}
+    outlines = {key: outline_path(group, downsample=downsample) for key, group in annotations.items()}
     size_px = (pixels.shape[1], pixels.shape[0])
     layers = {name: cam_layer(path, size_px=size_px) for name, path in cams.items()}
-    return View(
+    return Pictures(
         width_px=pixels.shape[1],
         height_px=pixels.shape[0],
-        thumbnail=_address(Image.fromarray(pixels), "JPEG"),
+        thumbnail=_data_url(Image.fromarray(pixels), "JPEG"),
         cams={name: layer for name, layer in layers.items() if layer},
         outlines={key: path for key, path in outlines.items() if path},
     )
 
 
 def cam_layer(path: Path, *, size_px: tuple[int, int]) -> str:
-    """A CAM image as a coloured, see-through layer of at most ``size_px``; empty, and logged, when it is unreadable."""
+    """A CAM image as a coloured, transparent layer of at most ``size_px``; empty, and logged, if it is unreadable."""
     try:
         with Image.open(path) as image:
             values = image.convert("L")
@@ -88,11 +88,11 @@ def cam_layer(path: Path, *, size_px: tuple[int, int]) -> str:
         log.warning("CAM left out of the report: %s: %s", path, error)
         return ""
     values.thumbnail(size_px, Image.Resampling.BOX)
-    return _address(Image.fromarray(_coloured(np.asarray(values)), "RGBA"), "PNG")
+    return _data_url(Image.fromarray(_coloured(np.asarray(values)), "RGBA"), "PNG")
 
 
-def outline(annotations: Sequence[Annotation], *, downsample: float) -> str:
-    """The outlines of annotations, holes too, as the data of one SVG path in thumbnail pixels with one decimal."""
+def outline_path(annotations: Sequence[Annotation], *, downsample: float) -> str:
+    """The outlines of annotations, with holes, as the data of one SVG path in thumbnail pixels with one decimal."""
     rings: list[str] = []
     for annotation in annotations:
         for polygon in polygonal(annotation.shape):
@@ -104,21 +104,21 @@ def outline(annotations: Sequence[Annotation], *, downsample: float) -> str:
 
 
 def _ring(xy: NDArray[np.float64]) -> str:
-    """One closed ring of an SVG path."""
+    """A closed ring of an SVG path, for points [N, 2]."""
     points = [f"{x:.1f} {y:.1f}" for x, y in xy[:-1]]
     return "M" + "L".join(dict.fromkeys(points)) + "Z"
 
 
 def _coloured(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """RGBA uint8 [h, w, 4] of CAM values uint8 [h, w]."""
-    steps, colours = CAM_COLOURS[:, 0], CAM_COLOURS[:, 1:]
-    table = np.stack([np.interp(np.arange(256), steps, channel) for channel in colours.T], axis=1)
+    """RGBA uint8 [H, W, 4] of CAM values uint8 [H, W]."""
+    values_of_colours, colours = CAM_COLOURS[:, 0], CAM_COLOURS[:, 1:]
+    table = np.stack([np.interp(np.arange(256), values_of_colours, channel) for channel in colours.T], axis=1)
     coloured: NDArray[np.uint8] = np.round(table).astype(np.uint8)[values]
     return coloured
 
 
-def _address(image: Image.Image, kind: str) -> str:
-    """An image as a data address."""
+def _data_url(image: Image.Image, kind: str) -> str:
+    """An image as a data URL."""
     stream = io.BytesIO()
     options = {"quality": JPEG_QUALITY} if kind == "JPEG" else {"optimize": True}
     image.save(stream, kind, **options)

@@ -7,7 +7,7 @@ import pytest
 from shapely import Polygon, box
 from shapely.geometry import mapping
 
-from wsplf_cli.benchmark.evaluation import evaluate
+from wsplf_cli.commands.evaluate import evaluate
 from wsplf_cli.errors import ConfigError, ProjectError, SlideError
 from wsplf_cli.files import json_text
 from wsplf_cli.geometry import mask_polygons
@@ -64,25 +64,25 @@ def test_the_figures_of_a_small_cohort(cohort, project_with, recorder, tmp_path)
     write_truth(tmp_path, "p1", [TRUTH])
     write_truth(tmp_path, "p2", [TRUTH])
     project = project_with({"1": [annotation(HALF)], "2": [annotation(TRUTH)], "3": [annotation(HALF)]})
-    found = evaluate(project, cohort, options_for(tmp_path), recorder)
-    first, second, third, fourth = found["entries"]
+    scores = evaluate(project, cohort, options_for(tmp_path), recorder)
+    first, second, third, fourth = scores["entries"]
     assert list(first) == ["name", "label", "dice", "iou", "boundary_f1", "fp_share", "truth_um2", "predicted_um2"]
-    assert [entry["label"] for entry in found["entries"]] == ["tumor", "tumor", "normal", "normal"]
+    assert [entry["label"] for entry in scores["entries"]] == ["tumor", "tumor", "normal", "normal"]
     assert first["dice"] == pytest.approx(2 / 3)
     assert first["iou"] == pytest.approx(1 / 2)
     assert (first["truth_um2"], first["predicted_um2"]) == (10_000, 5_000)
     assert first["fp_share"] == 0
     assert (second["dice"], second["boundary_f1"]) == pytest.approx((1, 1))
     assert (third["dice"], fourth["dice"]) == (0, 1)
-    assert found["mean_dice"] == pytest.approx((2 / 3 + 1) / 2)
-    assert found["pooled_dice"] == pytest.approx(2 * 15_000 / (20_000 + 20_000))
-    assert found["pooled_iou"] == pytest.approx(15_000 / 25_000)
+    assert scores["mean_dice"] == pytest.approx((2 / 3 + 1) / 2)
+    assert scores["pooled_dice"] == pytest.approx(2 * 15_000 / (20_000 + 20_000))
+    assert scores["pooled_iou"] == pytest.approx(15_000 / 25_000)
     with open_slide(cohort[0].slide_path) as slide:
         tissue = tissue_um2(tissue_mask(slide, mpp_slide=0.5), mpp_slide=0.5)
     assert third["fp_share"] == pytest.approx(5_000 / tissue)
-    assert found["negative_fp_share"] == pytest.approx(2_500 / tissue)
-    assert found["skipped"] == found["failed"] == []
-    assert json.loads(json_text(found)) == found
+    assert scores["negative_fp_share"] == pytest.approx(2_500 / tissue)
+    assert scores["skipped"] == scores["failed"] == []
+    assert json.loads(json_text(scores)) == scores
 
 
 def test_only_the_asked_origin_and_class_count_and_no_rejected_ones(cohort, project_with, recorder, tmp_path):
@@ -99,11 +99,17 @@ def test_only_the_asked_origin_and_class_count_and_no_rejected_ones(cohort, proj
             ]
         }
     )
-    scores = {
+    dice = {
         origin: evaluate(project, cohort[:1], options_for(tmp_path, origin=origin), recorder)["entries"][0]["dice"]
         for origin in ("pseudolabel", "prediction", "human")
     }
-    assert scores == pytest.approx({"pseudolabel": 0, "prediction": 1, "human": 0})
+    assert dice == pytest.approx({"pseudolabel": 0, "prediction": 1, "human": 0})
+
+
+def test_a_derived_class_counts_as_its_base_class(cohort, project_with, recorder, tmp_path):
+    write_truth(tmp_path, "p1", [TRUTH], path_class="Tumor: Necrotic")
+    project = project_with({"1": [annotation(TRUTH, path_class="Tumor: Necrotic")]})
+    assert evaluate(project, cohort[:1], options_for(tmp_path), recorder)["mean_dice"] == pytest.approx(1)
 
 
 def test_overlapping_annotations_and_holes_are_measured_as_one_area(cohort, project_with, recorder, tmp_path):
@@ -117,16 +123,16 @@ def test_a_positive_slide_without_truth_is_skipped_and_a_negative_one_has_an_emp
     cohort, project_with, recorder, tmp_path
 ):
     write_truth(tmp_path, "p1", [TRUTH])
-    found = evaluate(project_with({}), cohort, options_for(tmp_path), recorder)
-    assert [entry["name"] for entry in found["entries"]] == ["p1.tif", "n1.tif", "n2.tif"]
-    assert found["skipped"][0]["name"] == "p2.tif"
+    scores = evaluate(project_with({}), cohort, options_for(tmp_path), recorder)
+    assert [entry["name"] for entry in scores["entries"]] == ["p1.tif", "n1.tif", "n2.tif"]
+    assert scores["skipped"][0]["name"] == "p2.tif"
     assert any("p2.tif" in line and "no truth" in line for line in recorder.said)
 
 
 def test_the_truth_is_found_by_the_slide_file_too(cohort, project_with, recorder, tmp_path):
     write_truth(tmp_path, cohort[0].slide_path.stem, [TRUTH])
-    found = evaluate(project_with({"1": [annotation(TRUTH)]}), cohort[:1], options_for(tmp_path), recorder)
-    assert found["mean_dice"] == pytest.approx(1)
+    scores = evaluate(project_with({"1": [annotation(TRUTH)]}), cohort[:1], options_for(tmp_path), recorder)
+    assert scores["mean_dice"] == pytest.approx(1)
 
 
 def test_the_truth_of_a_slide_is_not_that_of_an_image_turned_from_it(cohort, project_with, recorder, tmp_path):
@@ -135,8 +141,8 @@ def test_the_truth_of_a_slide_is_not_that_of_an_image_turned_from_it(cohort, pro
     with pytest.raises(ProjectError, match="no truth for it"):
         evaluate(project_with({"1": [annotation(TRUTH)]}), [turned], options_for(tmp_path), recorder)
     write_truth(tmp_path, "p1", [TRUTH])
-    found = evaluate(project_with({"1": [annotation(TRUTH)]}), [turned], options_for(tmp_path), recorder)
-    assert found["mean_dice"] == pytest.approx(1)
+    scores = evaluate(project_with({"1": [annotation(TRUTH)]}), [turned], options_for(tmp_path), recorder)
+    assert scores["mean_dice"] == pytest.approx(1)
 
 
 @pytest.mark.parametrize("path_class", [None, "tumor", "TUMOR"])
@@ -144,19 +150,19 @@ def test_truth_without_a_class_or_with_the_class_in_any_case_counts(
     cohort, project_with, recorder, tmp_path, path_class
 ):
     write_truth(tmp_path, "p1", [TRUTH], path_class=path_class)
-    found = evaluate(project_with({"1": [annotation(TRUTH)]}), cohort[:1], options_for(tmp_path), recorder)
-    assert found["mean_dice"] == pytest.approx(1)
+    scores = evaluate(project_with({"1": [annotation(TRUTH)]}), cohort[:1], options_for(tmp_path), recorder)
+    assert scores["mean_dice"] == pytest.approx(1)
 
 
 def test_truth_of_other_classes_only_is_a_mistake_on_a_positive_slide(cohort, project_with, recorder, tmp_path):
     for name in ("p1", "n1"):
         write_truth(tmp_path, name, [TRUTH], path_class="Gland")
-    found = evaluate(project_with({}), cohort, options_for(tmp_path), recorder)
-    (failed,) = found["failed"]
+    scores = evaluate(project_with({}), cohort, options_for(tmp_path), recorder)
+    (failed,) = scores["failed"]
     assert failed["name"] == "p1.tif"
     assert "Gland" in failed["reason"]
     assert "--path-class" in failed["reason"]
-    assert found["entries"][0] == found["entries"][0] | {"name": "n1.tif", "truth_um2": 0, "dice": 1}
+    assert scores["entries"][0] == scores["entries"][0] | {"name": "n1.tif", "truth_um2": 0, "dice": 1}
 
 
 def test_an_unlabelled_slide_is_positive_when_its_truth_is(make_entry, tiny_slide, project_with, recorder, tmp_path):
@@ -164,11 +170,11 @@ def test_an_unlabelled_slide_is_positive_when_its_truth_is(make_entry, tiny_slid
     entries = [make_entry(f"{name}.tif", slide_path=tiny_slide) for name in ("a", "b", "c")]
     write_truth(tmp_path, "a", [TRUTH])
     write_truth(tmp_path, "b", [])
-    found = evaluate(project_with({"1": [annotation(HALF)]}), entries, options_for(tmp_path), recorder)
-    assert found["mean_dice"] == pytest.approx(2 / 3)
-    assert found["negative_fp_share"] == 0
-    assert [entry["label"] for entry in found["entries"]] == [None, None]
-    assert [one["name"] for one in found["skipped"]] == ["c.tif"]
+    scores = evaluate(project_with({"1": [annotation(HALF)]}), entries, options_for(tmp_path), recorder)
+    assert scores["mean_dice"] == pytest.approx(2 / 3)
+    assert scores["negative_fp_share"] == 0
+    assert [entry["label"] for entry in scores["entries"]] == [None, None]
+    assert [entry["name"] for entry in scores["skipped"]] == ["c.tif"]
 
 
 def test_an_entry_that_cannot_be_read_fails_alone(cohort, project_with, recorder, tmp_path):
@@ -184,21 +190,21 @@ def test_an_entry_that_cannot_be_read_fails_alone(cohort, project_with, recorder
         return readable(entry_id)
 
     project.annotations = annotations
-    found = evaluate(project, cohort, options_for(tmp_path), recorder)
-    assert [one["name"] for one in found["failed"]] == ["p1.tif", "n1.tif"]
-    assert [entry["name"] for entry in found["entries"]] == ["p2.tif", "n2.tif"]
-    assert "cut short" in found["failed"][0]["reason"]
+    scores = evaluate(project, cohort, options_for(tmp_path), recorder)
+    assert [entry["name"] for entry in scores["failed"]] == ["p1.tif", "n1.tif"]
+    assert [entry["name"] for entry in scores["entries"]] == ["p2.tif", "n2.tif"]
+    assert "cut short" in scores["failed"][0]["reason"]
 
 
 def test_without_positive_or_negative_slides_their_figures_are_null(cohort, project_with, recorder, tmp_path):
-    found = evaluate(project_with({}), cohort[2:], options_for(tmp_path), recorder)
-    assert found["mean_dice"] is None
-    assert found["negative_fp_share"] == 0
+    scores = evaluate(project_with({}), cohort[2:], options_for(tmp_path), recorder)
+    assert scores["mean_dice"] is None
+    assert scores["negative_fp_share"] == 0
     write_truth(tmp_path, "p1", [TRUTH])
     assert evaluate(project_with({}), cohort[:1], options_for(tmp_path), recorder)["negative_fp_share"] is None
 
 
-def test_a_missing_truth_folder_and_an_empty_one_are_said(cohort, project_with, recorder, tmp_path):
+def test_a_missing_truth_folder_and_an_empty_one_are_refused(cohort, project_with, recorder, tmp_path):
     with pytest.raises(ConfigError, match="no truth at") as caught:
         evaluate(project_with({}), cohort, EvaluateOptions(truth=tmp_path / "absent"), recorder)
     assert "--truth" in caught.value.hint
@@ -226,11 +232,11 @@ def test_another_project_can_hold_the_truth(cohort, project_with, recorder, tmp_
     )
     other.listed = cohort[:1]
     backend = type("Backend", (), {"open_project": staticmethod(lambda path, options: other)})
-    monkeypatch.setattr("wsplf_cli.benchmark.evaluation.plugins.load", lambda package, name: backend)
+    monkeypatch.setattr("wsplf_cli.benchmark.truth.plugins.load", lambda package, name: backend)
     options = EvaluateOptions(truth=tmp_path / "other" / "project.qpproj", project=ProjectOptions())
-    found = evaluate(project_with({"1": [annotation(TRUTH)]}), cohort[:2], options, recorder)
-    assert found["mean_dice"] == pytest.approx(1)
-    assert found["skipped"][0]["name"] == "p2.tif"
+    scores = evaluate(project_with({"1": [annotation(TRUTH)]}), cohort[:2], options, recorder)
+    assert scores["mean_dice"] == pytest.approx(1)
+    assert scores["skipped"][0]["name"] == "p2.tif"
 
 
 @pytest.mark.shared
@@ -249,8 +255,8 @@ def test_all_tissue_as_tumour_scores_as_measured_before(shared_data, make_entry,
             tissue, origin_px0=(0, 0), downsample=overview[1], tolerance_px0=2, min_area_px0=500, min_hole_px0=1e6
         )
         annotations[entry.id] = [annotation(shape) for shape in shapes]
-    found = evaluate(project_with(annotations), entries, EvaluateOptions(truth=folder / "truth"), recorder)
-    assert found["mean_dice"] == pytest.approx(0.574, abs=0.03)
+    scores = evaluate(project_with(annotations), entries, EvaluateOptions(truth=folder / "truth"), recorder)
+    assert scores["mean_dice"] == pytest.approx(0.574, abs=0.03)
 
 
 def test_the_figures_are_kept_as_a_run_where_the_project_can_be_written(
@@ -258,28 +264,30 @@ def test_the_figures_are_kept_as_a_run_where_the_project_can_be_written(
 ):
     write_truth(tmp_path, "p1", [TRUTH])
     project = project_with({"1": [annotation(HALF)]})
-    found = evaluate(project, cohort, options_for(tmp_path, origin="pseudolabel"), recorder)
+    scores = evaluate(project, cohort, options_for(tmp_path, origin="pseudolabel"), recorder)
     (path,) = (tmp_path / "wsplf" / "runs").glob("*-evaluate-*/run.json")
     record = json.loads(path.read_text())
-    assert record["details"] == found
+    assert record["details"] == scores
     assert record["options"]["origin"] == "pseudolabel"
-    monkeypatch.setattr("wsplf_cli.benchmark.evaluation.os.access", lambda path, mode: False)
-    assert evaluate(project, cohort, options_for(tmp_path), recorder) == found
+    monkeypatch.setattr("wsplf_cli.commands.evaluate.os.access", lambda path, mode: False)
+    assert evaluate(project, cohort, options_for(tmp_path), recorder) == scores
     assert len(list((tmp_path / "wsplf" / "runs").iterdir())) == 1
 
 
-def test_confidence_is_judged_by_the_polygons_that_state_one(cohort, project_with, recorder, tmp_path):
+def test_confidence_is_measured_on_the_polygons_that_have_one(cohort, project_with, recorder, tmp_path):
     write_truth(tmp_path, "p1", [TRUTH, box(10, 10, 110, 110)])
     write_truth(tmp_path, "p2", [TRUTH])
     confidence = "wsplf: confidence"
-    sure, lucky, wrong = (
+    good, good_too, bad = (
         annotation(shape, measurements={confidence: value})
         for shape, value in ((TRUTH, 0.9), (box(10, 10, 110, 100), 0.7), (box(550, 10, 700, 60), 0.6))
     )
-    project = project_with({"1": [sure, lucky, wrong], "2": [annotation(TRUTH)]})
-    found = evaluate(project, cohort, options_for(tmp_path), recorder)
-    assert found["confidence"] == {"polygons": 3, "bad": 1, "auroc": 1.0, "bad_in_lowest_third": 1.0}
-    assert found["negative_tissue_um2"] > 0
-    assert found["mean_boundary_f1"] == pytest.approx(np.mean([one["boundary_f1"] for one in found["entries"][:2]]))
+    project = project_with({"1": [good, good_too, bad], "2": [annotation(TRUTH)]})
+    scores = evaluate(project, cohort, options_for(tmp_path), recorder)
+    assert scores["confidence"] == {"polygons": 3, "bad": 1, "auroc": 1.0, "bad_in_lowest_third": 1.0}
+    assert scores["negative_tissue_um2"] > 0
+    assert scores["mean_boundary_f1"] == pytest.approx(
+        np.mean([entry["boundary_f1"] for entry in scores["entries"][:2]])
+    )
     nothing = evaluate(project_with({}), cohort, options_for(tmp_path), recorder)["confidence"]
     assert nothing == {"polygons": 0, "bad": 0, "auroc": None, "bad_in_lowest_third": None}

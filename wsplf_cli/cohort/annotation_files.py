@@ -1,0 +1,161 @@
+"""Files of annotations (GeoJSON, ASAP's XML): which entry each belongs to, and its annotations for that entry."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from shapely import box
+
+from wsplf_cli.class_names import class_name
+from wsplf_cli.cohort.names import find_entry, stem
+from wsplf_cli.errors import ConfigError, ProjectError, SlideError
+from wsplf_cli.qupath import asap, geojson
+from wsplf_cli.qupath.geojson import Contents
+from wsplf_cli.schema import Entry, EntryResult, Tracker
+from wsplf_cli.slides.entry import slide_of
+
+
+@dataclass(slots=True)
+class FilesOfEntries:
+    """Which files belong to which entry, by entry id, and a failed result for each file that belongs to none."""
+
+    by_entry: dict[str, list[Path]] = field(default_factory=dict)
+    unmatched: list[EntryResult] = field(default_factory=list)
+
+
+def match_files(files: Sequence[Path], entries: Sequence[Entry], image: str | None) -> FilesOfEntries:
+    """The files of each entry: of the entry called ``image``, else of the entry with the name of the file.
+
+    Raises:
+        ProjectError: no file belongs to an entry; says why the first does not.
+    """
+    matched = FilesOfEntries()
+    problems: list[tuple[Path, ProjectError]] = []
+    for path in files:
+        try:
+            if not path.is_file():
+                raise ProjectError("no such file", hint="check the path")
+            entry = find_entry(stem(path.name) if image is None else image, entries)
+            matched.by_entry.setdefault(entry.id, []).append(path)
+        except ProjectError as error:
+            problems.append((path, ProjectError(f"{path}: {error.message}", hint=error.hint)))
+    if problems and not matched.by_entry:
+        raise problems[0][1]
+    for path, problem in problems:
+        reason = f"{problem.message} ({problem.hint})" if problem.hint else problem.message
+        matched.unmatched.append(EntryResult("", path.name, "failed", reason=reason))
+    return matched
+
+
+def is_xml(path: Path) -> bool:
+    """Whether a file begins as XML; false for a file that cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(64).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<")
+    except OSError:
+        return False
+
+
+def load_geojson(path: Path) -> Contents:
+    """The annotations of a GeoJSON file.
+
+    Raises:
+        SlideError: the file cannot be read, or a feature is malformed.
+    """
+    try:
+        return geojson.load(path)
+    except ProjectError as error:
+        raise _nothing_added(error) from error
+
+
+class AsapGroups:
+    """The QuPath class of each group of ASAP files: as ``--asap-class`` says, else as Camelyon names its groups.
+
+    Args:
+        pairs: "GROUP=CLASS" each; no class leaves the group out, ``-`` cuts it out of the others.
+
+    Raises:
+        ConfigError: a pair is not of that form.
+    """
+
+    def __init__(self, pairs: Sequence[str]) -> None:
+        self._typed: dict[str, str] = {}
+        for pair in pairs:
+            group, sign, path_class = pair.rpartition("=")
+            if not sign or not group.strip():
+                raise ConfigError(f"--asap-class must be GROUP=CLASS, not {pair!r}", hint="--asap-class _0=Tumor")
+            self._typed[group.strip()] = path_class.strip()
+        #: The typed groups that no file has had so far.
+        self.unused = set(self._typed)
+
+    def __bool__(self) -> bool:
+        """Whether any class was typed."""
+        return bool(self._typed)
+
+    def classes(self, groups: Sequence[str]) -> dict[str, str]:
+        """The class of each of these groups: empty to leave it out, ``asap.HOLE`` to cut it out of the others."""
+        by_key = {group.casefold(): path_class for group, path_class in self._typed.items()}
+        classes = {}
+        for group in groups:
+            key = group.casefold()
+            path_class = by_key.get(key, asap.CLASSES.get(key, group))
+            classes[group] = path_class if path_class == asap.HOLE else class_name(path_class) or ""
+            self.unused -= {typed for typed in self.unused if typed.casefold() == key}
+        return classes
+
+
+def load_asap(path: Path, entry: Entry, groups: AsapGroups, tracker: Tracker) -> Contents:
+    """The annotations of an ASAP file in the coordinates of an entry.
+
+    Raises:
+        SlideError: the file is malformed, nothing says how its coordinates relate to the entry's, or all of its
+            annotations lie outside the entry.
+    """
+    try:
+        drawing = asap.read(path)
+    except ProjectError as error:
+        raise _nothing_added(error) from error
+    classes = groups.classes(drawing.groups)
+    _say_classes(path, classes, tracker)
+    annotations, dropped = asap.annotations(drawing, classes, transform=_slide_to_entry(entry))
+    image = box(0, 0, entry.width_px0, entry.height_px0)
+    inside = [annotation for annotation in annotations if not entry.width_px0 or annotation.shape.intersects(image)]
+    if annotations and not inside:
+        raise SlideError(
+            f"{path.name}: none of its annotations lies in {entry.name}; nothing of it was added",
+            hint="check that the file belongs to this slide",
+        )
+    left_out = drawing.left_out + Counter(
+        {
+            "outlines of groups that are cut or left out": dropped,
+            "outside the image": len(annotations) - len(inside),
+        }
+    )
+    return Contents(inside, {}, left_out)
+
+
+def _say_classes(path: Path, classes: Mapping[str, str], tracker: Tracker) -> None:
+    meanings = {"": "left out", asap.HOLE: "cut out of the others"}
+    words = [f"{group} -> {meanings.get(path_class, path_class)}" for group, path_class in classes.items() if group]
+    tracker.say(f"{path.name}: groups: {', '.join(words) or 'none'}")
+
+
+def _slide_to_entry(entry: Entry) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
+    """Takes points [N, 2] of the uncropped slide, whose coordinates ASAP uses, to points of the entry's image.
+
+    Raises:
+        SlideError: the slide is needed for that, and cannot be opened.
+    """
+    if not entry.crop_to_bounds and not entry.steps and not entry.problem:
+        return lambda xy_px0: xy_px0
+    if entry.problem or entry.slide_path is None:
+        message, _, hint = (entry.problem or f"{entry.name}: slide not found").partition("; ")
+        raise SlideError(f"{message}; only the slide says where the image begins in ASAP's coordinates", hint=hint)
+    return slide_of(entry).from_file
+
+
+def _nothing_added(error: ProjectError) -> SlideError:
+    return SlideError(f"{error.message}; nothing of it was added", hint=error.hint)

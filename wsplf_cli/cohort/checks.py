@@ -1,0 +1,69 @@
+"""The checks of a project: can every entry be read, and does the cohort have the labels to learn from."""
+
+import os
+from collections.abc import Sequence
+
+from wsplf_cli.backends import Project
+from wsplf_cli.cohort.labels import LabelRow, classes_of, count_classes, label_rows, require_both
+from wsplf_cli.errors import ProjectError, SlideError
+from wsplf_cli.options import ProjectOptions
+from wsplf_cli.schema import Check, Entry, titles
+from wsplf_cli.slides.entry import entry_slide
+
+#: Side of the picture that is read of each slide, to see that its pixels can be read.
+TRIAL_PX = 64
+
+
+def check_project(project: Project, entries: Sequence[Entry], options: ProjectOptions) -> list[Check]:
+    """The checks of the project, of each entry (slide, mpp, data file, label), and of the labels as a whole."""
+    rows = label_rows(entries, options)
+    classes = classes_of(options)
+    checks = [Check("PASS", "project", f"{project.path}, QuPath {project.version}, {len(entries)} entries")]
+    if not os.access(project.folder, os.W_OK):
+        checks.append(Check("WARN", "folder", f"{project.folder} cannot be written", fix="copy the project elsewhere"))
+    for row, title in zip(rows, titles(entries), strict=True):
+        checks.append(_check_entry(project, row, title=title, classes=classes, mpp_override=options.mpp_override))
+    return [*checks, _check_labels(rows, classes)]
+
+
+def _check_entry(
+    project: Project, row: LabelRow, *, title: str, classes: Sequence[str], mpp_override: float | None
+) -> Check:
+    """The check of one entry: the first thing that prevents work on it, else what deserves a warning."""
+    entry = row.entry
+    try:
+        slide, pixel_size = entry_slide(entry, mpp_override=mpp_override)
+        slide.thumbnail(TRIAL_PX)
+        annotations = project.annotations(entry.id)
+    except SlideError as error:
+        return Check("FAIL", title, error.message, fix=error.hint)
+    label = f"label {row.word!r} ({row.source}): {row.meaning}" if row.word else "unlabelled"
+    if len(classes) > 1 and row.classes(classes):
+        label += f" for {' and '.join(row.classes(classes))}"
+    message = f"{pixel_size.mpp:.4g} um/px ({pixel_size.source}), {label}, {len(annotations)} annotations"
+    if entry.steps:
+        message += f"; QuPath shows it {' and '.join(step.kind for step in entry.steps)}"
+    if row.unknown:
+        fix = f"--positive {row.word!r} or --negative {row.word!r}, or correct the label in QuPath"
+        return Check("FAIL", title, message, fix=fix)
+    if pixel_size.warning:
+        return Check("WARN", title, f"{message}; {pixel_size.warning}", fix="correct the pixel size in QuPath")
+    if entry.label is None:
+        return Check("WARN", title, message, fix="pseudolabel leaves it out; see wsplf labels")
+    return Check("PASS", title, message)
+
+
+def _check_labels(rows: Sequence[LabelRow], classes: Sequence[str]) -> Check:
+    """The check that there are slides of each kind to learn from."""
+    entries = [row.entry for row in rows]
+    try:
+        require_both(entries, classes)
+    except ProjectError as error:
+        return Check("WARN", "labels", error.message, fix=error.hint)
+    positive = sum(row.meaning == "positive" for row in rows)
+    negative = sum(row.meaning == "negative" for row in rows)
+    message = f"{positive} positive, {negative} negative"
+    if len(classes) > 1:
+        counts = count_classes(entries, classes)
+        message += "; " + ", ".join(f"{count} {name}" for name, count in counts.items())
+    return Check("PASS", "labels", message)

@@ -1,0 +1,68 @@
+"""``wsplf export``: the annotations of a project as GeoJSON files."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import get_args
+
+from wsplf_cli.backends import Project
+from wsplf_cli.cohort.names import file_names
+from wsplf_cli.cohort.run import for_each_entry
+from wsplf_cli.errors import ConfigError
+from wsplf_cli.options import ExportOptions
+from wsplf_cli.qupath import geojson
+from wsplf_cli.runs.record import start_run
+from wsplf_cli.schema import Entry, Origin, StageReport, Tracker
+
+SUFFIX = ".geojson"
+
+
+def export(project: Project, entries: Sequence[Entry], options: ExportOptions, tracker: Tracker) -> StageReport:
+    """Write one GeoJSON file per entry, named after it, with its annotations as QuPath imports them.
+
+    An entry without annotations gets an empty file, so that there is a file for every entry.
+
+    Args:
+        project: The project to read.
+        entries: The entries to write.
+        options: The options of the command.
+        tracker: Where progress is shown.
+
+    Returns:
+        One result per entry with the number of its annotations; ``details`` names the folder and the file of each
+        entry.
+
+    Raises:
+        ConfigError: an unknown origin, or the folder cannot be made.
+        ProjectError: a file cannot be written.
+    """
+    unknown = [origin for origin in options.origin if origin not in get_args(Origin)]
+    if unknown:
+        raise ConfigError(f"--origin must be one of: {', '.join(get_args(Origin))}, not {unknown[0]}")
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {options.out}: the folder cannot be made: {error.strerror}") from error
+    suffix = SUFFIX + (".gz" if options.compress else "")
+    files = {entry_id: name + suffix for entry_id, name in file_names(project.entries()).items()}
+    path_classes = project.path_classes()
+
+    def export_entry(entry: Entry) -> Mapping[str, float]:
+        annotations = [
+            annotation
+            for annotation in project.annotations(entry.id)
+            if not options.origin or annotation.origin in options.origin
+        ]
+        written = geojson.write(options.out / files[entry.id], annotations, path_classes=path_classes)
+        if written < len(annotations):
+            left_out = len(annotations) - written
+            tracker.say(f"{entry.name}: {left_out} annotations are left out: their shape vanishes on the pixel grid")
+        return {"annotations": written}
+
+    read_only = not os.access(project.folder, os.W_OK)
+    with start_run(project, "export", options=options, seed=0, dry_run=read_only) as run:
+        results = for_each_entry(entries, export_entry, tracker=tracker, name="export")
+        total = sum(result.counts.get("annotations", 0) for result in results)
+        done = sum(result.status == "done" for result in results)
+        tracker.say(f"{options.out}: {total:.0f} annotations in {done} files")
+        written = {entry.id: files[entry.id] for entry in entries}
+        return run.finish(results, details={"folder": options.out, "files": written, "annotations": total})

@@ -1,0 +1,51 @@
+"""``wsplf report``: one self-contained HTML page about a project, its annotations and the runs that made them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from wsplf_cli import files
+from wsplf_cli.backends import Project
+from wsplf_cli.errors import ProjectError
+from wsplf_cli.options import ReportOptions
+from wsplf_cli.report.entries import EntryView, show_entry, thumbnail_px
+from wsplf_cli.report.page import render_page
+from wsplf_cli.report.runs import read_runs
+from wsplf_cli.report.scores import kept_scores, read_scores
+from wsplf_cli.runs.layout import report_file
+from wsplf_cli.schema import Entry, Tracker
+
+
+def report(project: Project, entries: Sequence[Entry], options: ReportOptions, tracker: Tracker) -> Path:
+    """Write the page and return its path.
+
+    An entry that cannot be shown gets a note in place of a picture. What no run has made yet is left out.
+
+    Args:
+        project: The project; it is only read.
+        entries: The entries to show, labels resolved where they are known.
+        options: The options of the command. Without ``scores``, the page shows the last evaluation of each origin
+            among the project's runs.
+        tracker: Where progress is shown.
+
+    Raises:
+        ConfigError: the scores cannot be read.
+        ProjectError: the page cannot be written.
+    """
+    runs = read_runs(project.folder)
+    scores = read_scores(options.scores) if options.scores else kept_scores([run.record for run in runs])
+    views: list[EntryView] = []
+    max_px = thumbnail_px(len(entries))
+    tracker.start("report", len(entries))
+    for entry in entries:
+        views.append(show_entry(project, entry, runs, scores, options=options.project, max_px=max_px))
+        if views[-1].problem:
+            tracker.say(f"{entry.name}: shown without a picture, {views[-1].problem}")
+        tracker.advance(1, message=entry.name)
+    out = options.out or report_file(project.folder)
+    page = render_page(project, views, runs, scores, options=options.project)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        files.write_bytes(out, page.encode())
+    except OSError as error:
+        raise ProjectError(f"cannot write the report {out}: {error.strerror}", hint="name a file with --out") from error
+    return out

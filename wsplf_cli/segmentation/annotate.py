@@ -1,0 +1,133 @@
+"""From a segmentation model and one entry to the annotations of that entry."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import torch
+from shapely import Polygon
+from shapely.geometry.base import BaseGeometry
+
+from wsplf_cli.cohort.labels import display_names
+from wsplf_cli.cohort.slide import SlideResult
+from wsplf_cli.networks.inference import ArrayFunction, on_arrays
+from wsplf_cli.review.memory import Review
+from wsplf_cli.review.merge import decided_by_a_person, subtract_regions
+from wsplf_cli.review.roles import AREA, CONFIDENCE
+from wsplf_cli.schema import Annotation, Entry
+from wsplf_cli.segmentation.checkpoint import Checkpoint
+from wsplf_cli.segmentation.checkpoint import load as load_checkpoint
+from wsplf_cli.segmentation.predict import TOLERANCE_PX, ModelScale, OutlineSettings, predict_slide
+from wsplf_cli.slides.open import Slide
+
+#: Smaller holes of predictions are filled: a gap of a few nuclei is no finding. (Holes of pseudo-labels: see
+#: ``weak.polygons.MIN_LUMEN_UM2``, which is larger, because a CAM is coarser than a segmentation model.)
+MIN_GAP_UM2 = 500.0
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A trained model, ready to use: the network as a function, its description, and the threshold in use."""
+
+    infer: ArrayFunction
+    checkpoint: Checkpoint
+    threshold: float
+
+
+def load_model(folder: Path, *, threshold: float | None, device: torch.device) -> LoadedModel:
+    """The model of a folder on a device. ``threshold`` replaces the model's own where it is given.
+
+    Raises:
+        ConfigError: There is no model, or it cannot be used.
+    """
+    checkpoint, network = load_checkpoint(folder, device=device)
+    infer = on_arrays(network, device=device, activation=torch.sigmoid)
+    return LoadedModel(infer, checkpoint, checkpoint.threshold if threshold is None else threshold)
+
+
+def is_ruled_out(entry: Entry, path_class: str) -> bool:
+    """Whether the slide label rules the class out. Held-out slides are exempt: false positives are measured there."""
+    return entry.label is not None and path_class not in entry.label.classes and not entry.held_out
+
+
+def segment_slide(
+    entry: Entry,
+    slide: Slide,
+    review: Review,
+    model: LoadedModel,
+    *,
+    mpp_slide: float,
+    min_area_um2: float,
+    run_id: str,
+    advance: Callable[[int], None],
+) -> SlideResult:
+    """The predictions of a model on one slide, clear of what a person decided, measured in their final shape.
+
+    A class that the slide label rules out gets no polygon; the area that the model would have drawn is counted as
+    ``suppressed_um2``. Polygons of two classes do not overlap.
+
+    Raises:
+        SlideError: The slide cannot be read at all.
+    """
+    classes = model.checkpoint.classes
+    absent = [is_ruled_out(entry, path_class) for path_class in classes]
+    downsample = model.checkpoint.mpp / mpp_slide
+    outlines = OutlineSettings(
+        threshold=model.threshold,
+        tolerance_px0=TOLERANCE_PX * downsample,
+        min_area_px0=min_area_um2 / mpp_slide**2,
+        min_hole_px0=MIN_GAP_UM2 / mpp_slide**2,
+    )
+    predictions, damaged_windows = predict_slide(
+        slide,
+        model.infer,
+        ModelScale(model.checkpoint.mpp, model.checkpoint.tile_px),
+        outlines,
+        mpp_slide=mpp_slide,
+        absent=absent,
+        advance=advance,
+    )
+    kept = [annotation.shape for annotation in decided_by_a_person(review.annotations, origin="prediction")]
+    annotations: list[Annotation] = []
+    suppressed_px0 = 0.0
+    for path_class, prediction, ruled_out in zip(classes, predictions, absent, strict=True):
+        if ruled_out:
+            suppressed_px0 += sum(polygon.area for polygon in prediction.polygons)
+            continue
+        regions = review.of(path_class)
+        polygons = _remaining(prediction.polygons, [*kept, *regions.negative, *regions.ignored], outlines)
+        # Simplified outlines of two classes can cross along their common border.
+        polygons = _remaining(polygons, [annotation.shape for annotation in annotations], outlines)
+        annotations += [
+            Annotation(
+                id=uuid4(),
+                shape=polygon,
+                path_class=path_class,
+                origin="prediction",
+                run_id=run_id,
+                measurements={
+                    CONFIDENCE: round(prediction.probability.mean_inside(polygon), 4),
+                    AREA: round(polygon.area * mpp_slide**2, 1),
+                },
+                metadata={"wsplf.model": model.checkpoint.run_id},
+            )
+            for polygon in polygons
+        ]
+    of_class = Counter(annotation.path_class for annotation in annotations)
+    counts = {f"polygons {name}": of_class[name] for name in display_names(classes) if name} | {
+        "polygons": len(annotations),
+        "area_um2": sum(annotation.shape.area for annotation in annotations) * mpp_slide**2,
+        "suppressed_um2": suppressed_px0 * mpp_slide**2,
+        "damaged_windows": damaged_windows,
+    }
+    maps = {path_class: prediction.probability for path_class, prediction in zip(classes, predictions, strict=True)}
+    return SlideResult(entry.id, tuple(annotations), counts, maps)
+
+
+def _remaining(
+    polygons: Sequence[Polygon], regions: Sequence[BaseGeometry], outlines: OutlineSettings
+) -> list[Polygon]:
+    parts = subtract_regions(polygons, regions, min_area_px0=outlines.min_area_px0)
+    return [part for parts_of_polygon in parts for part in parts_of_polygon]

@@ -1,0 +1,50 @@
+"""A map of a slide that carries its own scale: logits, a CAM, probabilities."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from shapely.geometry.base import BaseGeometry
+
+from wsplf_cli.files import replacing
+from wsplf_cli.geometry import rasterise
+
+
+@dataclass(frozen=True, slots=True)
+class SlideMap:
+    """``values`` float32 [rows, columns]. A cell is ``downsample`` level-0 pixels wide; the first begins at (0, 0)."""
+
+    values: NDArray[np.float32]
+    downsample: float
+
+    @property
+    def of_tissue(self) -> NDArray[np.float32]:
+        """The values of the tissue, float32 [N]: those that are not NaN."""
+        values: NDArray[np.float32] = self.values[~np.isnan(self.values)]
+        return values
+
+    def mean_inside(self, shape: BaseGeometry) -> float:
+        """Mean of the cells whose centre lies in a shape of level-0 pixels; the value at a point of it if none does."""
+        left, top, right, bottom = (int(value // self.downsample) for value in shape.bounds)
+        left, top = max(left, 0), max(top, 0)
+        part = self.values[top : bottom + 1, left : right + 1]
+        inside = rasterise(
+            [shape],
+            origin_px0=(left * self.downsample, top * self.downsample),
+            downsample=self.downsample,
+            size_px=(part.shape[1], part.shape[0]),
+        )
+        if inside.any():
+            return float(part[inside].mean())
+        point = shape.representative_point()
+        rows, columns = self.values.shape
+        row, column = (int(value // self.downsample) for value in (point.y, point.x))
+        return float(self.values[min(max(row, 0), rows - 1), min(max(column, 0), columns - 1)])
+
+    def save_picture(self, path: Path) -> None:
+        """Write values of 0..1 as an 8-bit grey PNG, one pixel per cell, 128 at 0.5."""
+        path.parent.mkdir(exist_ok=True)
+        with replacing(path) as part:
+            Image.fromarray((self.values * 255).round().astype(np.uint8)).save(part, format="PNG")
