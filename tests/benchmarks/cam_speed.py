@@ -1,11 +1,11 @@
-"""CAMs and tuning epochs against the paper's flow, on this machine, with the same weights, as ratios of one run.
+"""The speed of CAMs and of tuning epochs, compared with the paper's procedure on the same machine and weights.
 
     python tests/benchmarks/cam_speed.py [--backbone small] [--sam tiny vit_b] [--threads 1]
 
-The paper's flow: a CAM is four passes of one tile each, one for each quarter turn, each turned back and scaled as an
-image; an epoch of tuning reads every window and embeds it again. Ours: the CAM of a slide is computed in blocks, and
-the embeddings are there. Both cover all tissue of the same synthetic slide with the same networks. ``vit_b`` has random
-weights: they are as fast as any. On a CPU the time is that of the process, so that other work does not count.
+In the paper a CAM takes four passes of one tile each, one for each quarter turn, each turned back and scaled as an
+image; an epoch of tuning reads every window and embeds it again. Here the CAM of a slide is computed in blocks, and the
+embeddings are stored. Both cover all tissue of the same synthetic slide with the same networks. ``vit_b`` has random
+weights, which are as fast as any others. On a CPU the time is that of the process, so that other work does not count.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def report_cams(slide: Slide, backbone: str, *, device: torch.device) -> None:
-    """Print tiles a second of both flows over the tissue of the slide."""
+    """Print the tiles per second of both procedures over the tissue of the slide."""
     tile_px = PseudolabelOptions().tiles.tile_px
     trunk = build_backbone(backbone)
     network = MilNetwork(trunk, build_head(trunk.channels, 1)).to(device).eval()
@@ -79,14 +79,14 @@ def report_cams(slide: Slide, backbone: str, *, device: torch.device) -> None:
     paper_s, ours_s = seconds(paper, device=device), seconds(ours, device=device)
     print(
         f"CAM, {backbone}, {len(corners)} tiles of {tile_px} px on {device}: paper {len(corners) / paper_s:.1f}, ours "
-        f"{len(corners) / ours_s:.1f} tiles a second; ratio {paper_s / ours_s:.2f}",
+        f"{len(corners) / ours_s:.1f} tiles per second; ratio {paper_s / ours_s:.2f}",
         flush=True,
     )
 
 
 @torch.no_grad()
 def paper_cam(rgb: NDArray[np.uint8], network: MilNetwork, *, device: torch.device) -> NDArray[np.float32]:
-    """The CAM of one tile as in the paper: four turns, one pass each, turned back and scaled as images, averaged."""
+    """The CAM of one tile as in the paper: the mean of four turned passes, each turned back and scaled as an image."""
     side = len(rgb)
     total = np.zeros((side, side), np.float32)
     for turns in range(4):
@@ -100,7 +100,7 @@ def paper_cam(rgb: NDArray[np.uint8], network: MilNetwork, *, device: torch.devi
 
 
 def report_epochs(slide: Slide, name: str, *, windows: int, device: torch.device) -> None:
-    """Print seconds of a tuning epoch with embeddings that are there and with embeddings computed again."""
+    """Print the seconds of a tuning epoch with stored embeddings and with embeddings that are computed again."""
     sam = load_sam(name, checkpoint=None, device=device) if name == "tiny" else vit_b(device)
     rng = np.random.default_rng(0)
     corners = rng.integers(0, SIDE_PX - 256, (windows, 2)).tolist()
@@ -131,10 +131,10 @@ def report_epochs(slide: Slide, name: str, *, windows: int, device: torch.device
 
         return run
 
-    again = [Example(lambda corner=corner: embedded(corner), cam, target, weight) for corner in corners]
-    kept = [embedded(corner) for corner in corners]
-    there = [Example(lambda one=one: one, cam, target, weight) for one in kept]
-    paper_s, ours_s = seconds(epoch(again), device=device), seconds(epoch(there), device=device)
+    recomputed = [Example(lambda corner=corner: embedded(corner), cam, target, weight) for corner in corners]
+    embeddings = [embedded(corner) for corner in corners]
+    stored = [Example(lambda embedding=embedding: embedding, cam, target, weight) for embedding in embeddings]
+    paper_s, ours_s = seconds(epoch(recomputed), device=device), seconds(epoch(stored), device=device)
     print(
         f"tuning epoch, SAM {name}, {windows} windows on {device}: paper {paper_s:.2f} s, ours {ours_s:.3f} s; "
         f"ratio {paper_s / ours_s:.1f}",
@@ -148,7 +148,7 @@ def vit_b(device: torch.device) -> Sam:
 
 
 def seconds(work: Callable[[], None], *, device: torch.device) -> float:
-    """The better of two runs after a first one that does not count; slow work runs once."""
+    """The shorter time of two runs after a warm-up run. Work of more than 30 seconds runs once."""
     clock = time.process_time if device.type == "cpu" else time.perf_counter
 
     def once() -> float:
