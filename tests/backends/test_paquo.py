@@ -88,7 +88,7 @@ def test_the_child_is_no_backend_of_its_own() -> None:
 
 def test_opening_and_listing_start_no_java(fake: Fake) -> None:
     project = fake("raise SystemExit('started')")
-    assert [one.id for one in project.entries()] == ["1", "2", "3"]
+    assert [entry.id for entry in project.entries()] == ["1", "2", "3"]
     assert project.annotations("2") == project.objects("2") == []
     assert project.path_classes()[0].name == "Tumor"
     assert project._link is None
