@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -256,3 +257,9 @@ def test_messages_survive_the_wire(tmp_path: Path) -> None:
     path.write_bytes(whole[:12])
     with path.open("rb") as stream:
         assert receive(stream) is None
+
+
+def test_importing_the_backends_loads_neither_paquo_nor_java() -> None:
+    code = "import sys, wsplf_cli.backends.paquo, wsplf_cli.backends.embedded"
+    check = "assert not {'paquo', 'jpype'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", f"{code}; {check}"], check=True)
