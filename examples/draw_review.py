@@ -1,9 +1,9 @@
-"""Draw an image of a QuPath project as QuPath shows it in review: list of annotations, menu, slide with outlines.
+"""Draw one image of a QuPath project as QuPath shows it in review: list of annotations, menu, slide with outlines.
 
     python examples/draw_review.py PROJECT.qpproj IMAGE-NAME OUT.png
 
-It is a drawing, not a screenshot of QuPath: made from the project's files alone. Outlines have the colours of their
-classes, a rejected polygon is grey, the least certain pending one is selected (yellow), as wsplf_next_pending does.
+It is a drawing from the project's files, not a screenshot of QuPath. Outlines have the colours of their classes. A
+rejected polygon is grey, and the least certain pending one is selected (yellow), as wsplf_next_pending does it.
 """
 
 import sys
@@ -22,49 +22,53 @@ from wsplf_cli.schema import Annotation, is_pending
 from wsplf_cli.slides.entry import entry_slide
 
 LIST_PX, VIEW_PX, ROW_PX, MENU_ROW_PX, BAR_PX, PAD_PX = 430, 660, 30, 24, 34, 12
-PAPER, INK, SOFT, LINE, CHOSEN = (244, 244, 244), (30, 30, 30), (110, 110, 110), (205, 205, 205), (0, 150, 201)
+PAPER, INK, SOFT, LINE, SELECTED = (244, 244, 244), (30, 30, 30), (110, 110, 110), (205, 205, 205), (0, 150, 201)
 YELLOW, GREY = (255, 255, 0), (140, 140, 140)
 CONFIDENCE = "wsplf: confidence"
-SLIDE_COLOURS = 96  # more make the file larger, and are not seen
+SLIDE_COLOURS = 96  # more colours make the file larger and show no difference
 
 
 def main(path: Path, name: str, out: Path) -> None:
     """Draw one image of a project into a PNG file."""
     project = open_project(path, ProjectOptions())
-    entry = next(one for one in project.entries() if one.name == name)
+    entry = next(entry for entry in project.entries() if entry.name == name)
     slide, _ = entry_slide(entry)
     pixels, downsample = slide.thumbnail(VIEW_PX)
-    colours = {**STANDARD, **{one.name: one.rgb for one in project.path_classes() if one.rgb}}
-    annotations = [one for one in project.annotations(entry.id) if one.shape.area > 0]
+    colours = {
+        **STANDARD,
+        **{path_class.name: path_class.rgb for path_class in project.path_classes() if path_class.rgb},
+    }
+    annotations = [annotation for annotation in project.annotations(entry.id) if annotation.shape.area > 0]
     pending = sorted(filter(is_pending, annotations), key=confidence)
-    chosen = pending[0] if pending else None
+    selected = pending[0] if pending else None
     canvas = Image.new("RGB", (LIST_PX + pixels.shape[1], BAR_PX + pixels.shape[0]), PAPER)
-    few = Image.fromarray(pixels).quantize(SLIDE_COLOURS, dither=Image.Dither.NONE)
-    canvas.paste(few.convert("RGB"), (LIST_PX, BAR_PX))
+    thumbnail = Image.fromarray(pixels).quantize(SLIDE_COLOURS, dither=Image.Dither.NONE)
+    canvas.paste(thumbnail.convert("RGB"), (LIST_PX, BAR_PX))
     draw = ImageDraw.Draw(canvas)
-    for one in annotations:
-        outline(draw, one, downsample=downsample, rgb=YELLOW if one is chosen else colour(one, colours))
+    for annotation in annotations:
+        rgb = YELLOW if annotation is selected else colour(annotation, colours)
+        outline(draw, annotation, downsample=downsample, rgb=rgb)
     draw.text((LIST_PX + PAD_PX, 8), f"{name}   label: {entry.metadata.get('label', '-')}", INK, font(15))
     draw.text((PAD_PX, 8), "Annotations", INK, font(15))
-    rows(draw, sorted(annotations, key=confidence), chosen, colours)
+    rows(draw, sorted(annotations, key=confidence), selected, colours)
     menu(draw, bottom=canvas.height - 2 * ROW_PX)
-    foot(draw, annotations, pending, top=canvas.height - ROW_PX - PAD_PX)
+    footer(draw, annotations, pending, top=canvas.height - ROW_PX - PAD_PX)
     draw.line([(LIST_PX - 1, 0), (LIST_PX - 1, canvas.height)], LINE, 2)
     draw.line([(0, BAR_PX - 1), (canvas.width, BAR_PX - 1)], LINE, 1)
-    canvas.quantize(palette=palette(few, [*colours.values()]), dither=Image.Dither.NONE).save(out, optimize=True)
+    canvas.quantize(palette=palette(thumbnail, [*colours.values()]), dither=Image.Dither.NONE).save(out, optimize=True)
 
 
 def palette(slide: Image.Image, colours: Sequence[Sequence[int]]) -> Image.Image:
-    """The few colours of the slide, those of outlines and list, and greys for the letters: a small file."""
+    """The palette of the picture: the colours of the slide, of outlines and list, and greys for the letters."""
     greys = [(value, value, value) for value in range(0, 256, 8)]
-    drawn = [*colours, PAPER, INK, SOFT, LINE, CHOSEN, YELLOW, GREY, *greys]
+    others = [*colours, PAPER, INK, SOFT, LINE, SELECTED, YELLOW, GREY, *greys]
     image = Image.new("P", (1, 1))
-    image.putpalette([*(slide.getpalette() or [])[: 3 * SLIDE_COLOURS], *(value for rgb in drawn for value in rgb)])
+    image.putpalette([*(slide.getpalette() or [])[: 3 * SLIDE_COLOURS], *(value for rgb in others for value in rgb)])
     return image
 
 
 def confidence(annotation: Annotation) -> float:
-    """What the list is sorted by; a person's own polygons come last."""
+    """The confidence of an annotation, by which the list is sorted; a person's own polygons come last."""
     return annotation.measurements.get(CONFIDENCE, 2.0)
 
 
@@ -74,7 +78,7 @@ def colour(annotation: Annotation, colours: dict[str, tuple[int, int, int]]) -> 
 
 
 def state(annotation: Annotation) -> str:
-    """What a person has decided, in a word."""
+    """What a person decided about an annotation, in a word."""
     if annotation.origin == "human":
         return "drawn"
     if annotation.review != "pending":
@@ -86,31 +90,31 @@ def outline(draw: ImageDraw.ImageDraw, annotation: Annotation, *, downsample: fl
     """The rings of an annotation over the slide."""
     for polygon in polygonal(annotation.shape):
         for ring in (polygon.exterior, *polygon.interiors):
-            places = shapely.get_coordinates(ring) / downsample
-            draw.line([(LIST_PX + x, BAR_PX + y) for x, y in places], tuple(rgb), 3, joint="curve")
+            xy_px = shapely.get_coordinates(ring) / downsample
+            draw.line([(LIST_PX + x, BAR_PX + y) for x, y in xy_px], tuple(rgb), 3, joint="curve")
 
 
 def rows(
     draw: ImageDraw.ImageDraw,
     annotations: Sequence[Annotation],
-    chosen: Annotation | None,
+    selected: Annotation | None,
     colours: dict[str, tuple[int, int, int]],
 ) -> None:
-    """The list: class, confidence, and what was decided; a padlock where it is locked."""
+    """The list of annotations: class, confidence and decision, with a padlock where one is locked."""
     top = BAR_PX + 4
-    for place, text in ((44, "class"), (170, CONFIDENCE), (320, "wsplf.review")):
-        draw.text((place, top + 6), text, SOFT, font(13))
-    for number, one in enumerate(annotations):
-        y = top + (number + 1) * ROW_PX
-        if one is chosen:
-            draw.rectangle([4, y, LIST_PX - 6, y + ROW_PX - 2], CHOSEN)
-        ink = (255, 255, 255) if one is chosen else INK
-        draw.rectangle([16, y + 7, 32, y + 21], fill=colour(one, colours), outline=LINE)
-        draw.text((44, y + 5), one.path_class or "Unclassified", ink, font(15))
-        figure = one.measurements.get(CONFIDENCE)
-        draw.text((200, y + 5), "" if figure is None else f"{figure:.2f}", ink, font(15))
-        draw.text((320, y + 5), state(one), ink, font(15))
-        if one.locked:
+    for x, text in ((44, "class"), (170, CONFIDENCE), (320, "wsplf.review")):
+        draw.text((x, top + 6), text, SOFT, font(13))
+    for row, annotation in enumerate(annotations, start=1):
+        y = top + row * ROW_PX
+        if annotation is selected:
+            draw.rectangle([4, y, LIST_PX - 6, y + ROW_PX - 2], SELECTED)
+        ink = (255, 255, 255) if annotation is selected else INK
+        draw.rectangle([16, y + 7, 32, y + 21], fill=colour(annotation, colours), outline=LINE)
+        draw.text((44, y + 5), annotation.path_class or "Unclassified", ink, font(15))
+        value = annotation.measurements.get(CONFIDENCE)
+        draw.text((200, y + 5), "" if value is None else f"{value:.2f}", ink, font(15))
+        draw.text((320, y + 5), state(annotation), ink, font(15))
+        if annotation.locked:
             padlock(draw, 404, y + 7, ink)
 
 
@@ -121,26 +125,26 @@ def padlock(draw: ImageDraw.ImageDraw, x: int, y: int, ink: tuple[int, int, int]
 
 
 def menu(draw: ImageDraw.ImageDraw, *, bottom: int) -> None:
-    """The scripts as they stand in QuPath's menu once they are installed in the project."""
+    """QuPath's menu of scripts once they are installed in the project."""
     names = [Path(name).stem.replace("_", " ") for name in shipped()]
     top = bottom - MENU_ROW_PX * len(names) - PAD_PX
     draw.text((PAD_PX, top - 24), "Automate > Project scripts", SOFT, font(13))
     draw.rectangle([PAD_PX, top, LIST_PX - 2 * PAD_PX, bottom], (255, 255, 255), LINE)
-    for number, name in enumerate(names):
-        draw.text((2 * PAD_PX, top + PAD_PX // 2 + number * MENU_ROW_PX), name, INK, font(14))
+    for row, name in enumerate(names):
+        draw.text((2 * PAD_PX, top + PAD_PX // 2 + row * MENU_ROW_PX), name, INK, font(14))
 
 
-def foot(
+def footer(
     draw: ImageDraw.ImageDraw, annotations: Sequence[Annotation], pending: Sequence[Annotation], *, top: int
 ) -> None:
-    """What wsplf_next_pending says, and how many are decided."""
-    first = f"{len(pending)} to review" + (f"; this one: confidence {confidence(pending[0]):.2f}" if pending else "")
-    decided = sum(not is_pending(one) for one in annotations)
-    draw.text((PAD_PX, top), f"{first}   ({decided} decided or drawn)", INK, font(14))
+    """What wsplf_next_pending says, and the number of annotations that are decided."""
+    message = f"{len(pending)} to review" + (f"; this one: confidence {confidence(pending[0]):.2f}" if pending else "")
+    decided = sum(not is_pending(annotation) for annotation in annotations)
+    draw.text((PAD_PX, top), f"{message}   ({decided} decided or drawn)", INK, font(14))
 
 
 def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Pillow's own font, so that the picture is the same on every machine."""
+    """Pillow's own font, which makes the picture the same on every machine."""
     return ImageFont.load_default(size)
 
 

@@ -28,11 +28,11 @@ def main(path: Path) -> None:
             print(error, file=sys.stderr)
             continue
         for annotation in annotations:
-            kind: tuple[str, str, str] = (annotation.path_class or "", annotation.origin, annotation.review)
-            areas_px0[kind].append(annotation.shape.area)
-        for shown, areas in sorted(areas_px0.items()):
-            area = f"{sum(areas) * entry.mpp**2 / 1e6:.4f}" if entry.mpp else ""
-            table.writerow([entry.name, *shown, len(areas), area])
+            key: tuple[str, str, str] = (annotation.path_class or "", annotation.origin, annotation.review)
+            areas_px0[key].append(annotation.shape.area)
+        for key, areas in sorted(areas_px0.items()):
+            area_mm2 = f"{sum(areas) * entry.mpp**2 / 1e6:.4f}" if entry.mpp else ""
+            table.writerow([entry.name, *key, len(areas), area_mm2])
 
 
 if __name__ == "__main__":

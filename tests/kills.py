@@ -153,7 +153,7 @@ def faults(path: Path, before: dict[str, bytes]) -> list[str]:
     found = []
     now = contents(path.parent)
     real = {name: content for name, content in now.items() if not PART.fullmatch(name.rpartition("/")[2])}
-    news = {(write.path, sha) for run in past_runs(path.parent) for write in run.writes for sha in write.news}
+    news = {(write.path, sha) for run in past_runs(path.parent) for write in run.writes for sha in write.new_hashes}
     for name in before:
         if name not in real:
             found.append(f"{name} is gone")
@@ -175,7 +175,7 @@ def faults(path: Path, before: dict[str, bytes]) -> list[str]:
 
 def _parse(name: str, content: bytes) -> None:
     if name.endswith(DATA):
-        qpdata.loads(content).found()
+        qpdata.loads(content).annotation_nodes()
     elif name.endswith((".json", ".qpproj", ".backup")):
         json.loads(content)
 

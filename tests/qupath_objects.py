@@ -1,8 +1,9 @@
 """Objects of QuPath's hierarchy as QuPath writes them, for tests; not wsplf's own writing code."""
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import shapely
@@ -19,6 +20,12 @@ LINES = (*PLANE, ("I", "z", ""), ("[", "x", FA), ("[", "y", FA))
 AREA = (*PLANE, ("I", "z", ""), ("L", "name", S), ("L", "stats", S), ("[", "x", "[[F"), ("[", "y", "[[F"))
 NUMERIC = "qupath.lib.measurements.NumericMeasurementList$"
 DETECTION = "qupath.lib.objects.PathDetectionObject"
+
+
+def delete_annotations(project: Any, entry_id: str, ids: Collection[UUID]) -> None:
+    """Delete annotations from an entry of an open EmbeddedProject, as a person does in QuPath."""
+    stored = project.read(entry_id)
+    project._edit(entry_id, stored.data, remove=[one for one in stored.nodes if one.annotation.id in ids], add=[])
 
 
 class Workbench:

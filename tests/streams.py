@@ -147,7 +147,7 @@ def small_project_file(random: Random) -> bytes:
         for place in range(5)
     ]
     own.append(Annotation(UUID(int=1), shapely.box(1, 1, 9, 9), "A: B", plane=Plane(0, 1, 2), rgb=(1, 2, 3)))
-    data.add(qpdata.mark_all(own, origin="pseudolabel"), colours={})
+    data.add(qpdata.mark(own, origin="pseudolabel"), colours={})
     return data.dumps()
 
 
@@ -194,14 +194,16 @@ def exercise(raw: bytes) -> str:
         result = "refused"
     try:
         data = qpdata.loads(raw)
-        found = data.found()
+        found = data.annotation_nodes()
         data.objects()
         data.counts()
         again = data.dumps()
         assert again == raw, "read with packed objects it is written differently"
         data.remove([one.node for one in found[::2]])
-        data.add(qpdata.mark(Annotation(UUID(int=5), shapely.box(0, 0, 9, 9), "Own"), origin="prediction"), colours={})
-        qpdata.loads(data.dumps()).found()
+        data.add(
+            qpdata.mark([Annotation(UUID(int=5), shapely.box(0, 0, 9, 9), "Own")], origin="prediction"), colours={}
+        )
+        qpdata.loads(data.dumps()).annotation_nodes()
     except JavaStreamError:
         return result
     return result

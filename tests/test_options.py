@@ -20,14 +20,14 @@ FILLING = {"options.py", "recipes.py", "settings.py", "moved_options.py"}
 
 def records():
     """All option records, those inside others and the recipe included."""
-    found = set()
+    known = set()
     waiting = list(ALL.values())
     while waiting:
         record = waiting.pop()
-        if record not in found:
-            found.add(record)
+        if record not in known:
+            known.add(record)
             waiting += [hint for hint in typing.get_type_hints(record).values() if dataclasses.is_dataclass(hint)]
-    return sorted(found, key=lambda record: record.__name__)
+    return sorted(known, key=lambda record: record.__name__)
 
 
 @pytest.mark.parametrize("record", ALL.values())

@@ -148,11 +148,11 @@ def test_what_is_typed_is_stronger_than_wsplf_toml_and_that_than_the_recipe(pseu
 
 
 def test_a_table_adds_a_recipe_that_starts_from_a_built_in_one(read):
-    recipes = read('[recipe.mine]\nbase = "ep-sam"\nrounds = 2\n[recipe.plain]\ntta = 4\n').recipes
+    recipes = read('[recipe.mine]\nbase = "ep-sam"\nrounds = 2\n[recipe.plain]\ntta = 4\ntrains = false\n').recipes
     assert list(recipes) == [*RECIPES, "mine", "plain"]
     mine = dataclasses.replace(RECIPES["ep-sam"], name="mine", summary="ep-sam with rounds = 2", rounds=2)
     assert recipes["mine"] == mine
-    assert recipes["plain"] == Recipe("plain", "default with tta = 4", tta=4, trains=True)
+    assert recipes["plain"] == Recipe("plain", "default with tta = 4, trains = false", tta=4)
 
 
 def test_a_table_with_the_name_of_a_built_in_recipe_changes_it(read, pseudolabel_options):
@@ -234,6 +234,12 @@ def test_labels_has_no_option_about_pixels():
 def test_a_typed_option_without_effect_is_refused(typed, says):
     with pytest.raises(ConfigError, match=says):
         require_effect(build(PseudolabelOptions, typed), typed)
+
+
+@pytest.mark.parametrize(("recipe", "refiner"), [("round-1", "none"), ("prompts-boxes", "slic"), ("ep-sam", "none")])
+def test_a_typed_field_that_takes_the_effect_from_the_recipe_is_refused(recipe, refiner):
+    with pytest.raises(ConfigError, match=rf"--refiner {refiner}: with it, .* of the recipe {recipe} has no effect"):
+        build(PseudolabelOptions, {"recipe": recipe, "refiner": refiner})
 
 
 def test_what_has_an_effect_is_not_refused():

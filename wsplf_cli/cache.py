@@ -1,7 +1,7 @@
-"""Arrays that are costly to compute, kept in memory and on disk up to a bound; the least recently used go first.
+"""A cache of arrays in memory and on disk, each up to a bound; the least recently used arrays are removed first.
 
-On disk an array is one file, ``FOLDER/NAME.npy``, written to a temporary name and renamed. What cannot be read is
-computed again and what cannot be written is left out: a cache may be lost, it may never stop the work.
+On disk an array is one file, ``FOLDER/NAME.npy``, written to a temporary name and renamed. An array that cannot be read
+is computed again, and one that cannot be written is not kept: errors of the cache never stop the work.
 """
 
 import hashlib
@@ -21,16 +21,16 @@ from wsplf_cli import __version__, files
 
 log = logging.getLogger(__name__)
 
-#: Raised when the same record would name other arrays than before.
+#: To be raised when the same record stands for other arrays than before.
 FORMAT = 1
-#: When the bound is reached, files go until this share of it is left, so that it is not reached again at once.
+#: When the bound is reached, files are removed down to this share of it, so that it is not reached again at once.
 KEPT_SHARE = 0.9
 MEMORY_BYTES = 512 * 1024**2
 
 
 @dataclass(frozen=True, slots=True)
 class FileIdentity:
-    """What tells one state of a file from another without reading it."""
+    """Identifies one state of a file without reading it."""
 
     path: str
     size: int
@@ -38,13 +38,13 @@ class FileIdentity:
 
 
 def identity(path: Path) -> FileIdentity:
-    """The identity of a file that is there."""
+    """The identity of an existing file."""
     stat = path.stat()
     return FileIdentity(str(path.resolve()), stat.st_size, stat.st_mtime_ns)
 
 
 def key_of(record: object) -> str:
-    """32 hex digits that stand for everything in a record, this version of wsplf and the format of the cache."""
+    """The key of a record: 32 hex digits of its content, this version of wsplf and the format of the cache."""
     text = json.dumps([FORMAT, __version__, files.json_value(record)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -55,7 +55,7 @@ class Store:
     Args:
         folder: Where the files lie, or None to keep nothing on disk.
         most_bytes: Bound of the files together; 0 keeps nothing on disk.
-        memory_bytes: Bound of what is kept in memory besides.
+        memory_bytes: Bound of the arrays in memory.
     """
 
     def __init__(self, folder: Path | None, *, most_bytes: int, memory_bytes: int = MEMORY_BYTES) -> None:
@@ -117,26 +117,26 @@ class Store:
         except (OSError, ValueError, EOFError) as error:
             log.info("not read from the cache: %s: %s", path, error)
             return None
-        with suppress(OSError):  # a folder that may only be read is of use too
+        with suppress(OSError):  # a read-only folder is of use too
             os.utime(path)
         return array if array.dtype == np.float16 else None
 
     def _files(self) -> list[tuple[int, int, Path]]:
         """Time of last use, size and path of every file."""
-        found = []
+        files = []
         for path in [] if self.folder is None else self.folder.rglob("*.npy"):
             try:
                 stat = path.stat()
             except OSError:  # another run has just removed it
                 continue
-            found.append((stat.st_mtime_ns, stat.st_size, path))
-        return found
+            files.append((stat.st_mtime_ns, stat.st_size, path))
+        return files
 
     def _shrink(self, *, keep: Path) -> None:
-        """Remove the files that were not used for longest, never ``keep``, until there is room again."""
-        there = sorted(self._files())
-        self._on_disk = sum(size for _, size, _ in there)
-        for _, size, path in there:
+        """Remove the least recently used files, never ``keep``, down to KEPT_SHARE of the bound."""
+        oldest_first = sorted(self._files())
+        self._on_disk = sum(size for _, size, _ in oldest_first)
+        for _, size, path in oldest_first:
             if self._on_disk <= KEPT_SHARE * self.most_bytes:
                 break
             if path == keep:

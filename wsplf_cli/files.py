@@ -1,4 +1,4 @@
-"""Write a file whole or not at all, and turn our records into JSON values."""
+"""Writes a file whole or not at all, and turns records into JSON values."""
 
 import contextlib
 import dataclasses
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 PART = re.compile(r"\..+\.[0-9a-f]{8}\.wsplf-part")
-"""Names of files that are being written, or that a killed command left behind: wsplf's and no other program's."""
+"""Names of the files that wsplf is writing, or that a killed command left behind."""
 
 
 def part_of(path: Path) -> Path:
@@ -24,7 +24,7 @@ def part_of(path: Path) -> Path:
 
 
 def real(path: Path) -> Path:
-    """``path``, or the file that it points to where it is a symbolic link: a rename would put a file in its place."""
+    """``path``, or the target of a symbolic link: a rename to the link would replace the link itself."""
     return path.resolve() if path.is_symlink() else path
 
 
@@ -42,7 +42,7 @@ def replacing(path: Path) -> Iterator[Path]:
         put(part, path)
         sync_folder(path.parent)
     except OSError as error:
-        error.filename = error.filename or str(path)  # a full disk is noticed by write(), which knows no name
+        error.filename = error.filename or str(path)  # a full disk is an error of write(), which has no file name
         raise
     finally:
         part.unlink(missing_ok=True)
@@ -56,7 +56,7 @@ def put(part: Path, path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring a folder's names to the disk, where the system can: a rename survives a power failure only then."""
+    """Sync a folder to disk where the system can: only then does a rename survive a power failure."""
     if os.name == "nt":
         return
     with contextlib.suppress(OSError):  # some network drives refuse it; the files themselves are on disk
@@ -68,14 +68,14 @@ def sync_folder(folder: Path) -> None:
 
 
 def clean(folders: Iterable[Path]) -> int:
-    """Remove what killed commands left half-written in these folders (not below them); returns how many files.
+    """Remove part files that killed commands left in these folders (not below them); returns how many.
 
-    Only for folders that no other command writes to now.
+    Only for folders that no other command writes to at the moment.
     """
     removed = 0
     for folder in folders:
         with contextlib.suppress(OSError):  # a folder that is not there, or one that we may only read
-            for path in [one for one in folder.iterdir() if PART.fullmatch(one.name)]:
+            for path in [path for path in folder.iterdir() if PART.fullmatch(path.name)]:
                 path.unlink()
                 removed += 1
     return removed
@@ -100,7 +100,7 @@ def json_text(value: object) -> str:
 
 
 def json_value(value: object) -> Any:
-    """``value`` in what JSON has: records become objects, sets sorted lists, paths text, NaN and infinity null."""
+    """``value`` as JSON values: records become objects, sets sorted lists, paths text, NaN and infinity null."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {part.name: getattr(value, part.name) for part in dataclasses.fields(value)}
     elif isinstance(value, (np.ndarray, np.generic)):

@@ -27,14 +27,16 @@ class ProjectOptions:
 
     backend: str = option("embedded", "How the project is read and written.", plugins="backends")
     slides: Path | None = option(None, "Folder searched for slides (by name and size) that have moved.")
-    images: str | None = option(None, "Work only on the entries whose name this regular expression finds.")
-    mpp_override: float | None = option(None, "Micrometres per pixel at level 0, for slides that lack it.", above=0)
+    images: str | None = option(None, "Only the entries whose name matches this regular expression, at any position.")
+    mpp_override: float | None = option(
+        None, "Micrometres per pixel at level 0, for slides that do not state it.", above=0
+    )
     label_key: str = option("label", "Key of the entry metadata that holds the slide label.")
     positive: tuple[str, ...] = option(
-        ("tumor",), "Label of a positive slide, or WORD=CLASS for a class of its own; repeat for several."
+        ("tumor",), "Label of positive slides, or WORD=CLASS for a class of its own; may be repeated."
     )
-    negative: tuple[str, ...] = option(("normal",), "Label of a negative slide; repeat for several.")
-    path_class: str = option("Tumor", "QuPath class of the polygons, of each --positive without a class of its own.")
+    negative: tuple[str, ...] = option(("normal",), "Label of negative slides; may be repeated.")
+    path_class: str = option("Tumor", "QuPath class that a --positive without =CLASS means.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +51,9 @@ class TileOptions:
 class RunOptions:
     """What every long command takes."""
 
-    device: str = option("auto", "Where networks run.", choices=("auto", "cpu", "cuda", "mps"))
+    device: str = option("auto", "Device that networks run on.", choices=("auto", "cpu", "cuda", "mps"))
     seed: int = option(0, "Seed of all random numbers.", least=0)
-    dry_run: bool = option(False, "Do the work, write nothing.")
+    dry_run: bool = option(False, "Do the work; write nothing.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ class DoctorOptions:
     project: ProjectOptions = field(default_factory=ProjectOptions)
     sam_checkpoint: Path | None = option(None, "SAM checkpoint file to check.")
     registration: bool = option(
-        False, "Prove for every entry that annotations land on their pixels, on a copy of the project."
+        False, "Check for every entry, on a copy of the project, that annotations land on their pixels."
     )
 
 
@@ -70,9 +72,9 @@ class DemoOptions:
     """``wsplf demo``."""
 
     out: Path = option(
-        Path("wsplf-demo"), "Folder to make; an earlier demo in it is made anew, anything else is left alone."
+        Path("wsplf-demo"), "Folder to make. An earlier demo in it is replaced, anything else is left alone."
     )
-    device: str = option("auto", "Where networks run.", choices=("auto", "cpu", "cuda", "mps"))
+    device: str = option("auto", "Device that networks run on.", choices=("auto", "cpu", "cuda", "mps"))
     seed: int = option(0, "Seed of all random numbers.", least=0)
 
 
@@ -85,7 +87,7 @@ class LabelsOptions:
         metadata={"without": ("mpp_override",)},  # it reads no pixel
     )
     csv: Path | None = option(None, "Table with the columns slide and label (patient, split): written to the entries.")
-    dry_run: bool = option(False, "Show what --csv would write, write nothing.")
+    dry_run: bool = option(False, "Show what --csv would write; write nothing.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,8 @@ class PseudolabelOptions:
     )
     alpha: float = option(
         0.01,
-        "Share of the tissue of negative slides that may look like the most certain part of a polygon.",
+        "Largest share of the tissue of negative slides that may reach the peak threshold, which a part of each polygon"
+        " reaches.",
         above=0,
         most=1,
         unused_with=("cam_scale", ("tile", "tile-gated")),
@@ -127,7 +130,7 @@ class PseudolabelOptions:
     )
     cache_gb: float = option(
         4.0,
-        "Most gigabytes of SAM embeddings kept beside the project for the next run; 0 keeps none.",
+        "Most gigabytes of SAM embeddings to keep beside the project for the next run; 0 keeps none.",
         least=0,
         toml_only=True,
     )
@@ -161,10 +164,10 @@ class SegmentOptions:
     run: RunOptions = field(default_factory=RunOptions)
     model: str = option("default", "Name of a model of this project, or a model folder.")
     threshold: float | None = option(
-        None, "Probability from which a pixel belongs to the class; the model's own by default.", least=0, most=1
+        None, "Probability from which a pixel belongs to the class; by default the model's.", least=0, most=1
     )
     min_area_um2: float = option(
-        2000.0, "Smaller pieces are dropped (the default: about twenty tumour nuclei).", least=0
+        2000.0, "Smaller polygons are dropped (the default: about twenty tumour nuclei).", least=0
     )
 
 
@@ -177,7 +180,7 @@ class EvaluateOptions:
     origin: str = option(
         "pseudolabel", "Which annotations are measured.", choices=("pseudolabel", "prediction", "human")
     )
-    tolerance_um: float = option(5.0, "Distance within which two boundaries count as the same.", least=0)
+    tolerance_um: float = option(5.0, "Distance in micrometres within which two boundaries count as the same.", least=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,10 +195,10 @@ class BenchmarkOptions:
         f"Recipes to run, with commas or repeated: built-in ones, those of wsplf.toml, {UPPER_BOUND}; all by default.",
     )
     known_recipes: Mapping[str, Recipe] = field(default_factory=lambda: RECIPES)
-    seeds: int = option(3, "How many seeds each recipe runs with: 0, 1 and so on.", least=1)
+    seeds: int = option(3, "Number of seeds that each recipe runs with: 0, 1 and so on.", least=1)
     out: Path | None = option(None, "Folder of the results; wsplf/benchmark beside the project by default.")
-    device: str = option("auto", "Where networks run.", choices=("auto", "cpu", "cuda", "mps"))
-    dry_run: bool = option(False, "List what would run, and what is there already; run nothing.")
+    device: str = option("auto", "Device that networks run on.", choices=("auto", "cpu", "cuda", "mps"))
+    dry_run: bool = option(False, "List the jobs that would run and those that are finished; run nothing.")
     backbone: str = option("small", "Network of all recipes: small (shipped), a name timm knows, or hf-hub:OWNER/NAME.")
     backbone_weights: Path | None = option(None, "Weights file of the backbone (safetensors or PyTorch).")
     sam: str = option(
@@ -203,7 +206,7 @@ class BenchmarkOptions:
     )
     sam_checkpoint: Path | None = option(None, "Checkpoint file of the SAM model.")
     train_epochs: int = option(20, "Epochs of the segmentation model.", least=1)
-    tolerance_um: float = option(5.0, "Distance within which two boundaries count as the same.", least=0)
+    tolerance_um: float = option(5.0, "Distance in micrometres within which two boundaries count as the same.", least=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,9 +232,9 @@ class CreateOptions:
 class RelinkOptions:
     """``wsplf project relink``."""
 
-    map: tuple[str, ...] = option((), "OLD=NEW: the start of an address and what stands there now; repeat for several.")
+    map: tuple[str, ...] = option((), "OLD=NEW: the start of an address, and what replaces it; may be repeated.")
     search: Path | None = option(None, "Folder searched for the slides, by name and size.")
-    dry_run: bool = option(False, "Show what would change, write nothing.")
+    dry_run: bool = option(False, "Show what would change; write nothing.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +242,7 @@ class UndoOptions:
     """``wsplf undo``."""
 
     list: bool = option(False, "List the runs that can be undone, newest first, and stop.")
-    dry_run: bool = option(False, "Show what would be put back, write nothing.")
+    dry_run: bool = option(False, "Show what would be put back; write nothing.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,10 +250,10 @@ class ExportOptions:
     """``wsplf export``."""
 
     backend: str = option("embedded", "How the project is read and written.", plugins="backends")
-    images: str | None = option(None, "Work only on the entries whose name this regular expression finds.")
-    out: Path = option(Path("geojson"), "Folder for one IMAGE-NAME.geojson per entry; made when it is not there.")
+    images: str | None = option(None, "Only the entries whose name matches this regular expression, at any position.")
+    out: Path = option(Path("geojson"), "Folder for one IMAGE-NAME.geojson per entry; made if it is not there.")
     origin: tuple[str, ...] = option(
-        (), "Only annotations of this origin: human, pseudolabel or prediction; repeat for several; all by default."
+        (), "Only annotations of this origin: human, pseudolabel or prediction; may be repeated; by default all."
     )
     compress: bool = option(False, "Write .geojson.gz, which QuPath 0.7 reads.")
 
@@ -260,21 +263,19 @@ class ImportOptions:
     """``wsplf import``."""
 
     backend: str = option("embedded", "How the project is read and written.", plugins="backends")
-    image: str | None = option(
-        None, "Name of the entry that gets the annotations; by default the one whose name is the file's."
-    )
+    image: str | None = option(None, "Name of the entry that gets the annotations; by default the name of the file.")
     slides: Path | None = option(None, "Folder searched for slides (by name and size) that have moved.")
     asap_class: tuple[str, ...] = option(
-        (), "GROUP=CLASS: QuPath class of an ASAP group; repeat for several; GROUP= leaves it out, GROUP=- cuts it out."
+        (), "GROUP=CLASS: QuPath class of an ASAP group; GROUP= leaves it out, GROUP=- cuts it out; may be repeated."
     )
-    dry_run: bool = option(False, "Show what would be added, write nothing.")
+    dry_run: bool = option(False, "Show what would be added; write nothing.")
 
 
 @dataclass(frozen=True, slots=True)
 class InstallOptions:
     """``wsplf scripts install``."""
 
-    force: bool = option(False, "Replace scripts of the same name that were changed.")
+    force: bool = option(False, "Replace scripts of the same name that a person changed.")
 
 
 #: The options record of each command that reads wsplf.toml.

@@ -1,4 +1,4 @@
-"""A file name is an option value: what is in a plug-in folder, and how to load one of it."""
+"""Plug-ins: the modules of a package are the values of an option, by their names."""
 
 import importlib
 import importlib.util
@@ -9,7 +9,7 @@ from wsplf_cli.errors import ConfigError
 
 
 def names(package: str) -> list[str]:
-    """Sorted names of the plug-ins in a package such as ``"heads"``, without importing any of them."""
+    """The sorted module names of the plug-ins in a package such as ``"weak.heads"``; none of them is imported."""
     spec = importlib.util.find_spec(f"wsplf_cli.{package}")
     assert spec is not None
     folder = spec.submodule_search_locations
@@ -20,11 +20,12 @@ def load(package: str, name: str) -> ModuleType:
     """The module ``wsplf_cli.PACKAGE.NAME``.
 
     Raises:
-        ConfigError: no such plug-in; the hint lists those that exist.
+        ConfigError: there is no such plug-in; the hint lists those that exist.
     """
     module_name = name.replace("-", "_")
     known = names(package)
     if module_name not in known:
-        shown = ", ".join(entry.replace("_", "-") for entry in known)
-        raise ConfigError(f"unknown {package.rpartition('.')[2].rstrip('s')} {name!r}", hint=f"choose one of: {shown}")
+        kind = package.rpartition(".")[2].removesuffix("s")
+        choices = ", ".join(plug_in.replace("_", "-") for plug_in in known)
+        raise ConfigError(f"unknown {kind} {name!r}", hint=f"choose one of: {choices}")
     return importlib.import_module(f"wsplf_cli.{package}.{module_name}")

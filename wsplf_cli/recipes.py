@@ -39,7 +39,10 @@ class Recipe:
     """One way from slide labels to polygons; the defaults are the default recipe."""
 
     name: str = "default"
-    summary: str = option("the default", "What the recipe does, in one line for the reader of a benchmark.")
+    summary: str = option(
+        "linear probes on the frozen backbone, CAM and SAM together",
+        "What the recipe does, in one line for the reader of a benchmark.",
+    )
     backbone_mode: str = option(
         "frozen",
         "How the backbone takes part: frozen (linear probes on its dense features), fine-tuned (MIL networks are"
@@ -145,37 +148,42 @@ _BUILT_IN = (
     replace(
         _EP_SAM,
         name="ep-sam-gated",
-        summary="and no CAM where its classifier calls a tile negative, which is not in the paper",
+        summary="ep-sam without a CAM where its classifier calls a tile negative, which is not in the paper",
         cam_scale="tile-gated",
         trains=False,
     ),
     Recipe("cam", "the CAM alone, in all tissue, no refiner", search_in="tissue", refiner="none"),
     Recipe("cam-sam", "the CAM in all tissue refined by SAM", search_in="tissue"),
     Recipe("epithelium", "the CAM restricted to epithelium, no refiner", refiner="none"),
-    Recipe("epithelium-slic", "and refined by superpixels", refiner="slic"),
-    Recipe("round-1", "SAM's decoder tuned on SAM's own masks", rounds=1),
-    Recipe("round-2", "tuned twice", rounds=2),
-    Recipe("round-3", "tuned three times", rounds=3),
-    Recipe("round-1-cam", "tuned on the CAMs", rounds=1, first_round="cam"),
-    Recipe("plain-loss", "tuned once with EP-SAM's loss", rounds=1, robust_loss=False),
+    Recipe("epithelium-slic", "the CAM restricted to epithelium, refined by superpixels", refiner="slic"),
+    Recipe("round-1", "SAM's decoder tuned once on its own masks", rounds=1),
+    Recipe("round-2", "SAM's decoder tuned twice on its own masks", rounds=2),
+    Recipe("round-3", "SAM's decoder tuned three times on its own masks", rounds=3),
+    Recipe("round-1-cam", "SAM's decoder tuned once on the CAMs", rounds=1, first_round="cam"),
+    Recipe("plain-loss", "SAM's decoder tuned once on its own masks, with EP-SAM's loss", rounds=1, robust_loss=False),
     _FINE_TUNED,
-    replace(_FINE_TUNED, name="fine-tuned-no-adl", summary="and without attention-based dropout", adl=False),
+    replace(
+        _FINE_TUNED,
+        name="fine-tuned-no-adl",
+        summary="fine-tuned MIL networks without attention-based dropout",
+        adl=False,
+    ),
     replace(
         _FINE_TUNED,
         name="fine-tuned-high-frequency",
-        summary="and with the high-frequency channel",
+        summary="fine-tuned MIL networks with the high-frequency channel",
         high_frequency=True,
     ),
     replace(
         _FINE_TUNED,
         name="fine-tuned-no-contrast",
-        summary="and without contrast within positive slides",
+        summary="fine-tuned MIL networks without contrast within positive slides",
         contrast=False,
     ),
     Recipe("both", "MIL networks beside linear probes", backbone_mode="both"),
-    Recipe("tta", "the CAM as the mean over four quarter turns", tta=4),
-    Recipe("prompts-boxes", "peaks with boxes", prompts="boxes"),
-    Recipe("prompts-sampled", "EP-SAM's sampled points", prompts="sampled"),
+    Recipe("tta", "the CAM averaged over four quarter turns", tta=4),
+    Recipe("prompts-boxes", "SAM prompted with the box and the peaks of each piece of the CAM", prompts="boxes"),
+    Recipe("prompts-sampled", "SAM prompted with EP-SAM's sampled points", prompts="sampled"),
 )
 
 #: The recipes that wsplf brings, by name, in the order in which benchmark lists them.

@@ -1,4 +1,4 @@
-"""The records that travel between the stages: frozen, with units in the names.
+"""The records that the packages exchange: frozen, with units in the names.
 
 ``_px0`` is pixels at level 0 in the coordinates that QuPath shows, ``_px`` pixels of the tile as read, ``_um`` and
 ``_um2`` micrometres, ``mpp`` micrometres per pixel. Points are (x, y); arrays are [row, column].
@@ -26,15 +26,15 @@ RUN_KEY = "wsplf.run"
 REVIEW_KEY = "wsplf.review"
 SHAPE_KEY = "wsplf.shape"
 CLASS_KEY = "wsplf.class"
-#: The name as wsplf wrote it, so that a renamed annotation is known as one that a person decided on.
+#: The name as wsplf wrote it: an annotation with another name was renamed by a person, who so decided on it.
 NAME_KEY = "wsplf.name"
 #: QuPath keeps the description of an annotation under this key.
 DESCRIPTION_KEY = "ANNOTATION_DESCRIPTION"
 
-#: Key of an entry's metadata: a person has reviewed the whole image (when and who; "no" takes it back).
+#: Key of an entry's metadata: a person has reviewed the whole image (when and who; "no" withdraws it).
 REVIEWED_KEY = "wsplf.reviewed"
 
-#: Values of an entry's split that keep it back: no stage learns anything from it.
+#: Values of an entry's split that hold it out: nothing is learned from it.
 HELD_OUT = frozenset({"test", "held-out", "held out", "holdout", "hold-out"})
 
 
@@ -89,12 +89,12 @@ class Entry:
 
     @property
     def reviewed(self) -> bool:
-        """True when a person marked the image as reviewed: all that is annotated now is right, the rest background."""
+        """Whether a person marked the image as reviewed: its annotations are right, and the rest is background."""
         return self.metadata.get(REVIEWED_KEY, "").strip().casefold() not in {"", "no", "false", "0"}
 
     @property
     def held_out(self) -> bool:
-        """True for a slide kept back to test on: nothing is learned from it, its label is not used."""
+        """Whether the slide is held out for testing: nothing is learned from it, and its label is not used."""
         return (self.split or "").strip().casefold() in HELD_OUT
 
 
@@ -119,8 +119,8 @@ class Plane:
 class Annotation:
     """One annotation of an entry. ``shape`` is in level-0 pixels, y down; ``rgb`` is its own colour, if it has one.
 
-    ``origin`` and ``review`` come from the object's metadata. ``edited`` is true when wsplf made the annotation and
-    its shape or class is no longer as wsplf wrote it.
+    ``origin`` and ``review`` come from the object's metadata. ``edited`` is true when wsplf made the annotation and its
+    shape or class is no longer as wsplf wrote it.
     """
 
     id: UUID
@@ -178,7 +178,7 @@ class PathObject:
 
 @dataclass(frozen=True, slots=True)
 class Replaced:
-    """What a replacement did: annotations added, own pending ones removed, own ones kept since a person decided."""
+    """Counts of a replacement: annotations added, pending ones removed, and wsplf's ones kept as a person decided."""
 
     added: int
     removed: int
@@ -224,7 +224,7 @@ class TileMask:
 
 @dataclass(frozen=True, slots=True)
 class EntryResult:
-    """What a stage did with one entry."""
+    """What a command did with one entry."""
 
     id: str
     name: str
@@ -235,14 +235,17 @@ class EntryResult:
 
 
 def titles(records: Sequence[Entry | EntryResult]) -> list[str]:
-    """What to call each entry: its name, with its id where several have that name, as QuPath allows."""
+    """The title of each entry: its name, with its id where several entries have that name, as QuPath allows."""
     counts = Counter(record.name for record in records)
-    return [f"{one.name} (id {one.id})" if counts[one.name] > 1 and one.id else one.name for one in records]
+    return [
+        f"{record.name} (id {record.id})" if counts[record.name] > 1 and record.id else record.name
+        for record in records
+    ]
 
 
 @dataclass(frozen=True, slots=True)
 class StageReport:
-    """What a stage did. ``details`` holds JSON values of the stage's own (curves, figures, paths)."""
+    """What a command did. ``details`` holds JSON values that are special to it (curves, figures, paths)."""
 
     stage: str
     run_id: str
@@ -258,7 +261,7 @@ class StageReport:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One line of ``wsplf doctor``: what was looked at, what was found, and what to do about it."""
+    """One line of ``wsplf doctor``: what was checked, the result, and how to fix it."""
 
     status: Literal["PASS", "WARN", "FAIL"]
     name: str
@@ -267,13 +270,13 @@ class Check:
 
 
 class Tracker(Protocol):
-    """Where long work reports how far it is. ``ui`` shows it; tests and libraries may pass ``silent``."""
+    """Receives the progress of long work. ``ui`` shows it; tests and libraries may pass ``Silent()``."""
 
     def start(self, name: str, total: int) -> None:
-        """Begin a piece of work of ``total`` steps."""
+        """Begin work of ``total`` steps."""
 
     def advance(self, steps: int = 1, message: str = "") -> None:
-        """Go on by ``steps``; ``message`` replaces the short text beside the bar."""
+        """Advance by ``steps``; ``message`` replaces the short text beside the bar."""
 
     def say(self, message: str) -> None:
         """Tell the user one line, on stderr."""

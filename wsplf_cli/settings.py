@@ -123,13 +123,28 @@ def build(record: type[T], values: Mapping[str, Any], recipes: Mapping[str, Reci
 
 
 def _chosen_recipe(values: Mapping[str, Any], recipes: Mapping[str, Recipe]) -> Recipe:
-    """The recipe that the values name, with those of its fields that were chosen beside it."""
+    """The recipe that the values name, with those of its fields that were chosen beside it.
+
+    Raises:
+        ConfigError: there is no such recipe, or a field that was chosen takes the effect from another one.
+    """
     recipe = find_recipe(values.get("recipe", Recipe().name), recipes)
+    known = options(Recipe)
     changes = {
         name: _checked(option, values[name], named=option.flag)
-        for name, option in options(Recipe).items()
+        for name, option in known.items()
         if option.metadata.get("shown") and values.get(name) is not None
     }
+    for option in known.values():
+        field_name, unused_values = option.metadata.get("unused_with", ("", ()))
+        value = getattr(recipe, option.name)
+        if changes.get(field_name) in unused_values and value != option.default:
+            flag = known[field_name].flag
+            raise ConfigError(
+                f"{flag} {changes[field_name]}: with it, {option.key} = {_toml_text(value)} of the recipe {recipe.name}"
+                " has no effect",
+                hint=f"another recipe, or leave {flag} out",
+            )
     return replace(recipe, **changes)
 
 
@@ -245,14 +260,13 @@ def _recipe(path: Path, name: str, table: Mapping[str, Any]) -> Recipe:
         option = _known(path, key, known, table=f"recipe.{name}", others=("base",))
         converted = _from_toml(path, option, value)
         changes[option.name] = _checked(option, converted, named=f"{where} {key}")
-    summary = (
-        f"{base} with {', '.join(f'{key} = {value}' for key, value in table.items() if key != 'base') or 'no change'}"
-    )
+    changed = [f"{key} = {_toml_text(value)}" for key, value in table.items() if key not in ("base", "summary")]
+    summary = f"{base} with {', '.join(changed) or 'no change'}"
     recipe = replace(RECIPES[base], **{"name": name, "summary": summary, **changes})
     for option in (option for option in known.values() if option.name in changes):
         other_name, values = option.metadata.get("unused_with", ("", ()))
         if values and getattr(recipe, other_name) in values:
-            other = f"{other_name.replace('_', '-')} = {getattr(recipe, other_name)}"
+            other = f"{other_name.replace('_', '-')} = {_toml_text(getattr(recipe, other_name))}"
             raise ConfigError(
                 f"{where} {option.key} has no effect with {other}",
                 hint=f"leave it out, or change {other} in the recipe",
@@ -309,6 +323,11 @@ def _from_toml(path: Path, option: Option, value: Any) -> Any:
         f"{path}: {option.key} must be {wanted.get(kind, 'a list of texts')}, not {value!r}",
         hint="" if option.default is None else f"the default is {option.default!r}",
     )
+
+
+def _toml_text(value: object) -> str:
+    """A value as wsplf.toml has it, without quotes."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _checked(option: Option, value: Any, *, named: str) -> Any:

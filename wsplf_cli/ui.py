@@ -1,6 +1,6 @@
-"""What the user sees. Results go to stdout, all else to stderr; text that is not ours is escaped.
+"""What the user sees: results on stdout, all else on stderr. Text that is not ours is escaped.
 
-On a terminal long work is a bar with the time left, elsewhere a plain line now and then.
+Long work shows a bar with the time left on a terminal, and elsewhere a plain line now and then.
 """
 
 import logging
@@ -31,10 +31,10 @@ from wsplf_cli.schema import titles
 if TYPE_CHECKING:
     from wsplf_cli.schema import Check, StageReport
 
-#: Where there is no terminal, a line comes at most this often, in seconds, and at the end of a piece of work.
+#: Without a terminal, a line of progress comes at most this often, in seconds, and when a task ends.
 LINE_SECONDS = 10.0
 
-#: Names up to so many characters are not broken in a table, so that they can be copied.
+#: Names of at most so many characters are not wrapped in a table, so that they can be copied.
 UNBROKEN = 40
 
 STATUS_STYLES = {
@@ -48,9 +48,9 @@ STATUS_STYLES = {
 
 
 class Screen:
-    """A Tracker that shows progress on stderr, and the results on stdout: as tables, or as one JSON document.
+    """A Tracker that shows progress on stderr and results on stdout, as tables or as one JSON document.
 
-    Use it with ``with``, so that a bar is taken away and a half-drawn line ended whatever happens.
+    Use it with ``with``, so that the bar is removed whatever happens.
     """
 
     def __init__(self, *, json: bool = False) -> None:
@@ -65,19 +65,19 @@ class Screen:
         self._log = _WarningLines(self)
 
     def __enter__(self) -> Self:
-        """Show the warnings of our modules from now on."""
+        """Show the warnings of our modules until the end of the block."""
         logging.getLogger("wsplf_cli").addHandler(self._log)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self._stop()
         logging.getLogger("wsplf_cli").removeHandler(self._log)
 
     def start(self, name: str, total: int) -> None:
-        """Begin a piece of work of ``total`` steps; it takes the place of the one before."""
+        """Begin a task of ``total`` steps; it replaces the task before it."""
         self._stop()
         self._name, self._message, self._total, self._steps = name, "", total, 0
         self._began = self._shown = time.monotonic()
@@ -99,7 +99,7 @@ class Screen:
             self.say(f"{name}: 0/{total}")
 
     def advance(self, steps: int = 1, message: str = "") -> None:
-        """Go on by ``steps``; ``message`` replaces the short text beside the bar."""
+        """Count ``steps`` as done; ``message`` replaces the short text beside the bar."""
         self._steps += steps
         if self._bars is not None and self._task is not None:
             self._message = escape(message[:40]) or self._message
@@ -113,12 +113,12 @@ class Screen:
             self.say(f"{self._name}: {self._steps}/{self._total} {self._times(now)}{message}".rstrip())
 
     def say(self, message: str) -> None:
-        """Tell the user one line, on stderr."""
+        """Show one line on stderr."""
         self.err.print(escape(message))
 
     @property
     def where(self) -> str:
-        """`` (MIL: 12/40)``, or nothing before any work has begun."""
+        """How far the task is, as `` (MIL: 12/40)``; empty before the first task."""
         return f" ({self._name}: {self._steps}/{self._total})" if self._name else ""
 
     def _times(self, now: float) -> str:
@@ -130,7 +130,7 @@ class Screen:
         return f"({seconds:.0f} s, {left:.0f} s left) "
 
     def _stop(self) -> None:
-        """End the piece of work; on a terminal one line remains of it."""
+        """End the task; on a terminal one line remains of it."""
         if self._bars is None:
             return
         self._bars.stop()
@@ -146,18 +146,18 @@ class Screen:
         self.out.print(escape(message))
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]], *, right: Sequence[int] = ()) -> None:
-        """Print a table; the columns numbered in ``right`` hold numbers. Short names are never broken, to be copied."""
+        """Print a table; columns with an index in ``right`` hold numbers. Short names in the first are not wrapped."""
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for number, column in enumerate(columns):
-            width = max((len(str(row[number])) for row in rows), default=0) if number == 0 else UNBROKEN + 1
-            justify: Literal["left", "right"] = "right" if number in right else "left"
+        for index, column in enumerate(columns):
+            width = max((len(str(row[index])) for row in rows), default=0) if index == 0 else UNBROKEN + 1
+            justify: Literal["left", "right"] = "right" if index in right else "left"
             table.add_column(escape(column), justify=justify, overflow="fold", no_wrap=width <= UNBROKEN)
         for row in rows:
             table.add_row(*(_cell(value) for value in row))
         self.out.print(table, soft_wrap=False)
 
     def report(self, report: "StageReport") -> None:
-        """Show what a stage did: a row per entry, then the totals."""
+        """Show what a command did: a row per entry, then the totals."""
         if self.json:
             self.document(report)
             return
@@ -171,7 +171,7 @@ class Screen:
         self.line(f"{report.stage}: {_counted(report)} in {report.seconds:.0f} s{run}")
 
     def checks(self, checks: "Sequence[Check]") -> None:
-        """Show the checks of ``doctor``, and what to do where one did not pass."""
+        """Show the checks of ``doctor``, and for those that did not pass what to do."""
         if self.json:
             self.document({"checks": checks, "failed": sum(check.status == "FAIL" for check in checks)})
             return
@@ -182,62 +182,62 @@ class Screen:
                 self.out.print(f"      {escape(check.fix)}")
 
     def scores(self, scores: Mapping[str, Any]) -> None:
-        """Show the scores of ``evaluate``: a row per entry, then the figures over all."""
+        """Show the scores of ``evaluate``: a row per entry, then the figures over all entries."""
         if self.json:
             self.document(scores)
             return
         columns = ["name", "label", "dice", "iou", "boundary_f1", "fp_share", "truth_um2", "predicted_um2"]
-        for name, own in scores.get("classes", {"": scores}).items():
-            if name:
-                self.line(f"class {name}")
-            self.table(columns, [[entry.get(key) for key in columns] for entry in own["entries"]], right=range(2, 8))
+        for path_class, of_class in scores.get("classes", {"": scores}).items():
+            if path_class:
+                self.line(f"class {path_class}")
+            rows = [[entry.get(key) for key in columns] for entry in of_class["entries"]]
+            self.table(columns, rows, right=range(2, 8))
             for key in ("mean_dice", "pooled_dice", "pooled_iou", "negative_fp_share"):
-                self.line(f"{key}: {_figure(own.get(key))}")
+                self.line(f"{key}: {_text_of(of_class.get(key))}")
 
     def demo(self, results: Mapping[str, Any]) -> None:
-        """Show what the demo measured: a row per stage."""
+        """Show what the demo measured: a row per kind of annotation."""
         if self.json:
             self.document(results)
             return
         keys = ("mean_dice", "pooled_dice", "pooled_iou", "negative_fp_share")
-        stages = ("pseudolabel", "prediction", "threshold")
-        self.table(
-            ["", *keys], [[stage, *(results[stage].get(key) for key in keys)] for stage in stages], right=range(1, 5)
-        )
+        kinds = ("pseudolabel", "prediction", "threshold")
+        rows = [[kind, *(results[kind].get(key) for key in keys)] for kind in kinds]
+        self.table(["", *keys], rows, right=range(1, 5))
         self.line(f"{results['seconds']:.0f} s in all")
         for name in ("project", "report"):
             if name in results:
                 self.line(f"{name}: {results[name]}")
 
-    def benchmark(self, found: Mapping[str, Any]) -> None:
-        """Show the table of ``benchmark``, or what it would run."""
+    def benchmark(self, document: Mapping[str, Any]) -> None:
+        """Show the table of ``benchmark``, and the jobs that are still to run."""
         if self.json:
-            self.document(found)
+            self.document(document)
             return
-        if found["rows"]:
-            self.table(found["columns"], found["cells"], right=range(2, len(found["columns"])))
-        for one in found["runs"]:
-            if one["status"] != "done":
-                self.line(f"{one['recipe']}, seed {one['seed']}: {one['status']}")
-        for line in (*found["notes"], *found["failed"]):
+        if document["rows"]:
+            self.table(document["columns"], document["cells"], right=range(2, len(document["columns"])))
+        for job in document["runs"]:
+            if job["status"] != "done":
+                self.line(f"{job['recipe']}, seed {job['seed']}: {job['status']}")
+        for line in (*document["notes"], *document["failed"]):
             self.line(line)
-        self.line(f"results: {found['out']}")
+        self.line(f"results: {document['out']}")
 
-    def labels(self, found: Mapping[str, Any]) -> None:
-        """Show what ``labels`` found: the label of every entry, the counts, and what prevents learning from them."""
-        rows = found["entries"]
+    def labels(self, document: Mapping[str, Any]) -> None:
+        """Show the label of every entry, the counts, and what prevents learning from the labels."""
         if self.json:
-            self.document(found)
+            self.document(document)
         else:
-            several = found["classes"] if len(found["classes"]) > 1 else {}
-            rows = [row | {"classes": ", ".join(row["classes"]) if several else ""} for row in rows]
+            class_counts = document["classes"] if len(document["classes"]) > 1 else {}
+            rows = [row | {"classes": ", ".join(row["classes"]) if class_counts else ""} for row in document["entries"]]
             columns = [key for key in rows[0] if any(row[key] for row in rows)] if rows else ["name", "label"]
             self.table(columns, [[row[key] for key in columns] for row in rows])
-            for counts in (found["counts"], *([several] if several else [])):
-                self.line(", ".join(f"{count} {meaning}" for meaning, count in counts.items()))
-        for warning in found["warnings"]:
+            for counts in (document["counts"], class_counts):
+                if counts:
+                    self.line(", ".join(f"{count} {meaning}" for meaning, count in counts.items()))
+        for warning in document["warnings"]:
             self.say(f"warning: {warning}")
-        for problem in found["problems"]:
+        for problem in document["problems"]:
             show_error(problem["error"], hint=problem["hint"])
 
     def path(self, name: str, path: Path) -> None:
@@ -256,12 +256,12 @@ class _WarningLines(logging.Handler):
         self.screen = screen
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Show one."""
+        """Show one warning."""
         self.screen.say(f"{record.levelname.lower()}: {record.getMessage()}")
 
 
 def show_error(message: str, *, hint: str = "", json: bool = False) -> None:
-    """Show what went wrong and the next thing to type on stderr; with ``json``, also the document on stdout."""
+    """Show what is wrong and what to type next on stderr; with ``json``, also a document on stdout."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     console.print(f"[bold red]error:[/] {escape(message)}")
     if hint:
@@ -273,10 +273,10 @@ def show_error(message: str, *, hint: str = "", json: bool = False) -> None:
 def _cell(value: object) -> str:
     if isinstance(value, str) and value in STATUS_STYLES:
         return f"[{STATUS_STYLES[value]}]{value}[/]"
-    return escape(_figure(value))
+    return escape(_text_of(value))
 
 
-def _figure(value: object) -> str:
+def _text_of(value: object) -> str:
     """A value as a table shows it: nothing for None, areas and counts whole, shares with four digits."""
     if value is None:
         return ""

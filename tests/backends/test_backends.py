@@ -1,77 +1,30 @@
 """The contract of backends.Project, for every file in backends/."""
 
 import errno
-import importlib.util
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 import shapely
 from qupath_objects import DETECTION, Workbench
 from shapely import LineString, MultiPoint, MultiPolygon, Point, Polygon, box
 
-from wsplf_cli import plugins
-from wsplf_cli.backends import Project, paquo
+from wsplf_cli.backends import Project
 from wsplf_cli.errors import ConfigError, ProjectError, SlideError
-from wsplf_cli.options import ProjectOptions
 from wsplf_cli.qupath import qpdata
 from wsplf_cli.qupath.javaclasses import Maker
 from wsplf_cli.qupath.rois import write_roi
 from wsplf_cli.qupath.values import Values
-from wsplf_cli.schema import Annotation, PathClass, PathObject, Plane, Replaced
+from wsplf_cli.schema import Annotation, PathClass, Plane, Replaced
 
 HOLED = Polygon([(100, 100), (300, 100.12), (300, 300), (100, 300)], [[(150, 150), (150, 200), (200, 200), (200, 150)]])
 Open = Callable[..., Project]
-
-
-def _backends() -> Iterator[Any]:
-    for name in plugins.names("backends"):
-        yield pytest.param(name, marks=[pytest.mark.qupath] if name == "paquo" else [])
-
-
-@pytest.fixture(scope="session")
-def qupath() -> Iterator[paquo.Link]:
-    """One real QuPath for all tests, since it takes seconds to start."""
-    if not os.environ.get("PAQUO_QUPATH_DIR"):
-        pytest.skip("no QuPath: PAQUO_QUPATH_DIR is not set")
-    if importlib.util.find_spec("paquo") is None:
-        pytest.skip("paquo is not installed")
-    link = paquo.Link()
-    yield link
-    link.close()
-
-
-@pytest.fixture(params=_backends())
-def open_(request: pytest.FixtureRequest, tiny_project: Path, monkeypatch: pytest.MonkeyPatch) -> Open:
-    """Opens the tiny project anew with one backend."""
-    backend = plugins.load("backends", request.param)
-    if request.param == "paquo":
-        link = request.getfixturevalue("qupath")
-        monkeypatch.setattr(backend, "Link", lambda: link)
-    return lambda **options: backend.open_project(tiny_project, ProjectOptions(**options))
-
-
-@pytest.fixture
-def content(request: pytest.FixtureRequest, open_: Open) -> Callable[[Path], object]:
-    """What a data file holds, to compare: its bytes, or its objects where QuPath itself writes the file anew."""
-    if request.node.callspec.params["open_"] != "paquo":
-        return Path.read_bytes
-
-    def objects(path: Path) -> object:
-        def plain(one: PathObject) -> PathObject:
-            rounded = shapely.normalize(shapely.set_precision(one.shape, 0.01))
-            return replace(one, shape=rounded, id=UUID(int=0), parent=None)
-
-        found = [plain(one) for one in qpdata.loads(path.read_bytes()).objects()]
-        return found[1:]  # QuPath gives the root an id
-
-    return objects
 
 
 def _own(shape: object = HOLED, *, run_id: str = "r1", name: str = "", path_class: str = "Tumor") -> Annotation:
@@ -205,7 +158,7 @@ def test_what_a_person_decided_on_is_kept_as_it_is(
     path = _data(tiny_project)
     open_().replace("1", origin="pseudolabel", annotations=[_own(name="mine")])
     data = qpdata.loads(path.read_bytes())
-    (found,) = data.found()
+    (found,) = data.annotation_nodes()
     BY_A_PERSON[deed](data._maker, found.node.values[0])
     path.write_bytes(data.dumps())
     changed = content(path)
@@ -221,7 +174,7 @@ def test_what_a_person_decided_on_is_kept_as_it_is(
 def test_unknown_review_state_counts_as_pending(open_: Open, tiny_project: Path) -> None:
     open_().replace("1", origin="pseudolabel", annotations=[_own()])
     data = qpdata.loads(_data(tiny_project).read_bytes())
-    _metadata(data._maker, data.found()[0].node.values[0], review="someday")
+    _metadata(data._maker, data.annotation_nodes()[0].node.values[0], review="someday")
     _data(tiny_project).write_bytes(data.dumps())
     assert open_().replace("1", origin="pseudolabel", annotations=[]).removed == 1
 
@@ -238,14 +191,6 @@ def test_humans_annotations_can_be_added_and_are_never_replaced(open_: Open) -> 
     open_().replace("1", origin="human", annotations=[_own()])
     assert open_().replace("1", origin="human", annotations=[]) == Replaced(0, 0, 0)
     assert [one.origin for one in open_().annotations("1")] == ["human"]
-
-
-def test_removing_by_id_tells_how_many(open_: Open) -> None:
-    first, second = _own(), _own(box(500, 500, 600, 600))
-    open_().replace("1", origin="pseudolabel", annotations=[first, second])
-    assert open_().remove("1", [first.id, uuid4()]) == 1
-    assert [one.id for one in open_().annotations("1")] == [second.id]
-    assert open_().remove("2", [first.id]) == 0
 
 
 def test_metadata_is_set_and_read(open_: Open) -> None:
@@ -274,7 +219,6 @@ def test_damaged_data_is_one_clear_line_and_the_others_go_on(open_: Open, tiny_p
     for work in (
         lambda: project.annotations("1"),
         lambda: project.replace("1", origin="pseudolabel", annotations=[]),
-        lambda: project.remove("1", [uuid4()]),
     ):
         with pytest.raises(SlideError, match=r"data\.qpdata: cannot be read") as caught:
             work()
@@ -292,7 +236,7 @@ def test_what_another_program_saved_is_not_overwritten(open_: Open, tiny_project
     with pytest.raises(SlideError, match="changed by another program"):
         second.replace("1", origin="pseudolabel", annotations=[_own(run_id="r2")])
     with pytest.raises(SlideError, match="changed by another program"):
-        second.remove("1", [second.annotations("1")[0].id])
+        second.add("1", [_own()])
     assert path.read_bytes() == saved
     assert project.replace("1", origin="pseudolabel", annotations=[]).removed == 1
 
@@ -365,12 +309,12 @@ def test_state_that_qupath_left_when_it_was_stopped_is_used(open_: Open, tiny_pr
     path.rename(path.with_name("data.qpdata.bkp"))
     assert len(open_().annotations("1")) == 3
     open_().replace("1", origin="pseudolabel", annotations=[_own()])
-    assert len(qpdata.loads(path.read_bytes()).found()) == 4
+    assert len(qpdata.loads(path.read_bytes()).annotation_nodes()) == 4
 
 
 def test_children_of_a_replaced_annotation_move_up(open_: Open, tiny_project: Path) -> None:
     bench = Workbench()
-    (part,) = qpdata.mark(_own(), origin="pseudolabel")
+    (part,) = qpdata.mark([_own()], origin="pseudolabel")
     own_id = {"Object ID": str(uuid4())}
     person = bench.node(bench.corners("RectangleROI", 120, 120, 130, 130), name="drawn inside", metadata=own_id)
     own = bench.node(bench.wkb(part.shape), metadata=part.metadata, path_class="Tumor", children=[person])

@@ -31,7 +31,7 @@ from wsplf_cli.slides.grid import make_grid
 from wsplf_cli.slides.open import Slide, open_slide
 from wsplf_cli.slides.tissue import tissue_mask
 from wsplf_cli.synthetic.pyramid import write_pyramid
-from wsplf_cli.synthetic.slide import paint_slide
+from wsplf_cli.synthetic.slide import generate_slide
 from wsplf_cli.weak.cam import block_side
 from wsplf_cli.weak.heads.gated_attention import build as build_head
 from wsplf_cli.weak.prompts import sampled
@@ -52,8 +52,8 @@ def main() -> None:
     device = pick_device(options.device)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "slide.tif"
-        picture = paint_slide(np.random.default_rng(0), size_px=SIDE_PX, mpp=1.0, share=0.2, pen=False)
-        write_pyramid(path, picture.rgb, mpp=1.0)
+        synthetic = generate_slide(np.random.default_rng(0), size_px=SIDE_PX, mpp=1.0, tumour_share=0.2, pen=False)
+        write_pyramid(path, synthetic.rgb, mpp=1.0)
         with open_slide(path) as slide:
             report_cams(slide, options.backbone, device=device)
             for name, count in zip(options.sam, options.windows, strict=False):

@@ -109,7 +109,7 @@ def no_links() -> AbstractContextManager[object]:
 
 
 def _sha(path: Path) -> str | None:
-    return kills.atomic.see(path).sha256
+    return kills.atomic.read_state(path).sha256
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def _write(path: Path, options: argparse.Namespace) -> Seconds:
     annotations = make(options.count, options.vertices, options.seed)
     clock = Clock()
     data = qpdata.create(version="0.6.0", server="{}", path="", properties={})
-    data.add(qpdata.mark_all(annotations, origin="prediction"), colours={"Tumor": -3670016})
+    data.add(qpdata.mark(annotations, origin="prediction"), colours={"Tumor": -3670016})
     data.counts()
     path.write_bytes(data.dumps())
     return clock.seconds()
@@ -76,7 +76,7 @@ def _write(path: Path, options: argparse.Namespace) -> Seconds:
 
 def _read(path: Path, options: argparse.Namespace) -> Seconds:
     clock = Clock()
-    found = qpdata.loads(path.read_bytes()).found()
+    found = qpdata.loads(path.read_bytes()).annotation_nodes()
     seconds = clock.seconds()
     assert len(found) == options.count, len(found)
     assert not any(one.annotation.edited for one in found)
@@ -87,9 +87,9 @@ def _replace(path: Path, options: argparse.Namespace) -> Seconds:
     annotations = make(options.count, options.vertices, options.seed + 1)
     clock = Clock()
     data = qpdata.loads(path.read_bytes())
-    old = [one.node for one in data.found() if is_pending(one.annotation)]
+    old = [one.node for one in data.annotation_nodes() if is_pending(one.annotation)]
     data.remove(old)
-    data.add(qpdata.mark_all(annotations, origin="prediction"), colours={})
+    data.add(qpdata.mark(annotations, origin="prediction"), colours={})
     data.counts()
     data.dumps()
     return clock.seconds()
@@ -99,9 +99,9 @@ def _add_one(path: Path, options: argparse.Namespace) -> Seconds:
     (annotation,) = make(1, options.vertices, options.seed + 2)
     clock = Clock()
     data = qpdata.loads(path.read_bytes())
-    found = data.found()
+    found = data.annotation_nodes()
     data.remove([one.node for one in found[::10]])
-    data.add(qpdata.mark(annotation, origin="prediction"), colours={})
+    data.add(qpdata.mark([annotation], origin="prediction"), colours={})
     data.counts()
     data.dumps()
     return clock.seconds()

@@ -12,17 +12,13 @@ from wsplf_cli.cli import command
 from wsplf_cli.errors import ConfigError, ProjectError
 from wsplf_cli.schema import EntryResult, StageReport
 
-#: Where a command is that is not in a module of its own name in commands.
-MODULES = {"pseudolabel": "weak.method", "report": "report.page"}
-
 
 @pytest.fixture
 def replace_command(monkeypatch):
     """Puts a function in the place of a command's; it gets what the command line passes."""
 
     def put(name, function):
-        module = f"wsplf_cli.{MODULES.get(name, f'commands.{name}')}"
-        monkeypatch.setitem(sys.modules, module, types.SimpleNamespace(**{name: function}))
+        monkeypatch.setitem(sys.modules, f"wsplf_cli.commands.{name}", types.SimpleNamespace(**{name: function}))
 
     return put
 
@@ -191,8 +187,8 @@ def test_errors_of_a_command_are_shown_without_a_traceback(
         raise error
 
     replace_command("train", work)
-    found, out, err = run(capsys, "train", tiny_project, *(["--json"] if json_mode else []))
-    assert found == code
+    exit_code, out, err = run(capsys, "train", tiny_project, *(["--json"] if json_mode else []))
+    assert exit_code == code
     assert says in err
     assert "Traceback" not in err
     assert (json.loads(out)["error"] in err) if json_mode else out == ""
@@ -234,15 +230,10 @@ def test_evaluate_is_1_when_an_entry_could_not_be_measured(capsys, tiny_project,
     assert run(capsys, "evaluate", tiny_project)[0] == 1
 
 
-def test_report_writes_beside_the_project_by_default(capsys, tiny_project, replace_command, tmp_path):
-    def report(project, entries, *, out, tracker, scores, options):
-        assert (scores, options.path_class) == (None, "Tumor")
-        return out
-
-    replace_command("report", report)
-    assert json.loads(run(capsys, "report", tiny_project, "--json")[1]) == {
-        "report": str(tiny_project.parent / "wsplf" / "report.html")
-    }
+def test_report_writes_beside_the_project_by_default(capsys, tiny_project, tmp_path):
+    page = tiny_project.parent / "wsplf" / "report.html"
+    assert json.loads(run(capsys, "report", tiny_project, "--json")[1]) == {"report": str(page)}
+    assert page.is_file()
     assert run(capsys, "report", tiny_project, "--out", tmp_path / "x.html")[1] == f"report: {tmp_path / 'x.html'}\n"
 
 
@@ -261,7 +252,7 @@ def test_demo_passes_its_options_and_shows_its_table(capsys, replace_command, tm
 
 
 def test_benchmark_passes_its_options_and_shows_its_table(capsys, replace_command, tiny_project):
-    found = {
+    document = {
         "out": "there",
         "runs": [{"recipe": "cam", "seed": 0, "status": "done"}, {"recipe": "ep-sam", "seed": 0, "status": "to run"}],
         "rows": [{}],
@@ -274,7 +265,7 @@ def test_benchmark_passes_its_options_and_shows_its_table(capsys, replace_comman
     def benchmark(project, entries, options, tracker):
         assert (options.recipes, options.seeds) == (("cam", "ep-sam"), 1)
         assert len(entries) == 3
-        return found
+        return document
 
     replace_command("benchmark", benchmark)
     arguments = ["benchmark", tiny_project, "--recipes", "cam", "--recipes", "ep-sam", "--seeds", "1"]
@@ -282,8 +273,8 @@ def test_benchmark_passes_its_options_and_shows_its_table(capsys, replace_comman
     assert code == 0
     for text in ("0.812", "ep-sam, seed 0: to run", "a note", "results: there"):
         assert text in out
-    assert json.loads(run(capsys, *arguments, "--json")[1]) == found
-    found["failed"] = ["cam, seed 0: broken"]
+    assert json.loads(run(capsys, *arguments, "--json")[1]) == document
+    document["failed"] = ["cam, seed 0: broken"]
     code, out, _ = run(capsys, *arguments)
     assert code == 1
     assert "broken" in out
@@ -292,11 +283,11 @@ def test_benchmark_passes_its_options_and_shows_its_table(capsys, replace_comman
 def test_pseudolabel_takes_a_recipe_and_what_is_typed_is_stronger(capsys, replace_command, tiny_project):
     passed = []
     replace_command("pseudolabel", lambda project, entries, options, tracker: passed.append(options) or report("done"))
-    arguments = ["--recipe", "ep-sam", "--search-in", "epithelium", "--refiner", "slic"]
+    arguments = ["--recipe", "ep-sam", "--search-in", "epithelium", "--refiner", "sam"]
     assert run(capsys, "pseudolabel", tiny_project, *arguments)[0] == 0
     (options,) = passed
     assert (options.recipe.name, options.recipe.prompts) == ("ep-sam", "sampled")
-    assert (options.recipe.search_in, options.recipe.refiner) == ("epithelium", "slic")
+    assert (options.recipe.search_in, options.recipe.refiner) == ("epithelium", "sam")
 
 
 def test_a_recipe_of_wsplf_toml_works_in_pseudolabel_and_benchmark(capsys, replace_command, tiny_project):

@@ -1,13 +1,10 @@
-"""Several classes in one project: what words and labels mean, and what is refused."""
+"""Slide labels: where they come from, what their words mean, and what is refused."""
 
 import pytest
 
-from wsplf_cli.cli.command import main
-from wsplf_cli.cohort.labels import classes_of, label_rows, label_word, require_both
-from wsplf_cli.commands.doctor import check_project
-from wsplf_cli.commands.labels import labels
+from wsplf_cli.cohort.labels import classes_of, label_rows, label_word, require_both, resolve_labels
 from wsplf_cli.errors import ConfigError, ProjectError
-from wsplf_cli.options import DoctorOptions, LabelsOptions, ProjectOptions
+from wsplf_cli.options import ProjectOptions
 
 LUNG = ProjectOptions(positive=("luad=LUAD", " LUSC = LUSC ", "acinar=LUAD"))
 
@@ -86,36 +83,81 @@ def test_each_of_several_classes_needs_a_slide_with_it_and_one_without(make_entr
         require_both([both[0], make_entry(label=["LUAD", "LUSC"])], ("LUAD", "LUSC"))
 
 
-def test_labels_show_the_classes(make_entry, memory_project, recorder):
+OPTIONS = ProjectOptions()
+
+
+def meanings(entries, options=OPTIONS):
+    return [row.meaning for row in label_rows(entries, options)]
+
+
+def test_metadata_word_decides_whatever_its_case_and_spaces(make_entry):
+    entries = [make_entry(word=" Tumor "), make_entry(word="NORMAL"), make_entry()]
+    assert meanings(entries) == ["positive", "negative", "unlabelled"]
+
+
+def test_positive_label_holds_the_path_class_and_negative_is_empty(make_entry, memory_project):
+    entries = [make_entry(word="tumor"), make_entry(word="normal"), make_entry()]
+    resolved = resolve_labels(entries, ProjectOptions(path_class="Lesion"))
+    assert [entry.label and entry.label.classes for entry in resolved] == [{"Lesion"}, frozenset(), None]
+
+
+def test_metadata_is_stronger_than_tags_and_other_tags_do_not_matter(make_entry):
+    entries = [make_entry(word="normal", tags=["tumor"]), make_entry(tags=["2019", "Tumor"]), make_entry(tags=["x"])]
+    assert meanings(entries) == ["negative", "positive", "unlabelled"]
+
+
+def test_empty_metadata_value_falls_back_to_tags(make_entry):
+    assert meanings([make_entry(word="  ", tags=["normal"])]) == ["negative"]
+
+
+def test_tags_that_contradict_each_other_are_unknown(make_entry):
+    assert meanings([make_entry(tags=["tumor", "normal"])]) == ["unknown"]
+
+
+def test_unknown_word_is_refused_with_the_word_and_the_option(make_entry, memory_project):
+    entries = [make_entry(word="tumor"), make_entry(word="tumour?"), make_entry(word="normal")]
+    with pytest.raises(ProjectError, match="'tumour\\?' \\(1\\)") as caught:
+        resolve_labels(entries, OPTIONS)
+    assert "--positive 'tumour?'" in caught.value.hint
+
+
+def test_several_words_can_mean_positive(make_entry):
+    options = ProjectOptions(positive=("DCIS", "IDC"), negative=("benign",))
+    assert meanings([make_entry(word="idc"), make_entry(word="dcis"), make_entry(word="Benign")], options) == [
+        "positive",
+        "positive",
+        "negative",
+    ]
+
+
+def test_one_word_cannot_mean_both(make_entry):
+    with pytest.raises(ConfigError, match="both"):
+        label_rows([make_entry()], ProjectOptions(positive=("a",), negative=("A ",)))
+
+
+def test_no_labels_at_all_says_which_keys_and_tags_there_are(make_entry):
+    entries = [make_entry(metadata={"diagnosis": "x"}, tags=["good"])]
+    with pytest.raises(ProjectError, match="none of 1 entries") as caught:
+        require_both(entries)
+    assert "diagnosis" in caught.value.message
+    assert "good" in caught.value.message
+    assert "--csv" in caught.value.hint
+
+
+@pytest.mark.parametrize(("label", "lacks"), [(["Tumor"], "negative"), ([], "positive")])
+def test_one_class_only_says_which_is_missing(make_entry, label, lacks):
+    with pytest.raises(ProjectError, match=f"0 {lacks}"):
+        require_both([make_entry(label=label), make_entry()])
+
+
+def test_both_classes_pass(make_entry):
+    require_both([make_entry(label=["Tumor"]), make_entry(label=[])])
+
+
+def test_split_comes_from_metadata(make_entry):
+    assert label_rows([make_entry(metadata={"split": "test"})], OPTIONS)[0].entry.split == "test"
+
+
+def test_a_label_is_shown_in_the_words_of_the_project(make_entry):
     entries = [make_entry(word=word) for word in ("lusc;luad", "luad", "normal")]
-    found = labels(memory_project(), entries, LabelsOptions(project=LUNG), recorder).document
-    assert found["classes"] == {"LUAD": 2, "LUSC": 1}
-    assert [one["classes"] for one in found["entries"]] == [["LUAD", "LUSC"], ["LUAD"], []]
-    assert found["problems"] == []
     assert [label_word(row.entry, LUNG) for row in label_rows(entries, LUNG)] == ["luad;LUSC", "luad", "normal"]
-
-
-def test_doctor_shows_the_classes(tiny_project):
-    from wsplf_cli.backends.embedded import open_project
-
-    project = open_project(tiny_project, ProjectOptions())
-    options = ProjectOptions(positive=("tumor=LUAD", "lusc=LUSC"))
-    entries = project.entries()
-    checks = check_project(project, entries, DoctorOptions(project=options))
-    assert any("positive for LUAD" in one.message for one in checks)
-    assert any("class LUSC: only negative slides" in one.message for one in checks)
-    project.set_metadata({entries[2].id: {"label": "lusc"}})
-    checks = check_project(project, project.entries(), DoctorOptions(project=options))
-    assert checks[-1].message == "2 positive, 1 negative; 1 LUAD, 1 LUSC"
-
-
-def test_the_command_line_and_the_settings_file_take_classes(tiny_project, capsys):
-    assert main(["labels", str(tiny_project), "--positive", "tumor=LUAD", "--positive", "lusc=LUSC"]) == 1
-    out, err = capsys.readouterr()
-    assert "1 LUAD, 0 LUSC" in out
-    assert "class LUSC: only negative slides" in err
-    (tiny_project.parent / "wsplf.toml").write_text('positive = ["tumor=LUAD", "normal=LUSC"]\nnegative = ["none"]\n')
-    assert main(["labels", str(tiny_project)]) == 0
-    assert "1 LUAD, 1 LUSC" in capsys.readouterr().out
-    assert main(["labels", str(tiny_project), "--positive", "=LUAD"]) == 2
-    assert "'=LUAD': no word" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from wsplf_cli import cli
 from wsplf_cli.backends import embedded
 from wsplf_cli.cohort import registration
 from wsplf_cli.commands.create import create
-from wsplf_cli.options import CreateOptions, DoctorOptions, ProjectOptions
+from wsplf_cli.options import CreateOptions, ProjectOptions
 from wsplf_cli.slides.open import open_slide
 from wsplf_cli.synthetic.pyramid import write_pyramid
 
@@ -49,8 +49,8 @@ def check(recorder):
 
     def run(path):
         project = embedded.open_project(path, ProjectOptions())
-        (found,) = registration.check_registration(project, project.entries(), DoctorOptions(), recorder)
-        return found
+        (checked,) = registration.check_registration(project, project.entries(), "embedded", recorder)
+        return checked
 
     return run
 
@@ -204,5 +204,5 @@ def test_the_command_adds_one_line_for_each_entry(project, slide_pixels, capsys)
 @pytest.mark.parametrize("name", ["derived_servers", "three_images", "rois"])
 def test_projects_of_qupath_are_proved(shared_data, recorder, version, name):
     project = embedded.open_project(shared_data / "qupath-written" / version / name, ProjectOptions())
-    checks = registration.check_registration(project, project.entries(), DoctorOptions(), recorder)
+    checks = registration.check_registration(project, project.entries(), "embedded", recorder)
     assert [one.status for one in checks] == ["PASS"] * len(project.entries())

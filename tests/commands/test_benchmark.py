@@ -127,7 +127,7 @@ def run(cohort, stand_ins, recorder):
 
     def run_with(pipeline=stand_ins.pipeline, entries=slice(None), **options):
         project = open_project(cohort, ProjectOptions())
-        labelled = resolve_labels(project, project.entries(), ProjectOptions())[entries]
+        labelled = resolve_labels(project.entries(), ProjectOptions())[entries]
         chosen = BenchmarkOptions(**{"truth": cohort.parents[1] / "truth", **options})
         return benchmark(project, labelled, chosen, recorder, pipeline=pipeline)
 
@@ -262,7 +262,7 @@ def test_an_unknown_recipe_a_foreign_folder_no_truth_and_one_class_are_refused_b
     shutil.rmtree(cohort.parent)
     positives = make_project(tmp_path, slide, {name: words for name, words in WORDS.items() if name != "n1"})
     project = open_project(positives, ProjectOptions())
-    entries = resolve_labels(project, project.entries(), ProjectOptions())
+    entries = resolve_labels(project.entries(), ProjectOptions())
     with pytest.raises(ProjectError):
         benchmark(project, entries[:2], BenchmarkOptions(truth=tmp_path / "truth"), recorder)
     assert stand_ins.calls == []
@@ -326,7 +326,7 @@ def test_the_real_commands_run_on_a_tiny_cohort(tmp_path, recorder, monkeypatch)
         for slide in slides
     ]
     project = open_project(create_project(tmp_path / "project", images, classes=[]), ProjectOptions())
-    entries = resolve_labels(project, project.entries(), ProjectOptions())
+    entries = resolve_labels(project.entries(), ProjectOptions())
     recipes = {"cam": replace(RECIPES["cam"], tile_px=96)}
     options = BenchmarkOptions(
         truth=tmp_path / "truth", recipes=("cam,upper-bound",), known_recipes=recipes, seeds=1, train_epochs=1

@@ -1,17 +1,19 @@
+"""wsplf demo: the loop, with stand-ins for the three commands that learn."""
+
 import json
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from shapely import box
 
 from wsplf_cli.backends.embedded import open_project
-from wsplf_cli.commands.demo import MARK, Size, demo
-from wsplf_cli.errors import ConfigError, WsplfError
+from wsplf_cli.cohort.demo_folder import MARK
+from wsplf_cli.commands.demo import Size, demo
+from wsplf_cli.errors import WsplfError
 from wsplf_cli.options import ProjectOptions
 from wsplf_cli.qupath import geojson
+from wsplf_cli.recipes import Recipe
 from wsplf_cli.schema import Annotation, EntryResult, StageReport
-from wsplf_cli.weak.cam import require_used
 
 SMALL = Size(train=(2, 2), test=(1, 1), size_px=512)
 
@@ -76,7 +78,7 @@ def test_demo_measures_every_stage_and_leaves_what_it_made(tmp_path, recorder, s
     assert capfd.readouterr().out == ""
     training, testing = [f"S0{n}.tif" for n in range(1, 5)], ["S05.tif", "S06.tif"]
     assert [stages[name][0] for name in ("pseudolabel", "train", "segment")] == [training, training, testing]
-    require_used(stages["pseudolabel"][1])
+    assert stages["pseudolabel"][1].recipe == Recipe(tile_px=SMALL.tile_px)
     assert stages["train"][1].epochs == SMALL.segmenter_epochs
 
 
@@ -95,58 +97,3 @@ def test_demo_says_which_slide_a_stage_failed_on(tmp_path, recorder, stages, mon
     )
     with pytest.raises(WsplfError, match="train failed on S01"):
         run(tmp_path / "demo", recorder)
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("thesis.docx", "it holds thesis.docx"),
-        ("slides/mine.svs", "slides/mine.svs was added"),
-        ("project/scripts/mine.groovy", "project/scripts was added"),
-    ],
-)
-def test_demo_leaves_a_folder_that_holds_something_else(tmp_path, recorder, name, words):
-    out = made_before(tmp_path / "demo")
-    mine = out / name
-    mine.parent.mkdir(parents=True, exist_ok=True)
-    mine.write_text("mine")
-    with pytest.raises(ConfigError, match=words) as caught:
-        run(out, recorder)
-    assert "--out" in caught.value.hint
-    assert mine.read_text() == "mine"
-    assert (out / "slides" / "S99.tif").exists()
-
-
-def test_demo_leaves_a_folder_that_it_did_not_make(tmp_path, recorder):
-    (tmp_path / "slides").mkdir()
-    with pytest.raises(ConfigError, match="it holds slides"):
-        run(tmp_path, recorder)
-    assert (tmp_path / "slides").is_dir()
-
-
-def test_demo_does_not_follow_a_link_out_of_its_folder(tmp_path, recorder):
-    out = made_before(tmp_path / "demo")
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    (elsewhere / "S01.tif").write_text("mine")
-    (out / "project").symlink_to(elsewhere)
-    with pytest.raises(ConfigError, match="it holds project"):
-        run(out, recorder)
-    assert (elsewhere / "S01.tif").read_text() == "mine"
-
-
-def test_demo_refuses_a_file_as_its_folder(tmp_path, recorder):
-    (tmp_path / "a").write_text("mine")
-    with pytest.raises(ConfigError, match="no folder"):
-        run(tmp_path / "a", recorder)
-
-
-def test_demo_keeps_what_a_person_drew_in_an_earlier_demo(tmp_path, recorder, tiny_project):
-    (tmp_path / MARK).write_text("")
-    project = open_project(tiny_project, ProjectOptions())
-    entry = project.entries()[0]
-    made = Annotation(uuid4(), box(10, 10, 200, 200), "Tumor", origin="prediction", review="accepted")
-    project.replace(entry.id, origin="prediction", annotations=[made])
-    with pytest.raises(ConfigError, match=f"a person annotated {entry.name}"):
-        run(tmp_path, recorder)
-    assert open_project(tiny_project, ProjectOptions()).annotations(entry.id)

@@ -1,4 +1,4 @@
-"""The checks of this machine and of a project."""
+"""The checks of this machine, and wsplf doctor."""
 
 import json
 import shutil
@@ -6,69 +6,19 @@ import shutil
 import pytest
 
 from wsplf_cli import cli
-from wsplf_cli.backends.embedded import open_project
 from wsplf_cli.commands import doctor
 from wsplf_cli.networks import weights
-from wsplf_cli.options import DoctorOptions, ProjectOptions
+from wsplf_cli.options import DoctorOptions
 
 
 def by_name(checks):
     return {check.name: check for check in checks}
 
 
-@pytest.fixture
-def check(tiny_project):
-    """The checks of the tiny project with given project options."""
-
-    def run(**fields):
-        options = DoctorOptions(project=ProjectOptions(**fields))
-        project = open_project(tiny_project, options.project)
-        return by_name(doctor.check_project(project, project.entries(), options))
-
-    return run
-
-
 def test_a_good_machine_has_no_fail(tmp_path):
     checks = by_name(doctor.check_machine(DoctorOptions(), folder=tmp_path))
     assert {"Python", "torch", "OpenSlide", "weights", "QuPath", "paquo", "disk"} == set(checks)
     assert [check.name for check in checks.values() if check.status == "FAIL"] == []
-
-
-def test_good_entries_say_mpp_its_source_and_label(check):
-    found = check()
-    assert found["positive.tif"].status == "PASS"
-    assert "0.5 um/px (QuPath" in found["positive.tif"].message
-    assert "'tumor' (metadata label): positive" in found["positive.tif"].message
-    assert found["unlabelled.tif"].status == "WARN"
-    assert found["labels"].message == "1 positive, 1 negative"
-
-
-def test_unknown_label_fails_with_the_option(check):
-    found = check(positive=("carcinoma",))
-    assert found["positive.tif"].status == "FAIL"
-    assert "--positive 'tumor'" in found["positive.tif"].fix
-    assert found["labels"].status == "WARN"
-
-
-def test_missing_slide_fails_and_says_where_to_look(check, tiny_slide, tmp_path):
-    away = tmp_path / "away.tif"
-    shutil.move(tiny_slide, away)
-    try:
-        found = check()
-    finally:
-        shutil.move(away, tiny_slide)
-    assert found["positive.tif"].status == "FAIL"
-    assert "--slides" in found["positive.tif"].fix
-
-
-def test_entry_with_an_unreadable_data_file_fails_and_the_others_do_not(check, tiny_project):
-    folder = tiny_project.parent / "data" / "1"
-    folder.mkdir(exist_ok=True)
-    (folder / "data.qpdata").write_bytes(b"nonsense")
-    found = check()
-    assert found["positive.tif"].status == "FAIL"
-    assert "data.qpdata" in found["positive.tif"].message
-    assert found["negative.tif"].status == "PASS"
 
 
 def test_damaged_weights_fail(tmp_path, monkeypatch):

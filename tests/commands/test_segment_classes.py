@@ -6,6 +6,7 @@ from uuid import uuid4
 import numpy as np
 import pytest
 import torch
+from qupath_objects import delete_annotations
 from shapely import box, union_all
 from torch import nn
 
@@ -306,7 +307,7 @@ def test_a_run_again_replaces_its_own_pending_predictions_of_both_classes_only(p
     first = drawn(project, ids["ab"])
     (mine,) = first["LUAD"]
     opened = open_project(project, ProjectOptions())
-    opened.remove(ids["ab"], [mine.id])
+    delete_annotations(opened, ids["ab"], [mine.id])
     opened.replace(ids["ab"], origin="human", annotations=[changed(mine, shape=mine.shape.buffer(-5))])
     before = {one.id for one in opened.annotations(ids["ab"])}
     segment(*entries_of(project), model, Silent())

@@ -111,7 +111,10 @@ def test_a_frozen_encoder_has_no_gradient_and_stays_in_eval_mode_while_the_head_
     assert not backbone(torch.rand(1, 3, 32, 32)).requires_grad
 
 
-@pytest.mark.parametrize(("option", "hint"), [("adl", "adl = false"), ("high_frequency", "high_frequency = false")])
+@pytest.mark.parametrize(
+    ("option", "hint"),
+    [("adl", "set adl = false in the recipe"), ("high_frequency", "set high_frequency = false in the recipe")],
+)
 def test_what_needs_a_learning_backbone_is_refused_in_one_line(save, option, hint) -> None:
     save()
     with pytest.raises(ConfigError, match="is frozen") as caught:
@@ -120,10 +123,10 @@ def test_what_needs_a_learning_backbone_is_refused_in_one_line(save, option, hin
 
 
 def test_a_hub_name_is_looked_for_on_this_computer_only() -> None:
-    with pytest.raises(ConfigError, match="nothing is downloaded") as caught:
+    with pytest.raises(ConfigError, match="wsplf downloads nothing") as caught:
         build_backbone("hf-hub:someone/nothing")
     assert "hf download someone/nothing" in caught.value.hint
-    with pytest.raises(ConfigError, match="names no model"):
+    with pytest.raises(ConfigError, match="is not the name of a model"):
         build_backbone("hf-hub:a/b/c")
 
 
@@ -131,7 +134,7 @@ def test_a_hub_model_that_is_not_timms_is_refused(save, tmp_path: Path) -> None:
     save()
     settings = next(tmp_path.rglob("config.json"))
     settings.write_text(json.dumps({"model_type": "dinov2"}))
-    with pytest.raises(ConfigError, match="no timm model"):
+    with pytest.raises(ConfigError, match="is not a timm model"):
         build_backbone(HUB)
     settings.write_text("{")
     with pytest.raises(ConfigError, match="cannot read"):
@@ -139,7 +142,7 @@ def test_a_hub_model_that_is_not_timms_is_refused(save, tmp_path: Path) -> None:
 
 
 def test_an_encoder_without_weights_or_with_those_of_another_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="only with its weights") as caught:
+    with pytest.raises(ConfigError, match="needs its weights") as caught:
         build_backbone(NAME)
     assert "--backbone-weights" in caught.value.hint
     path = tmp_path / "weights.safetensors"

@@ -1,4 +1,4 @@
-"""Training of the small backbone: a few steps make loadable weights, and the losses ask for what they say."""
+"""Training of the small backbone: a few steps make loadable weights, and the losses are smallest for the truth."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def trained(tmp_path_factory):
     """The file that a few steps wrote, and their figures."""
     patch = pytest.MonkeyPatch()
     patch.setattr(trainer, "CANVAS_PX", 256)
-    patch.setattr(trainer, "_paint_all", lambda seed, count, _: (trainer._paint((seed, n)) for n in range(count)))
+    patch.setattr(trainer, "_generate_all", lambda seed, count, _: (trainer._generate((seed, n)) for n in range(count)))
     out = tmp_path_factory.mktemp("weights") / "backbone.safetensors"
     figures = trainer.pretrain(out, seed=3, steps=2, canvases=3, batch=2, tracker=Silent())
     yield out, figures
@@ -38,7 +38,9 @@ def test_a_few_steps_make_weights_that_load(trained):
 def test_figures_say_what_they_are_of(trained):
     _, figures = trained
     named = set(figures) - {"structure_accuracy", "nucleus_dice", "seconds"}
-    assert {"explained of texture", "explained of nucleus radius"} <= named <= {f"explained of {one}" for one in NAMES}
+    assert (
+        {"explained of texture", "explained of nucleus radius"} <= named <= {f"explained of {name}" for name in NAMES}
+    )
     assert all(np.isfinite(value) for value in figures.values())
     assert 0 <= figures["structure_accuracy"] <= 1
     assert 0 <= figures["nucleus_dice"] <= 1
@@ -50,7 +52,9 @@ def test_attributes_are_learned_in_standard_deviations_over_all_canvases():
     layers = np.zeros((7, 4, 4), np.uint8)
     tables = [rng.normal(3, 2, (5, len(NAMES))).astype(np.float32) for _ in range(3)]
     tables[0][0, 4] = np.nan
-    rows = np.concatenate([one.table for one in trainer._standardised([trainer.Canvas(layers, t) for t in tables])])
+    rows = np.concatenate(
+        [canvas.table for canvas in trainer._standardised([trainer.Canvas(layers, t) for t in tables])]
+    )
     assert np.isnan(rows).sum() == 1
     assert np.nanmean(rows, axis=0) == pytest.approx(0, abs=1e-5)
     assert np.nanstd(rows, axis=0) == pytest.approx(1, abs=1e-3)
@@ -82,11 +86,11 @@ def test_the_loss_is_least_where_the_reading_is_right():
     right = torch.full((1, len(STRUCTURES) + 2, 2, 2), -9.0)
     right[:, 0, :, 0] = right[:, 2, :, 1] = right[:, -2, 0] = 9.0
     right[:, -1] = np.log(3.0)
-    assert trainer.loss(right, targets).item() < 0.01
+    assert trainer.label_loss(right, targets).item() < 0.01
     for channel in (0, -2, -1):
         wrong = right.clone()
         wrong[:, channel] = -wrong[:, channel]
-        assert trainer.loss(wrong, targets).item() > 0.5
+        assert trainer.label_loss(wrong, targets).item() > 0.5
 
 
 def test_the_command_trains_the_backbone(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Training of the layer that tells epithelium: it learns what the painter painted, and the same again with its seed."""
+"""Training of the epithelium layer: it learns the labels of synthetic tissue, the same for the same seed."""
 
 from functools import partial
 
@@ -11,14 +11,16 @@ from wsplf_cli.networks.backbone import build_backbone
 from wsplf_cli.pretraining import epithelium as trainer
 from wsplf_cli.schema import Silent
 from wsplf_cli.synthetic.kinds import BACKGROUND, EPITHELIUM, LUMEN, STROMA
-from wsplf_cli.synthetic.tissue import Painted
+from wsplf_cli.synthetic.tissue import SyntheticImage
 from wsplf_cli.weak.linear_probe import CONTEXT_SIGMAS_PX
 
 
 @pytest.fixture
 def few_canvases(monkeypatch):
     monkeypatch.setattr(trainer, "CANVAS_PX", 192)
-    monkeypatch.setattr(trainer, "_paint_all", lambda seed, count: map(partial(trainer._paint, seed), range(count)))
+    monkeypatch.setattr(
+        trainer, "_generate_all", lambda seed, count: map(partial(trainer._generate, seed), range(count))
+    )
 
 
 def test_the_layer_fits_the_features_of_the_backbone_and_is_the_same_again(tmp_path, few_canvases):
@@ -28,17 +30,17 @@ def test_the_layer_fits_the_features_of_the_backbone_and_is_the_same_again(tmp_p
     assert layer["weight"].dtype == torch.float32
     assert layer["bias"].shape == (1,)
     assert torch.equal(layer["weight"], again["weight"])
-    assert 0.5 < figures[0]["share right"] <= 1
+    assert 0.5 < figures[0]["accuracy"] <= 1
     assert figures[0]["AUROC"] == figures[1]["AUROC"]
 
 
-def test_the_fit_tells_what_a_feature_tells():
+def test_the_fit_weights_the_informative_feature():
     rng = np.random.default_rng(0)
     features = rng.normal(3, 2, (400, 6)).astype(np.float16)
-    told = trainer.ClassTracker(features, features[:, 1] > 4)
-    judge = trainer.fit(told)
-    assert ((judge(features) > 0) == told.epithelium).mean() > 0.95
-    assert np.abs(judge.weight).argmax() == 1
+    instances = trainer.LabelledInstances(features, features[:, 1] > 4)
+    layer = trainer.fit(instances)
+    assert ((layer(features) > 0) == instances.epithelium).mean() > 0.95
+    assert np.abs(layer.weight).argmax() == 1
 
 
 def test_a_lumen_belongs_to_its_gland_and_glass_to_nothing():
@@ -49,9 +51,9 @@ def test_a_lumen_belongs_to_its_gland_and_glass_to_nothing():
     instance = np.zeros((64, 64), np.int32)
     instance[:32, 32:] = 1
     shape = (64, 64)
-    painted = Painted(
+    image = SyntheticImage(
         np.zeros((*shape, 3), np.uint8), np.zeros(shape, bool), np.zeros(shape, np.float32), structure, instance
     )
-    told = trainer._places(build_backbone().eval(), painted, np.random.default_rng(0))
-    assert len(told.epithelium) == 48
-    assert told.epithelium.sum() == 24
+    instances = trainer._sample_instances(build_backbone().eval(), image, np.random.default_rng(0))
+    assert len(instances.epithelium) == 48
+    assert instances.epithelium.sum() == 24

@@ -1,4 +1,4 @@
-"""Training of the tiny SAM: targets and prompts are what they say, and a few steps make loadable weights."""
+"""Training of the tiny SAM: targets and prompts fit their masks, and a few steps make loadable weights."""
 
 import numpy as np
 import pytest
@@ -9,15 +9,15 @@ from wsplf_cli.networks.sam import load_sam
 from wsplf_cli.pretraining import __main__ as command
 from wsplf_cli.pretraining import sam as trainer
 from wsplf_cli.pretraining.targets import (
-    AREA,
+    AREA_LIMITS,
     MAP_PX,
     Target,
-    ask,
     bad_cam,
     box,
     choose_target,
     correct,
-    paint_windows,
+    generate_windows,
+    make_prompts,
     points,
     strategies,
 )
@@ -26,7 +26,7 @@ from wsplf_cli.schema import Prompt, Silent, TileMask
 
 @pytest.fixture(scope="module")
 def windows():
-    return paint_windows(6, seed=(3,))
+    return generate_windows(6, seed=(3,))
 
 
 def square(first, last):
@@ -36,28 +36,28 @@ def square(first, last):
 
 
 def test_windows_are_the_same_for_the_same_seed(windows):
-    again = paint_windows(2, seed=(3,))
+    again = generate_windows(2, seed=(3,))
     for one, other in zip(windows, again, strict=False):
         np.testing.assert_array_equal(one.rgb, other.rgb)
-        np.testing.assert_array_equal(one.sort, other.sort)
+        np.testing.assert_array_equal(one.tissue, other.tissue)
     assert windows[0].rgb.shape == (256, 256, 3)
     assert windows[0].instance.shape == (MAP_PX, MAP_PX)
 
 
 def test_a_gland_is_of_one_sort_with_its_lumen(windows):
     for window in windows:
-        for number in np.unique(window.instance[window.instance > 0]):
-            assert len(np.unique(window.sort[window.instance == number])) == 1
+        for instance in np.unique(window.instance[window.instance > 0]):
+            assert len(np.unique(window.tissue[window.instance == instance])) == 1
 
 
 def test_targets_are_of_one_sort_and_of_a_size_that_can_be_meant(windows):
     rng = np.random.default_rng(0)
     for window in windows:
         for _ in range(10):
-            target = choose_target(rng, window.sort, window.instance)
+            target = choose_target(rng, window.tissue, window.instance)
             if target is not None:
-                assert AREA[0] <= target.mask.mean() <= AREA[1]
-                assert len(np.unique(window.sort[target.mask])) == 1
+                assert AREA_LIMITS[0] <= target.mask.mean() <= AREA_LIMITS[1]
+                assert len(np.unique(window.tissue[target.mask])) == 1
                 np.testing.assert_array_equal(target.mask, target.parts > 0)
 
 
@@ -68,13 +68,13 @@ def test_window_of_one_tissue_has_no_target():
 
 def test_prompts_on_one_window_are_one_batch_and_ask_for_what_they_point_at(windows):
     rng = np.random.default_rng(1)
-    choices = strategies()
+    strategy_of = strategies()
     right = total = 0
     for window in windows:
         for _ in range(8):
-            drawn = [choose_target(rng, window.sort, window.instance) for _ in range(3)]
+            drawn = [choose_target(rng, window.tissue, window.instance) for _ in range(3)]
             targets = [target for target in drawn if target is not None]
-            asked = ask(rng, targets, choices)
+            asked = make_prompts(rng, targets, strategy_of)
             assert len({(len(prompt.points_px), prompt.box_px is None) for prompt, _ in asked}) == 1
             for (prompt, mask), target in zip(asked, targets, strict=True):
                 assert mask.any()
@@ -115,11 +115,11 @@ def test_box_is_about_the_mask_and_inside_the_map():
 
 def test_correction_points_at_the_error():
     prompt = Prompt(np.array([[20.0, 20.0]], np.float32), np.ones(1, np.int8))
-    wanted, found = square(10, 40), square(10, 30)
-    column, row = np.floor(correct(np.random.default_rng(0), prompt, found=found, wanted=wanted).points_px[-1])
-    assert wanted[int(row), int(column)]
-    assert not found[int(row), int(column)]
-    assert correct(np.random.default_rng(0), prompt, found=wanted, wanted=wanted) is prompt
+    truth, predicted = square(10, 40), square(10, 30)
+    column, row = np.floor(correct(np.random.default_rng(0), prompt, predicted=predicted, truth=truth).points_px[-1])
+    assert truth[int(row), int(column)]
+    assert not predicted[int(row), int(column)]
+    assert correct(np.random.default_rng(0), prompt, predicted=truth, truth=truth) is prompt
 
 
 def test_loss_is_least_for_the_truth_and_one_of_three_is_enough():
@@ -131,7 +131,7 @@ def test_loss_is_least_for_the_truth_and_one_of_three_is_enough():
     none = torch.cat([good, bad, bad, bad], dim=1)
     losses = []
     for logits, ious in ((right, [1, 1, 1, 1]), (one, [1, 0, 1, 0]), (none, [1, 0, 0, 0])):
-        loss, iou = trainer.loss_of(logits, torch.tensor([ious]).float(), truth)
+        loss, iou = trainer.mask_loss(logits, torch.tensor([ious]).float(), truth)
         losses.append(float(loss))
         assert float(iou) == max(ious[1:])
     assert losses[0] < 0.01
@@ -144,22 +144,22 @@ def test_guessing_what_is_where_is_scored_by_structure_and_border():
     maps[:, 2, :, 32:] = 2
     guess = functional.one_hot(maps[:, 2].long(), 9).permute(0, 3, 1, 2).float() * 30 - 15
     guess[:, -1] = -15
-    without_border = trainer.what_loss(guess, maps)
+    without_border = trainer.structure_loss(guess, maps)
     guess[:, -1, :, 31] = 15
-    assert float(trainer.what_loss(guess, maps)) < 1e-3
+    assert float(trainer.structure_loss(guess, maps)) < 1e-3
     assert float(without_border) > 0.1
 
 
 def test_learning_rate_goes_up_and_down():
-    rates = [trainer.rate(step, steps=1000) for step in range(1000)]
+    rates = [trainer.learning_rate_factor(step, steps=1000) for step in range(1000)]
     assert max(rates) == pytest.approx(1, abs=1e-3)
     assert rates[0] < 0.01
     assert rates[-1] < 0.02
 
 
 def test_a_few_steps_write_weights_that_load_and_do_not_vary(tmp_path, windows, monkeypatch):
-    monkeypatch.setattr(trainer, "painting", lambda seed: (windows for _ in range(1)))
-    monkeypatch.setattr(trainer, "measure", lambda sam, *, seed: {})
+    monkeypatch.setattr(trainer, "generate_in_background", lambda seed: (windows for _ in range(1)))
+    monkeypatch.setattr(trainer, "evaluate", lambda sam, *, seed: {})
     monkeypatch.setattr(trainer, "WINDOWS", 2)
     outputs = []
     for name in ("one", "two"):
@@ -183,9 +183,9 @@ def test_measure_reports_points_and_cams(windows, monkeypatch, tmp_path):
             return [[TileMask(mask=square(10, 30), score=1.0)] * 3]
 
     only = Target(mask=square(10, 30), parts=square(10, 30).astype(int))
-    monkeypatch.setattr(trainer, "choose_target", lambda rng, sort, instance: only)
-    monkeypatch.setattr(trainer, "paint_windows", lambda count, *, seed: windows[:1])
-    figures = trainer.measure(Perfect(), seed=0)
+    monkeypatch.setattr(trainer, "choose_target", lambda rng, tissue, instance: only)
+    monkeypatch.setattr(trainer, "generate_windows", lambda count, *, seed: windows[:1])
+    figures = trainer.evaluate(Perfect(), seed=0)
     assert figures["points 3+0"] == figures["box"] == figures["CAM, best of three"] == 1.0
     assert 0.3 < figures["CAM itself"] < 1.0
 

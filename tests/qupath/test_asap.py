@@ -27,7 +27,7 @@ def _square(left: float, top: float, side: float) -> list[tuple[float, float]]:
 
 
 def test_outlines_points_and_lines_are_read_in_order() -> None:
-    drawing = asap.parse(
+    file = asap.parse(
         _xml(
             _annotation(SQUARE, group="None", name="first"),
             _annotation(SQUARE, kind="Rectangle"),
@@ -40,22 +40,22 @@ def test_outlines_points_and_lines_are_read_in_order() -> None:
         name="a.xml",
     )
     kinds = ["Polygon", "Polygon", "Polygon", "Point", "MultiPoint", "LineString"]
-    assert [one.shape.geom_type for one in drawing.drawn] == kinds
-    assert (drawing.drawn[0].name, drawing.drawn[0].group) == ("first", "")
-    assert drawing.drawn[0].shape.equals(box(0, 0, 10, 10))
-    assert drawing.left_out == {"annotations of type Measurement": 1}
-    assert drawing.groups == ["", "_0"]
+    assert [one.shape.geom_type for one in file.outlines] == kinds
+    assert (file.outlines[0].name, file.outlines[0].group) == ("first", "")
+    assert file.outlines[0].shape.equals(box(0, 0, 10, 10))
+    assert file.left_out == {"annotations of type Measurement": 1}
+    assert file.groups == ["", "_0"]
 
 
 def test_points_are_put_in_the_order_of_their_numbers() -> None:
     raw = _xml(_annotation([SQUARE[0], SQUARE[2], SQUARE[1], SQUARE[3]]))
     swapped = raw.replace(b'Order="1"', b'Order="x"').replace(b'Order="2"', b'Order="1"').replace(b'"x"', b'"2"')
-    (one,) = asap.parse(swapped, name="a.xml").drawn
+    (one,) = asap.parse(swapped, name="a.xml").outlines
     assert list(one.shape.exterior.coords)[:4] == SQUARE
 
 
 def test_holes_are_cut_out_and_one_part_is_a_polygon() -> None:
-    drawing = asap.parse(
+    file = asap.parse(
         _xml(
             _annotation(SQUARE),
             _annotation(_square(2, 2, 2), group="_2"),
@@ -64,35 +64,33 @@ def test_holes_are_cut_out_and_one_part_is_a_polygon() -> None:
         ),
         name="a.xml",
     )
-    made, left_out = asap.annotations(drawing, dict(asap.CLASSES))
-    assert [one.path_class for one in made] == ["Tumor", "Tumor"]
-    assert isinstance(made[0].shape, MultiPolygon)
-    assert made[0].shape.area == pytest.approx(100 - 4 - 10)
-    assert made[1].shape.geom_type == "Polygon"
+    annotations, left_out = asap.annotations(file, dict(asap.CLASSES))
+    assert [one.path_class for one in annotations] == ["Tumor", "Tumor"]
+    assert isinstance(annotations[0].shape, MultiPolygon)
+    assert annotations[0].shape.area == pytest.approx(100 - 4 - 10)
+    assert annotations[1].shape.geom_type == "Polygon"
     assert left_out == 2
-    assert {one.origin for one in made} == {"human"}
+    assert {one.origin for one in annotations} == {"human"}
 
 
 def test_an_outline_that_holes_cover_is_left_out() -> None:
-    drawing = asap.parse(_xml(_annotation(SQUARE), _annotation(_square(-1, -1, 20), group="_2")), name="a.xml")
-    assert asap.annotations(drawing, dict(asap.CLASSES)) == ([], 2)
+    file = asap.parse(_xml(_annotation(SQUARE), _annotation(_square(-1, -1, 20), group="_2")), name="a.xml")
+    assert asap.annotations(file, dict(asap.CLASSES)) == ([], 2)
 
 
 def test_groups_become_classes_are_left_out_or_keep_their_name() -> None:
-    drawing = asap.parse(
+    file = asap.parse(
         _xml(*(_annotation(SQUARE, group=group) for group in ("a", "b", "c", "None"))),
         name="a.xml",
     )
-    made, _ = asap.annotations(drawing, {"a": "Stroma: Positive", "b": ""})
-    assert [one.path_class for one in made] == ["Stroma: Positive", "c", None]
+    annotations, _ = asap.annotations(file, {"a": "Stroma: Positive", "b": ""})
+    assert [one.path_class for one in annotations] == ["Stroma: Positive", "c", None]
 
 
 def test_coordinates_are_placed_in_the_image_and_ids_stay() -> None:
-    drawing = asap.parse(
-        _xml(_annotation([(1, 2)], kind="Dot"), _annotation(SQUARE), _annotation(SQUARE)), name="a.xml"
-    )
-    here, _ = asap.annotations(drawing, {})
-    moved, _ = asap.annotations(drawing, {"_0": "Other"}, place=lambda xy: xy - [100, 50])
+    file = asap.parse(_xml(_annotation([(1, 2)], kind="Dot"), _annotation(SQUARE), _annotation(SQUARE)), name="a.xml")
+    here, _ = asap.annotations(file, {})
+    moved, _ = asap.annotations(file, {"_0": "Other"}, transform=lambda xy: xy - [100, 50])
     assert moved[0].shape.equals(Point(-99, -48))
     assert moved[1].shape.equals(box(-100, -50, -90, -40))
     assert [one.id for one in moved] == [one.id for one in here]
@@ -100,7 +98,7 @@ def test_coordinates_are_placed_in_the_image_and_ids_stay() -> None:
 
 
 def test_an_outline_that_crosses_itself_is_repaired() -> None:
-    (one,) = asap.parse(_xml(_annotation([(0, 0), (4, 4), (4, 0), (0, 4)])), name="a.xml").drawn
+    (one,) = asap.parse(_xml(_annotation([(0, 0), (4, 4), (4, 0), (0, 4)])), name="a.xml").outlines
     assert one.shape.is_valid
     assert one.shape.area == pytest.approx(8)
 
@@ -137,6 +135,6 @@ def test_missing_file_is_one_clear_line(tmp_path: Path) -> None:
 
 @pytest.mark.shared
 def test_camelyon17_file_is_read(shared_data: Path) -> None:
-    drawing = asap.read(shared_data / "asap" / "patient_004_node_4.xml")
-    assert drawing.groups == ["Tumor"]
-    assert [round(one.shape.area) for one in drawing.drawn] == [93494, 92491, 66961]
+    file = asap.read(shared_data / "asap" / "patient_004_node_4.xml")
+    assert file.groups == ["Tumor"]
+    assert [round(one.shape.area) for one in file.outlines] == [93494, 92491, 66961]

@@ -9,9 +9,10 @@ from shapely import Polygon, box
 from streams import small_project_file
 
 from wsplf_cli.qupath import javaser, qpdata
-from wsplf_cli.qupath.javaser.graph import Instance, JavaStreamError
-from wsplf_cli.qupath.pathobjects import walk
-from wsplf_cli.qupath.qpdata import QpData, mark, mark_all
+from wsplf_cli.qupath.compose import NewAnnotation
+from wsplf_cli.qupath.javaser.graph import JavaStreamError
+from wsplf_cli.qupath.pathobjects import tree
+from wsplf_cli.qupath.qpdata import QpData, mark
 from wsplf_cli.schema import Annotation, Plane
 
 HOLED = Polygon([(100, 100), (300, 100.12), (300, 300), (100, 300)], [[(150, 150), (150, 200), (200, 200), (200, 150)]])
@@ -41,13 +42,13 @@ def test_packed_objects_are_read_counted_and_written_as_their_graphs_are(seed: i
     random = Random(seed)
     raw = small_project_file(random)
     packed, plain = qpdata.loads(raw), _graphs(raw)
-    for ask in (lambda data: [one.annotation for one in data.found()], QpData.objects, QpData.counts):
+    for ask in (lambda data: [one.annotation for one in data.annotation_nodes()], QpData.objects, QpData.counts):
         assert _alike(ask(packed), ask(plain))
-    doomed = [place for place in range(len(plain.found())) if random.random() < 0.5]
+    doomed = [place for place in range(len(plain.annotation_nodes())) if random.random() < 0.5]
     for data in (packed, plain):
-        found = data.found()
+        found = data.annotation_nodes()
         data.remove([found[place].node for place in doomed])
-        data.add(mark(Annotation(UUID(int=9), HOLED, "Own"), origin="prediction"), colours={})
+        data.add(mark([Annotation(UUID(int=9), HOLED, "Own")], origin="prediction"), colours={})
     assert packed.dumps() == plain.dumps()
     assert _alike(packed.counts(), plain.counts())
 
@@ -72,16 +73,17 @@ def test_annotations_composed_as_bytes_are_those_of_their_graphs(version: str) -
     ]
     own += [Annotation(UUID(int=1_000 + place), HOLED, "Tumor", name="x" * (place % 3)) for place in range(30)]
     own += [Annotation(UUID(int=2_000 + place), SQUARE, None) for place in range(30)]
-    marked = qpdata.mark_all(own, origin="pseudolabel")
+    marked = qpdata.mark(own, origin="pseudolabel")
     composed, graphs = _fresh(version), _fresh(version)
     for data in (composed, graphs):
         data.add(marked, colours={"Tumor": -3670016})
     root = graphs._root()
     assert root is not None
-    for node, _ in walk(root):
-        assert isinstance(node, Instance)  # walking opened it
+    for node, _, _ in tree(root):
+        if isinstance(node, NewAnnotation):
+            node.open()
     assert composed.dumps() == graphs.dumps()
-    read = [one.annotation for one in qpdata.loads(composed.dumps()).found()]
+    read = [one.annotation for one in qpdata.loads(composed.dumps()).annotation_nodes()]
     for one, other in zip(read, marked, strict=True):
         assert (one.id, one.name, one.path_class, one.locked, one.plane, one.rgb, dict(one.metadata), one.edited) == (
             other.id,
@@ -100,7 +102,7 @@ def test_annotations_composed_as_bytes_are_those_of_their_graphs(version: str) -
 def test_shapes_with_holes_are_read_by_columns_as_from_graphs_and_refused_alike() -> None:
     shapes = [HOLED if place % 3 else shapely.affinity.translate(HOLED, place) for place in range(30)]
     data = _fresh()
-    data.add(mark_all([_own(shape) for shape in shapes], origin="prediction"), colours={})
+    data.add(mark([_own(shape) for shape in shapes], origin="prediction"), colours={})
     raw = data.dumps()
     assert len(qpdata.loads(raw)._stream.packs) > 25
     assert _alike(qpdata.loads(raw).objects(), _graphs(raw).objects())
@@ -110,15 +112,15 @@ def test_shapes_with_holes_are_read_by_columns_as_from_graphs_and_refused_alike(
         reasons = []
         for read in (qpdata.loads(damaged), _graphs(damaged)):
             with pytest.raises(JavaStreamError) as caught:
-                read.found()
+                read.annotation_nodes()
             reasons.append(caught.value.message)
         assert reasons[0] == reasons[1]
 
 
 def test_text_that_is_no_utf8_in_a_packed_object_is_refused() -> None:
     data = _fresh()
-    data.add(mark_all([_own(SQUARE, name=f"name {place}") for place in range(9)], origin="prediction"), colours={})
+    data.add(mark([_own(SQUARE, name=f"name {place}") for place in range(9)], origin="prediction"), colours={})
     raw = data.dumps()
     assert len(qpdata.loads(raw)._stream.packs) > 5
     with pytest.raises(JavaStreamError, match="UTF-8"):
-        qpdata.loads(raw.replace(b"name 7", b"name \xff")).found()
+        qpdata.loads(raw.replace(b"name 7", b"name \xff")).annotation_nodes()

@@ -5,27 +5,20 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import geojson as library
-import numpy as np
 import pytest
-import shapely
 from shapely import (
-    GeometryCollection,
-    LineString,
-    MultiLineString,
-    MultiPoint,
     MultiPolygon,
     Point,
     Polygon,
     box,
 )
-from shapely.geometry import shape as to_shape
 
 from wsplf_cli.errors import ProjectError
 from wsplf_cli.qupath import geojson
-from wsplf_cli.schema import Annotation, PathClass, Plane
+from wsplf_cli.schema import Annotation, Plane
 
 RING = [[0, 0], [10, 0], [10, 10], [0, 0]]
+
 TRIANGLE = {"type": "Polygon", "coordinates": [RING]}
 
 
@@ -79,12 +72,6 @@ def test_annotations_survive_a_file(tmp_path: Path, name: str) -> None:
     assert read[0].measurements["nan"] != read[0].measurements["nan"]
 
 
-def test_single_part_is_written_as_a_polygon(tmp_path: Path) -> None:
-    path = tmp_path / "a.geojson"
-    geojson.write(path, [Annotation(uuid4(), MultiPolygon([box(0, 0, 1, 1)]), "Tumor")])
-    assert json.loads(path.read_text(encoding="utf-8"))["features"][0]["geometry"]["type"] == "Polygon"
-
-
 def test_forms_of_old_versions_are_read(tmp_path: Path) -> None:
     features = [
         {**_feature(classification={"name": "Tumor: Positive", "colorRGB": -1}), "id": "PathAnnotationObject"},
@@ -109,7 +96,7 @@ def test_forms_of_old_versions_are_read(tmp_path: Path) -> None:
         (_feature({"type": "Circle", "coordinates": [0, 0]}), "no geometry 'Circle'"),
         (_feature({"type": "Polygon"}), "coordinates"),
         (_feature({"type": "Polygon", "coordinates": []}), ""),
-        (_feature({"type": "Polygon", "coordinates": [[[0, 0], [1, 1], [1, 0]]]}), "not closed"),
+        (_feature({"type": "Polygon", "coordinates": [[[0, 0], [1, 1], [1, 0]]]}), "at least 4 positions"),
         (_feature({"type": "Polygon", "coordinates": [[["a", 0], [1, 1], [1, 0], ["a", 0]]]}), ""),
         (_feature({"type": "Polygon", "coordinates": [[[float("nan"), 0], [1, 1], [1, 0], [float("nan"), 0]]]}), ""),
         (_feature({"type": "MultiPolygon", "coordinates": [[[0, 0], [1, 1], [1, 0], [0, 0]]]}), ""),
@@ -146,21 +133,6 @@ def test_bow_tie_is_repaired(tmp_path: Path) -> None:
     (annotation,) = geojson.read(_file(tmp_path, [_feature(bow)]))
     assert annotation.shape.is_valid
     assert annotation.shape.area == pytest.approx(8)
-
-
-def test_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "a.geojson"
-    geojson.write(path, [])
-    before = path.read_bytes()
-
-    def full(self: Path, target: Path) -> Path:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "replace", full)
-    with pytest.raises(ProjectError, match="No space left"):
-        geojson.write(path, [Annotation(uuid4(), box(0, 0, 1, 1), "Tumor")])
-    assert path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_features_inside_others_and_lists_in_lists_are_read(tmp_path: Path) -> None:
@@ -283,14 +255,16 @@ def test_positions_of_two_and_three_numbers_may_be_mixed(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("ring", "reason"),
     [
-        ([[0, 0], [1, 1]], "its polygon has 2 points"),
-        ([[0, 0], [1, 1], [0, 0]], "its polygon has 2 points"),
-        ([[0, 0]], "its polygon has 1 point"),
-        ([], "its geometry is empty: no points"),
+        ([[0, 0], [1, 1]], "its geometry is malformed: each linear ring must contain at least 4 positions"),
+        ([[0, 0], [1, 1], [0, 0]], "its geometry is malformed: each linear ring must contain at least 4 positions"),
+        ([[0, 0]], "its geometry is malformed: each linear ring must contain at least 4 positions"),
+        ([], "its geometry is malformed: each linear ring must contain at least 4 positions"),
         ([["1", "2"], ["3", "4"], ["5", "7"], ["1", "2"]], 'a coordinate is "1", not a number'),
         ([[0, None], [1, 1], [2, 0], [0, None]], "a coordinate is null, not a number"),
         ([[0], [1], [2], [0]], r"\[0\] stands where a point \[x, y\] should be"),
-        ([0, 0, 1, 1], r"0 stands where a point \[x, y\] should be"),
+        ([0, 0, 1, 1], "its geometry is malformed: each linear ring must end where it started"),
+        ([0, 0, 1, 0], r"0 stands where a point \[x, y\] should be"),
+        ([[0, 0], [1, 1], [1, 0], [0, 1]], "its geometry is malformed: each linear ring must end where it started"),
         ([[0, 0], [1, 1], [1e999, 0], [0, 0]], "a coordinate is not a number"),
         ([[0, 0], [1, 1], [10**400, 0], [0, 0]], "int too large"),
         ([[0, 0], [1, 1], [1e200, 0], [0, 0]], r"a coordinate is 1e\+200, far outside any image"),
@@ -311,67 +285,6 @@ def test_a_feature_without_an_id_always_gets_the_same_one(tmp_path: Path) -> Non
     assert {one.id for one in first} < {one.id for one in second}
 
 
-def test_many_features_are_read_and_written_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(geojson, "BLOCK", 3)
-    annotations = [Annotation(uuid4(), box(n, n, n + 2, n + 2), "Tumor") for n in range(10)]
-    path = tmp_path / "a.geojson"
-    assert geojson.write(path, annotations) == 10
-    assert [one.id for one in geojson.read(path)] == [one.id for one in annotations]
-
-
-def test_a_class_is_always_written_with_its_colour(tmp_path: Path) -> None:
-    path = tmp_path / "a.geojson"
-    names = ["Tumor", "Stroma", "Mine", "Tumor: Positive", "Never seen"]
-    known = [PathClass("Mine", (1, 2, 3)), PathClass("Stroma", (4, 5, 6)), PathClass("Tumor")]
-    geojson.write(path, [Annotation(uuid4(), box(0, 0, 1, 1), name) for name in names], path_classes=known)
-    written = [one["properties"]["classification"] for one in json.loads(path.read_text())["features"]]
-    assert [one["color"] for one in written][:4] == [[200, 0, 0], [4, 5, 6], [1, 2, 3], [200, 50, 50]]
-    assert len(written[4]["color"]) == 3
-    assert written[3]["names"] == ["Tumor", "Positive"]
-
-
-def test_numbers_that_are_not_finite_are_written_in_the_form_that_every_version_reads(tmp_path: Path) -> None:
-    path = tmp_path / "a.geojson"
-    geojson.write(path, [Annotation(uuid4(), Point(1, 2), None, measurements={"a": math.nan, "b": math.inf, "c": 1.5})])
-    (feature,) = json.loads(path.read_text(), parse_constant=pytest.fail)["features"]
-    pairs = [("a", "NaN"), ("b", "Infinity"), ("c", 1.5)]
-    assert feature["properties"]["measurements"] == [{"name": name, "value": value} for name, value in pairs]
-
-
-def test_what_is_written_is_valid_on_the_grid_of_qupath(tmp_path: Path) -> None:
-    shapes = [
-        box(0, 0, 10.0049, 10),
-        Polygon([(0, 0), (100, 0), (100, 50), (50, 0.004), (0, 50)]),  # plain rounding makes it touch itself
-        Polygon([(0, 0), (4, 4), (4, 0), (0, 4)]),
-        GeometryCollection([Point(0, 0), box(0, 0, 5, 5)]),
-        MultiPolygon([box(0, 0, 3, 3), box(2, 2, 5, 5)]),
-        box(0, 0, 0.001, 0.001),
-    ]
-    path = tmp_path / "a.geojson"
-    assert geojson.write(path, [Annotation(uuid4(), shape, None) for shape in shapes]) == 5
-    found = [to_shape(one["geometry"]) for one in json.loads(path.read_text())["features"]]
-    assert all(shape.is_valid for shape in found)
-    assert all((shapely.get_coordinates(one) == np.round(shapely.get_coordinates(one), 2)).all() for one in found)
-    assert [one.geom_type for one in found] == ["Polygon", "MultiPolygon", "MultiPolygon", "Polygon", "Polygon"]
-    assert [one.area for one in found] == pytest.approx([100, 2500, 8, 25, 17], rel=1e-3)
-
-
-@pytest.mark.filterwarnings("ignore:invalid value encountered")
-@pytest.mark.parametrize("number", [math.nan, math.inf, 1e300])
-def test_shapes_of_impossible_numbers_are_left_out(tmp_path: Path, number: float) -> None:
-    broken = Polygon([(0, 0), (1, number), (2, 2)])
-    shapes = [broken, MultiPolygon([broken, box(0, 0, 1, 1)]), LineString([(0, 0), (number, 3)]), Polygon()]
-    path = tmp_path / "a.geojson"
-    assert geojson.write(path, [Annotation(uuid4(), one, None) for one in [*shapes, box(0, 0, 1, 1)]]) == 1
-    assert len(geojson.read(path)) == 1
-
-
-def test_a_line_of_no_length_stays(tmp_path: Path) -> None:
-    path = tmp_path / "a.geojson"
-    assert geojson.write(path, [Annotation(uuid4(), LineString([(1, 1), (1, 1)]), None)]) == 1
-    assert geojson.read(path)[0].shape.geom_type == "LineString"
-
-
 @pytest.mark.parametrize("kind", [{}, [], 7, None])
 def test_type_of_any_kind_is_one_clear_line(tmp_path: Path, kind: Any) -> None:
     for document in ({"type": kind}, [{"type": kind}], [_feature({"type": kind, "coordinates": []})]):
@@ -381,26 +294,3 @@ def test_type_of_any_kind_is_one_clear_line(tmp_path: Path, kind: Any) -> None:
 
 def test_name_that_is_no_unicode_is_read_without_an_id(tmp_path: Path) -> None:
     assert geojson.read(_file(tmp_path, json.dumps(_feature(name="\ud800"))))[0].name == "\ud800"
-
-
-def test_library_of_geojson_finds_nothing_wrong_with_what_is_written(tmp_path: Path) -> None:
-    holed = box(0, 0, 10, 10) - box(2, 2, 4, 4)
-    shapes = [holed, MultiPolygon([holed, box(20, 20, 30, 30)]), Point(0, 0), MultiPoint([(0, 0), (1, 1)])]
-    shapes += [LineString([(0, 0), (1, 1)]), MultiLineString([[(0, 0), (1, 1)], [(2, 2), (3, 3)]])]
-    path = tmp_path / "a.geojson"
-    geojson.write(path, [Annotation(uuid4(), one, "Tumor", plane=Plane(0, 1, 2)) for one in shapes])
-    collection = library.loads(path.read_text(encoding="utf-8"))
-    assert [one["geometry"]["type"] for one in collection.features] == [one.geom_type for one in shapes]
-    assert collection.is_valid, collection.errors()
-    assert {str(one["geometry"]["plane"]) for one in collection.features} == {"{'c': 0, 'z': 1, 't': 2}"}
-
-
-@pytest.mark.parametrize("name", ["a.geojson", "a.geojson.gz"])
-def test_equal_annotations_give_equal_bytes(tmp_path: Path, name: str) -> None:
-    annotation = Annotation(uuid4(), box(0, 0, 1, 1), "Tumor", name="\ud800 broken", metadata={"k": "v"})
-    (tmp_path / "1").mkdir()
-    paths = [tmp_path / name, tmp_path / "1" / name]
-    for path in paths:
-        geojson.write(path, [annotation])
-    assert paths[0].read_bytes() == paths[1].read_bytes()
-    assert geojson.read(paths[0])[0].name == "\ud800 broken"

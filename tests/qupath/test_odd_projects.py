@@ -137,7 +137,7 @@ def test_entries_that_share_an_id_are_read_and_never_written(tiny_project):
     with pytest.raises(SlideError, match="share its data; nothing was written"):
         project.replace("1", origin="prediction", annotations=[])
     with pytest.raises(SlideError, match="share its data; nothing was written"):
-        project.remove("1", {project.annotations("1")[0].id})
+        project.add("1", [OWN])
     with pytest.raises(ProjectError, match="several entries have the id 1; nothing was written"):
         project.set_metadata({"1": {"label": "x"}})
     assert {path: path.read_bytes() for path in tiny_project.parent.rglob("*") if path.is_file()} == before

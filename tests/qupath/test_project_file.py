@@ -69,7 +69,7 @@ def test_created_project_has_what_old_versions_need(study: Path) -> None:
         assert image["metadata"] is not None
         assert image["serverBuilder"]["args"] == []
         assert " " not in image["serverBuilder"]["uri"]
-    with pytest.raises(ProjectError, match="there already"):
+    with pytest.raises(ProjectError, match="already exists"):
         create_project(study / "project", [], classes=[])
 
 
@@ -163,7 +163,7 @@ def test_folder_must_hold_exactly_one_project(study: Path, tmp_path: Path) -> No
         (b"[]", "not an object"),
         (b'{"name": "package.json"}', "neither 'version' nor 'images'"),
         (b'{"version": "0.6.0", "images": {}}', "not a list"),
-        (b'{"version": "0.6.0", "images": [{"entryID": "../../etc"}]}', "no number"),
+        (b'{"version": "0.6.0", "images": [{"entryID": "../../etc"}]}', "not a number"),
     ],
 )
 def test_file_that_is_no_project_is_one_clear_line(tmp_path: Path, content: bytes, reason: str) -> None:

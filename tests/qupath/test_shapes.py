@@ -15,7 +15,6 @@ from wsplf_cli.qupath.shapes import (
     shape_hash,
     shape_hashes,
     storable,
-    storable_all,
 )
 
 POINTS = st.lists(st.tuples(st.floats(0, 300), st.floats(0, 300)), min_size=3, max_size=12)
@@ -42,7 +41,7 @@ def test_what_is_stored_is_valid_as_it_is_stored_and_covers_the_same(
     points: list[tuple[float, float]], offset: float
 ) -> None:
     shape = shapely.transform(Polygon(points), lambda coords: coords + offset)
-    parts = storable(shape)
+    parts = storable([shape])[0]
     for part in parts:
         stored = part if part.interiors else _single(part)
         assert stored.is_valid
@@ -54,7 +53,7 @@ def test_what_is_stored_is_valid_as_it_is_stored_and_covers_the_same(
 
 
 def test_vertices_lie_on_the_grid() -> None:
-    (part,) = storable(Polygon([(0.123456, 1), (7.77777, 0), (7, 7.005001)]))
+    (part,) = storable([Polygon([(0.123456, 1), (7.77777, 0), (7, 7.005001)])])[0]
     assert shapely.get_coordinates(part).tolist() == [[0.12, 1], [7.78, 0], [7, 7.01], [0.12, 1]]
 
 
@@ -67,8 +66,8 @@ def test_many_shapes_are_stored_as_each_alone() -> None:
         _nowhere(),
         _star(3_000, noise=2),
     ]
-    assert [[one.wkb for one in parts] for parts in storable_all(shapes)] == [
-        [one.wkb for one in storable(shape)] for shape in shapes
+    assert [[one.wkb for one in parts] for parts in storable(shapes)] == [
+        [one.wkb for one in storable([shape])[0]] for shape in shapes
     ]
     assert shape_hashes(shapes) == [shape_hash(shape) for shape in shapes]
     assert len(set(shape_hashes(shapes[:50]))) == 50
@@ -76,14 +75,14 @@ def test_many_shapes_are_stored_as_each_alone() -> None:
 
 def test_shape_of_very_many_vertices_is_simplified_within_the_bound() -> None:
     shape = _star(20_000, noise=3)
-    (part,) = storable(shape)
+    (part,) = storable([shape])[0]
     assert shapely.get_num_coordinates(part) <= MAX_VERTICES
     assert shapely.symmetric_difference(shape, part).area <= (MAX_AREA_CHANGE + 1e-4) * shape.area
 
 
 def test_shape_that_would_change_too_much_keeps_more_vertices() -> None:
     shape = _star(6_000, noise=1_500, radius=2_000)
-    parts = storable(shape)
+    parts = storable([shape])[0]
     area = shapely.union_all(parts)
     assert shapely.get_num_coordinates(area) > MAX_VERTICES
     assert shapely.symmetric_difference(repaired(shape), area).area <= (MAX_AREA_CHANGE + 1e-3) * shape.area
@@ -107,4 +106,4 @@ def test_scribble_is_repaired_only_as_far_as_that_ends_soon() -> None:
     some, many = Polygon(rng.random((30, 2)) * 100), Polygon(rng.random((1_000, 2)) * 100)
     assert repaired(some).is_valid
     assert repaired(many) is many
-    assert storable(many) == []
+    assert storable([many])[0] == []

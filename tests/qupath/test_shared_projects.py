@@ -20,7 +20,7 @@ from wsplf_cli.backends.embedded import EmbeddedProject, open_project
 from wsplf_cli.errors import ProjectError
 from wsplf_cli.options import ProjectOptions
 from wsplf_cli.qupath import colours, geojson, gson, javaser, qpdata
-from wsplf_cli.qupath.javaser.graph import Block, Enum, Instance, Text, opened
+from wsplf_cli.qupath.javaser.graph import Block, Enum, Instance, Text
 from wsplf_cli.schema import Annotation, PathClass, PathObject
 from wsplf_cli.slides.entry import slide_of
 
@@ -201,11 +201,13 @@ def test_columns_give_what_graphs_give(shared_data: Path, path: Path) -> None:
     raw = path.read_bytes()
     packed, plain = qpdata.loads(raw), qpdata.QpData(javaser.loads(raw), size=len(raw))
     assert packed.dumps() == raw
-    assert repr([one.annotation for one in packed.found()]) == repr([one.annotation for one in plain.found()])
+    assert repr([one.annotation for one in packed.annotation_nodes()]) == repr(
+        [one.annotation for one in plain.annotation_nodes()]
+    )
     assert repr(packed.objects()) == repr(plain.objects())
     assert packed.counts() == plain.counts()
     for data in (packed, plain):
-        data.remove([one.node for one in data.found()[::2]])
+        data.remove([one.node for one in data.annotation_nodes()[::2]])
     assert packed.dumps() == plain.dumps()
 
 
@@ -218,7 +220,7 @@ def test_project_files_are_written_back_to_the_same_bytes(shared_data: Path, pat
 
 def _plain(value: Any) -> Any:
     """A graph as plain values, without what depends on where handles fall."""
-    value = opened(value)
+    value = value.open() if hasattr(value, "peek") else value
     if isinstance(value, Instance):
         return value.desc.name, [_plain(one) for one in value.values]
     if isinstance(value, Text | Block):
@@ -254,7 +256,7 @@ def test_polygon_with_hole_is_written_and_all_else_stays(copied: EmbeddedProject
         assert read.measurements == own.measurements
         if raw is not None:
             data = qpdata.loads(path.read_bytes())
-            data.remove([one.node for one in data.found() if one.annotation.id == own.id])
+            data.remove([one.node for one in data.annotation_nodes() if one.annotation.id == own.id])
             assert _plain(data._stream.contents) == _graph(raw)
 
         assert copied.replace(entry.id, origin="pseudolabel", annotations=[]).removed == 1
@@ -273,7 +275,7 @@ def test_truncated_data_never_hangs_and_is_never_overwritten(copied: EmbeddedPro
     for cut in np.linspace(0, len(raw) - 4, 12).astype(int):
         path.write_bytes(raw[:cut])
         with pytest.raises(ProjectError):
-            qpdata.loads(raw[:cut]).found()
+            qpdata.loads(raw[:cut]).annotation_nodes()
         assert path.read_bytes() == raw[:cut]
 
 
@@ -306,10 +308,10 @@ def test_own_annotations_are_known_again_in_files_without_ids(shared_data: Path)
     raw = (shared_data / "qupath-written" / "0.2.3" / "rois" / "data" / "1" / "data.qpdata").read_bytes()
     data = qpdata.loads(raw)
     assert not data.has_ids
-    own = qpdata.mark(Annotation(uuid4(), HOLED, "Tumor"), origin="prediction")
+    own = qpdata.mark([Annotation(uuid4(), HOLED, "Tumor")], origin="prediction")
     data.add(own, colours={})
     assert b"Object ID" not in data.dumps()
-    assert qpdata.loads(data.dumps()).found()[-1].annotation.id == own[0].id
+    assert qpdata.loads(data.dumps()).annotation_nodes()[-1].annotation.id == own[0].id
 
 
 def test_truth_and_exports_are_read(shared_data: Path) -> None:

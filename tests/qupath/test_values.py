@@ -27,7 +27,7 @@ def test_hostile_wkb_is_refused(wkb: bytes) -> None:
     roi = bench.wkb(HOLED)
     roi.values[-1].raw = wkb
     with pytest.raises(JavaStreamError, match=r"GeometryROI|geometry"):
-        qpdata.loads(bench.put(bench.node(roi))).found()
+        qpdata.loads(bench.put(bench.node(roi))).annotation_nodes()
 
 
 def test_huge_list_shared_by_many_objects_is_refused_soon() -> None:
@@ -36,7 +36,7 @@ def test_huge_list_shared_by_many_objects_is_refused_soon() -> None:
     shared = values.values
     nodes = [bench.node(None, measurements=Instance(values.desc, list(shared))) for _ in range(3_000)]
     with pytest.raises(JavaStreamError, match="many times its size"):
-        qpdata.loads(bench.put(*nodes)).found()
+        qpdata.loads(bench.put(*nodes)).annotation_nodes()
 
 
 def test_huge_shape_shared_by_many_objects_is_refused_soon() -> None:
@@ -45,7 +45,7 @@ def test_huge_shape_shared_by_many_objects_is_refused_soon() -> None:
     roi = bench.points("PolygonROI", np.column_stack([np.cos(angles), np.sin(angles)]).tolist())
     nodes = [bench.node(Instance(roi.desc, list(roi.values))) for _ in range(3_000)]
     with pytest.raises(JavaStreamError, match="many times its size"):
-        qpdata.loads(bench.put(*nodes)).found()
+        qpdata.loads(bench.put(*nodes)).annotation_nodes()
 
 
 def test_huge_name_shared_by_many_objects_is_one_string() -> None:
@@ -54,7 +54,7 @@ def test_huge_name_shared_by_many_objects_is_one_string() -> None:
     nodes = [bench.node(None) for _ in range(3_000)]
     for node in nodes:
         node.values[0][0] = name
-    found = qpdata.loads(bench.put(*nodes)).found()
+    found = qpdata.loads(bench.put(*nodes)).annotation_nodes()
     assert len({id(one.annotation.name) for one in found}) < 5
 
 
@@ -68,11 +68,11 @@ def test_class_with_very_many_parents_is_refused() -> None:
     one = bench.node(None)
     one.values[0][5] = node
     with pytest.raises(JavaStreamError, match="parts"):
-        qpdata.loads(bench.put(one)).found()
+        qpdata.loads(bench.put(one)).annotation_nodes()
 
 
 def test_scribble_that_crosses_itself_all_over_is_read_as_it_is() -> None:
     bench = Workbench()
     points = np.random.default_rng(0).random((400, 2)).astype("float32") * 1_000
-    (found,) = qpdata.loads(bench.put(bench.node(bench.points("PolygonROI", points.tolist())))).found()
+    (found,) = qpdata.loads(bench.put(bench.node(bench.points("PolygonROI", points.tolist())))).annotation_nodes()
     assert len(found.annotation.shape.exterior.coords) == 401

@@ -5,6 +5,7 @@ from uuid import uuid4
 
 import numpy as np
 import pytest
+from qupath_objects import delete_annotations
 from shapely import MultiPolygon, box, union_all
 from shapely.affinity import translate
 
@@ -50,7 +51,7 @@ class Image:
         self.draw(replace(one, **fields))
 
     def delete(self, one):
-        self.project().remove("1", [one.id])
+        delete_annotations(self.project(), "1", [one.id])
 
     def draw(self, *annotations):
         self.project().replace("1", origin="human", annotations=annotations)

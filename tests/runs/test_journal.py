@@ -16,7 +16,7 @@ from wsplf_cli.options import ProjectOptions
 from wsplf_cli.qupath import atomic, project_file
 from wsplf_cli.qupath.atomic import write_files
 from wsplf_cli.runs.history import past_runs
-from wsplf_cli.runs.journal import ChangedOnDisk, Journal, recording, see, sha256
+from wsplf_cli.runs.journal import ChangedOnDisk, Journal, read_state, recording, sha256
 from wsplf_cli.runs.record import start_run
 from wsplf_cli.schema import Annotation, EntryResult
 
@@ -83,8 +83,8 @@ def test_file_written_twice_is_kept_once_and_put_back_to_the_first(tmp_path, jou
     (write,) = run.writes
     assert write.kept is not None
     assert write.kept.read_bytes() == b"one"
-    assert write.news == {sha256(b"two"), sha256(b"three")}
-    assert not write.between
+    assert write.new_hashes == {sha256(b"two"), sha256(b"three")}
+    assert not write.changed_between
     assert len(list(journal.undo_folder.iterdir())) == 2
 
 
@@ -95,7 +95,7 @@ def test_what_another_program_wrote_between_two_writes_is_kept_too(tmp_path, jou
     path.write_bytes(b"a person's")
     write_files({path: b"three"})
     (write,) = past_runs(tmp_path)[0].writes
-    assert write.between
+    assert write.changed_between
     assert b"a person's" in {one.read_bytes() for one in journal.undo_folder.iterdir()}
 
 
@@ -152,14 +152,14 @@ def test_same_size_and_time_do_not_hide_a_change(project):
 def test_class_that_another_program_adds_meanwhile_stays(project, monkeypatch):
     opened = open_project(project, ProjectOptions())
     path = project_file.classes_path(project.parent)
-    real, added = atomic.see, []
+    real, added = atomic.read_state, []
 
     def meanwhile(looked):
         if looked == path and not added:
             added.append(path.write_text('{"pathClasses": [{"name": "Mine"}]}', encoding="utf-8"))
         return real(looked)
 
-    monkeypatch.setattr(atomic, "see", meanwhile)
+    monkeypatch.setattr(atomic, "read_state", meanwhile)
     opened.replace("1", origin="pseudolabel", annotations=[POLYGON])
     assert [one.name for one in opened.path_classes()] == ["Mine", "Tumor"]
 
@@ -175,7 +175,7 @@ def test_old_files_that_cannot_be_kept_stop_the_write_in_one_line(project, monke
     with start_run(opened, "segment", options=None, seed=0) as run:
         with monkeypatch.context() as patch:
             patch.setattr(Journal, "_keep", full)
-            with pytest.raises(ProjectError, match="what was there is still in place") as caught:
+            with pytest.raises(ProjectError, match="the old file is still in place") as caught:
                 opened.replace("1", origin="prediction", annotations=[POLYGON])
         run.finish([])
     assert "\n" not in caught.value.message
@@ -222,4 +222,4 @@ def test_symbolic_link_stays_one(tmp_path, journal):
 
 
 def test_hash_of_a_file_that_is_not_there_is_none(tmp_path):
-    assert see(tmp_path / "nothing").sha256 is None
+    assert read_state(tmp_path / "nothing").sha256 is None

@@ -7,16 +7,16 @@ from PIL import Image
 from shapely.geometry import shape
 
 from wsplf_cli.geometry import rasterise
-from wsplf_cli.synthetic import recipes, regions
+from wsplf_cli.synthetic import regions, zones
+from wsplf_cli.synthetic.blobs import Blobs, rasterise_blobs
 from wsplf_cli.synthetic.cohort import make_cohort
-from wsplf_cli.synthetic.glands import empty_plan, fill_zone
+from wsplf_cli.synthetic.glands import empty_layout, fill_zone
 from wsplf_cli.synthetic.kinds import EPITHELIUM, LUMEN, STRUCTURES
 from wsplf_cli.synthetic.noise import fibres, scatter, smooth
 from wsplf_cli.synthetic.pyramid import write_pyramid
-from wsplf_cli.synthetic.stain import random_look, render
-from wsplf_cli.synthetic.stamps import Blobs, stamp
+from wsplf_cli.synthetic.stain import random_appearance, render
 from wsplf_cli.synthetic.threshold import best_threshold
-from wsplf_cli.synthetic.tissue import paint, paint_generic
+from wsplf_cli.synthetic.tissue import random_layout, render_layout, stain_densities
 
 TINY = {"train": (2, 1), "test": (1, 1), "size_px": 512, "shares": (0.1, 0.3)}
 
@@ -36,11 +36,16 @@ def pixels(path):
         return np.asarray(slide.read_region((0, 0), 0, slide.dimensions).convert("RGB"))
 
 
-def zone_inks(zone, *, seed):
+def generic_image(seed, *, shape, mpp):
     rng = np.random.default_rng(seed)
-    plan = empty_plan((400, 400), 1.0)
-    fill_zone(rng, plan, zone=zone(rng), where=np.ones((400, 400), bool))
-    return plan, paint(rng, plan)
+    return render_layout(rng, random_layout(rng, shape, mpp))
+
+
+def zone_densities(zone, *, seed):
+    rng = np.random.default_rng(seed)
+    layout = empty_layout((400, 400), 1.0)
+    fill_zone(rng, layout, zone=zone(rng), where=np.ones((400, 400), bool))
+    return layout, stain_densities(rng, layout)
 
 
 def test_scattered_points_lie_on_allowed_pixels_and_keep_their_distance():
@@ -78,7 +83,7 @@ def test_a_stamped_ellipse_has_its_area_and_place():
     one = np.ones(1, np.float32)
     blobs = Blobs(np.array([[40.3, 20.6]], np.float32), 9 * one, 4 * one, 0 * one, 0 * one)
     canvas = np.zeros(60 * 80, np.float32)
-    for part in stamp(np.random.default_rng(0), blobs, (60, 80)):
+    for part in rasterise_blobs(np.random.default_rng(0), blobs, (60, 80)):
         np.add.at(canvas, part.index, part.cover)
     canvas = canvas.reshape(60, 80)
     rows, columns = np.mgrid[:60, :80]
@@ -90,60 +95,63 @@ def test_a_stamped_ellipse_has_its_area_and_place():
 def test_blobs_at_the_border_are_cut_off_not_wrapped_round():
     one = np.ones(2, np.float32)
     blobs = Blobs(np.array([[0, 10], [-30, 10]], np.float32), 5 * one, 5 * one, 0 * one, 0 * one)
-    index = np.concatenate([part.index for part in stamp(np.random.default_rng(0), blobs, (20, 40))])
+    index = np.concatenate([part.index for part in rasterise_blobs(np.random.default_rng(0), blobs, (20, 40))])
     assert (index % 40).max() <= 6
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_generic_tissue_comes_with_matching_label_maps(seed):
-    painted = paint_generic(np.random.default_rng(seed), size_px=(160, 120), mpp=0.8)
-    assert painted.rgb.shape == (120, 160, 3)
-    assert painted.rgb.dtype == painted.structure.dtype == np.uint8
-    assert painted.instance.dtype == np.int32
-    assert painted.nucleus_radius_um.dtype == np.float32
-    assert (painted.nuclei == (painted.nucleus_radius_um > 0)).all()
-    assert painted.structure.max() < len(STRUCTURES)
-    assert (painted.instance[(painted.structure == LUMEN)] > 0).all()
+    image = generic_image(seed, shape=(120, 160), mpp=0.8)
+    assert image.rgb.shape == (120, 160, 3)
+    assert image.rgb.dtype == image.structure.dtype == np.uint8
+    assert image.instance.dtype == np.int32
+    assert image.nucleus_radius_um.dtype == np.float32
+    assert (image.nuclei == (image.nucleus_radius_um > 0)).all()
+    assert image.structure.max() < len(STRUCTURES)
+    assert (image.instance[(image.structure == LUMEN)] > 0).all()
 
 
 def test_generic_tissue_is_the_same_for_the_same_seed_and_differs_for_another():
-    first, again, other = (paint_generic(np.random.default_rng(seed), size_px=(96, 96), mpp=1.0) for seed in (5, 5, 6))
+    first, again, other = (generic_image(seed, shape=(96, 96), mpp=1.0) for seed in (5, 5, 6))
     assert (first.rgb == again.rgb).all()
     assert (first.instance == again.instance).all()
     assert (first.rgb != other.rgb).any()
 
 
 def test_nuclei_are_darker_than_what_is_around_them():
-    plan, inks = zone_inks(recipes.mucosa, seed=1)
-    assert inks.h[inks.nuclei].mean() > 2.5 * inks.h[~inks.nuclei].mean()
-    assert 0.05 < inks.nuclei.mean() < 0.5
-    assert len(plan.sorts) > 5
+    layout, densities = zone_densities(zones.mucosa, seed=1)
+    assert densities.h[densities.nuclei].mean() > 2.5 * densities.h[~densities.nuclei].mean()
+    assert 0.05 < densities.nuclei.mean() < 0.5
+    assert len(layout.gland_types) > 5
 
 
 def test_tumour_has_larger_nuclei_than_normal_tissue_but_about_as_much_dye():
     radii, dye = {}, {}
-    for name, zone in (("tumour", recipes.tumour), ("mucosa", recipes.mucosa)):
-        found = [zone_inks(zone, seed=seed)[1] for seed in range(4)]
-        radii[name] = np.mean([inks.nucleus_radius_um[inks.nuclei].mean() for inks in found])
-        dye[name] = np.mean([inks.h.mean() for inks in found])
+    for name, zone in (("tumour", zones.tumour), ("mucosa", zones.mucosa)):
+        samples = [zone_densities(zone, seed=seed)[1] for seed in range(4)]
+        radii[name] = np.mean([densities.nucleus_radius_um[densities.nuclei].mean() for densities in samples])
+        dye[name] = np.mean([densities.h.mean() for densities in samples])
     assert radii["tumour"] > 1.5 * radii["mucosa"]
     assert dye["tumour"] < 1.5 * dye["mucosa"]
 
 
 def test_glands_of_a_plan_keep_their_gap():
     rng = np.random.default_rng(4)
-    zone = recipes.ducts(rng)
-    plan = empty_plan((300, 300), 1.0)
-    fill_zone(rng, plan, zone=zone, where=np.ones((300, 300), bool))
-    gland = np.array([kind.structure in (EPITHELIUM, LUMEN) for kind in plan.kinds])[plan.kind]
-    assert (gland == (plan.instance > 0)).all()
-    right, left = plan.instance[:, 3:], plan.instance[:, :-3]
+    zone = zones.ducts(rng)
+    layout = empty_layout((300, 300), 1.0)
+    fill_zone(rng, layout, zone=zone, where=np.ones((300, 300), bool))
+    gland = np.array([kind.structure in (EPITHELIUM, LUMEN) for kind in layout.kinds])[layout.kind]
+    assert (gland == (layout.instance > 0)).all()
+    right, left = layout.instance[:, 3:], layout.instance[:, :-3]
     assert not ((right != left) & (right > 0) & (left > 0)).any()
 
 
 def test_stain_and_scanner_differ_between_slides():
-    inks = tuple(np.full((8, 8), value, np.float32) for value in (0.5, 0.5, 0.0))
-    means = [render(np.random.default_rng(0), inks, random_look(np.random.default_rng(k))).mean() for k in range(12)]
+    densities = tuple(np.full((8, 8), value, np.float32) for value in (0.5, 0.5, 0.0))
+    means = [
+        render(np.random.default_rng(0), densities, random_appearance(np.random.default_rng(k))).mean()
+        for k in range(12)
+    ]
     assert np.std(means) > 8
 
 
@@ -209,10 +217,10 @@ def test_another_seed_gives_another_cohort(cohort, tmp_path):
     assert other[0].path.read_bytes() != cohort[1][0].path.read_bytes()
 
 
-def test_names_are_told_as_slides_get_ready(tmp_path):
-    told = []
-    make_cohort(tmp_path, seed=0, train=(0, 2), test=(0, 0), size_px=256, workers=1, on_slide=told.append)
-    assert told == ["S01.tif", "S02.tif"]
+def test_the_name_of_each_slide_is_reported_when_it_is_written(tmp_path):
+    names = []
+    make_cohort(tmp_path, seed=0, train=(0, 2), test=(0, 0), size_px=256, workers=1, on_slide=names.append)
+    assert names == ["S01.tif", "S02.tif"]
 
 
 @pytest.mark.parametrize("share", [0.03, 0.1, 0.25])
@@ -234,7 +242,7 @@ def test_large_tumours_have_holes_of_normal_tissue():
     polygons = regions.outline(regions.tumour_level(rng, tissue, share=0.3, pieces=1, holes=2, mpp=1.0))
     holes = [hole for polygon in polygons.geoms for hole in polygon.interiors]
     assert holes
-    mask = regions.draw((2048, 2048), polygons)
+    mask = regions.rasterise_polygons((2048, 2048), polygons)
     assert mask.sum() == pytest.approx(polygons.area, rel=0.01)
 
 

@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import numpy as np
 import pytest
+from qupath_objects import delete_annotations
 from shapely import box, union_all
 from wsplf_cli.weak.dense import LogitMap, cells_of
 
@@ -159,7 +160,7 @@ def test_what_a_person_drew_or_edited_stays_as_it_is_and_is_not_drawn_again(coho
     own = project.annotations(ids["p1"])[0]
     edited = changed(own, shape=own.shape.buffer(-20))
     drawn = Annotation(uuid4(), box(500, 500, 560, 560), "Stroma", name="mine")
-    project.remove(ids["p1"], [own.id])
+    delete_annotations(project, ids["p1"], [own.id])
     project.replace(ids["p1"], origin="human", annotations=[edited, drawn])
     before = {one.id: one.shape.wkb for one in shapes(cohort, ids["p1"])}
     run(cohort, recorder)
@@ -172,7 +173,7 @@ def test_a_rejected_area_is_not_drawn_again(cohort, given_cams, recorder):
     project = open_project(cohort, ProjectOptions())
     (first, *_) = sorted(project.annotations(ids["p1"]), key=lambda one: -one.shape.area)
     rejected = changed(first, metadata=dict(first.metadata) | {REVIEW_KEY: "rejected"})
-    project.remove(ids["p1"], [first.id])
+    delete_annotations(project, ids["p1"], [first.id])
     project.replace(ids["p1"], origin="human", annotations=[rejected])
     run(cohort, recorder)
     after = shapes(cohort, ids["p1"])
@@ -184,7 +185,7 @@ def delete(path, entry_id, *, but=()):
     """A person deletes the polygons that lie in the tumour; returns what they covered."""
     project = open_project(path, ProjectOptions())
     gone = [one for one in project.annotations(entry_id) if one.shape.intersects(TUMOUR) and one.id not in but]
-    project.remove(entry_id, [one.id for one in gone])
+    delete_annotations(project, entry_id, [one.id for one in gone])
     return union_all([one.shape for one in gone])
 
 

@@ -1,15 +1,22 @@
-"""One file here is one way to reach a project; each has ``open_project(path, options) -> Project``."""
+"""The ways to read and write a QuPath project; each has ``open_project(path, options) -> Project``.
+
+The class ``Project`` below says what every backend promises. In the order in which one reads the package:
+
+- ``embedded``: reads and writes QuPath's files itself, through ``qupath``. The default.
+- ``_plan``: what replacing wsplf's annotations of an entry removes and adds, for every backend.
+- ``paquo``: annotations go through a real QuPath, other files through ``embedded``. ``_paquo_child`` is the process
+  that runs QuPath, the only module that imports paquo and JPype; ``_paquo_link`` is the pipe to it.
+"""
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
-from uuid import UUID
 
 from wsplf_cli.schema import Annotation, Entry, Origin, PathClass, PathObject, Replaced
 
 
 class Project(Protocol):
-    """A QuPath project, however it is reached.
+    """A QuPath project.
 
     Reading never writes. A method that writes either finishes, or leaves the old files and raises ProjectError
     (SlideError where only this one entry is concerned).
@@ -23,7 +30,7 @@ class Project(Protocol):
     """QuPath's version as recorded in the project file."""
 
     def entries(self) -> list[Entry]:
-        """The entries in project order; ``label`` is not resolved here (see stages.labels)."""
+        """The entries in project order; ``label`` is not resolved here (see cohort.labels)."""
 
     def path_classes(self) -> list[PathClass]:
         """The classes of the project, in order."""
@@ -47,9 +54,9 @@ class Project(Protocol):
     def replace(self, entry_id: str, *, origin: Origin, annotations: Sequence[Annotation]) -> Replaced:
         """Replace wsplf's own pending, unedited annotations of ``origin`` in one entry by ``annotations``.
 
-        Everything else of the entry's data is kept as it is: what a person made, accepted, rejected, locked,
-        renamed, reclassified or edited, detections, TMA cores, workflow, stains and properties. The path classes
-        used are added to the project's classes where they are missing. Writes nothing when nothing would change.
+        All other data of the entry stays as it is: what a person made, accepted, rejected, locked, renamed,
+        reclassified or edited, detections, TMA cores, workflow, stains and properties. Path classes that the project
+        lacks are added to it. Writes nothing when nothing would change.
 
         Raises:
             SlideError: the data file cannot be read, or it changed on disk since this project was opened.
@@ -59,15 +66,12 @@ class Project(Protocol):
     def add(self, entry_id: str, annotations: Sequence[Annotation], *, path_classes: Collection[PathClass] = ()) -> int:
         """Add annotations of any shape as they are, at the top of the hierarchy; returns how many.
 
-        Nothing that is there is touched; that no id comes twice is for the caller to see to. Classes that the project
-        lacks are added to it, in the colour that ``path_classes`` gives them, else in QuPath's.
+        Existing objects stay as they are; the caller makes sure that no id comes twice. Classes that the project lacks
+        are added to it, in the colour that ``path_classes`` gives them, else in QuPath's.
 
         Raises:
             SlideError, ProjectError: as ``replace``.
         """
-
-    def remove(self, entry_id: str, ids: Collection[UUID]) -> int:
-        """Remove annotations by id, their children move up; returns how many were found. For undo and tests."""
 
     def set_metadata(self, values: Mapping[str, Mapping[str, str]]) -> None:
         """Set entry metadata: entry id -> {key: value}. Other keys are kept."""

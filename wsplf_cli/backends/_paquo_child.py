@@ -8,11 +8,12 @@ import base64
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import IO, Any
 
 from wsplf_cli.backends._paquo_link import receive, send
-from wsplf_cli.qupath.records import OWN_ID_KEY
+from wsplf_cli.class_names import class_parts
+from wsplf_cli.qupath.records import FALLBACK_ID_KEY
 
 NEWEST_KNOWN = (0, 7)
 """The newest QuPath that this file was run with; paquo 0.9 itself names 0.6."""
@@ -29,7 +30,7 @@ SEARCH = "set PAQUO_QUPATH_DIR to the folder of QuPath (on macOS QuPath.app), or
 
 
 class Refused(Exception):  # noqa: N818 - an answer, not a fault
-    """What the parent is to tell the user: kind ("missing", "project", "slide"), message and hint."""
+    """An error for the parent to raise: kind ("missing", "project", "slide"), message and hint."""
 
     def __init__(self, kind: str, message: str, *, hint: str = "") -> None:
         super().__init__(message)
@@ -37,7 +38,7 @@ class Refused(Exception):  # noqa: N818 - an answer, not a fault
 
 
 def main() -> None:
-    """Answer until the parent closes the pipe."""
+    """Answer requests until the parent closes the pipe."""
     requests, answers = _pipes()
     try:
         qupath = QuPath()
@@ -45,14 +46,14 @@ def main() -> None:
         send(answers, refused.answer)
         return
     send(answers, {"qupath": qupath.version})
-    deeds: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
+    handlers: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
         "read": qupath.read,
         "load": qupath.load,
         "save": qupath.save,
     }
     while (request := receive(requests)) is not None:
         try:
-            answer = deeds[request["do"]](request)
+            answer = handlers[request["do"]](request)
         except Refused as refused:
             answer = refused.answer
         except qupath.java_error as error:
@@ -64,7 +65,7 @@ def main() -> None:
 
 
 def _pipes() -> tuple[IO[bytes], IO[bytes]]:
-    """Our input and output; what anything else prints goes to standard error, not between our answers."""
+    """The streams of requests and answers; what other code prints goes to standard error, not between the answers."""
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     return requests, answers
@@ -74,13 +75,13 @@ def _start() -> tuple[Any, Any, Any]:
     """The modules jpype, paquo.java and paquo.projects, with QuPath's Java machine running.
 
     Raises:
-        Refused: why it cannot be.
+        Refused: it does not start; the message says why.
     """
     try:
         import jpype
         import paquo
     except ImportError as error:
-        raise Refused("missing", f"paquo cannot be imported: {error}", hint='pip install "wsplf[paquo]"') from error
+        raise Refused("missing", f"paquo cannot be imported: {error}", hint="pip install paquo") from error
     embedded = "use --backend embedded, which needs no QuPath"
     try:
         import paquo.java
@@ -109,7 +110,7 @@ def _start() -> tuple[Any, Any, Any]:
 
 
 class QuPath:
-    """A real QuPath, through paquo."""
+    """A running QuPath, through paquo."""
 
     def __init__(self) -> None:
         """Start it.
@@ -132,7 +133,7 @@ class QuPath:
         self._plane = jpype.JClass("qupath.lib.regions.ImagePlane")
         self._uuid = jpype.JClass("java.util.UUID")
         self._core = jpype.JClass("qupath.lib.objects.TMACoreObject")
-        # before 0.5 (for detections before 0.6) QuPath shows an object's metadata to its own code only
+        # before 0.5 (for detections before 0.6) the methods for an object's metadata are private
         path_object = jpype.JClass("qupath.lib.objects.PathObject").class_
         self._metadata_of = path_object.getDeclaredMethod("getUnmodifiableMetadataMap")
         self._metadata_of.setAccessible(True)
@@ -145,10 +146,10 @@ class QuPath:
         """The objects of an entry's data file; the image itself is not needed."""
         _, entry = self._entry(request)
         hierarchy = entry.readHierarchy()
-        return {"objects": [self._shown(*found) for found in self._walk(hierarchy)]}
+        return {"objects": [self._object_record(*visited) for visited in self._walk(hierarchy)]}
 
     def load(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """The same for an entry that is to be changed; QuPath needs its image for that, before 0.6."""
+        """The objects of an entry that is to be changed; QuPath before 0.6 needs the image for that."""
         project, entry = self._entry(request)
         try:
             data = entry.readImageData()
@@ -157,18 +158,18 @@ class QuPath:
             raise Refused(
                 "slide", f"QuPath {self.version} cannot open the image: {_short(error)}", hint=hint
             ) from error
-        found = self._walk(data.getHierarchy())
-        self._open = (project, entry, data, [node for node, _, _ in found])
-        return {"objects": [self._shown(*one) for one in found]}
+        visited = self._walk(data.getHierarchy())
+        self._open = (project, entry, data, [node for node, _, _ in visited])
+        return {"objects": [self._object_record(*visit) for visit in visited]}
 
     def save(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Change what was loaded and save it in the copy: "remove" (places), "add" (records)."""
+        """Change the loaded entry and save it in the copy: "remove" (indices), "add" (records)."""
         assert self._open is not None
         _, entry, data, nodes = self._open
         self._open = None
         hierarchy = data.getHierarchy()
-        removed = self._java.ArrayList([nodes[place] for place in request["remove"]])
-        added = self._java.ArrayList([self._made(record) for record in request["add"]])
+        removed = self._java.ArrayList([nodes[index] for index in request["remove"]])
+        added = self._java.ArrayList([self._new_annotation(record) for record in request["add"]])
         if removed.size():
             hierarchy.removeObjects(removed, True)
         if added.size():
@@ -185,103 +186,103 @@ class QuPath:
         raise Refused("project", f"QuPath finds no entry {request['entry']} in the project")
 
     def _walk(self, hierarchy: Any) -> list[tuple[Any, int, tuple[int, int] | None]]:
-        """All objects with the place of the parent (-1: none) and of a TMA core in its grid; parents first."""
+        """All objects, each with the index of its parent (-1: none) and the cell of a TMA core; parents first."""
         grid = hierarchy.getTMAGrid()
         cells: dict[int, tuple[int, int]] = {}
         if grid is not None:
             width = int(grid.getGridWidth())
-            for at, core in enumerate(grid.getTMACoreList()):
-                cells[int(self._java.System.identityHashCode(core))] = divmod(at, width)
-        found: list[tuple[Any, int, tuple[int, int] | None]] = []
-        rest = [(hierarchy.getRootObject(), -1)]
-        while rest:
-            node, above = rest.pop()
+            for index, core in enumerate(grid.getTMACoreList()):
+                cells[int(self._java.System.identityHashCode(core))] = divmod(index, width)
+        visited: list[tuple[Any, int, tuple[int, int] | None]] = []
+        stack = [(hierarchy.getRootObject(), -1)]
+        while stack:
+            node, parent = stack.pop()
             cell = cells.get(int(self._java.System.identityHashCode(node))) if cells else None
-            found.append((node, above, cell))
-            rest.extend((child, len(found) - 1) for child in reversed(list(node.getChildObjects())))
-        return found
+            visited.append((node, parent, cell))
+            stack.extend((child, len(visited) - 1) for child in reversed(list(node.getChildObjects())))
+        return visited
 
-    def _shown(self, node: Any, above: int, cell: tuple[int, int] | None) -> dict[str, Any]:
-        """One object as JSON values."""
-        full = str(node.getClass().getSimpleName())
-        kind = next((kind for name, kind in KINDS if name == full), "detection")
+    def _object_record(self, node: Any, parent: int, cell: tuple[int, int] | None) -> dict[str, Any]:
+        """One object as JSON values; ``parent`` is the index of its parent."""
+        class_name = str(node.getClass().getSimpleName())
+        kind = next((kind for name, kind in KINDS if name == class_name), "detection")
         path_class, name, roi = node.getPathClass(), node.getName(), node.getROI()
         colour = node.getColor() if self._numbers >= (0, 4) else node.getColorRGB()
         probability = float(node.getClassProbability())
-        shown: dict[str, Any] = {
+        record: dict[str, Any] = {
             "kind": kind,
-            "above": above,
+            "parent": parent,
             "name": "" if name is None else str(name),
-            # the root is of a class "Image" that is in no file
+            # the root has a class "Image" that is in no file
             "class": None if path_class is None or kind == "root" else str(path_class.toString()),
             "color": None if colour is None else int(colour.intValue()),
             "id": str(node.getID()) if self._numbers >= (0, 4) else None,
             "locked": bool(node.isLocked()) if kind != "root" else False,
             "probability": None if math.isnan(probability) else probability,
-            "metadata": {str(one.getKey()): str(one.getValue()) for one in self._metadata_of.invoke(node).entrySet()},
+            "metadata": {
+                str(entry.getKey()): str(entry.getValue()) for entry in self._metadata_of.invoke(node).entrySet()
+            },
             "measurements": self._measurements(node.getMeasurementList()),
             "missing": bool(node.isMissing()) if kind == "tma_core" else False,
             "grid": cell,
         }
         if roi is not None:
-            shown |= {"roi": str(roi.getClass().getSimpleName()), "wkb": self._wkb(roi)}
-            shown["plane"] = [int(roi.getC()), int(roi.getZ()), int(roi.getT())]
+            record |= {"roi": str(roi.getClass().getSimpleName()), "wkb": self._wkb(roi)}
+            record["plane"] = [int(roi.getC()), int(roi.getZ()), int(roi.getT())]
         if kind == "cell" and (nucleus := node.getNucleusROI()) is not None:
-            shown["nucleus"] = self._wkb(nucleus)
-        return shown
+            record["nucleus"] = self._wkb(nucleus)
+        return record
 
     def _wkb(self, roi: Any) -> str:
         return base64.b64encode(bytes(self._java.WKBWriter(2).write(roi.getGeometry()))).decode("ascii")
 
-    def _measurements(self, held: Any) -> dict[str, float]:
-        if held is None or held.isEmpty():
+    def _measurements(self, measurements: Any) -> dict[str, float]:
+        if measurements is None or measurements.isEmpty():
             return {}
         newer = self._java.compatibility.supports_newer_measurements_interface
-        names = list(held.getNames() if newer else held.getMeasurementNames())
-        value: Callable[[Any], Any] = held.get if newer else held.getMeasurementValue
+        names = list(measurements.getNames() if newer else measurements.getMeasurementNames())
+        value: Callable[[Any], Any] = measurements.get if newer else measurements.getMeasurementValue
         return {str(name): float(value(name)) for name in names}
 
-    def _made(self, record: Mapping[str, Any]) -> Any:
-        """A new annotation."""
+    def _new_annotation(self, record: Mapping[str, Any]) -> Any:
+        """A new annotation of QuPath from a record."""
         geometry = self._java.WKBReader().read(base64.b64decode(record["wkb"]))
         roi = self._java.GeometryTools.geometryToROI(geometry, self._plane.getPlaneWithChannel(*record["plane"]))
-        node = self._java.PathObjects.createAnnotationObject(roi, self._class_of(record["class"]))
+        annotation = self._java.PathObjects.createAnnotationObject(roi, self._class_of(record["class"]))
         metadata = dict(record["metadata"])
         if self._numbers >= (0, 4):
-            node.setID(self._uuid.fromString(record["id"]))
+            annotation.setID(self._uuid.fromString(record["id"]))
         else:
-            metadata[OWN_ID_KEY] = record["id"]
+            metadata[FALLBACK_ID_KEY] = record["id"]
         for key, value in metadata.items():
-            self._put_metadata.invoke(node, self._java.String(key), self._java.String(value))
-        held = node.getMeasurementList()
+            self._put_metadata.invoke(annotation, self._java.String(key), self._java.String(value))
+        measurements = annotation.getMeasurementList()
         newer = self._java.compatibility.supports_newer_measurements_interface
-        put = held.put if newer else held.putMeasurement
-        for key, number in record["measurements"].items():
-            put(key, float(number))
-        held.close()
+        put = measurements.put if newer else measurements.putMeasurement
+        for key, value in record["measurements"].items():
+            put(key, float(value))
+        measurements.close()
         if record["name"]:
-            node.setName(self._java.String(record["name"]))
+            annotation.setName(self._java.String(record["name"]))
         if record["color"] is not None:
-            (node.setColor if self._numbers >= (0, 4) else node.setColorRGB)(self._java.Integer(record["color"]))
-        node.setLocked(record["locked"])
-        return node
+            (annotation.setColor if self._numbers >= (0, 4) else annotation.setColorRGB)(
+                self._java.Integer(record["color"])
+            )
+        annotation.setLocked(record["locked"])
+        return annotation
 
     def _class_of(self, full_name: str | None) -> Any:
         """A path class of QuPath by its full name ("Tumor: Positive"), in the colour that QuPath gives it."""
         from paquo.classes import QuPathPathClass
 
-        found = None
-        for part in _parts(full_name):
-            found = QuPathPathClass(part, parent=found)
-        return None if found is None else found.java_object
-
-
-def _parts(full_name: str | None) -> Iterator[str]:
-    return (part.strip() for part in (full_name or "").split(":") if part.strip())
+        path_class = None
+        for part in class_parts(full_name):
+            path_class = QuPathPathClass(part, parent=path_class)
+        return None if path_class is None else path_class.java_object
 
 
 def _version_of(jpype: Any) -> str:
-    """The version of the QuPath that is running, as far as it can be told."""
+    """The version of the running QuPath, "of unknown version" where it cannot be read."""
     try:
         return str(jpype.JClass("qupath.lib.common.GeneralTools").getVersion())
     except (AttributeError, TypeError, RuntimeError, jpype.JException):

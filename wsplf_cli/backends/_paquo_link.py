@@ -1,7 +1,7 @@
-"""The wire to the child process that holds QuPath: requests and answers, each a length and a JSON document.
+"""The pipe to the child process that runs QuPath: requests and answers, each a length and a JSON document.
 
-The Java machine lives in a process of its own, so that one that crashes, hangs or ends itself never takes wsplf with
-it, and so that importing wsplf never starts one. The process is started at the first request.
+The Java machine runs in a process of its own, so that a crash, a hang or an exit of QuPath does not end wsplf, and so
+that importing wsplf never starts Java. The process is started at the first request.
 """
 
 import json
@@ -23,7 +23,7 @@ from wsplf_cli.errors import MissingDependency, ProjectError, SlideError, WsplfE
 START_S = 180.0
 #: Reading or saving the largest image takes a minute; an answer that takes this long will not come.
 ANSWER_S = 900.0
-#: How long the child may take to end by itself when it is told to.
+#: How long the child may take to end after its input was closed.
 STOP_S = 5.0
 
 COMMAND = (sys.executable, "-m", "wsplf_cli.backends._paquo_child")
@@ -57,7 +57,7 @@ def receive(stream: IO[bytes]) -> dict[str, Any] | None:
 
 
 class Link:
-    """The child process and the way to ask it. Ends it when it is closed, collected, or Python ends."""
+    """The child process, to ask requests of. It ends when this is closed or collected, or when Python ends."""
 
     def __init__(self, *, command: Sequence[str] = COMMAND) -> None:
         """Start the child and wait until QuPath is there; ``qupath`` is then its version.
@@ -69,11 +69,11 @@ class Link:
         package_home = str(Path(__file__).parents[2])
         paths = [package_home, os.environ.get("PYTHONPATH", "")]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
-        self._said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
+        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
         self._child = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, env=environment
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, env=environment
         )
-        self._end = weakref.finalize(self, _stop, self._child, self._said)
+        self._end = weakref.finalize(self, _stop, self._child, self._stderr)
         self._answers: queue.Queue[dict[str, Any] | None] = queue.Queue()
         threading.Thread(target=_listen, args=(self._child.stdout, self._answers), daemon=True).start()
         self.qupath = str(self._take(START_S, "did not start")["qupath"])
@@ -94,7 +94,7 @@ class Link:
         try:
             send(self._child.stdin, request)
         except OSError:
-            return self._take(STOP_S, "was gone")  # what it said before it ended tells more than a broken pipe
+            return self._take(STOP_S, "was gone")  # its last answer says more than a broken pipe
         return self._take(ANSWER_S, "gave no answer")
 
     def close(self) -> None:
@@ -111,10 +111,10 @@ class Link:
                 hint="try again; if it happens again, use --backend embedded, which needs no QuPath",
             ) from error
         if answer is None:
-            last = self._last_words()
+            message = self._exit_message()
             self.close()
             raise ProjectError(
-                f"QuPath's process ended{f': {last}' if last else ''}; nothing was written",
+                f"QuPath's process ended{f': {message}' if message else ''}; nothing was written",
                 hint="use --backend embedded, which needs no QuPath",
             )
         if "error" in answer:
@@ -122,32 +122,32 @@ class Link:
             raise kind(answer["message"], hint=answer.get("hint", ""))
         return answer
 
-    def _last_words(self) -> str:
-        """How the child ended: its last line and its exit code."""
+    def _exit_message(self) -> str:
+        """How the child ended: its exit code and the last line of its standard error."""
         try:
             code = self._child.wait(STOP_S)
         except subprocess.TimeoutExpired:
             return ""
-        self._said.seek(0)
-        lines = self._said.read().decode("utf-8", "replace").splitlines()
-        told = [line.strip() for line in lines if line.strip()]
-        crash = [line.removeprefix("# ").strip() for line in told if "SIG" in line or "EXCEPTION_" in line]
-        last = (crash or told or [""])[-1][:200]
-        return f"exit code {code}{f', {last}' if last else ''}"
+        self._stderr.seek(0)
+        all_lines = self._stderr.read().decode("utf-8", "replace").splitlines()
+        lines = [line.strip() for line in all_lines if line.strip()]
+        crash = [line.removeprefix("# ").strip() for line in lines if "SIG" in line or "EXCEPTION_" in line]
+        message = (crash or lines or [""])[-1][:200]
+        return f"exit code {code}{f', {message}' if message else ''}"
 
 
 def _listen(stream: IO[bytes], answers: "queue.Queue[dict[str, Any] | None]") -> None:
     while True:
         try:
             answer = receive(stream)
-        except (OSError, ValueError):  # closed under us, or not our protocol
+        except (OSError, ValueError):  # closed meanwhile, or not our protocol
             answer = None
         answers.put(answer)
         if answer is None:
             return
 
 
-def _stop(child: "subprocess.Popen[bytes]", said: IO[bytes]) -> None:
+def _stop(child: "subprocess.Popen[bytes]", stderr: IO[bytes]) -> None:
     """Let the child end by closing its input; end it where it does not."""
     assert child.stdin is not None
     try:
@@ -159,4 +159,4 @@ def _stop(child: "subprocess.Popen[bytes]", said: IO[bytes]) -> None:
     except subprocess.TimeoutExpired:
         child.kill()
         child.wait()
-    said.close()
+    stderr.close()

@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from uuid import UUID
 
 from wsplf_cli.backends._plan import plan
 from wsplf_cli.errors import ConfigError, ProjectError, SlideError
@@ -14,16 +13,16 @@ from wsplf_cli.qupath.atomic import SavedMeanwhile, write_files
 from wsplf_cli.qupath.images import uri_path
 from wsplf_cli.qupath.javaser.graph import JavaStreamError
 from wsplf_cli.qupath.qpdata import QpData
-from wsplf_cli.runs.journal import ChangedOnDisk, see
+from wsplf_cli.runs.journal import ChangedOnDisk, read_state
 from wsplf_cli.schema import Annotation, Entry, Origin, PathClass, PathObject, Replaced
 from wsplf_cli.slides.open import measure
 
 DATA = "data.qpdata"
 FALLBACK = "data.qpdata.bkp"
-"""What QuPath leaves when it was stopped while saving, and reads when there is no data.qpdata."""
+"""What QuPath leaves when it is stopped while saving; QuPath reads it when there is no data.qpdata."""
 
-MERGES = 3
-"""How often classes.json is read again when another program writes it in the same moment."""
+MAX_MERGES = 3
+"""How often classes.json is merged when another program writes it at the same time."""
 
 
 def open_project(path: Path, options: ProjectOptions) -> "EmbeddedProject":
@@ -39,20 +38,20 @@ def open_project(path: Path, options: ProjectOptions) -> "EmbeddedProject":
 
 
 @dataclass(slots=True)
-class _Seen:
-    """A data file as this project last saw it; ``digest`` is None until its content was read."""
+class _FileState:
+    """A data file as this project last read or wrote it; ``digest`` is None until its content was read."""
 
     stat: tuple[int, int] | None
     digest: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
-    """A data file: its bytes, what they hold, and the annotations in it."""
+class EntryData:
+    """The data file of an entry: its bytes, its contents, and the annotations in it."""
 
     raw: bytes
     data: QpData
-    found: list[qpdata.Found]
+    nodes: list[qpdata.AnnotationNode]
 
 
 class EmbeddedProject:
@@ -65,7 +64,8 @@ class EmbeddedProject:
         self.path = project.path.absolute()
         self.folder = self.path.parent
         self.version = project.version
-        self._seen = {one: _Seen(_stat(self._data_path(one))) for one in map(project_file.entry_id, project.images)}
+        entry_ids = map(project_file.entry_id, project.images)
+        self._states = {entry_id: _FileState(_file_stamp(self._data_path(entry_id))) for entry_id in entry_ids}
 
     def entries(self) -> list[Entry]:
         """The entries in project order, slides looked up."""
@@ -80,8 +80,8 @@ class EmbeddedProject:
 
     def annotations(self, entry_id: str) -> list[Annotation]:
         """All annotations of an entry, in file order, at any depth; an entry without data has none."""
-        stored = self.read(entry_id)
-        return [] if stored is None else [one.annotation for one in stored.found]
+        data = self.read(entry_id)
+        return [] if data is None else [node.annotation for node in data.nodes]
 
     def objects(self, entry_id: str) -> list[PathObject]:
         """All objects of an entry, the root first, parents before children; an entry without data has none."""
@@ -98,31 +98,22 @@ class EmbeddedProject:
     def replace(self, entry_id: str, *, origin: Origin, annotations: Sequence[Annotation]) -> Replaced:
         """Replace wsplf's own pending, unedited annotations of ``origin`` by ``annotations``.
 
-        A shape that a person has decided on already (accepted, rejected or edited as wsplf wrote it) is not written
-        a second time.
+        A shape that a person has decided on already (accepted, rejected or edited) is not written a second time.
         """
         stored = self.read(entry_id)
-        data, found = (self._fresh(entry_id), []) if stored is None else (stored.data, stored.found)
-        change = plan([one.annotation for one in found], origin=origin, annotations=annotations)
+        data, nodes = (self._new_data(entry_id), []) if stored is None else (stored.data, stored.nodes)
+        change = plan([node.annotation for node in nodes], origin=origin, annotations=annotations)
         if change.remove or change.add:
-            self._edit(entry_id, data, remove=[found[place] for place in change.remove], add=change.add)
+            self._edit(entry_id, data, remove=[nodes[index] for index in change.remove], add=change.add)
         return Replaced(added=len(change.add), removed=len(change.remove), kept=change.kept)
 
     def add(self, entry_id: str, annotations: Sequence[Annotation], *, path_classes: Collection[PathClass] = ()) -> int:
         """Add annotations of any shape as they are, at the top of the hierarchy; returns how many."""
         if annotations:
             stored = self.read(entry_id)
-            data = self._fresh(entry_id) if stored is None else stored.data
+            data = self._new_data(entry_id) if stored is None else stored.data
             self._edit(entry_id, data, remove=[], add=annotations, path_classes=path_classes)
         return len(annotations)
-
-    def remove(self, entry_id: str, ids: Collection[UUID]) -> int:
-        """Remove annotations by id, their children move up; returns how many were found."""
-        stored = self.read(entry_id)
-        found = [] if stored is None else [one for one in stored.found if one.annotation.id in set(ids)]
-        if stored is not None and found:
-            self._edit(entry_id, stored.data, remove=found, add=[])
-        return len(found)
 
     def set_metadata(self, values: Mapping[str, Mapping[str, str]]) -> None:
         """Set entry metadata: entry id -> {key: value}. Other keys are kept."""
@@ -151,7 +142,7 @@ class EmbeddedProject:
         hint = f"QuPath left its previous state in {spare}" if spare.is_file() else "open it in QuPath to check it"
         return SlideError(f"{source}: cannot be read: {error.message}", hint=hint)
 
-    def read(self, entry_id: str) -> Stored | None:
+    def read(self, entry_id: str) -> EntryData | None:
         """The entry's data and its annotations; None without data.
 
         Raises:
@@ -160,21 +151,22 @@ class EmbeddedProject:
         source, path = self._source(entry_id), self._data_path(entry_id)
         if source is None:
             return None
-        seen = self._seen[entry_id]
+        state = self._states[entry_id]
         try:
-            stat = _stat(path)
+            stamp = _file_stamp(path)
             raw = source.read_bytes()
             data = qpdata.loads(raw)
-            found = data.found()
+            nodes = data.annotation_nodes()
         except OSError as error:
             raise SlideError(f"{source}: cannot be read: {error.strerror}", hint="check the permissions") from error
         except JavaStreamError as error:
             raise self._unreadable(source, error) from error
-        if seen.digest is None and stat == seen.stat:
-            seen.digest = _digest(raw)
-        return Stored(raw, data, found)
+        if state.digest is None and stamp == state.stat:
+            state.digest = _digest(raw)
+        return EntryData(raw, data, nodes)
 
-    def _fresh(self, entry_id: str) -> QpData:
+    def _new_data(self, entry_id: str) -> QpData:
+        """The data of an entry that has none yet."""
         image = self.image(entry_id)
         chain = servers.builders(image)
         uri = str(chain[-1].get("uri") or "") if chain else ""
@@ -190,20 +182,22 @@ class EmbeddedProject:
         entry_id: str,
         data: QpData,
         *,
-        remove: Sequence[qpdata.Found],
+        remove: Sequence[qpdata.AnnotationNode],
         add: Sequence[Annotation],
         path_classes: Collection[PathClass] = (),
     ) -> None:
         """Change the hierarchy of an entry and write its files: classes first, the data itself last."""
         self.check_unchanged(entry_id)
         path = self._data_path(entry_id)
-        known = {one.name: one.rgb for one in self.path_classes()}
-        given = {one.name: one.rgb for one in path_classes}
-        used = [PathClass(name, given.get(name)) for name in sorted({one.path_class for one in add if one.path_class})]
-        records = [project_file.class_record(PathClass(one.name, known.get(one.name) or one.rgb)) for one in used]
+        used = used_classes(add, path_classes)
+        project_rgb = {path_class.name: path_class.rgb for path_class in self.path_classes()}
+        records = [
+            project_file.class_record(PathClass(used_class.name, project_rgb.get(used_class.name) or used_class.rgb))
+            for used_class in used
+        ]
         colours = {record["name"]: record["color"] for record in records if "color" in record}
         try:
-            data.remove([one.node for one in remove])
+            data.remove([node.node for node in remove])
             data.add(add, colours=colours)
             content = data.dumps()
             summary = self._summary(entry_id, data)
@@ -220,20 +214,20 @@ class EmbeddedProject:
             SlideError: another program changed the data since it was read, or saves it in this moment.
             ProjectError: the files cannot be written; the old ones are in place.
         """
-        path, seen = self._data_path(entry_id), self._seen[entry_id]
-        if seen.stat is not None and seen.digest is None:  # it changed before it was read
+        path, state = self._data_path(entry_id), self._states[entry_id]
+        if state.stat is not None and state.digest is None:  # it changed before it was read
             raise _changed(path)
-        expected = {path: None if seen.stat is None or seen.digest is None else seen.digest.hex()}
-        for attempt in range(MERGES):
+        expected = {path: None if state.stat is None or state.digest is None else state.digest.hex()}
+        for attempt in range(MAX_MERGES):
             try:
                 self._write(path, content=content, summary=summary, classes=classes, expected=expected)
                 break
             except ChangedOnDisk as error:
-                if error.path == path or attempt == MERGES - 1:
+                if error.path == path or attempt == MAX_MERGES - 1:
                     raise _changed(error.path) from error
             except SavedMeanwhile as error:
                 raise SlideError(error.message, hint=error.hint) from error
-        self._seen[entry_id] = _Seen(_stat(path), _digest(content))
+        self._states[entry_id] = _FileState(_file_stamp(path), _digest(content))
 
     def _write(
         self,
@@ -244,16 +238,16 @@ class EmbeddedProject:
         classes: Collection[PathClass],
         expected: Mapping[Path, str | None],
     ) -> None:
-        """Write the files of an entry, the missing classes added to what classes.json holds now."""
-        listed = project_file.classes_path(self.folder)
-        there = see(listed).sha256
+        """Write the files of an entry; classes that are missing in the present classes.json are added to it."""
+        classes_file = project_file.classes_path(self.folder)
+        listed_hash = read_state(classes_file).sha256
         merged = project_file.add_classes(self.folder, classes)
-        first = {} if merged is None else {listed: merged}
+        first = {} if merged is None else {classes_file: merged}
         files = {**first, path.with_name("summary.json"): summary, path: content}
-        write_files(files, expected={listed: there, **expected})
+        write_files(files, expected={classes_file: listed_hash, **expected})
 
     def _check_single(self, entry_id: str) -> None:
-        """Refuse to write what would show on another image too."""
+        """Refuse to write data that several entries share."""
         if entry_id in project_file.shared_ids(self._project):
             raise SlideError(
                 f"{self.path}: several entries have the id {entry_id} and share its data; nothing was written",
@@ -261,24 +255,24 @@ class EmbeddedProject:
             )
 
     def check_unchanged(self, entry_id: str) -> None:
-        """Refuse to write over what another program saved since this project was opened.
+        """Refuse to write over data that another program saved since this project was opened.
 
         Raises:
-            SlideError: it did, or several entries share the data.
+            SlideError: another program did, or several entries share the data.
         """
         self._check_single(entry_id)
-        path, seen = self._data_path(entry_id), self._seen[entry_id]
-        now = _stat(path)
-        if now == seen.stat:
+        path, state = self._data_path(entry_id), self._states[entry_id]
+        stamp = _file_stamp(path)
+        if stamp == state.stat:
             return
-        if now is not None and seen.digest is not None and _digest(path.read_bytes()) == seen.digest:
+        if stamp is not None and state.digest is not None and _digest(path.read_bytes()) == state.digest:
             return
         raise _changed(path)
 
     def _summary(self, entry_id: str, data: QpData) -> bytes:
         """summary.json of an entry."""
         chain = servers.builders(self.image(entry_id))
-        server = next((one["metadata"] for one in chain if isinstance(one.get("metadata"), dict)), None)
+        server = next((builder["metadata"] for builder in chain if isinstance(builder.get("metadata"), dict)), None)
         document: dict[str, object] = {"timestamp": project_file.now_ms(), "imageType": data.image_type}
         if server is not None:
             document["server"] = {
@@ -292,6 +286,13 @@ class EmbeddedProject:
         return gson.dumps(document, indent=False).encode("utf-8")
 
 
+def used_classes(annotations: Collection[Annotation], path_classes: Collection[PathClass]) -> list[PathClass]:
+    """The classes of annotations, sorted by name, each in the colour that ``path_classes`` gives it."""
+    rgb = {path_class.name: path_class.rgb for path_class in path_classes}
+    names = {annotation.path_class for annotation in annotations if annotation.path_class}
+    return [PathClass(name, rgb.get(name)) for name in sorted(names)]
+
+
 def _changed(path: Path) -> SlideError:
     return SlideError(
         f"{path} was changed by another program since wsplf opened the project; nothing was written",
@@ -299,12 +300,12 @@ def _changed(path: Path) -> SlideError:
     )
 
 
-def _stat(path: Path) -> tuple[int, int] | None:
+def _file_stamp(path: Path) -> tuple[int, int] | None:
     try:
-        found = path.stat()
+        stat = path.stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size
+    return stat.st_mtime_ns, stat.st_size
 
 
 def _digest(raw: bytes) -> bytes:

@@ -1,8 +1,8 @@
 """Reads and writes annotations through a real QuPath, with paquo; the other files of a project are read directly.
 
-QuPath never sees the user's files. It gets a copy of the one entry that is asked for, in a temporary folder; what it
-saves there is checked and then put in place as the embedded backend puts its own, so that a QuPath that crashes,
-hangs, or cannot read a file leaves the old files as they are.
+QuPath never sees the user's files. It gets a copy of one entry in a temporary folder. What it saves there is checked,
+then put in place as the embedded backend does it. So a QuPath that crashes, hangs, or cannot read a file leaves the old
+files as they are.
 """
 
 import base64
@@ -28,10 +28,10 @@ from wsplf_cli.qupath import gson, project_file, qpdata, servers
 from wsplf_cli.qupath.colours import pack_rgb
 from wsplf_cli.qupath.images import uri_path
 from wsplf_cli.qupath.javaser.graph import JavaStreamError
-from wsplf_cli.qupath.records import Held, annotations, path_objects, rgb_of
+from wsplf_cli.qupath.records import StoredObject, annotations, path_objects, rgb_of
 from wsplf_cli.schema import Annotation, Entry, Origin, PathClass, PathObject, Plane, Replaced
 
-INSTALL = 'pip install "wsplf[paquo]"'
+INSTALL = "pip install paquo"
 
 
 def open_project(path: Path, options: ProjectOptions) -> "PaquoProject":
@@ -74,30 +74,31 @@ class PaquoProject:
         stored = self._files.read(entry_id)
         if stored is None:
             return []
-        return annotations([one for one in self._held(entry_id, stored) if one.kind == "annotation"])
+        objects = _stored_objects(self._records(entry_id, stored), stored)
+        return annotations([item for item in objects if item.kind == "annotation"])
 
     def objects(self, entry_id: str) -> list[PathObject]:
         """All objects of an entry, the root first, parents before children; an entry without data has none."""
         stored = self._files.read(entry_id)
         if stored is None:
             return []
-        shown = self._shown(entry_id, stored)
-        grid = {place: (one["grid"][0], one["grid"][1]) for place, one in enumerate(shown) if one["grid"] is not None}
-        return path_objects(_held(shown, stored), [one["above"] for one in shown], grid)
+        records = self._records(entry_id, stored)
+        cells = {index: record["grid"] for index, record in enumerate(records) if record["grid"] is not None}
+        grid = {index: (row, column) for index, (row, column) in cells.items()}
+        return path_objects(_stored_objects(records, stored), [record["parent"] for record in records], grid)
 
     def replace(self, entry_id: str, *, origin: Origin, annotations: Sequence[Annotation]) -> Replaced:
         """Replace wsplf's own pending, unedited annotations of ``origin`` by ``annotations``.
 
-        A shape that a person has decided on already (accepted, rejected or edited as wsplf wrote it) is not written
-        a second time.
+        A shape that a person has decided on already (accepted, rejected or edited) is not written a second time.
         """
         stored = self._files.read(entry_id)
         if stored is None and not plan([], origin=origin, annotations=annotations).add:
             return Replaced(added=0, removed=0, kept=0)
-        with self._loaded(entry_id, stored) as (staged, found, places):
-            change = plan(found, origin=origin, annotations=annotations)
+        with self._loaded(entry_id, stored) as (staged, existing, indices):
+            change = plan(existing, origin=origin, annotations=annotations)
             if change.remove or change.add:
-                remove = [places[at] for at in change.remove]
+                remove = [indices[index] for index in change.remove]
                 self._save(entry_id, staged, stored, remove=remove, add=change.add)
         return Replaced(added=len(change.add), removed=len(change.remove), kept=change.kept)
 
@@ -109,17 +110,6 @@ class PaquoProject:
                 self._save(entry_id, staged, stored, remove=[], add=annotations, path_classes=path_classes)
         return len(annotations)
 
-    def remove(self, entry_id: str, ids: Collection[UUID]) -> int:
-        """Remove annotations by id, their children move up; returns how many were found."""
-        stored = self._files.read(entry_id)
-        if stored is None:
-            return 0
-        with self._loaded(entry_id, stored) as (staged, found, places):
-            doomed = [place for one, place in zip(found, places, strict=True) if one.id in set(ids)]
-            if doomed:
-                self._save(entry_id, staged, stored, remove=doomed, add=[])
-        return len(doomed)
-
     def close(self) -> None:
         """End QuPath, if it runs."""
         if self._link is not None:
@@ -130,30 +120,27 @@ class PaquoProject:
             self._link = Link()
         return self._link
 
-    def _shown(self, entry_id: str, stored: embedded.Stored) -> list[dict[str, Any]]:
-        """What QuPath reads of an entry that has data: its objects as the child shows them."""
+    def _records(self, entry_id: str, stored: embedded.EntryData) -> list[dict[str, Any]]:
+        """The objects that QuPath reads of an entry with data, as the child's records."""
         link = self._qupath()
         with self._staged(entry_id, stored) as staged:
-            found: list[dict[str, Any]] = self._ask(link, entry_id, {"do": "read", **staged})["objects"]
-        self._check_all_read(entry_id, stored, found)
-        return found
-
-    def _held(self, entry_id: str, stored: embedded.Stored) -> list[Held]:
-        return _held(self._shown(entry_id, stored), stored)
+            records: list[dict[str, Any]] = self._ask(link, entry_id, {"do": "read", **staged})["objects"]
+        self._check_all_read(entry_id, stored, records)
+        return records
 
     @contextmanager
     def _loaded(
-        self, entry_id: str, stored: embedded.Stored | None
+        self, entry_id: str, stored: embedded.EntryData | None
     ) -> Iterator[tuple[dict[str, str], list[Annotation], list[int]]]:
-        """The entry opened in QuPath to be changed: where, its annotations, and their places among all objects."""
+        """The entry opened in QuPath to be changed: where, its annotations, and their indices among all objects."""
         link = self._qupath()
         with self._staged(entry_id, stored) as staged:
-            shown = self._ask(link, entry_id, {"do": "load", **staged})["objects"]
-            self._check_all_read(entry_id, stored, shown)
-            places = [place for place, one in enumerate(shown) if one["kind"] == "annotation"]
-            held = _held(shown, stored)
-            found = annotations([held[place] for place in places])
-            yield staged, found, places
+            records = self._ask(link, entry_id, {"do": "load", **staged})["objects"]
+            self._check_all_read(entry_id, stored, records)
+            indices = [index for index, record in enumerate(records) if record["kind"] == "annotation"]
+            objects = _stored_objects(records, stored)
+            existing = annotations([objects[index] for index in indices])
+            yield staged, existing, indices
 
     def _ask(self, link: Link, entry_id: str, request: Mapping[str, Any]) -> dict[str, Any]:
         try:
@@ -165,19 +152,19 @@ class PaquoProject:
         return self.folder / "data" / entry_id / embedded.DATA
 
     def _check_all_read(
-        self, entry_id: str, stored: embedded.Stored | None, shown: Sequence[Mapping[str, Any]]
+        self, entry_id: str, stored: embedded.EntryData | None, records: Sequence[Mapping[str, Any]]
     ) -> None:
-        """QuPath answers a file that it cannot read with an empty image, and would save that over it."""
+        """Check that QuPath read all objects: a file that it cannot read looks empty to it, and it would save that."""
         count = 1 if stored is None else int(stored.data.counts()["nObjects"])
-        if len(shown) != max(count, 1):
+        if len(records) != max(count, 1):
             raise SlideError(
-                f"{self._data(entry_id)}: QuPath {self._qupath().qupath} reads {len(shown)} of its {count} objects; "
+                f"{self._data(entry_id)}: QuPath {self._qupath().qupath} reads {len(records)} of its {count} objects; "
                 "nothing was written",
-                hint="its image may be missing or the file be of a newer QuPath; --backend embedded needs neither",
+                hint="its image may be missing, or the file may be of a newer QuPath; use --backend embedded",
             )
 
     @contextmanager
-    def _staged(self, entry_id: str, stored: embedded.Stored | None) -> Iterator[dict[str, str]]:
+    def _staged(self, entry_id: str, stored: embedded.EntryData | None) -> Iterator[dict[str, str]]:
         """A project with this one entry in a temporary folder, for QuPath to work on."""
         try:
             folder = tempfile.TemporaryDirectory(prefix="wsplf-", ignore_cleanup_errors=True)
@@ -192,11 +179,11 @@ class PaquoProject:
                 ) from error
             yield {"project": str(Path(folder.name) / "project.qpproj"), "entry": entry_id}
 
-    def _stage(self, folder: Path, entry_id: str, stored: embedded.Stored | None) -> None:
+    def _stage(self, folder: Path, entry_id: str, stored: embedded.EntryData | None) -> None:
         image = json.loads(json.dumps(self._files.image(entry_id)))
         source = (servers.builders(image) or [{}])[-1]
         recorded = uri_path(str(source.get("uri") or ""))
-        slide = next((one.slide_path for one in self.entries() if one.id == entry_id), None)
+        slide = next((entry.slide_path for entry in self.entries() if entry.id == entry_id), None)
         if slide is not None and recorded is not None and not Path(recorded).is_file():
             source["uri"] = slide.absolute().as_uri()
         now = project_file.now_ms()
@@ -221,17 +208,17 @@ class PaquoProject:
         self,
         entry_id: str,
         staged: Mapping[str, str],
-        stored: embedded.Stored | None,
+        stored: embedded.EntryData | None,
         *,
         remove: Sequence[int],
         add: Sequence[Annotation],
         path_classes: Collection[PathClass] = (),
     ) -> None:
-        """Change the loaded entry, let QuPath save it in its copy, check that, and put it in place."""
+        """Change the loaded entry, let QuPath save its copy, check what it saved, and put that in place."""
         self._files.check_unchanged(entry_id)
         key = f"{self.path}::{entry_id}"
-        records = [_record(one) for one in add]
-        request = {"do": "save", "entry_key": key, "remove": list(remove), "add": records}
+        new_records = [_annotation_record(item) for item in add]
+        request = {"do": "save", "entry_key": key, "remove": list(remove), "add": new_records}
         self._ask(self._qupath(), entry_id, request)
         folder = Path(staged["project"]).parent / "data" / entry_id
         try:
@@ -250,53 +237,52 @@ class PaquoProject:
                 "expected; the old file is in place",
                 hint="use --backend embedded",
             )
-        given = {one.name: one.rgb for one in path_classes}
-        used = [PathClass(name, given.get(name)) for name in sorted({one.path_class for one in add if one.path_class})]
         self._files.check_unchanged(entry_id)
-        self._files.install(entry_id, content=content, summary=summary, classes=used)
+        classes = embedded.used_classes(add, path_classes)
+        self._files.install(entry_id, content=content, summary=summary, classes=classes)
 
 
-def _held(shown: Sequence[Mapping[str, Any]], stored: embedded.Stored | None) -> list[Held]:
-    """The child's objects as the records that annotations are made of.
+def _stored_objects(records: Sequence[Mapping[str, Any]], stored: embedded.EntryData | None) -> list[StoredObject]:
+    """The child's records as stored objects.
 
-    A QuPath that gives ids invents one for an object without, a new one at each reading: only ids that are in the
-    file count. An object without one gets what the embedded backend calls it, by its place.
+    QuPath 0.4 and later invents an id for an object without one, a new one at each reading: only ids that are in the
+    file count. An object without an id gets the one that the embedded backend gives it, by its index.
     """
-    filed = [] if stored is None else stored.data.objects()
-    known = {one.id for one in filed}
-    in_order = [one.kind for one in filed] == [one["kind"] for one in shown]
-    held = []
-    for place, one in enumerate(shown):
-        own_id = None if one["id"] is None else UUID(one["id"])
-        if own_id not in known:
-            own_id = filed[place].id if in_order else None
-        held.append(
-            Held(
-                kind=one["kind"],
-                shape=_shape(one.get("wkb")),
-                name=one["name"],
-                path_class=one["class"],
-                locked=one["locked"],
-                metadata=dict(one["metadata"]),
-                measurements=dict(one["measurements"]),
-                plane=Plane(*one.get("plane", ())),
-                rgb=None if one["color"] is None else rgb_of(one["color"]),
-                probability=one["probability"],
-                roi=one.get("roi", ""),
-                own_id=own_id,
-                missing=one["missing"],
-                nucleus=_shape(one["nucleus"]) if one.get("nucleus") else None,
+    in_file = [] if stored is None else stored.data.objects()
+    stored_ids = {item.id for item in in_file}
+    in_order = [item.kind for item in in_file] == [record["kind"] for record in records]
+    objects = []
+    for index, record in enumerate(records):
+        identity = None if record["id"] is None else UUID(record["id"])
+        if identity not in stored_ids:
+            identity = in_file[index].id if in_order else None
+        objects.append(
+            StoredObject(
+                kind=record["kind"],
+                shape=_shape(record.get("wkb")),
+                name=record["name"],
+                path_class=record["class"],
+                locked=record["locked"],
+                metadata=dict(record["metadata"]),
+                measurements=dict(record["measurements"]),
+                plane=Plane(*record.get("plane", ())),
+                rgb=None if record["color"] is None else rgb_of(record["color"]),
+                probability=record["probability"],
+                roi=record.get("roi", ""),
+                id=identity,
+                missing=record["missing"],
+                nucleus=_shape(record["nucleus"]) if record.get("nucleus") else None,
             )
         )
-    return held
+    return objects
 
 
 def _shape(text: str | None) -> BaseGeometry:
     return Polygon() if text is None else shapely.from_wkb(base64.b64decode(text))
 
 
-def _record(annotation: Annotation) -> dict[str, Any]:
-    """An annotation as the child takes it."""
+def _annotation_record(annotation: Annotation) -> dict[str, Any]:
+    """An annotation as a record for the child."""
     plane = annotation.plane
     return {
         "id": str(annotation.id),

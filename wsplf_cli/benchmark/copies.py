@@ -7,6 +7,7 @@ from wsplf_cli import files, plugins
 from wsplf_cli.backends import Project
 from wsplf_cli.errors import ConfigError, ProjectError
 from wsplf_cli.options import BenchmarkOptions
+from wsplf_cli.runs import layout
 
 #: Marks a folder that a benchmark made: only there are files removed.
 MARK = ".wsplf-benchmark"
@@ -55,7 +56,7 @@ def copy_project(project: Project, folder: Path, options: BenchmarkOptions) -> P
         shutil.copyfile(project.path, folder / project.path.name)
         for path in folder.glob("data/*/*.qpdata*"):
             path.unlink()
-        for path in folder.glob("wsplf/*"):  # what earlier runs wrote about annotations that are gone now
+        for path in folder.glob(f"{layout.FOLDER}/*"):  # what earlier runs wrote about annotations that are gone now
             if path.is_dir() and path.name != "cache":
                 shutil.rmtree(path)
             elif path.is_file():

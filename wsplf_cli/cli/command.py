@@ -1,7 +1,7 @@
-"""How a function becomes a command, and how the command line runs.
+"""Turns functions into commands, and runs the command line.
 
-An options record of config.py becomes the options of a command. Nothing heavy is imported before a command runs, so
-that help is quick. Exit codes: 0 all done, 1 an error or an entry that failed, 2 wrong usage, 130 stopped by Ctrl-C.
+The options of a command come from its record in options.py. Nothing heavy is imported before a command runs, so that
+help is quick. Exit codes: 0 all done, 1 an error or an entry that failed, 2 wrong usage, 130 stopped with Ctrl-C.
 """
 
 import errno
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from wsplf_cli.schema import Entry, StageReport
     from wsplf_cli.ui import Screen
 
-#: What is wrong with the disk or its permissions is the user's to mend; any other OSError is a bug and shows.
+#: Errors of the disk or its permissions, which the user can mend. Any other OSError is a bug, and its traceback shows.
 DISK_ERRORS = {
     errno.ENOSPC: "no space left on the disk",
     errno.EDQUOT: "disk quota used up",
@@ -35,13 +35,13 @@ DISK_ERRORS = {
 
 STOPPED = 130
 
-#: QuPath notices no change on disk, and what is open there is saved over it.
+#: QuPath does not notice changes on disk, and saves an open image over them.
 RELOAD = "in QuPath: reload an image that is open (File > Reload data, Ctrl+R) before you save it there"
 REOPEN = "in QuPath: if the project is open, close it without saving and open it again"
 
 METAVARS = {Path: "PATH", float: "NUMBER", int: "N", bool: None}
 
-#: typer carries its own copy of click; this is its base class of all that is wrong with a command line.
+#: The base class of errors in a command line, in the copy of click that typer brings.
 UsageError: Any = typer.BadParameter.__base__
 
 app = typer.Typer(
@@ -60,15 +60,15 @@ OptionalProject = Annotated[Path | None, _PROJECT]
 
 
 class Stopped(Exception):  # noqa: N818  not an error: the user pressed Ctrl-C
-    """Ctrl-C, with how far the work had come."""
+    """Ctrl-C, with how far the work was."""
 
 
 def group(name: str, *, help: str) -> typer.Typer:
-    """A word with commands of its own behind it, such as ``wsplf project create``."""
-    made = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
-    made.callback()(_help_without_command)
-    app.add_typer(made, name=name, help=help)
-    return made
+    """A group of commands, such as ``project`` in ``wsplf project create``."""
+    commands = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
+    commands.callback()(_help_without_command)
+    app.add_typer(commands, name=name, help=help)
+    return commands
 
 
 def _help_without_command(ctx: typer.Context) -> None:
@@ -78,16 +78,23 @@ def _help_without_command(ctx: typer.Context) -> None:
 
 
 def command(name: str, *, under: typer.Typer = app) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """Make a function a command: its own parameters, the options of its record, --json and (if it has one) --config.
+    """A decorator that makes a function a command.
 
-    ``name`` is all of its words ("project create"), by which config.py knows its record; ``under`` is its group. The
-    function gets the filled record as ``options`` and a Screen as ``screen``, and returns the exit code.
+    The command has the function's parameters as arguments, the options of its record, --json, and --config if it reads
+    wsplf.toml. The function gets the filled record as ``options`` and a Screen as ``screen``; it returns the exit code.
+
+    Args:
+        name: All words of the command ("project create"), which are the key of its record in options.py.
+        under: The group that the command belongs to.
     """
     record = ALL[name]
 
     def decorate(function: Callable[..., int]) -> Callable[..., int]:
-        own = [p for p in inspect.signature(function).parameters.values() if p.name not in ("options", "screen")]
-        own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+        arguments = [
+            parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            for parameter in inspect.signature(function).parameters.values()
+            if parameter.name not in ("options", "screen")
+        ]
 
         @functools.wraps(function)
         def run(ctx: typer.Context, **values: Any) -> int:
@@ -96,14 +103,15 @@ def command(name: str, *, under: typer.Typer = app) -> Callable[[Callable[..., i
             with Screen(json=values["json"]) as screen:
                 try:
                     options: Any = _options(ctx, record, values)
-                    return function(**{p.name: values[p.name] for p in own}, options=options, screen=screen)
+                    given = {parameter.name: values[parameter.name] for parameter in arguments}
+                    return function(**given, options=options, screen=screen)
                 except KeyboardInterrupt as stop:
                     raise Stopped(str(stop) or f"0 entries were finished{screen.where}") from stop
 
         generated = [_parameter(option) for option in settings.options(record).values() if option.typed]
         extra = [_JSON, _CONFIG] if name in COMMANDS else [_JSON]
         run.__annotations__ = {}
-        run.__signature__ = inspect.Signature([_CONTEXT, *own, *generated, *extra])  # type: ignore[attr-defined]
+        run.__signature__ = inspect.Signature([_CONTEXT, *arguments, *generated, *extra])  # type: ignore[attr-defined]
         under.command(name.rsplit(maxsplit=1)[-1])(run)
         return run
 
@@ -152,7 +160,7 @@ def _parameter(option: settings.Option) -> inspect.Parameter:
 
 
 def _options(ctx: typer.Context, record: type, values: dict[str, Any]) -> Any:
-    """The filled record: the command line over wsplf.toml over the recipe over the defaults."""
+    """The filled record: what is typed is stronger than wsplf.toml, that than the recipe, that than the defaults."""
     path = _settings_file(values)
     read = settings.read_settings(path, str(ctx.info_name)) if path is not None else settings.Settings()
     typed = {name: value for name, value in values.items() if _was_typed(ctx, name)}
@@ -185,7 +193,7 @@ def open_chosen(path: Path, options: ProjectOptions) -> "tuple[Project, list[Ent
 
 
 def open_labelled(path: Path, options: ProjectOptions) -> "tuple[Project, list[Entry]]":
-    """As ``open_chosen``, with the slide labels; an unknown one is an error: its slide would be lost in silence."""
+    """As ``open_chosen``, with the slide labels. An unknown label is an error, so that no slide is lost in silence."""
     from wsplf_cli.cohort.labels import resolve_labels
 
     project, entries = open_chosen(path, options)
@@ -193,7 +201,7 @@ def open_labelled(path: Path, options: ProjectOptions) -> "tuple[Project, list[E
 
 
 def open_any(path: Path, options: ProjectOptions, screen: "Screen") -> "tuple[Project, list[Entry]]":
-    """As ``open_chosen``, with the slide labels where they are known; an unknown label is a warning."""
+    """As ``open_chosen``, with the slide labels that are known. An unknown label is a warning."""
     from wsplf_cli.cohort.labels import label_rows, unknown_words
 
     project, entries = open_chosen(path, options)
@@ -205,7 +213,7 @@ def open_any(path: Path, options: ProjectOptions, screen: "Screen") -> "tuple[Pr
 
 
 def shown(report: "StageReport", screen: "Screen") -> int:
-    """Show a stage's report, and what to do in QuPath when the stage wrote; return the exit code."""
+    """Show the report of a command, and what to do in QuPath if the command wrote; return the exit code."""
     screen.report(report)
     if wrote := report.details.get("wrote"):
         screen.say(RELOAD if wrote["entries"] else REOPEN)

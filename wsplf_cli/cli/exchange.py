@@ -19,7 +19,7 @@ from wsplf_cli.options import (
 if TYPE_CHECKING:
     from wsplf_cli.ui import Screen
 
-project_group = group("project", help="Make a QuPath project, or mend where its slides are.")
+project_group = group("project", help="Make a QuPath project, or set where its slides are.")
 scripts_group = group("scripts", help="Put wsplf's Groovy scripts into a project.")
 
 
@@ -33,41 +33,41 @@ def create(
 ) -> int:
     """Make a QuPath project from slides.
 
-    The slides stay where they are and are only read; QuPath 0.2 to 0.7 opens the project.
+    The slides stay where they are and are only read. QuPath 0.2 to 0.7 opens the project.
     """
-    from wsplf_cli.commands.create import create as run_stage
+    from wsplf_cli.commands.create import create as run_command
 
-    return shown(run_stage(folder, slides, options, screen), screen)
+    return shown(run_command(folder, slides, options, screen), screen)
 
 
 @command("project relink", under=project_group)
 def relink(project: ProjectPath, *, options: RelinkOptions, screen: "Screen") -> int:
-    """Tell a project where its slides are now.
+    """Set where the slides of a project are now.
 
     Give --map, --search or both. The previous project file is kept; undo puts it back.
     """
-    from wsplf_cli.commands.relink import relink as run_stage
+    from wsplf_cli.commands.relink import relink as run_command
 
-    return shown(run_stage(project, options, screen), screen)
+    return shown(run_command(project, options, screen), screen)
 
 
 @command("export")
 def export(project: ProjectPath, *, options: ExportOptions, screen: "Screen") -> int:
     """Write annotations as GeoJSON.
 
-    One file per entry, as QuPath imports it; all annotations unless --origin says which.
+    One file per entry, as QuPath imports it, with all annotations unless --origin names some.
     """
-    from wsplf_cli.commands.export import export as run_stage
+    from wsplf_cli.commands.export import export as run_command
 
     access = ProjectOptions(backend=options.backend, images=options.images)
-    return shown(run_stage(*open_chosen(project, access), options, screen), screen)
+    return shown(run_command(*open_chosen(project, access), options, screen), screen)
 
 
 @command("import")
 def import_(
     project: ProjectPath,
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILE", help="GeoJSON (.geojson, .json, .gz) or ASAP XML; several will do.")
+        list[Path], typer.Argument(metavar="FILE", help="GeoJSON (.geojson, .json, .gz) or ASAP XML files.")
     ],
     *,
     options: ImportOptions,
@@ -75,12 +75,12 @@ def import_(
 ) -> int:
     """Add annotations from GeoJSON or ASAP files.
 
-    What is there stays; an annotation that is there already is not added twice.
+    Annotations that are there stay, and are not added a second time.
     """
-    from wsplf_cli.commands.import_ import import_files as run_stage
+    from wsplf_cli.commands.import_ import import_files as run_command
 
     access = ProjectOptions(backend=options.backend, slides=options.slides)
-    return shown(run_stage(*open_chosen(project, access), files, options, screen), screen)
+    return shown(run_command(*open_chosen(project, access), files, options, screen), screen)
 
 
 @command("undo")
@@ -95,12 +95,12 @@ def undo(
 ) -> int:
     """Put back what a run changed.
 
-    Every file is as it was before the run, to the byte; what a person changed since then is left alone and named. The
-    old files stay in wsplf/runs/RUN/undo beside the project until you delete that folder.
+    Every file is then as it was before the run, to the byte. A file that a person has changed since is left alone and
+    named. The old files stay in wsplf/runs/RUN/undo beside the project until you delete that folder.
     """
-    from wsplf_cli.commands.undo import undo as run_stage
+    from wsplf_cli.commands.undo import undo as run_command
 
-    return shown(run_stage(project, run, options, screen), screen)
+    return shown(run_command(project, run, options, screen), screen)
 
 
 @command("scripts install", under=scripts_group)
@@ -109,6 +109,6 @@ def install(project: ProjectPath, *, options: InstallOptions, screen: "Screen") 
 
     QuPath lists them under Automate > Project scripts.
     """
-    from wsplf_cli.commands.install_scripts import install as run_stage
+    from wsplf_cli.commands.install_scripts import install as run_command
 
-    return shown(run_stage(project, options, screen), screen)
+    return shown(run_command(project, options, screen), screen)

@@ -1,4 +1,4 @@
-"""The commands of the loop, from slide labels to predictions; each a few lines."""
+"""The commands of the pipeline, from slide labels to predictions; each a few lines."""
 
 from typing import TYPE_CHECKING
 
@@ -33,24 +33,25 @@ if TYPE_CHECKING:
 def doctor(project: OptionalProject = None, *, options: DoctorOptions, screen: "Screen") -> int:
     """Check this machine and a project.
 
-    With PROJECT also every entry: slide, micrometres per pixel, label. Says what to do; exits with 1 on a FAIL.
+    With PROJECT, every entry is checked too: its slide, micrometres per pixel and label. Every problem is shown with
+    what to do. Exits with 1 on a FAIL.
     """
-    from wsplf_cli.commands.doctor import doctor as run_stage
+    from wsplf_cli.commands.doctor import doctor as run_command
 
-    checks = run_stage(project, options, screen)
+    checks = run_command(project, options, screen)
     screen.checks(checks)
     return int(any(check.status == "FAIL" for check in checks))
 
 
 @command("demo")
 def demo(*, options: DemoOptions, screen: "Screen") -> int:
-    """Run the whole loop on synthetic slides.
+    """Run the whole pipeline on synthetic slides.
 
-    Makes the slides and a QuPath project, runs every stage, prints what was measured and writes the report.
+    Makes the slides and a QuPath project, runs every command on it, prints the scores and writes the report.
     """
-    from wsplf_cli.commands.demo import demo as run_demo
+    from wsplf_cli.commands.demo import demo as run_command
 
-    screen.demo(run_demo(options.out, seed=options.seed, device=options.device, tracker=screen))
+    screen.demo(run_command(options.out, seed=options.seed, device=options.device, tracker=screen))
     return 0
 
 
@@ -61,60 +62,62 @@ def labels(project: ProjectPath, *, options: LabelsOptions, screen: "Screen") ->
     A label comes from the entry's metadata, else from its tags; --csv writes labels into the metadata. Exits with 1
     when pseudolabel could not learn from them: none, only positive or only negative ones, or an unknown label.
     """
-    from wsplf_cli.commands.labels import labels as resolve
+    from wsplf_cli.commands.labels import labels as run_command
 
-    found = resolve(*open_chosen(project, options.project), options, screen)
-    screen.labels(found.document)
-    if found.written:
+    label_report = run_command(*open_chosen(project, options.project), options, screen)
+    screen.labels(label_report.document)
+    if label_report.written:
         screen.say(REOPEN)
-    return int(bool(found.problems))
+    return int(bool(label_report.problems))
 
 
 @command("pseudolabel")
 def pseudolabel(project: ProjectPath, *, options: PseudolabelOptions, screen: "Screen") -> int:
     """Turn slide labels into polygons.
 
-    Learns from the slide labels alone, and writes pseudo-label annotations into the positive slides. Run again, it
-    replaces only its own that nobody has touched.
+    Learns from the slide labels, and from polygons that people have reviewed. Writes pseudo-label annotations into the
+    positive slides. Run again, it replaces only its own annotations that no one has touched. Typed options are stronger
+    than wsplf.toml, and wsplf.toml is stronger than the recipe.
     """
     check_sam(options.sam, checkpoint=options.sam_checkpoint)
-    from wsplf_cli.commands.pseudolabel import pseudolabel as run_stage
+    from wsplf_cli.commands.pseudolabel import pseudolabel as run_command
 
-    return shown(run_stage(*open_labelled(project, options.project), options, screen), screen)
+    return shown(run_command(*open_labelled(project, options.project), options, screen), screen)
 
 
 @command("train")
 def train(project: ProjectPath, *, options: TrainOptions, screen: "Screen") -> int:
     """Train a segmentation model.
 
-    Learns from the project's annotations: pseudo-labels, what people drew or corrected, and negative slides.
+    Learns from the project's annotations (pseudo-labels, and what people drew or corrected) and from negative slides.
     """
     check_sam(options.sam, checkpoint=options.sam_checkpoint)
-    from wsplf_cli.commands.train import train as run_stage
+    from wsplf_cli.commands.train import train as run_command
 
-    return shown(run_stage(*open_labelled(project, options.project), options, screen), screen)
+    return shown(run_command(*open_labelled(project, options.project), options, screen), screen)
 
 
 @command("segment")
 def segment(project: ProjectPath, *, options: SegmentOptions, screen: "Screen") -> int:
     """Write a model's predictions.
 
-    Applies a trained model to the entries, and writes what it finds as annotations.
+    Applies a trained model to the entries, and writes its polygons as annotations.
     """
-    from wsplf_cli.commands.segment import segment as run_stage
+    from wsplf_cli.commands.segment import segment as run_command
 
-    return shown(run_stage(*open_any(project, options.project, screen), options, screen), screen)
+    return shown(run_command(*open_any(project, options.project, screen), options, screen), screen)
 
 
 @command("evaluate")
 def evaluate(project: ProjectPath, *, options: EvaluateOptions, screen: "Screen") -> int:
     """Measure annotations against the truth.
 
-    Dice, IoU and boundary F1 per slide and over all; the false-positive share of tissue on negative slides.
+    Dice, IoU and boundary F1 per slide and over all slides; the share of the tissue of negative slides that is false
+    positive.
     """
-    from wsplf_cli.commands.evaluate import evaluate as run_stage
+    from wsplf_cli.commands.evaluate import evaluate as run_command
 
-    scores = run_stage(*open_any(project, options.project, screen), options, screen)
+    scores = run_command(*open_any(project, options.project, screen), options, screen)
     screen.scores(scores)
     return int(bool(scores["failed"]))
 
@@ -123,15 +126,15 @@ def evaluate(project: ProjectPath, *, options: EvaluateOptions, screen: "Screen"
 def benchmark(project: ProjectPath, *, options: BenchmarkOptions, screen: "Screen") -> int:
     """Compare recipes on the same slides.
 
-    Works on a copy of the project, on one class; what is finished is not run again. Writes a table (Markdown, CSV,
-    JSON) and plots.
+    Works on a copy of the project, on one class. Jobs that are finished are not run again. Writes a table (Markdown,
+    CSV, JSON) and plots.
     """
     check_sam(options.sam, checkpoint=options.sam_checkpoint)
-    from wsplf_cli.commands.benchmark import benchmark as run_stage
+    from wsplf_cli.commands.benchmark import benchmark as run_command
 
-    found = run_stage(*open_labelled(project, options.project), options, screen)
-    screen.benchmark(found)
-    return int(bool(found["failed"]))
+    document = run_command(*open_labelled(project, options.project), options, screen)
+    screen.benchmark(document)
+    return int(bool(document["failed"]))
 
 
 @command("report")
@@ -140,8 +143,8 @@ def report(project: ProjectPath, *, options: ReportOptions, screen: "Screen") ->
 
     Self-contained: cohort, labels, thumbnails with CAM and outlines, scores, training curves, settings.
     """
-    from wsplf_cli.commands.report import report as run_stage
+    from wsplf_cli.commands.report import report as run_command
 
-    page = run_stage(*open_any(project, options.project, screen), options, screen)
+    page = run_command(*open_any(project, options.project, screen), options, screen)
     screen.path("report", page)
     return 0

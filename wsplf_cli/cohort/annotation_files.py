@@ -120,7 +120,7 @@ def load_asap(path: Path, entry: Entry, groups: AsapGroups, tracker: Tracker) ->
         raise _nothing_added(error) from error
     classes = groups.classes(drawing.groups)
     _say_classes(path, classes, tracker)
-    annotations, dropped = asap.annotations(drawing, classes, place=_slide_to_entry(entry))
+    annotations, dropped = asap.annotations(drawing, classes, transform=_slide_to_entry(entry))
     image = box(0, 0, entry.width_px0, entry.height_px0)
     inside = [annotation for annotation in annotations if not entry.width_px0 or annotation.shape.intersects(image)]
     if annotations and not inside:

@@ -81,7 +81,7 @@ def _thumbnail(slide: Slide) -> bytes:
 def label_images(
     images: Sequence[Image], rows: Sequence[Mapping[str, str]], *, table: Path, label_key: str, tracker: Tracker
 ) -> list[Image]:
-    """The images with the labels of the rows of ``table`` as metadata; what does not match is told as warnings.
+    """The images with the labels of the rows of ``table`` as metadata. Warnings say what does not match.
 
     Raises:
         ConfigError: no row belongs to an image.

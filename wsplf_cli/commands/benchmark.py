@@ -15,6 +15,7 @@ from wsplf_cli.commands.segment import segment
 from wsplf_cli.commands.train import train
 from wsplf_cli.errors import ConfigError
 from wsplf_cli.options import BenchmarkOptions
+from wsplf_cli.runs.layout import benchmark_folder
 from wsplf_cli.schema import Entry, Tracker
 
 PIPELINE = Pipeline(pseudolabel, train, segment, evaluate)
@@ -48,7 +49,7 @@ def benchmark(
     """
     _require_one_class(options)
     names = recipes_for_backbone(chosen_recipes(options), options, tracker)
-    out = (options.out or project.folder / "wsplf" / "benchmark").absolute()
+    out = (options.out or benchmark_folder(project.folder)).absolute()
     require_benchmark_folder(out)
     cohort = cohort_of(entries)
     require_truth(cohort, options)

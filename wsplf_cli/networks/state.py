@@ -65,16 +65,16 @@ def load_state(trunk: nn.Module, state: Mapping[str, Tensor], path: Path) -> Non
     trunk.load_state_dict({key: value.to(expected[key].dtype) for key, value in state.items()})
 
 
-def average_weights(network: nn.Module, *, decay: float) -> AveragedModel:
+def average_weights(network: nn.Module, *, decay: float, warm_up: int = 10) -> AveragedModel:
     """The exponential moving average of a network's weights and buffers, to be updated after each optimiser step.
 
     ``module`` is the averaged network, in eval mode. In the first steps the average forgets faster, so that it soon
-    leaves the initial weights behind: after step n it keeps min(decay, n / (n + 10)) of itself.
+    leaves the initial weights behind: after step n it keeps min(decay, n / (n + warm_up)) of itself.
     """
 
     @torch.no_grad()
     def update(averages: Sequence[Tensor], values: Sequence[Tensor], step: Tensor | int) -> None:
-        keep = min(decay, int(step) / (int(step) + 10))
+        keep = min(decay, int(step) / (int(step) + warm_up))
         for average, value in zip(averages, values, strict=True):
             if average.is_floating_point():
                 average.lerp_(value, 1 - keep)

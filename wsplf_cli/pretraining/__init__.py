@@ -1,1 +1,1 @@
-"""Trains the small weights that ship, on procedural tissue, with a seed: ``python -m wsplf_cli.pretraining``."""
+"""Training of the small networks that ship, on synthetic tissue, from a seed: ``python -m wsplf_cli.pretraining``."""

@@ -1,4 +1,4 @@
-"""The addresses of images in a project: what a person types for them, what lies below what, how QuPath writes them."""
+"""The addresses of images in a project: how QuPath writes them, how a person types them, and how they move."""
 
 import os
 import re
@@ -10,8 +10,8 @@ from urllib.parse import quote, unquote
 
 from wsplf_cli.qupath.images import uri_path
 
-#: What Java leaves as it is in the path of an address.
-_PLAIN = "/!$&'()*+,;=:@~_-."
+#: Characters that Java does not percent-encode in the path of an address.
+_UNQUOTED = "/!$&'()*+,;=:@~_-."
 
 
 def file_uri(path: str, *, like: str = "") -> str:
@@ -22,7 +22,7 @@ def file_uri(path: str, *, like: str = "") -> str:
     """
     slashes = re.match(r"file:(/+)", like, re.IGNORECASE)
     count = len(slashes[1]) if slashes else 0
-    quoted = quote(os.fsencode(path), safe=_PLAIN)
+    quoted = quote(os.fsencode(path), safe=_UNQUOTED)
     if path.startswith("//"):
         return f"file:{'//' if count > 3 else ''}{quoted}"
     return f"file:{'//' if count == 3 else ''}/{quoted.removeprefix('/')}"
@@ -46,27 +46,26 @@ def parts_of(path: str) -> tuple[str, ...]:
 
 
 def moves_of(typed: str) -> list[Move]:
-    """What OLD=NEW may mean; empty when it cannot be understood.
+    """The moves that OLD=NEW may mean; empty when it cannot be understood.
 
-    OLD is a path as any system writes it, or an address. A path with %20 in it is one as it stands, and is also taken
-    for an address that lost its beginning. Where there are several "=", NEW is what exists.
+    OLD is a path as any system writes it, or an address. A path with %20 in it may be meant literally or be
+    percent-encoded: both are tried. Where there are several "=", NEW is the part that exists.
     """
-    places = [match.start() for match in re.finditer("=", typed)]
-    splits = [(typed[:place].strip(), typed[place + 1 :].strip()) for place in places]
+    signs = [match.start() for match in re.finditer("=", typed)]
+    splits = [(typed[:sign].strip(), typed[sign + 1 :].strip()) for sign in signs]
     splits = [(old, new) for old, new in splits if old and new]
-    chosen = next((one for one in splits if _place(one[1]).exists()), splits[0] if splits else None)
-    if chosen is None:
+    if not splits:
         return []
-    old, new = chosen
+    old, new = next((split for split in splits if _typed_path(split[1]).exists()), splits[0])
     path = uri_path(old + "/" if re.fullmatch(r"[A-Za-z]:", old) else old)
     if path is None:
         return []
     spellings = dict.fromkeys([path] if old.lower().startswith("file:") else [path, unquote(path)])
-    return [Move(parts_of(one), _place(new)) for one in spellings]
+    return [Move(parts_of(spelling), _typed_path(new)) for spelling in spellings]
 
 
 def moved(uri: str, moves: Sequence[Move]) -> Path | None:
-    """Where the image at an address is by the move with the longest ``old`` that fits; None when none fits.
+    """Where the image at an address is now, by the move with the longest ``old`` that fits; None when none fits.
 
     Names on Windows drives and shares match in any case; a folder matches only whole.
     """
@@ -83,8 +82,8 @@ def moved(uri: str, moves: Sequence[Move]) -> Path | None:
 
 def existing(path: Path) -> Path | None:
     """The path, in the form of Unicode in which it exists; None when it does not."""
-    forms = [path, *(Path(unicodedata.normalize(form, str(path))) for form in ("NFC", "NFD"))]
-    return next((one for one in forms if one.exists()), None)
+    spellings = [path, *(Path(unicodedata.normalize(form, str(path))) for form in ("NFC", "NFD"))]
+    return next((spelling for spelling in spellings if spelling.exists()), None)
 
 
 def _below(parts: Sequence[str], old: Sequence[str]) -> bool:
@@ -94,7 +93,7 @@ def _below(parts: Sequence[str], old: Sequence[str]) -> bool:
     return [name.casefold() for name in start] == [name.casefold() for name in old]
 
 
-def _place(new: str) -> Path:
-    """The path on this machine that was typed, as a path or as an address."""
+def _typed_path(new: str) -> Path:
+    """The path on this machine that was typed as a path or an address."""
     path = uri_path(new) if new.lower().startswith("file:") else None
     return Path(path or new).expanduser().absolute()

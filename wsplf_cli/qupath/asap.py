@@ -1,7 +1,7 @@
-"""Annotations of ASAP (the XML of Camelyon16 and Camelyon17) -> shapes and annotations.
+"""Reads annotations of ASAP: the XML of Camelyon16 and Camelyon17.
 
-ASAP keeps outlines in uncropped level-0 pixels, without holes: what is to be left out of an outline is an outline of
-its own, in a group that says so.
+ASAP stores outlines in uncropped level-0 pixels, without holes. A hole is an outline of its own, in a group whose name
+says so.
 """
 
 import math
@@ -10,10 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import NAMESPACE_URL, UUID, uuid5
-from xml.parsers import expat
+from xml.sax import SAXParseException
+from xml.sax.handler import ContentHandler
+from xml.sax.xmlreader import AttributesImpl
 
+import defusedxml.sax
 import numpy as np
 import shapely
+from defusedxml import DefusedXmlException, DTDForbidden
 from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
@@ -39,13 +43,13 @@ _POINTS = {"dot", "pointset"}
 _LINES = {"polyline"}
 _LARGEST_BYTES = 1 << 30
 
-Place = Callable[[NDArray[np.float64]], NDArray[np.float64]]
-"""Takes points [N, 2], (x, y), from one image to another."""
+PointTransform = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+"""Points [N, 2], (x, y), of one image -> the same points in another."""
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
-    """One annotation of a file: ``shape`` in the file's pixels; ``group`` is empty for none."""
+class Outline:
+    """One annotation of a file: ``shape`` is in the file's pixels, ``group`` is empty for none."""
 
     name: str
     group: str
@@ -53,19 +57,19 @@ class Drawn:
 
 
 @dataclass(frozen=True, slots=True)
-class Drawing:
-    """What a file holds; ``left_out`` says which types of annotation were not taken, and how often."""
+class AsapFile:
+    """The annotations of a file; ``left_out`` counts the annotations of types that are not read."""
 
-    drawn: list[Drawn] = field(default_factory=list)
+    outlines: list[Outline] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
 
     @property
     def groups(self) -> list[str]:
-        """The groups that annotations are in, in order."""
-        return list(dict.fromkeys(one.group for one in self.drawn))
+        """The groups that have annotations, in order."""
+        return list(dict.fromkeys(outline.group for outline in self.outlines))
 
 
-def read(path: Path) -> Drawing:
+def read(path: Path) -> AsapFile:
     """The annotations of an ASAP file, in order; see ``parse``.
 
     Raises:
@@ -81,55 +85,61 @@ def read(path: Path) -> Drawing:
     return parse(raw, name=path.name)
 
 
-def parse(raw: bytes, *, name: str) -> Drawing:
+def parse(raw: bytes, *, name: str) -> AsapFile:
     """The annotations in ASAP's XML, in order: polygons, rectangles, splines (by their control points), dots, lines.
 
-    Document types and entities are refused: they can make a small file endless.
+    Document types, and with them entities, are refused: entities can make a small file endless.
 
     Raises:
         ProjectError: not XML of ASAP, or an annotation is malformed; the message begins with ``name``.
     """
     reader = _Reader(name)
-    parser = expat.ParserCreate()
-    parser.StartElementHandler = reader.start
-    parser.EndElementHandler = reader.end
-    parser.StartDoctypeDeclHandler = reader.refuse
     try:
-        parser.Parse(raw, True)
-    except expat.ExpatError as error:
-        raise ProjectError(f"{name}: not XML: {error}", hint="save it from ASAP again") from error
-    return reader.drawing
+        defusedxml.sax.parseString(raw, reader, forbid_dtd=True)
+    except DTDForbidden as error:
+        message = f"{name}: it has a document type; ASAP writes none"
+        raise ProjectError(message, hint="remove <!DOCTYPE ...>") from error
+    except (SAXParseException, DefusedXmlException) as error:
+        raise ProjectError(f"{name}: not XML: {_reason(error)}", hint="save it from ASAP again") from error
+    return reader.file
+
+
+def _reason(error: SAXParseException | DefusedXmlException) -> str:
+    if isinstance(error, SAXParseException):
+        return f"{error.getMessage()}: line {error.getLineNumber()}, column {error.getColumnNumber()}"
+    return type(error).__name__
 
 
 def annotations(
-    drawing: Drawing, classes: Mapping[str, str], *, place: Place = lambda xy_px0: xy_px0
+    file: AsapFile, classes: Mapping[str, str], *, transform: PointTransform = lambda xy_px0: xy_px0
 ) -> tuple[list[Annotation], int]:
-    """The annotations of a file, and how many outlines are left out: holes, and what holes leave nothing of.
+    """The annotations of a file, and how many outlines give none: holes, outlines that holes cover, groups left out.
 
     Args:
-        drawing: the file.
+        file: the file.
         classes: group -> QuPath class, an empty text to leave the group out, or HOLE to cut it out of all others.
-        place: takes points of the file to points of the image.
+        transform: takes points of the file to points of the image.
     """
-    holes = [one.shape for one in drawing.drawn if classes.get(one.group) == HOLE]
+    holes = [outline.shape for outline in file.outlines if classes.get(outline.group) == HOLE]
     tree = shapely.STRtree(holes)
-    made: list[Annotation] = []
+    records: list[Annotation] = []
     times: Counter[str] = Counter()
-    for one in drawing.drawn:
-        path_class = classes.get(one.group, one.group)
-        if path_class == HOLE or (one.group and not path_class):
+    for outline in file.outlines:
+        path_class = classes.get(outline.group, outline.group)
+        if path_class == HOLE or (outline.group and not path_class):
             continue
-        shape = _cut(one.shape, [holes[index] for index in sorted(tree.query(one.shape))])
+        shape = _cut(outline.shape, [holes[index] for index in sorted(tree.query(outline.shape))])
         if shape.is_empty:
             continue
-        moved = shapely.transform(shape, place)
-        own_id = _id(one, times)
-        made.append(Annotation(id=own_id, shape=moved, path_class=path_class or None, name=one.name))
-    return made, len(drawing.drawn) - len(made)
+        moved = shapely.transform(shape, transform)
+        records.append(
+            Annotation(id=_id(outline, times), shape=moved, path_class=path_class or None, name=outline.name)
+        )
+    return records, len(file.outlines) - len(records)
 
 
 def _cut(shape: BaseGeometry, holes: Sequence[BaseGeometry]) -> BaseGeometry:
-    """A shape without the holes; lines and points are left alone."""
+    """A shape without the holes; lines and points stay as they are."""
     if not holes or not polygonal(shape):
         return shape
     parts = polygonal(shapely.difference(shape, shapely.union_all(holes)))
@@ -138,24 +148,25 @@ def _cut(shape: BaseGeometry, holes: Sequence[BaseGeometry]) -> BaseGeometry:
     return parts[0] if len(parts) == 1 else shapely.multipolygons(parts)
 
 
-def _id(drawn: Drawn, times: Counter[str]) -> UUID:
-    """An id that the same annotation of the file always gets, whatever class it is given."""
-    seed = f"{shapely.to_wkb(drawn.shape, hex=True)} {drawn.group} {drawn.name}"
+def _id(outline: Outline, times: Counter[str]) -> UUID:
+    """An id that the same annotation of the file always gets, whatever its class in QuPath is."""
+    seed = f"{shapely.to_wkb(outline.shape, hex=True)} {outline.group} {outline.name}"
     times[seed] += 1
     return uuid5(NAMESPACE_URL, f"asap:{times[seed]}:{seed}")
 
 
-class _Reader:
-    """Takes the elements of a file as they come."""
+class _Reader(ContentHandler):
+    """Makes the outlines of a file from its elements, one pass."""
 
     def __init__(self, name: str) -> None:
+        super().__init__()
         self.name = name
-        self.drawing = Drawing()
+        self.file = AsapFile()
         self._count = self._depth = 0
-        self._open: dict[str, str] | None = None
+        self._open: AttributesImpl | None = None
         self._points: list[tuple[str, float, float]] = []
 
-    def start(self, tag: str, attributes: dict[str, str]) -> None:
+    def startElement(self, tag: str, attributes: AttributesImpl) -> None:  # noqa: N802  sax's name
         """An element begins."""
         if self._depth == 0 and tag != "ASAP_Annotations":
             hint = "give XML that ASAP saved, with ASAP_Annotations as its first element"
@@ -164,9 +175,9 @@ class _Reader:
         if tag == "Annotation":
             self._open, self._points = attributes, []
         elif tag == "Coordinate" and self._open is not None:
-            self._points.append((attributes.get("Order", ""), *self._numbers(attributes)))
+            self._points.append((attributes.get("Order", ""), *self._coordinates(attributes)))
 
-    def end(self, tag: str) -> None:
+    def endElement(self, tag: str) -> None:  # noqa: N802  sax's name
         """An element ends."""
         self._depth -= 1
         if tag == "Annotation" and self._open is not None:
@@ -174,11 +185,7 @@ class _Reader:
             self._open = None
             self._count += 1
 
-    def refuse(self, *_: object) -> None:
-        """A document type: entities may follow."""
-        raise ProjectError(f"{self.name}: it has a document type, as ASAP never writes", hint="remove <!DOCTYPE ...>")
-
-    def _numbers(self, attributes: Mapping[str, str]) -> tuple[float, float]:
+    def _coordinates(self, attributes: AttributesImpl) -> tuple[float, float]:
         texts = attributes.get("X", ""), attributes.get("Y", "")
         try:
             x, y = map(float, texts)
@@ -188,17 +195,17 @@ class _Reader:
             raise self._wrong(f"a coordinate is {texts[0]!r}, {texts[1]!r}, not two numbers")
         return x, y
 
-    def _finish(self, attributes: Mapping[str, str]) -> None:
+    def _finish(self, attributes: AttributesImpl) -> None:
         kind = attributes.get("Type", "")
         if kind.lower() not in _AREAS | _POINTS | _LINES:
-            self.drawing.left_out[f"annotations of type {kind or 'None'}"] += 1
+            self.file.left_out[f"annotations of type {kind or 'None'}"] += 1
             return
         group = attributes.get("PartOfGroup", "")
         shape = self._shape(kind.lower(), self._ordered())
-        self.drawing.drawn.append(Drawn(attributes.get("Name", ""), "" if group == "None" else group, shape))
+        self.file.outlines.append(Outline(attributes.get("Name", ""), "" if group == "None" else group, shape))
 
     def _ordered(self) -> NDArray[np.float64]:
-        """The points [N, 2] by their number, or as they come where they have none."""
+        """The points [N, 2] in the order of their numbers, or in file order where a point has no number."""
         points = self._points
         if all(order.isdigit() for order, _, _ in points):
             points = sorted(points, key=lambda point: int(point[0]))

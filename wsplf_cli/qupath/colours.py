@@ -1,4 +1,4 @@
-"""QuPath's colours: as it packs them, and those of classes whose colour the project does not say."""
+"""QuPath's colours: how it packs them, and the colours of classes to which the project gives none."""
 
 import math
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from typing import Any
 
 Rgb = tuple[int, int, int]
 
-#: QuPath's own colours of the classes that it starts with.
+#: The colours of QuPath's default classes.
 STANDARD: Mapping[str, Rgb] = {
     "Tumor": (200, 0, 0),
     "Stroma": (150, 200, 150),
@@ -19,7 +19,7 @@ STANDARD: Mapping[str, Rgb] = {
     "Negative": (112, 112, 225),
 }
 
-#: What a last name such as "Positive" makes of the colour of the class before it.
+#: Factors by which a last component such as "Positive" changes the colour of the class before it.
 _SCALES = {"1+": 0.9, "2+": 0.6, "3+": 0.4, "Positive": 0.75, "Negative": 1.25}
 _OF_TUMOR = {
     "1+": (255, 215, 0),
@@ -40,12 +40,12 @@ def unpack_rgb(packed: Any) -> Rgb | None:
     """(r, g, b) of QuPath's signed 32-bit colour; None for no colour."""
     if isinstance(packed, bool) or not isinstance(packed, int | float) or not math.isfinite(packed):
         return None
-    number = int(packed)
-    return (number >> 16) & 255, (number >> 8) & 255, number & 255
+    argb = int(packed)
+    return (argb >> 16) & 255, (argb >> 8) & 255, argb & 255
 
 
 def class_rgb(name: str, *, known: Mapping[str, Rgb]) -> Rgb:
-    """The colour of a class: the project's (``known``, by full name), else the one that QuPath 0.4 to 0.7 gives it."""
+    """The colour of a class: the project's (``known``, by full name), else the one that QuPath 0.4 to 0.7 chooses."""
     if name in known:
         return known[name]
     if name in STANDARD:
@@ -60,11 +60,11 @@ def class_rgb(name: str, *, known: Mapping[str, Rgb]) -> Rgb:
 
 
 def _drawn(name: str) -> Rgb:
-    """The colour that QuPath draws for a name that it does not know: always the same one, never very dark."""
+    """The colour that QuPath draws for an unknown name: always the same for one name, never very dark."""
     seed = 0
     units = name.encode("utf-16-be", "surrogatepass")
-    for place in range(0, len(units), 2):
-        seed = (31 * seed + int.from_bytes(units[place : place + 2], "big")) & 0xFFFFFFFF
+    for offset in range(0, len(units), 2):
+        seed = (31 * seed + int.from_bytes(units[offset : offset + 2], "big")) & 0xFFFFFFFF
     if seed >= 1 << 31:
         seed -= 1 << 32
     # java.util.Random: a linear congruential generator of 48 bits, of which nextInt(256) gives the upper 8

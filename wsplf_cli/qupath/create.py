@@ -1,4 +1,4 @@
-"""A new QuPath project from slides that are there, in a form that every version from 0.2 to 0.7 opens."""
+"""Writes a new QuPath project of existing slides, in a form that every version from 0.2 to 0.7 opens."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -25,8 +25,8 @@ _CHANNELS = (("Red", -65536), ("Green", -16711936), ("Blue", -16776961))
 class Image:
     """A slide to put into a new project.
 
-    ``mpp`` is one number, or those of x and y. ``levels`` are (downsample, width, height) from level 0 on, see
-    ``level_sizes``. ``thumbnail`` is a JPEG file, what QuPath's list of images shows; without one QuPath makes it.
+    ``mpp`` is one number, or a pair for x and y. ``levels`` are (downsample, width, height) from level 0 on, see
+    ``level_sizes``. ``thumbnail`` is a JPEG file for QuPath's list of images; without it QuPath makes one.
     """
 
     path: Path
@@ -45,9 +45,9 @@ class Image:
 def create_project(
     folder: Path, images: Sequence[Image], *, classes: Sequence[PathClass], version: str = "0.6.0"
 ) -> Path:
-    """Write a new project into a folder, which is made when it is not there; returns its project.qpproj.
+    """Write a new project into a folder, which is made if needed; returns its project.qpproj.
 
-    The slides stay where they are; the entries have no data until something is written into them.
+    The slides stay where they are; an entry has no data until annotations are written into it.
 
     Raises:
         ProjectError: the folder holds a project already, or cannot be written.
@@ -65,26 +65,26 @@ def create_project(
         "images": [
             {
                 "serverBuilder": builder,
-                "entryID": number,
+                "entryID": index,
                 "randomizedName": str(uuid4()),
                 "imageName": image.name,
                 "metadata": dict(image.metadata),
                 "tags": list(image.tags),
             }
-            for number, (image, builder) in enumerate(zip(images, builders, strict=True), start=1)
+            for index, (image, builder) in enumerate(zip(images, builders, strict=True), start=1)
         ],
     }
     data = path.parent / "data"
     files: dict[Path, Any] = {data / "metadata.json": {}}
     thumbnails = {
-        data / str(number) / "thumbnail.jpg": image.thumbnail
-        for number, image in enumerate(images, start=1)
+        data / str(index) / "thumbnail.jpg": image.thumbnail
+        for index, image in enumerate(images, start=1)
         if image.thumbnail is not None
     }
-    for number, builder in enumerate(builders, start=1):
-        files[data / str(number) / "server.json"] = builder
+    for index, builder in enumerate(builders, start=1):
+        files[data / str(index) / "server.json"] = builder
     if classes:
-        files[classes_path(path.parent)] = {"pathClasses": [class_record(one) for one in classes]}
+        files[classes_path(path.parent)] = {"pathClasses": [class_record(path_class) for path_class in classes]}
     files[path] = document
     texts = {file: gson.dumps(value, indent=True).encode("utf-8") for file, value in files.items()}
     write_files({**thumbnails, **texts})
@@ -92,35 +92,37 @@ def create_project(
 
 
 def refuse_project(folder: Path) -> None:
-    """Check that there is no QuPath project in a folder yet, nor what one left: a new entry would show its data.
+    """Check that a folder holds no QuPath project, nor data that one left: a new entry would show it.
 
     Raises:
-        ProjectError: there is one.
+        ProjectError: it does.
     """
-    found = [*sorted(folder.glob("*.qpproj")), *sorted(folder.glob("data/*/data.qpdata*"))] if folder.is_dir() else []
-    if found:
-        raise ProjectError(f"{found[0]} is there already", hint="choose another folder")
+    leftovers = (
+        [*sorted(folder.glob("*.qpproj")), *sorted(folder.glob("data/*/data.qpdata*"))] if folder.is_dir() else []
+    )
+    if leftovers:
+        raise ProjectError(f"{leftovers[0]} already exists", hint="choose another folder")
 
 
 def level_sizes(levels_px: Sequence[tuple[int, int]], *, shown_px: tuple[int, int]) -> list[tuple[float, int, int]]:
     """(downsample, width, height) of the levels as QuPath records them for a slide read by OpenSlide.
 
     Args:
-        levels_px: (width, height) of the slide's levels as they are in its file.
-        shown_px: size of the part that is shown at level 0.
+        levels_px: (width, height) of the levels in the slide's file.
+        shown_px: size of the part at level 0 that QuPath shows.
     """
-    found: list[tuple[float, int, int]] = []
+    sizes: list[tuple[float, int, int]] = []
     for level_px in levels_px:
         downsample = _downsample(levels_px[0], level_px)
-        if found and downsample <= found[-1][0]:
-            break  # QuPath takes no level that is out of order
+        if sizes and downsample <= sizes[-1][0]:
+            break  # QuPath refuses levels that are out of order
         cropped = (int(shown_px[0] / downsample), int(shown_px[1] / downsample))
-        found.append((downsample, *(level_px if shown_px == levels_px[0] else cropped)))
-    return found
+        sizes.append((downsample, *(level_px if shown_px == levels_px[0] else cropped)))
+    return sizes
 
 
 def _downsample(whole_px: tuple[int, int], level_px: tuple[int, int]) -> float:
-    """One number for both axes: the power of two or the whole number that was meant, else the mean."""
+    """The downsample of a level: a power of two or a whole number where one fits, else the mean of both axes."""
     ratios = [whole / level for whole, level in zip(whole_px, level_px, strict=True)]
     power = 2.0 ** round(math.log2(sum(ratios) / 2))
     if all(abs(whole / power - level) < 2 for whole, level in zip(whole_px, level_px, strict=True)):

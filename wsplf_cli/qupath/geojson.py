@@ -24,21 +24,23 @@ from wsplf_cli.qupath.geometries import Outline
 from wsplf_cli.schema import ORIGIN_KEY, REVIEW_KEY, RUN_KEY, Annotation, PathClass, Plane, Review
 
 MAX_BYTES = 1 << 31
-#: So many features are built or written at once: few calls, and little memory.
+#: Features that are built or written at once: a compromise between calls and memory.
 BLOCK = 4096
-#: What is counted and left out: word in the file, in lower case without underscores -> in words.
+#: Objects that are left out and counted: their type in lower case without underscores -> in words.
 _LEFT_OUT = {"detection": "detections", "cell": "cells", "tile": "tiles", "tmacore": "TMA cores", "root": ""}
 _EMPTY = "annotations without area"
+#: Measurements of this prefix are wsplf's.
+_OURS = "wsplf: "
 _JAVA_CLASS = re.compile(r"Path(\w+)Object|(TMACore)Object")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a file of annotations holds.
+    """The annotations of a file.
 
-    ``rgb`` are the colours of the classes by full name, where the file says; ``left_out`` says what was not taken, in
-    words, and how often.
+    ``rgb`` are the colours of the classes by full name, as far as the file has them; ``left_out`` counts the objects
+    that are no annotations, by what they are in words.
     """
 
     annotations: list[Annotation] = field(default_factory=list)
@@ -54,10 +56,10 @@ def read(path: Path) -> list[Annotation]:
 def load(path: Path) -> Contents:
     """The annotations of a GeoJSON file (also compressed, whatever its name), in order, objects inside objects too.
 
-    A FeatureCollection, a list of features, one feature or a bare geometry are taken, in the forms of QuPath 0.2 to
+    The file is a FeatureCollection, a list of features, one feature or a bare geometry, in the forms of QuPath 0.2 to
     0.7. Detections, cells, tiles and TMA cores are left out and counted. A MultiPolygon is one annotation of several
-    parts. Shapes that cross themselves are repaired. A feature without an id gets one that depends on what it is, so
-    that the same one always has the same id.
+    parts. Shapes that cross themselves are repaired. A feature without an id gets an id that depends on its content, so
+    that the same feature always has the same id.
 
     Raises:
         ProjectError: not GeoJSON, or a feature is malformed; the message names the feature by its index from 0.
@@ -79,12 +81,13 @@ def load(path: Path) -> Contents:
 def write(path: Path, annotations: Sequence[Annotation], *, path_classes: Iterable[PathClass] = ()) -> int:
     """Write a FeatureCollection as QuPath 0.4 to 0.7 import it; compressed when the name ends in .gz.
 
-    Equal annotations give equal bytes. Shapes are on the 0.01-pixel grid; those that are nothing there are left out.
+    Equal annotations give equal bytes. Shapes are rounded to the 0.01-pixel grid; those that are empty on it are left
+    out.
 
     Args:
         path: the file; replaced if it is there.
-        annotations: what to write, in this order.
-        path_classes: the classes of the project, for their colours; QuPath's standard colours count for others.
+        annotations: the annotations, in this order.
+        path_classes: the classes of the project, for their colours; other classes get QuPath's standard colours.
 
     Returns:
         How many annotations were written.
@@ -92,7 +95,7 @@ def write(path: Path, annotations: Sequence[Annotation], *, path_classes: Iterab
     Raises:
         ProjectError: the file cannot be written; an old one is in place.
     """
-    rgb = {one.name: one.rgb for one in path_classes if one.rgb is not None}
+    rgb = {path_class.name: path_class.rgb for path_class in path_classes if path_class.rgb is not None}
     try:
         with replacing(path) as part, part.open("wb") as stream:
             if path.suffix == ".gz":  # without a name and a time in it, equal contents give equal bytes
@@ -108,15 +111,15 @@ def write(path: Path, annotations: Sequence[Annotation], *, path_classes: Iterab
 
 
 def _write_collection(stream: IO[bytes], annotations: Sequence[Annotation], rgb: Mapping[str, Rgb]) -> int:
-    """Write the whole text, a feature on a line; returns how many."""
+    """Write the whole text, one feature on a line; returns how many features."""
     written = 0
     stream.write(b'{"type":"FeatureCollection","features":[')
     for start in range(0, len(annotations), BLOCK):
-        made = _features(annotations[start : start + BLOCK], rgb)
-        if made:
+        lines = _features(annotations[start : start + BLOCK], rgb)
+        if lines:
             lead = ",\n" if written else "\n"
-            stream.write((lead + ",\n".join(made)).encode("utf-8", "backslashreplace"))
-        written += len(made)
+            stream.write((lead + ",\n".join(lines)).encode("utf-8", "backslashreplace"))
+        written += len(lines)
     stream.write(b"\n]}\n")
     return written
 
@@ -140,7 +143,7 @@ def _text(path: Path) -> str:
 
 @dataclass(slots=True)
 class _Draft:
-    """A feature whose shape is not built yet; ``id`` is None where the file gives none."""
+    """A feature whose shape is not built yet; ``id`` is None where the file has none."""
 
     id: UUID | None
     outline: Outline
@@ -157,9 +160,9 @@ class _Reader:
         self._times: Counter[str] = Counter()
 
     def take(self, feature: Any, where: str) -> None:
-        """Take one feature and those inside it; ``where`` names it."""
+        """Take one feature and the features inside it; ``where`` names it in messages."""
         try:
-            properties, kind = _opened(feature)
+            properties, kind = _properties(feature)
             if kind in _LEFT_OUT:
                 self.contents.left_out[_LEFT_OUT[kind]] += bool(_LEFT_OUT[kind])
             elif feature.get("geometry") == {}:  # QuPath writes this for an object without a shape
@@ -171,13 +174,13 @@ class _Reader:
             raise ProjectError(
                 f"{self.path.name}: {where}: {_short(error)}", hint=f"correct or remove that feature of {self.path}"
             ) from error
-        for place, child in enumerate(children if isinstance(children, list) else []):
-            self.take(child, f"{where}, child {place}")
+        for index, child in enumerate(children if isinstance(children, list) else []):
+            self.take(child, f"{where}, child {index}")
         if len(self._drafts) >= BLOCK:
             self.flush()
 
     def flush(self) -> None:
-        """Build the shapes of what was taken."""
+        """Build the shapes of the features taken so far."""
         try:
             shapes = geometries.build([draft.outline for draft in self._drafts])
         except GEOSException as error:
@@ -186,13 +189,13 @@ class _Reader:
             if shape.is_empty:
                 self.contents.left_out[_EMPTY] += 1
             else:
-                own_id = draft.id or self._derived_id(shapely.to_wkb(shape, hex=True), draft.fields)
-                self.contents.annotations.append(Annotation(id=own_id, shape=shape, **draft.fields))
+                identity = draft.id or self._derived_id(shapely.to_wkb(shape, hex=True), draft.fields)
+                self.contents.annotations.append(Annotation(id=identity, shape=shape, **draft.fields))
         self._drafts.clear()
 
     def _draft(self, feature: Mapping[str, Any], properties: Mapping[str, Any]) -> _Draft:
         geometry = feature.get("geometry")
-        outline = geometries.parse(geometry if isinstance(geometry, dict) else {})
+        outline = _outline(geometry if isinstance(geometry, dict) else {})
         path_class, rgb = _class(properties.get("classification"))
         if path_class is not None and rgb is not None:
             self.contents.rgb.setdefault(path_class, rgb)
@@ -218,8 +221,8 @@ class _Reader:
         return uuid5(NAMESPACE_URL, f"geojson:{self._times[seed]}:{seed}")
 
 
-def _opened(feature: Any) -> tuple[Mapping[str, Any], str]:
-    """The properties of a feature and the kind of its object: annotation, detection, ..., without underscores."""
+def _properties(feature: Any) -> tuple[Mapping[str, Any], str]:
+    """The properties of a feature and its object type in lower case without underscores: annotation, detection, ..."""
     if not isinstance(feature, dict):
         raise ValueError(f"it is {json.dumps(feature)[:40]}, not an object")
     if feature.get("type") != "Feature":
@@ -233,6 +236,15 @@ def _opened(feature: Any) -> tuple[Mapping[str, Any], str]:
     java = next((match for text in candidates if (match := _JAVA_CLASS.fullmatch(str(text)))), None)
     name = (java[1] or java[2]) if java else kind
     return properties, str(name or "annotation").lower().replace("_", "")
+
+
+def _outline(geometry: Mapping[str, Any]) -> Outline:
+    """The outline of a geometry; the geojson library names what is wrong with a malformed one, where it can."""
+    try:
+        return geometries.parse(geometry)
+    except (ValueError, TypeError, OverflowError) as error:
+        reason = features.malformation(geometry)
+        raise ValueError(f"its geometry is malformed: {reason}" if reason else _short(error)) from error
 
 
 def _id(feature: Mapping[str, Any], properties: Mapping[str, Any]) -> UUID | None:
@@ -250,8 +262,8 @@ def _class(value: Any) -> tuple[str | None, Rgb | None]:
         return class_name(value), None
     if not isinstance(value, dict):
         raise ValueError(f"its classification is {json.dumps(value)[:60]}, not an object with a name")
-    names = [one for one in _class_names(value) if one is not None]
-    wrong = next((one for one in names if not isinstance(one, str)), None)
+    names = [name for name in _class_names(value) if name is not None]
+    wrong = next((name for name in names if not isinstance(name, str)), None)
     if wrong is not None:
         raise ValueError(f"the name of its class is {wrong!r}, not a text")
     return class_name(": ".join(names)), _rgb(value.get("color", value.get("colorRGB")))
@@ -267,8 +279,8 @@ def _class_names(value: Mapping[str, Any]) -> list[Any]:
 
 def _rgb(value: Any) -> Rgb | None:
     """(r, g, b) of a list of three or four numbers, or of a packed number; None of anything else."""
-    if isinstance(value, list) and len(value) in (3, 4) and all(isinstance(one, int | float) for one in value):
-        red, green, blue = (min(255, max(0, int(one))) for one in value[:3])
+    if isinstance(value, list) and len(value) in (3, 4) and all(isinstance(channel, int | float) for channel in value):
+        red, green, blue = (min(255, max(0, int(channel))) for channel in value[:3])
         return red, green, blue
     return unpack_rgb(value)
 
@@ -280,31 +292,31 @@ def _plane(value: Any) -> Plane:
 
 
 def _plain(value: Any) -> str:
-    """A text; of a number or true its JSON text, of nothing an empty one."""
+    """A text as it is, any other value as JSON; empty for None."""
     return value if isinstance(value, str) else "" if value is None else json.dumps(value, ensure_ascii=False)
 
 
 def _metadata(value: Any) -> dict[str, str]:
     pairs = value.items() if isinstance(value, dict) else ()
-    return {key: _plain(one) for key, one in pairs if one is not None}
+    return {key: _plain(item) for key, item in pairs if item is not None}
 
 
 def _measurements(value: Any) -> dict[str, float]:
     """0.2 and 0.3 write a list of names with values, later versions an object; NaN may be the text "NaN"."""
     if isinstance(value, list):
-        value = {one["name"]: one["value"] for one in value}
-    measured = {}
-    for key, one in (value or {}).items():
-        if isinstance(one, list | dict):
-            raise ValueError(f"its measurement {key!r} is {json.dumps(one)[:40]}, not a number")
-        if one is not None:
-            measured[str(key)] = float(one)
-    return measured
+        value = {pair["name"]: pair["value"] for pair in value}
+    measurements = {}
+    for key, item in (value or {}).items():
+        if isinstance(item, list | dict):
+            raise ValueError(f"its measurement {key!r} is {json.dumps(item)[:40]}, not a number")
+        if item is not None:
+            measurements[str(key)] = float(item)
+    return measurements
 
 
 def _features(annotations: Sequence[Annotation], rgb: Mapping[str, Rgb]) -> list[str]:
-    """The JSON text of a feature for each annotation that is something on the grid."""
-    shapes = geometries.on_grid([one.shape for one in annotations])
+    """The JSON text of a feature for each annotation whose shape is not empty on the grid."""
+    shapes = geometries.on_grid([annotation.shape for annotation in annotations])
     return [
         _feature(annotation, text, rgb)
         for annotation, shape, text in zip(annotations, shapes, geometries.texts(shapes), strict=True)
@@ -313,7 +325,7 @@ def _features(annotations: Sequence[Annotation], rgb: Mapping[str, Rgb]) -> list
 
 
 def _feature(annotation: Annotation, geometry: str, rgb: Mapping[str, Rgb]) -> str:
-    """In the order of QuPath's own keys."""
+    """The JSON text of one feature, its keys in QuPath's order."""
     properties: dict[str, Any] = {"objectType": "annotation"}
     if annotation.name:
         properties["name"] = annotation.name
@@ -322,12 +334,12 @@ def _feature(annotation: Annotation, geometry: str, rgb: Mapping[str, Rgb]) -> s
     if annotation.path_class:
         names = annotation.path_class.split(": ")
         named: dict[str, Any] = {"name": names[0]} if len(names) == 1 else {"names": names}
-        # QuPath throws at a class without a colour
+        # QuPath refuses a class without a colour
         properties["classification"] = named | {"color": class_rgb(annotation.path_class, known=rgb)}
     if annotation.locked:
         properties["isLocked"] = True
-    if annotation.measurements:
-        properties["measurements"] = _measured(annotation.measurements)
+    if measurements := _written_measurements(annotation.measurements):
+        properties["measurements"] = measurements
     if annotation.metadata:
         properties["metadata"] = dict(annotation.metadata)
     if annotation.plane != Plane():
@@ -337,13 +349,17 @@ def _feature(annotation: Annotation, geometry: str, rgb: Mapping[str, Rgb]) -> s
     return f'{{"type":"Feature","id":"{annotation.id}","geometry":{geometry},"properties":{text}}}'
 
 
-def _measured(measurements: Mapping[str, float]) -> Any:
-    """An object; with NaN or infinity a list of names with values, the one form of these that 0.4 reads as well."""
-    if all(math.isfinite(value) for value in measurements.values()):
-        return dict(measurements)
+def _written_measurements(measurements: Mapping[str, float]) -> Any:
+    """An object. QuPath may have stored NaN or infinity: these make it a list, in which all of 0.4 to 0.7 read them.
+
+    A measurement of ours that is NaN, as older versions wrote it, is left out.
+    """
+    known = {name: value for name, value in measurements.items() if not (name.startswith(_OURS) and math.isnan(value))}
+    if all(math.isfinite(value) for value in known.values()):
+        return known
     return [
         {"name": name, "value": value if math.isfinite(value) else _JAVA_NAMES[str(value)]}
-        for name, value in measurements.items()
+        for name, value in known.items()
     ]
 
 

@@ -18,7 +18,7 @@ from wsplf_cli.qupath.shapes import GRID_PX, polygons
 Ring = NDArray[np.float64]
 Shapes = NDArray[np.object_]
 
-#: No image is larger, in pixels; far beyond it, geometry in double precision breaks down.
+#: No image is larger, in pixels; far beyond, geometry in double precision is no longer valid.
 _FARTHEST_PX = 1e9
 #: Segments in a quarter of an ellipse: its area is right to 0.01 %.
 _QUARTER_SEGMENTS = 64
@@ -26,20 +26,20 @@ _QUARTER_SEGMENTS = 64
 
 @dataclass(frozen=True, slots=True)
 class Outline:
-    """A geometry that is read and not built yet: the rings of each polygon, outer one first; or a ready shape."""
+    """A geometry that is read and not built yet: the rings of each polygon, outer one first; or a finished shape."""
 
     polygons: Sequence[Sequence[Ring]] = ()
     shape: BaseGeometry | None = None
 
 
 def parse(geometry: Mapping[str, Any]) -> Outline:
-    """What a GeoJSON geometry says.
+    """The outline of a GeoJSON geometry.
 
-    Of a GeometryCollection QuPath takes the kind of most dimensions, and so do we: its polygons, else its lines, else
-    its points. A polygon with QuPath's mark ``isEllipse`` is the ellipse in its bounds.
+    Of a GeometryCollection, QuPath takes the geometries of the highest dimension, and so do we: its polygons, else its
+    lines, else its points. A polygon with QuPath's mark ``isEllipse`` is the ellipse in its bounds.
 
     Raises:
-        ValueError: it is malformed; the text says how, in the words of a sentence about a feature ("its ...").
+        ValueError: it is malformed; the text says how, as a sentence about the feature ("its ...").
     """
     kind = geometry.get("type")
     if kind not in GEOMETRIES:
@@ -52,7 +52,7 @@ def parse(geometry: Mapping[str, Any]) -> Outline:
     if kind == "Polygon":
         outline = Outline([_rings(coordinates)])
     elif kind == "MultiPolygon":
-        outline = Outline([_rings(part) for part in _filled(coordinates, "polygons")])
+        outline = Outline([_rings(part) for part in _list_of(coordinates, "polygons")])
     else:
         outline = Outline(shape=_other(str(kind), coordinates))
     if outline.polygons and str(geometry.get("isEllipse", "")).lower() == "true":
@@ -62,38 +62,41 @@ def parse(geometry: Mapping[str, Any]) -> Outline:
 
 
 def build(outlines: Sequence[Outline]) -> list[BaseGeometry]:
-    """The shapes of many outlines; those that cross themselves as the area that they cover.
+    """The shapes of many outlines; one that crosses itself becomes the area that it covers.
 
     An outline that covers no area gives an empty shape.
     """
     parts = [rings for outline in outlines for rings in outline.polygons]
-    pieces = _polygons(parts)
-    made: list[BaseGeometry] = []
-    place = 0
+    polygon_list = _polygons(parts)
+    shapes: list[BaseGeometry] = []
+    start = 0
     for outline in outlines:
         count = len(outline.polygons)
         if outline.shape is not None:
-            made.append(outline.shape)
+            shapes.append(outline.shape)
         else:
-            made.append(pieces[place] if count == 1 else MultiPolygon(list(pieces[place : place + count])))
-        place += count
-    for index in np.flatnonzero(~shapely.is_valid(np.array(made, dtype=object))):
-        if polygons(made[index]):  # a line of no length is still a line
-            made[index] = _repaired(made[index])
-    return made
+            shapes.append(
+                polygon_list[start] if count == 1 else MultiPolygon(list(polygon_list[start : start + count]))
+            )
+        start += count
+    for index in np.flatnonzero(~shapely.is_valid(np.array(shapes, dtype=object))):
+        if polygons(shapes[index]):  # a line of no length is still a line
+            shapes[index] = _repaired(shapes[index])
+    return shapes
 
 
 def on_grid(shapes: Sequence[BaseGeometry]) -> Shapes:
     """The shapes as QuPath 0.6 and later have them after reading: valid, on the 0.01-pixel grid; some become empty.
 
-    One polygon comes as a Polygon, of a collection what ``parse`` takes of it: QuPath cannot import the rest.
+    A MultiPolygon of one polygon becomes a Polygon, and a collection is reduced as in ``parse``: QuPath cannot import
+    the others.
     """
     single = np.array([_importable(shape) for shape in shapes], dtype=object)
     points, owner = shapely.get_coordinates(single, return_index=True)
     far = ~(np.abs(points).max(axis=1, initial=0) <= _FARTHEST_PX)
-    single[owner[far]] = Polygon()  # QuPath stores shapes of any numbers, and of none
+    single[owner[far]] = Polygon()  # QuPath stores shapes with any coordinates, NaN too
     rounded = np.asarray(shapely.transform(single, lambda xy: np.round(xy, 2)), dtype=object)
-    for index in np.flatnonzero(~shapely.is_valid(rounded)):  # few: plain rounding is right for nearly all, and quick
+    for index in np.flatnonzero(~shapely.is_valid(rounded)):  # few: plain rounding suits nearly all shapes, and is fast
         if not polygons(single[index]):
             continue
         whole = single[index] if single[index].is_valid else _repaired(single[index])
@@ -115,7 +118,7 @@ def ellipse(left: float, top: float, right: float, bottom: float) -> Ring:
 
 
 def _repaired(shape: BaseGeometry) -> BaseGeometry:
-    """What the polygons of a shape cover; each by itself first, or where two overlap would count as a hole."""
+    """The area that the polygons of a shape cover. Each is repaired by itself first, or overlaps would become holes."""
     areas = [area for part in polygons(shape) for area in polygons(shapely.make_valid(part))]
     return shapely.union_all(areas) if areas else Polygon()
 
@@ -132,7 +135,7 @@ def _polygons(parts: Sequence[Sequence[Ring]]) -> Shapes:
 
 
 def _rings(coordinates: Any) -> list[Ring]:
-    return [_ring(ring) for ring in _filled(coordinates, "rings")]
+    return [_ring(ring) for ring in _list_of(coordinates, "rings")]
 
 
 def _ring(coordinates: Any) -> Ring:
@@ -147,14 +150,14 @@ def _ring(coordinates: Any) -> Ring:
 
 
 def _points(coordinates: Any) -> Ring:
-    """float64 [N, 2] of a list of positions; what stands behind x and y is left out."""
-    _filled(coordinates, "points")
+    """float64 [N, 2] of a list of positions; values after x and y are dropped."""
+    _list_of(coordinates, "points")
     try:
         points = np.array(coordinates)
     except ValueError:
         points = np.array(None)
     if points.dtype.kind not in "if" or points.ndim != 2 or points.shape[1] < 2:
-        points = np.array([_position(one) for one in coordinates], dtype=np.float64)
+        points = np.array([_position(position) for position in coordinates], dtype=np.float64)
     points = points[:, :2].astype(np.float64, copy=False)
     if not (largest := float(np.abs(points).max())) <= _FARTHEST_PX:
         far = math.isfinite(largest)
@@ -165,16 +168,16 @@ def _points(coordinates: Any) -> Ring:
 
 
 def _position(position: Any) -> tuple[float, float]:
-    """(x, y), or a ValueError that says what stands there instead."""
+    """(x, y) of a position; ValueError for anything else."""
     if not isinstance(position, list) or len(position) < 2:
         raise ValueError(f"{_shown(position)} stands where a point [x, y] should be")
-    for number in position[:2]:
-        if isinstance(number, bool) or not isinstance(number, int | float):
-            raise ValueError(f"a coordinate is {_shown(number)}, not a number")
+    for coordinate in position[:2]:
+        if isinstance(coordinate, bool) or not isinstance(coordinate, int | float):
+            raise ValueError(f"a coordinate is {_shown(coordinate)}, not a number")
     return position[0], position[1]
 
 
-def _filled(value: Any, what: str) -> list[Any]:
+def _list_of(value: Any, what: str) -> list[Any]:
     if not isinstance(value, list):
         raise ValueError(f"{_shown(value)} stands where a list of {what} should be")
     if not value:
@@ -188,25 +191,27 @@ def _other(kind: str, coordinates: list[Any]) -> BaseGeometry:
         return shapely.points(_points([coordinates])[0])
     if kind == "MultiPoint":
         return shapely.multipoints(_points(coordinates))
-    lines = [_points(one) for one in ([coordinates] if kind == "LineString" else _filled(coordinates, "lines"))]
+    parts = [coordinates] if kind == "LineString" else _list_of(coordinates, "lines")
+    lines = [_points(part) for part in parts]
     if any(len(line) < 2 for line in lines):
         raise ValueError("its line has 1 point")
-    made = [shapely.linestrings(line) for line in lines]
-    return made[0] if kind == "LineString" else shapely.multilinestrings(made)
+    linestrings = [shapely.linestrings(line) for line in lines]
+    return linestrings[0] if kind == "LineString" else shapely.multilinestrings(linestrings)
 
 
 def _collection(geometries: Any) -> Outline:
-    found = [parse(one) if isinstance(one, dict) else parse({}) for one in _filled(geometries, "geometries")]
-    areas = [part for outline in found for part in outline.polygons]
+    members = _list_of(geometries, "geometries")
+    outlines = [parse(geometry if isinstance(geometry, dict) else {}) for geometry in members]
+    areas = [part for outline in outlines for part in outline.polygons]
     if areas:
         return Outline(areas)
-    return Outline(shape=_joined([outline.shape for outline in found if outline.shape is not None]))
+    return Outline(shape=_joined([outline.shape for outline in outlines if outline.shape is not None]))
 
 
 def _joined(shapes: Sequence[BaseGeometry]) -> BaseGeometry:
-    """The lines of shapes as one, else their points."""
-    lines = [one for shape in shapes for one in shapely.get_parts(shape) if one.geom_type == "LineString"]
-    chosen = lines or [one for shape in shapes for one in shapely.get_parts(shape)]
+    """The lines of shapes as one shape, or their points where there are no lines."""
+    lines = [part for shape in shapes for part in shapely.get_parts(shape) if part.geom_type == "LineString"]
+    chosen = lines or [part for shape in shapes for part in shapely.get_parts(shape)]
     if len(chosen) == 1:
         return chosen[0]
     return shapely.multilinestrings(chosen) if lines else shapely.multipoints(chosen)

@@ -1,4 +1,4 @@
-"""JSON as QuPath writes it (Gson): what was read and not changed is written back to the same bytes."""
+"""JSON as QuPath writes it (Gson): values that were read and not changed are written back to the same bytes."""
 
 import json
 import math
@@ -11,7 +11,7 @@ _SPECIAL = re.compile("[\\x00-\\x1f\"\\\\<>&='\\u2028\\u2029\\ud800-\\udfff]")
 
 
 class Number(float):
-    """A number with a fraction or exponent that remembers how it was written, since Java writes some otherwise."""
+    """A number with a fraction or exponent that keeps its text: Java writes some numbers differently from Python."""
 
     text: str
 
@@ -23,18 +23,18 @@ class Number(float):
 
 
 class Repeated(dict[str, Any]):
-    """An object in which keys stand more than once: the last one counts, the others are written back too."""
+    """An object with repeated keys: the last value of a key counts, the others are written back too."""
 
     def __init__(self, pairs: list[tuple[str, Any]]) -> None:
         super().__init__(pairs)
         self._pairs = pairs
 
     def written(self) -> list[tuple[str, Any]]:
-        """All keys in the order read, each last one with its value of now; then those that were added."""
-        last = {key: place for place, (key, _) in enumerate(self._pairs)}
+        """All pairs in the order read, the last of each key with its present value; then the added ones."""
+        last = {key: index for index, (key, _) in enumerate(self._pairs)}
         kept = [
-            (key, self[key] if last[key] == place else value)
-            for place, (key, value) in enumerate(self._pairs)
+            (key, self[key] if last[key] == index else value)
+            for index, (key, value) in enumerate(self._pairs)
             if key in self
         ]
         return kept + [(key, value) for key, value in self.items() if key not in last]
@@ -97,6 +97,6 @@ def _pieces(value: Any, newline: str | None) -> list[str]:
         return [opening + closing]
     inner = None if newline is None else newline + "  "
     pieces = [opening]
-    for place, (prefix, item) in enumerate(items):
-        pieces += ["," if place else "", inner or "", prefix, *_pieces(item, inner)]
+    for index, (prefix, item) in enumerate(items):
+        pieces += ["," if index else "", inner or "", prefix, *_pieces(item, inner)]
     return [*pieces, newline or "", closing]

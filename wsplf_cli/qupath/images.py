@@ -1,4 +1,4 @@
-"""Where the image of an entry is now: its recorded address, the same place beside the moved project, or its name."""
+"""Finds the image of an entry: at its recorded address, beside the moved project, or by its name."""
 
 import os
 import re
@@ -24,7 +24,7 @@ class Measure(Protocol):
 
 
 def uri_path(uri: str) -> str | None:
-    """The path of a file address with forward slashes ("/a b", "D:/a", "//server/share/a"); None if it is no file.
+    """The path of a file address with forward slashes ("/a b", "D:/a", "//server/share/a"); None if it is not a file.
 
     Addresses of Java ("file:/a"), of Python ("file:///a") and plain paths of Linux, macOS and Windows are understood.
     """
@@ -58,8 +58,8 @@ class Finder:
     def find(self, uri: str, *, size_px0: tuple[int, int], crop_to_bounds: bool = True) -> Path | None:
         """The image's file, or None.
 
-        A file that is found by its name alone must have the size that the project records (0 for unknown), of the
-        scanned part or the whole slide; if no size can be told, it must be the only one of its name.
+        A file that is found by its name must have the size that the project records (0 for unknown), of the scanned
+        part or of the whole slide. If its size cannot be read, it must be the only file of its name.
         """
         recorded = uri_path(uri)
         if recorded is None:
@@ -76,16 +76,16 @@ class Finder:
         return unknown[0] if len(unknown) == 1 and len(same_name) == 1 else None
 
     def _beside(self, recorded: str) -> Path | None:
-        """The path that lies to the project as the recorded one lay to where the project was."""
+        """The recorded path moved as the project was moved; None where that is not known."""
         if self._recorded_folder is None:
             return None
-        there, here = PurePosixPath(recorded).parts, self._recorded_folder.parts
+        image_parts, project_parts = PurePosixPath(recorded).parts, self._recorded_folder.parts
         common = 0
-        while common < min(len(there), len(here)) and there[common] == here[common]:
+        while common < min(len(image_parts), len(project_parts)) and image_parts[common] == project_parts[common]:
             common += 1
-        if common == 0 or there[:common] == ("/",):
+        if common == 0 or image_parts[:common] == ("/",):
             return None
-        steps = [".."] * (len(here) - common) + list(there[common:])
+        steps = [".."] * (len(project_parts) - common) + list(image_parts[common:])
         return Path(os.path.normpath(self._project.parent.joinpath(*steps)))
 
     def _named(self, name: str) -> list[Path]:
@@ -93,8 +93,8 @@ class Finder:
             self._by_name = {}
             for path in _unique(self._candidates()):
                 self._by_name.setdefault(path.name.casefold(), []).append(path)
-        found = self._by_name.get(name.casefold(), [])
-        return [path for path in found if path.name == name] or found
+        same_name = self._by_name.get(name.casefold(), [])
+        return [path for path in same_name if path.name == name] or same_name
 
     def _candidates(self) -> Iterator[Path]:
         folder = self._project.parent
@@ -102,30 +102,30 @@ class Finder:
             yield from files_in(self._slides)
         yield from files_in(folder, depth=NEAR_DEPTH, most=NEAR_FILES)
         around = folder.absolute().parent
-        if around not in {Path(around.anchor), Path.home(), Path.home().parent}:  # these hold more than one study
+        if around not in {Path(around.anchor), Path.home(), Path.home().parent}:  # these are not one study's folder
             yield from files_in(around, depth=NEAR_DEPTH, most=NEAR_FILES)
 
 
 def files_in(folder: Path, *, depth: int | None = None, most: int = MAX_FILES) -> Iterator[Path]:
-    """Files in a folder, nearest first, without hidden folders and QuPath's own; ``most`` files and folders at most."""
+    """The files in a folder, nearest first, without hidden folders and QuPath's; at most ``most`` files and folders."""
     level: Sequence[Path] = [folder]
-    count, deep = 0, 0
-    while level and (depth is None or deep <= depth):
+    count, level_depth = 0, 0
+    while level and (depth is None or level_depth <= depth):
         below: list[Path] = []
-        for one in level:
+        for current in level:
             try:
-                inside = sorted(os.scandir(one), key=lambda item: item.name)
-            except OSError:  # a folder that may not be read holds nothing for us
+                items = sorted(os.scandir(current), key=lambda item: item.name)
+            except OSError:  # a folder without permission
                 continue
-            count += len(inside)
-            for item in inside:
+            count += len(items)
+            for item in items:
                 if item.is_file():
                     yield Path(item.path)
-                elif item.is_dir(follow_symlinks=False) and not _skipped(one, item.name):
+                elif item.is_dir(follow_symlinks=False) and not _skipped(current, item.name):
                     below.append(Path(item.path))
             if count >= most:
                 return
-        level, deep = below, deep + 1
+        level, level_depth = below, level_depth + 1
 
 
 def _skipped(parent: Path, name: str) -> bool:

@@ -1,6 +1,6 @@
-"""The Java classes that wsplf writes: their descriptors, and new objects of them in a stream that is there already.
+"""The Java classes that wsplf writes: their descriptors, and new objects of them for a stream.
 
-A descriptor that the stream holds is used as it is, so that the new objects refer to it as Java's would; the others
+A descriptor that is in the stream is used as it is, so that the new objects refer to it as Java's would. The others
 come from the table below (the same in QuPath 0.2 to 0.7).
 """
 
@@ -8,6 +8,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from wsplf_cli.class_names import class_parts
 from wsplf_cli.qupath.javaser.graph import (
     Array,
     Block,
@@ -128,11 +129,11 @@ class Maker:
         return Text(encode_text(text))
 
     def shared(self, text: str) -> Text:
-        """A string that is written once, as Java does with its constants."""
+        """A string that is written once, as Java writes its constants."""
         if text not in self._shared:
             self._shared[text] = self.text(text)
-        found: Text = self._shared[text]
-        return found
+        text_node: Text = self._shared[text]
+        return text_node
 
     def object(self, kind: str, /, **fields: Any) -> Instance:
         """An object from all its fields.
@@ -150,16 +151,16 @@ class Maker:
         key = ("I", value)
         if key not in self._shared:
             self._shared[key] = self.object("java.lang.Integer", value=value)
-        found: Instance = self._shared[key]
-        return found
+        number: Instance = self._shared[key]
+        return number
 
     def boolean(self, value: bool) -> Instance:
         """A java.lang.Boolean, one for each value."""
         key = ("Z", value)
         if key not in self._shared:
             self._shared[key] = self.object("java.lang.Boolean", value=value)
-        found: Instance = self._shared[key]
-        return found
+        boolean: Instance = self._shared[key]
+        return boolean
 
     def list(self, values: Sequence[Any]) -> Instance:
         """A java.util.ArrayList."""
@@ -214,11 +215,11 @@ class Maker:
         key = ("class", name)
         if key not in self._shared:
             node: Instance | None = None
-            parts = [part.strip() for part in name.split(":") if part.strip()]
+            parts = class_parts(name)
             if not parts:
                 raise JavaStreamError("the name of a class is empty")
-            for place, part in enumerate(parts):
-                last = place == len(parts) - 1
+            for index, part in enumerate(parts):
+                last = index == len(parts) - 1
                 packed = None if colour is None or not (last or all_parts) else self.integer(colour)
                 node = self.object(
                     "qupath.lib.objects.classes.PathClass",
@@ -227,5 +228,5 @@ class Maker:
                     parentClass=node,
                 )
             self._shared[key] = node
-        found: Instance = self._shared[key]
-        return found
+        path_class: Instance = self._shared[key]
+        return path_class

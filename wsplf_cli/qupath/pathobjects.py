@@ -1,4 +1,4 @@
-"""The objects of a hierarchy inside data.qpdata: where the parts of an object lie, and the tree they form."""
+"""The objects of the hierarchy in data.qpdata: where the parts of an object lie, and the tree that they form."""
 
 import math
 import struct
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from wsplf_cli.qupath.javaser.graph import Block, ClassDesc, Deferred, Instance, JavaStreamError, content, get, opened
+from wsplf_cli.qupath.javaser.graph import Block, ClassDesc, Deferred, Instance, JavaStreamError, content, get
 from wsplf_cli.schema import ObjectKind
 
 _PACKAGE = "qupath.lib.objects."
@@ -15,7 +15,7 @@ ANNOTATION = _PACKAGE + "PathAnnotationObject"
 METADATA_MAP = _PACKAGE + "MetadataMap"
 ID_KEY = "Object ID"
 
-#: Class -> what summary.json calls it, in QuPath's order of looking, and wsplf's word for it.
+#: Class -> its name in summary.json and its kind in wsplf, in the order in which QuPath tests them.
 KINDS: dict[str, tuple[str, ObjectKind]] = {
     _PACKAGE + "PathRootObject": ("Root objects", "root"),
     ANNOTATION: ("Annotations", "annotation"),
@@ -30,26 +30,26 @@ Node = Instance | Deferred
 
 
 def packable(desc: ClassDesc) -> bool:
-    """Whether objects of a class come in such numbers that they are left packed."""
+    """Whether objects of a class are left packed: those that come in large numbers."""
     return desc.name in _PACKED
 
 
 def kind_of(node: Node) -> tuple[str, ObjectKind]:
-    """What summary.json and wsplf call the kind of an object; an extension's own counts as what it derives from."""
+    """The kind of an object, as summary.json and wsplf call it; an extension's class counts as its base class."""
     names = [desc.name for desc in reversed(node.desc.lineage)]
     return next((KINDS[name] for name in names if name in KINDS), ("Detections", "detection"))
 
 
 @dataclass(slots=True)
 class Body:
-    """What an object wrote of itself. ``content`` is the object's own list; the rest says where things are in it."""
+    """The parts of one object. ``content`` is the list that its class wrote; the others say what lies where in it."""
 
     content: list[Any]
     name: Any
     colour: Any
     metadata: Instance | None
     measurements: Any
-    own_id: UUID | None
+    stored_id: UUID | None
     count_at: tuple[int, int]
     """Index of the block, and byte in it, where the number of children begins."""
     first: int
@@ -64,7 +64,7 @@ class Body:
 
 @dataclass(slots=True)
 class Tail:
-    """What an object that has a place in the image wrote after its children."""
+    """What an object with a ROI wrote after its children."""
 
     locked: Any
     path_class: Any
@@ -83,7 +83,7 @@ class _Cursor:
         self.offset = 0
 
     def skip(self) -> Any:
-        """The item here, where blocks that are used up are passed over; None at the end."""
+        """The item here, blocks that are used up passed over; the cursor itself at the end."""
         while self.index < len(self.content):
             item = self.content[self.index]
             if not isinstance(item, Block) or self.offset < len(item.raw):
@@ -92,7 +92,7 @@ class _Cursor:
         return self
 
     def object(self) -> Any:
-        """The next object, where all primitives before it were read."""
+        """The next object; all primitives before it must have been read."""
         item = self.skip()
         if item is self or isinstance(item, Block):
             raise JavaStreamError("an object of the hierarchy is not laid out as QuPath does")
@@ -101,15 +101,15 @@ class _Cursor:
 
     def take(self, size: int) -> bytes:
         """The next bytes, across blocks."""
-        found = b""
-        while len(found) < size:
+        raw = b""
+        while len(raw) < size:
             item = self.skip()
             if not isinstance(item, Block):
                 raise JavaStreamError("an object of the hierarchy is not laid out as QuPath does")
-            part = item.raw[self.offset : self.offset + size - len(found)]
+            part = item.raw[self.offset : self.offset + size - len(raw)]
             self.offset += len(part)
-            found += part
-        return found
+            raw += part
+        return raw
 
     def integer(self) -> int:
         """The next four bytes."""
@@ -127,44 +127,44 @@ def body(node: Instance) -> Body:
     written = content(node)
     cursor = _Cursor(written)
     name, colour, third = cursor.object(), cursor.object(), cursor.object()
-    metadata, measurements, own_id = None, third, None
+    metadata, measurements, stored_id = None, third, None
     if isinstance(third, Instance) and third.desc.name == METADATA_MAP:
         metadata, measurements = third, cursor.object()
     elif isinstance(third, Instance) and third.desc.name == "java.util.UUID":
-        own_id = UUID(int=_unsigned(third, "mostSigBits") << 64 | _unsigned(third, "leastSigBits"))
+        stored_id = UUID(int=_unsigned(third, "mostSigBits") << 64 | _unsigned(third, "leastSigBits"))
         parts = [cursor.object() for _ in range(cursor.integer())]
-        metadata = next((one for one in parts if _is_metadata(one)), None)
-        measurements = next((one for one in parts if one is not None and not _is_metadata(one)), None)
+        metadata = next((part for part in parts if _is_metadata(part)), None)
+        measurements = next((part for part in parts if part is not None and not _is_metadata(part)), None)
     cursor.skip()
     count_at = (cursor.index, cursor.offset)
     count = cursor.integer()
     if count <= 0:
-        return Body(written, name, colour, metadata, measurements, own_id, count_at, cursor.index + 1, [])
+        return Body(written, name, colour, metadata, measurements, stored_id, count_at, cursor.index + 1, [])
     if isinstance(cursor.skip(), Block):
         raise JavaStreamError("an object of the hierarchy is not laid out as QuPath does")
     children = written[cursor.index : cursor.index + count]
-    if len(children) < count or not all(isinstance(one, Instance) or hasattr(one, "peek") for one in children):
+    if len(children) < count or not all(isinstance(part, Instance) or hasattr(part, "peek") for part in children):
         raise JavaStreamError("an object of the hierarchy lacks some of its children")
-    return Body(written, name, colour, metadata, measurements, own_id, count_at, cursor.index, children)
+    return Body(written, name, colour, metadata, measurements, stored_id, count_at, cursor.index, children)
 
 
 def tail(parts: Body, kind: ObjectKind) -> Tail:
-    """What follows the children of an object that has a place in the image.
+    """What follows the children of an object with a ROI.
 
     Raises:
         JavaStreamError: it is not laid out as any release of QuPath does.
     """
     cursor = _Cursor(parts.content, parts.after)
     locked, path_class, roi = cursor.object(), cursor.object(), cursor.object()
-    found = Tail(locked, path_class, roi, None)
+    trailing = Tail(locked, path_class, roi, None)
     if isinstance(cursor.skip(), Block):
-        number: float = struct.unpack(">d", cursor.take(8))[0]
-        found.probability = None if math.isnan(number) else number
+        probability: float = struct.unpack(">d", cursor.take(8))[0]
+        trailing.probability = None if math.isnan(probability) else probability
     if kind == "tma_core" and isinstance(cursor.skip(), Block):
-        found.missing = cursor.take(1) != b"\0"
+        trailing.missing = cursor.take(1) != b"\0"
     if kind == "cell" and isinstance(nucleus := cursor.skip(), Instance):
-        found.nucleus = nucleus
-    return found
+        trailing.nucleus = nucleus
+    return trailing
 
 
 def _is_metadata(node: Any) -> bool:
@@ -172,17 +172,17 @@ def _is_metadata(node: Any) -> bool:
 
 
 def _unsigned(node: Instance, name: str) -> int:
-    number: int = get(node, name)
-    return number & 0xFFFFFFFFFFFFFFFF
+    value: int = get(node, name)
+    return value & 0xFFFFFFFFFFFFFFFF
 
 
 def is_path_object(node: Instance) -> bool:
-    """Whether an object is of the hierarchy, an extension's own kinds too."""
+    """Whether an object is one of the hierarchy, also of a kind that an extension defines."""
     return any(desc.name == _PACKAGE + "PathObject" for desc in node.desc.lineage)
 
 
 def set_children(parent: Body, children: list[Any]) -> None:
-    """Write other children into an object."""
+    """Replace the children of an object."""
     index, offset = parent.count_at
     blocks = parent.content[index : parent.first]
     raw = b"".join(block.raw for block in blocks)
@@ -206,26 +206,18 @@ def tree(root: Node) -> Iterator[tuple[Node, Body | None, Node | None]]:
     Raises:
         JavaStreamError: an object is not laid out as QuPath does, or is its own descendant.
     """
-    seen: set[int] = set()
-    rest: list[tuple[Any, Node | None]] = [(root, None)]
-    while rest:
-        one, above = rest.pop()
-        node = one
-        if not isinstance(one, Instance):
-            node = one.opened or one
-        if id(node) in seen:
+    visited: set[int] = set()
+    stack: list[tuple[Any, Node | None]] = [(root, None)]
+    while stack:
+        node, above = stack.pop()
+        if not isinstance(node, Instance):
+            node = node.opened or node
+        if id(node) in visited:
             raise JavaStreamError("an object of the hierarchy appears twice")
-        seen.add(id(node))
+        visited.add(id(node))
         if not isinstance(node, Instance):
             yield node, None, above
             continue
         parts = body(node)
         yield node, parts, above
-        rest.extend((child, node) for child in reversed(parts.children))
-
-
-def walk(root: Node) -> Iterator[tuple[Instance, Body]]:
-    """Every object with its parts, as `tree` gives them; packed ones are opened."""
-    for node, parts, _ in tree(root):
-        graph = opened(node)
-        yield graph, parts or body(graph)
+        stack.extend((child, node) for child in reversed(parts.children))

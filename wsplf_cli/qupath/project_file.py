@@ -1,4 +1,4 @@
-"""project.qpproj and what lies beside it: entries, classes, and where QuPath keeps the data of an entry."""
+"""Reads and writes project.qpproj and classes.json: the entries and the classes of a project."""
 
 import json
 import time
@@ -51,13 +51,13 @@ def locate(path: Path) -> Path:
         ProjectError: there is none, or the folder holds several.
     """
     if path.is_dir():
-        inside = sorted(one for one in path.iterdir() if one.suffix == SUFFIX and one.is_file())
-        if len(inside) == 1:
-            return inside[0]
-        found = "no" if not inside else f"{len(inside)}"
-        names = ", ".join(one.name for one in inside)
+        project_files = sorted(file for file in path.iterdir() if file.suffix == SUFFIX and file.is_file())
+        if len(project_files) == 1:
+            return project_files[0]
+        count = "no" if not project_files else f"{len(project_files)}"
+        names = ", ".join(file.name for file in project_files)
         raise ProjectError(
-            f"{path}: the folder holds {found} QuPath projects{f' ({names})' if names else ''}",
+            f"{path}: the folder holds {count} QuPath projects{f' ({names})' if names else ''}",
             hint="give the path of one project.qpproj",
         )
     if not path.is_file():
@@ -91,16 +91,16 @@ def read(path: Path) -> ProjectFile:
     if document.get("images") is None:
         document["images"] = []
     images = document["images"]
-    if not isinstance(images, list) or not all(isinstance(one, dict) for one in images):
+    if not isinstance(images, list) or not all(isinstance(image, dict) for image in images):
         raise ProjectError(f"{path}: its 'images' are not a list of entries", hint=hint)
     for image in images:
         if not isinstance(image.get("entryID", 0), int):
-            raise ProjectError(f"{path}: an entry has the id {image['entryID']!r}, which is no number", hint=hint)
+            raise ProjectError(f"{path}: an entry has the id {image['entryID']!r}, which is not a number", hint=hint)
     return ProjectFile(path, document, stored)
 
 
 def entry_id(image: Mapping[str, Any]) -> str:
-    """The id of an entry's record, by which its data folder is called."""
+    """The id of an entry's record, which is also the name of its data folder."""
     return str(image.get("entryID", 0))
 
 
@@ -109,8 +109,8 @@ def entries(project: ProjectFile, *, slides: Path | None, measure: Measure) -> l
 
     Args:
         project: the project.
-        slides: a folder to search for slides that moved.
-        measure: width and height of an image file, to tell slides of one name apart.
+        slides: a folder to search for slides that were moved.
+        measure: width and height of an image file, to distinguish slides of the same name.
     """
     recorded = str(project.document.get("uri") or "")
     finder = Finder(project.path, recorded_uri=recorded, slides=slides, measure=measure)
@@ -119,9 +119,9 @@ def entries(project: ProjectFile, *, slides: Path | None, measure: Measure) -> l
 
 
 def shared_ids(project: ProjectFile) -> set[str]:
-    """The ids that several entries have; QuPath opens such a project, and the entries share one data folder."""
+    """The ids that several entries share; QuPath opens such a project, and the entries share one data folder."""
     counts = Counter(map(entry_id, project.images))
-    return {one for one, count in counts.items() if count > 1}
+    return {identifier for identifier, count in counts.items() if count > 1}
 
 
 def _entry(image: Mapping[str, Any], finder: Finder, measure: Measure, *, shared: Collection[str]) -> Entry:
@@ -161,10 +161,10 @@ def _entry(image: Mapping[str, Any], finder: Finder, measure: Measure, *, shared
 def set_metadata(project: ProjectFile, values: Mapping[str, Mapping[str, str]]) -> None:
     """Set keys of the entries' metadata and write the project file, the previous one kept as ``.backup``.
 
-    The file is read again first, so that what another program wrote since ``project`` was read stays.
+    The file is read again first, so that changes of another program since ``project`` was read stay.
 
     Raises:
-        ProjectError: an entry is not there; the file changes in this moment, or cannot be written.
+        ProjectError: there is no such entry; another program writes the file now, or it cannot be written.
     """
     now = read(project.path)
     unknown = set(values) - {entry_id(image) for image in now.images}
@@ -188,7 +188,7 @@ def set_metadata(project: ProjectFile, values: Mapping[str, Mapping[str, str]]) 
 
 
 def write(project: ProjectFile, *, beside: Mapping[Path, bytes] | None = None) -> None:
-    """Write the project file, the previous one kept as ``.backup``, and before it the files ``beside`` it.
+    """Write the files ``beside`` the project file, then the file itself; the previous one is kept as ``.backup``.
 
     Raises:
         ProjectError: the file changed since it was read, or cannot be written; the old one is in place.
@@ -209,24 +209,26 @@ def now_ms() -> int:
 
 
 def classes_path(folder: Path) -> Path:
-    """Where the classes of a project are."""
+    """The path of classes.json."""
     return folder / "classifiers" / "classes.json"
 
 
 def read_classes(folder: Path) -> list[PathClass]:
-    """The classes of a project, in order; none when it has no file of them.
+    """The classes of a project, in order; none when it has no classes.json.
 
     Raises:
         ProjectError: the file is not as QuPath writes it.
     """
-    return [PathClass(str(one["name"]), colours.unpack_rgb(one.get("color"))) for one in _class_records(folder)[1]]
+    return [
+        PathClass(str(record["name"]), colours.unpack_rgb(record.get("color"))) for record in _class_records(folder)[1]
+    ]
 
 
 def add_classes(folder: Path, wanted: Collection[PathClass]) -> bytes | None:
     """The bytes of classes.json with the missing ones of ``wanted`` added; None when all are there."""
     document, records = _class_records(folder)
-    known = {str(one["name"]) for one in records}
-    missing = [one for one in wanted if one.name not in known]
+    known = {str(path_class["name"]) for path_class in records}
+    missing = [path_class for path_class in wanted if path_class.name not in known]
     if not missing:
         return None
     document["pathClasses"] = [*(document.get("pathClasses") or []), *map(class_record, missing)]
@@ -234,7 +236,7 @@ def add_classes(folder: Path, wanted: Collection[PathClass]) -> bytes | None:
 
 
 def class_record(path_class: PathClass) -> dict[str, Any]:
-    """A class as classes.json has it; QuPath chooses a colour where there is none."""
+    """A class as a record of classes.json; QuPath chooses the colour where there is none."""
     packed = colours.pack_rgb(path_class.rgb or colours.STANDARD.get(path_class.name))
     return {"name": path_class.name} if packed is None else {"name": path_class.name, "color": packed}
 
@@ -245,8 +247,8 @@ def _class_records(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         return {"pathClasses": []}, []
     try:
         document = gson.loads(path.read_text(encoding="utf-8"))
-        found = document.get("pathClasses") or []
-        return document, [one for one in found if str(one.get("name") or "").strip()]
+        records = document.get("pathClasses") or []
+        return document, [record for record in records if str(record.get("name") or "").strip()]
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise ProjectError(f"{path}: not a QuPath class list ({_short(error)})") from error
 
@@ -260,9 +262,9 @@ def _list(value: Any) -> list[Any]:
 
 
 def _strings(value: Any) -> dict[str, str]:
-    """Entry metadata as strings, as QuPath takes it; null values are left out."""
+    """Entry metadata as strings, as QuPath reads it; null values are left out."""
     pairs = _object(value).items()
-    return {key: one if isinstance(one, str) else json.dumps(one) for key, one in pairs if one is not None}
+    return {key: item if isinstance(item, str) else json.dumps(item) for key, item in pairs if item is not None}
 
 
 def _short(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""data.qpdata <-> annotations: the parsed graph is edited in place, so that all else of the file stays as it was."""
+"""data.qpdata <-> annotations: the graph of the file is edited in place, so that all else in it stays as it is."""
 
 import json
 import re
@@ -13,10 +13,10 @@ import numpy as np
 
 from wsplf_cli.class_names import class_name
 from wsplf_cli.qupath import columns, javaser
-from wsplf_cli.qupath.compose import New, News
+from wsplf_cli.qupath.compose import AnnotationWriter, NewAnnotation
 from wsplf_cli.qupath.javaclasses import Maker
 from wsplf_cli.qupath.javaser.graph import Block, ClassDesc, Enum, Instance, JavaStreamError, Stream, Text, get
-from wsplf_cli.qupath.javaser.pack import Packed
+from wsplf_cli.qupath.javaser.table import Packed
 from wsplf_cli.qupath.pathobjects import (
     ID_KEY,
     Body,
@@ -28,8 +28,8 @@ from wsplf_cli.qupath.pathobjects import (
     tail,
     tree,
 )
-from wsplf_cli.qupath.records import OWN_ID_KEY, Held, annotations, held, path_objects
-from wsplf_cli.qupath.shapes import part_id, shape_hashes, storable_all
+from wsplf_cli.qupath.records import FALLBACK_ID_KEY, StoredObject, annotations, path_objects, read_object
+from wsplf_cli.qupath.shapes import part_id, shape_hashes, storable
 from wsplf_cli.qupath.values import Values
 from wsplf_cli.schema import (
     CLASS_KEY,
@@ -50,7 +50,7 @@ _COLOUR_ALL_PARTS_BEFORE = (0, 5)
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class AnnotationNode:
     """An annotation of the file and the object that it was read from."""
 
     node: Node
@@ -69,22 +69,22 @@ class QpData:
     def image_type(self) -> str:
         """QuPath's image type, such as BRIGHTFIELD_H_E."""
         enums = (item for item in self._stream.contents if isinstance(item, Enum))
-        return next((one.constant.value for one in enums if one.desc.name.endswith("ImageType")), "UNSET")
+        return next((enum.constant.value for enum in enums if enum.desc.name.endswith("ImageType")), "UNSET")
 
     @cached_property
     def has_ids(self) -> bool:
         """Whether the version of QuPath that wrote the file gives its objects ids."""
         return self._written_by >= _NO_IDS_BEFORE
 
-    def found(self) -> list[Found]:
+    def annotation_nodes(self) -> list[AnnotationNode]:
         """All annotations at any depth, in file order.
 
         Raises:
             JavaStreamError: the hierarchy is not laid out as any release of QuPath does.
         """
         nodes = [(node, parts) for node, parts, _ in self._objects() if kind_of(node)[1] == "annotation"]
-        read = annotations(self._held(nodes, Values(self._size)))
-        return [Found(node, one) for (node, _), one in zip(nodes, read, strict=True)]
+        records = annotations(self._stored_objects(nodes, Values(self._size)))
+        return [AnnotationNode(node, annotation) for (node, _), annotation in zip(nodes, records, strict=True)]
 
     def objects(self) -> list[PathObject]:
         """All objects, the root first, parents before children, in file order.
@@ -94,36 +94,38 @@ class QpData:
         """
         nodes: list[tuple[Node, Body | None]] = []
         parents: list[int] = []
-        place_of: dict[int, int] = {}
+        index_of: dict[int, int] = {}
         for node, parts, above in self._objects():
-            place_of[id(node)] = len(nodes)
+            index_of[id(node)] = len(nodes)
             nodes.append((node, parts))
-            parents.append(-1 if above is None else place_of[id(above)])
+            parents.append(-1 if above is None else index_of[id(above)])
         values = Values(self._size)
-        return path_objects(self._held(nodes, values), parents, self._grid(place_of, values))
+        return path_objects(self._stored_objects(nodes, values), parents, self._grid(index_of, values))
 
     def remove(self, nodes: Collection[Node]) -> None:
-        """Take objects out of the hierarchy; their children take their place."""
-        doomed = {_known(node) for node in nodes}
-        kept: dict[int, list[Any]] = {one: [] for one in doomed}
-        for node, parts, _ in reversed(list(self._objects())):
-            if parts is None or not (id(node) in doomed or any(_known(child) in doomed for child in parts.children)):
+        """Take objects out of the hierarchy; their children move up to their parent."""
+        removed = {_identity(node) for node in nodes}
+        kept: dict[int, list[Any]] = {identity: [] for identity in removed}
+        for parent, parts, _ in reversed(list(self._objects())):
+            if parts is None or not (
+                id(parent) in removed or any(_identity(child) in removed for child in parts.children)
+            ):
                 continue
-            children = [one for child in parts.children for one in kept.get(_known(child), (child,))]
-            if id(node) in doomed:
-                kept[id(node)] = children
+            children = [node for child in parts.children for node in kept.get(_identity(child), (child,))]
+            if id(parent) in removed:
+                kept[id(parent)] = children
             else:
                 set_children(parts, children)
 
     def add(self, annotations: Sequence[Annotation], *, colours: Mapping[str, int]) -> None:
-        """Add annotations at the top of the hierarchy, as they are; ``colours`` packed ARGB by full class name."""
-        news = News(
+        """Add annotations as they are at the top of the hierarchy; ``colours``: packed ARGB by full class name."""
+        writer = AnnotationWriter(
             self._maker,
-            id_key=ID_KEY if self.has_ids else OWN_ID_KEY,
+            id_key=ID_KEY if self.has_ids else FALLBACK_ID_KEY,
             colours=colours,
             colour_all_parts=self._written_by < _COLOUR_ALL_PARTS_BEFORE,
         )
-        nodes = [New(news, annotation) for annotation in annotations]
+        nodes = [NewAnnotation(writer, annotation) for annotation in annotations]
         root = self._root()
         if root is None:
             root = _new_root(self._maker)
@@ -132,7 +134,7 @@ class QpData:
         set_children(parts, [*parts.children, *nodes])
 
     def counts(self) -> dict[str, Any]:
-        """What summary.json says of the hierarchy."""
+        """The counts of the hierarchy that summary.json holds."""
         kinds: Counter[str] = Counter()
         classes: dict[str, Counter[str]] = {"annotation": Counter(), "detection": Counter()}
         values = Values(self._size)
@@ -144,7 +146,7 @@ class QpData:
             if kind in {"root", "tma_core"}:
                 continue
             group = classes["annotation" if kind == "annotation" else "detection"]
-            if isinstance(node, New):
+            if isinstance(node, NewAnnotation):
                 group[node.annotation.path_class or "Unclassified"] += 1
             elif parts is not None:
                 group[values.path_class(tail(parts, kind).path_class) or "Unclassified"] += 1
@@ -201,48 +203,50 @@ class QpData:
         root = self._root()
         return iter(()) if root is None else tree(root)
 
-    def _held(self, nodes: Sequence[tuple[Node, Body | None]], values: Values) -> list[Held]:
-        """What objects hold: those still packed by columns, the others, and the odd ones, from their graphs."""
+    def _stored_objects(self, nodes: Sequence[tuple[Node, Body | None]], values: Values) -> list[StoredObject]:
+        """The objects: packed ones are read by columns, the others and the odd ones from their graphs."""
         packs = self._stream.packs
-        places = [place for place, (node, parts) in enumerate(nodes) if parts is None and isinstance(node, Packed)]
-        rows = np.array([nodes[place][0].row for place in places], np.int64)  # type: ignore[union-attr]
-        found: dict[int, Held | None] = {}
-        if places:
-            found = dict(zip(places, columns.read(packs, rows, values), strict=True))
-        read = []
-        for place, (node, parts) in enumerate(nodes):
-            one = found.get(place)
-            if one is None:
+        packed_indices = [
+            index for index, (node, parts) in enumerate(nodes) if parts is None and isinstance(node, Packed)
+        ]
+        rows = np.array([nodes[index][0].row for index in packed_indices], np.int64)  # type: ignore[union-attr]
+        from_columns: dict[int, StoredObject | None] = {}
+        if packed_indices:
+            from_columns = dict(zip(packed_indices, columns.read(packs, rows, values), strict=True))
+        objects = []
+        for index, (node, parts) in enumerate(nodes):
+            stored = from_columns.get(index)
+            if stored is None:
                 graph = node if isinstance(node, Instance) else node.peek()
-                one = held(graph, parts or body(graph), values)
-            read.append(one)
-        return read
+                stored = read_object(graph, parts or body(graph), values)
+            objects.append(stored)
+        return objects
 
     def _packed_classes(self, nodes: Sequence[Any], values: Values) -> list[str | None]:
         """The class of each packed object."""
         if not nodes:
             return []
         rows = np.array([node.row for node in nodes], np.int64)
-        found = columns.classes(self._stream.packs, rows, values)
+        names = columns.classes(self._stream.packs, rows, values)
         return [
             values.path_class(tail(body(node.peek()), "detection").path_class) if name is columns.UNKNOWN else name
-            for node, name in zip(nodes, found, strict=True)
+            for node, name in zip(nodes, names, strict=True)
         ]
 
-    def _grid(self, place_of: Mapping[int, int], values: Values) -> dict[int, tuple[int, int]]:
-        """Row and column of the TMA cores in the image's grid, by their place among the objects."""
+    def _grid(self, index_of: Mapping[int, int], values: Values) -> dict[int, tuple[int, int]]:
+        """Row and column of the TMA cores in the image's grid, by their index among the objects."""
         hierarchy = self._hierarchy()
         grid = None if hierarchy is None else get(hierarchy, "tmaGrid")
         if not isinstance(grid, Instance):
             return {}
         width = int(get(grid, "gridWidth"))
         cores = values.items(get(grid, "cores"))
-        places = ((place_of.get(_known(core)), at) for at, core in enumerate(cores) if width > 0)
-        return {place: divmod(at, width) for place, at in places if place is not None}
+        cells = ((index_of.get(_identity(core)), cell) for cell, core in enumerate(cores) if width > 0)
+        return {index: divmod(cell, width) for index, cell in cells if index is not None}
 
 
-def _known(node: Any) -> int:
-    """The identity of an object: that of its graph if it was opened."""
+def _identity(node: Any) -> int:
+    """The identity of an object; of an opened one, the identity of its graph."""
     return id(node if isinstance(node, Instance) else getattr(node, "opened", None) or node)
 
 
@@ -266,8 +270,8 @@ def loads(data: bytes) -> QpData:
 def create(*, version: str, server: str | None, path: str, properties: Mapping[str, str]) -> QpData:
     """A new data file without objects, in the form of a QuPath version.
 
-    The image type is UNSET: QuPath then asks or estimates, as it does for any image that is opened the first time,
-    while a type or stains that we guessed would be taken for a person's choice.
+    The image type is UNSET: QuPath then asks or estimates, as it does for any image that is opened the first time. A
+    type or stains that we guessed would look like a person's choice.
 
     ``server`` is the entry's server builder as compact JSON (None if it has none), ``path`` the image's path, which
     versions before 0.3 have instead.
@@ -280,13 +284,14 @@ def create(*, version: str, server: str | None, path: str, properties: Mapping[s
     head = json.dumps(fields, separators=(",", ":"), ensure_ascii=False)
     if server is not None:
         head = f'{head[:-1]},"server":{server}}}'
-    locale = {"country": "", "extensions": "", "language": "en", "script": "", "variant": ""}
-    place = maker.object("java.util.Locale", hashcode=-1, **{key: maker.text(one) for key, one in locale.items()})
-    place.values.append([])
+    locale_fields = {"country": "", "extensions": "", "language": "en", "script": "", "variant": ""}
+    locale_texts = {key: maker.text(value) for key, value in locale_fields.items()}
+    locale = maker.object("java.util.Locale", hashcode=-1, **locale_texts)
+    locale.values.append([])
     contents = [
         Block(struct.pack(">H", len(title)) + title),
         maker.text(f"Image path: {path}" if old else head),
-        place,
+        locale,
         maker.constant("qupath.lib.images.ImageData$ImageType", "UNSET"),
         None,
         maker.external("qupath.lib.plugins.workflow.Workflow", [Block(struct.pack(">ii", 1, 0))]),
@@ -297,23 +302,18 @@ def create(*, version: str, server: str | None, path: str, properties: Mapping[s
     return QpData(Stream(contents, descs))
 
 
-def mark(annotation: Annotation, *, origin: Origin) -> list[Annotation]:
-    """`mark_all` of one annotation."""
-    return mark_all([annotation], origin=origin)
-
-
-def mark_all(annotations: Sequence[Annotation], *, origin: Origin) -> list[Annotation]:
-    """The annotations to write: a polygon for each part of each shape, repaired, with wsplf's marks in the metadata.
+def mark(annotations: Sequence[Annotation], *, origin: Origin) -> list[Annotation]:
+    """The annotations to write: one for each polygon of each shape, repaired, with wsplf's marks in the metadata.
 
     A person's annotations (``origin`` human) get no marks.
     """
-    parts = storable_all([one.shape for one in annotations])
+    parts = storable([annotation.shape for annotation in annotations])
     hashes = iter(shape_hashes([shape for shapes in parts for shape in shapes]) if origin != "human" else ())
-    names = {one.path_class: class_name(one.path_class) for one in annotations}
-    written = []
+    names = {annotation.path_class: class_name(annotation.path_class) for annotation in annotations}
+    marked = []
     for annotation, shapes in zip(annotations, parts, strict=True):
         path_class = names[annotation.path_class]
-        for place, shape in enumerate(shapes):
+        for index, shape in enumerate(shapes):
             metadata = dict(annotation.metadata)
             if origin != "human":
                 metadata |= {
@@ -324,9 +324,9 @@ def mark_all(annotations: Sequence[Annotation], *, origin: Origin) -> list[Annot
                     CLASS_KEY: path_class or "",
                     NAME_KEY: annotation.name,
                 }
-            written.append(
+            marked.append(
                 Annotation(
-                    id=part_id(annotation.id, place),
+                    id=part_id(annotation.id, index),
                     shape=shape,
                     path_class=path_class,
                     origin=origin,
@@ -340,7 +340,7 @@ def mark_all(annotations: Sequence[Annotation], *, origin: Origin) -> list[Annot
                     rgb=annotation.rgb,
                 )
             )
-    return written
+    return marked
 
 
 def version_number(version: str) -> tuple[int, int]:

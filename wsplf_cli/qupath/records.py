@@ -1,4 +1,4 @@
-"""The objects of a data file as plain values, and the records made of them: Annotation and PathObject."""
+"""The objects of a data file as plain values, and the records that are made of them: Annotation and PathObject."""
 
 import re
 from collections import Counter
@@ -32,15 +32,15 @@ from wsplf_cli.schema import (
     Review,
 )
 
-#: The id where the file's version of QuPath has none of its own (before 0.4).
-OWN_ID_KEY = "wsplf.id"
+#: The metadata key of the id where the file's version of QuPath gives objects no id (before 0.4).
+FALLBACK_ID_KEY = "wsplf.id"
 
 _BATCH = 20_000
 
 
 @dataclass(slots=True)
-class Held:
-    """What one object holds. ``shape`` is as it is stored, not repaired; ``metadata`` includes the id."""
+class StoredObject:
+    """One object as it is stored: ``shape`` is not repaired, ``metadata`` includes the id."""
 
     kind: ObjectKind = "annotation"
     shape: BaseGeometry = field(default_factory=Polygon)
@@ -53,20 +53,20 @@ class Held:
     rgb: tuple[int, int, int] | None = None
     probability: float | None = None
     roi: str = ""
-    own_id: UUID | None = None
+    id: UUID | None = None
     missing: bool = False
     nucleus: BaseGeometry | None = None
 
 
-def held(node: Instance, parts: Body, values: Values) -> Held:
-    """What an object holds, from its graph.
+def read_object(node: Instance, parts: Body, values: Values) -> StoredObject:
+    """The object of a graph.
 
     Raises:
-        JavaStreamError: it is not laid out as QuPath does, or holds too much.
+        JavaStreamError: it is not laid out as QuPath does, or is too large.
     """
     kind = kind_of(node)[1]
     last = tail(parts, kind) if kind != "root" else Tail(None, None, None, None)
-    return Held(
+    return StoredObject(
         kind=kind,
         shape=values.roi(last.roi),
         name=values.text(parts.name) or "",
@@ -78,7 +78,7 @@ def held(node: Instance, parts: Body, values: Values) -> Held:
         rgb=rgb_of(get(parts.colour, "value")) if isinstance(parts.colour, Instance) else None,
         probability=last.probability,
         roi=roi_kind(last.roi),
-        own_id=parts.own_id,
+        id=parts.stored_id,
         missing=last.missing,
         nucleus=None if last.nucleus is None else values.roi(last.nucleus),
     )
@@ -91,40 +91,40 @@ def rgb_of(packed: object) -> tuple[int, int, int]:
     return packed >> 16 & 255, packed >> 8 & 255, packed & 255
 
 
-def annotations(found: Sequence[Held]) -> list[Annotation]:
-    """The annotations, in order; equal ones without ids are told apart by their order."""
+def annotations(objects: Sequence[StoredObject]) -> list[Annotation]:
+    """The annotations, in order; equal ones without ids get ids by their order."""
     records: list[Annotation] = []
     times: Counter[str] = Counter()
-    for at in range(0, len(found), _BATCH):
-        batch = found[at : at + _BATCH]
-        ids = [_identity(one, times) for one in batch]
-        hashes = _own_hashes(batch)
-        for one, identity, usable, stored in zip(batch, ids, _usable(batch), hashes, strict=True):
-            metadata = one.metadata
+    for at in range(0, len(objects), _BATCH):
+        batch = objects[at : at + _BATCH]
+        ids = [_identity(stored, times) for stored in batch]
+        hashes = _wsplf_hashes(batch)
+        for stored, identity, shape, shape_hash in zip(batch, ids, _usable(batch), hashes, strict=True):
+            metadata = stored.metadata
             origin: Any = metadata.get(ORIGIN_KEY)
             review: Any = metadata.get(REVIEW_KEY)
-            own: Origin = origin if origin in _ORIGINS else "human"
-            edited = stored is not None and (
-                metadata.get(SHAPE_KEY) != stored or metadata.get(CLASS_KEY, "") != (one.path_class or "")
+            known_origin: Origin = origin if origin in _ORIGINS else "human"
+            edited = shape_hash is not None and (
+                metadata.get(SHAPE_KEY) != shape_hash or metadata.get(CLASS_KEY, "") != (stored.path_class or "")
             )
             run_id = metadata.get(RUN_KEY, "")
             metadata.pop(ID_KEY, None)
-            metadata.pop(OWN_ID_KEY, None)
+            metadata.pop(FALLBACK_ID_KEY, None)
             records.append(
                 Annotation(
                     identity,
-                    usable,
-                    one.path_class,
-                    own,
+                    shape,
+                    stored.path_class,
+                    known_origin,
                     review if review in _REVIEWS else "pending",
                     run_id,
-                    one.name,
-                    one.measurements,
+                    stored.name,
+                    stored.measurements,
                     metadata,
-                    one.locked,
+                    stored.locked,
                     edited,
-                    one.plane,
-                    one.rgb,
+                    stored.plane,
+                    stored.rgb,
                 )
             )
     return records
@@ -135,69 +135,69 @@ _REVIEWS = frozenset(get_args(Review))
 
 
 def path_objects(
-    found: Sequence[Held], parents: Sequence[int], grid: Mapping[int, tuple[int, int]]
+    objects: Sequence[StoredObject], parents: Sequence[int], grid: Mapping[int, tuple[int, int]]
 ) -> list[PathObject]:
-    """The objects, in order. ``parents`` [N] is the place of each one's parent (-1 for none), before its own."""
+    """The objects, in order. ``parents`` [N] is the index of each object's parent (-1: none), before its own."""
     times: Counter[str] = Counter()
-    ids = [_identity(one, times) for one in found]
-    shapes = _usable(found)
+    ids = [_identity(stored, times) for stored in objects]
+    shapes = _usable(objects)
     return [
         PathObject(
-            id=ids[place],
-            kind=one.kind,
-            shape=shapes[place],
-            parent=None if parents[place] < 0 else ids[parents[place]],
-            path_class=one.path_class,
-            probability=one.probability,
-            name=one.name,
-            rgb=one.rgb,
-            locked=one.locked,
-            roi=one.roi,
-            plane=one.plane,
-            nucleus=None if one.nucleus is None else repaired(one.nucleus),
-            missing=one.missing,
-            grid=grid.get(place),
-            measurements=one.measurements,
-            metadata={key: value for key, value in one.metadata.items() if key not in {ID_KEY, OWN_ID_KEY}},
+            id=ids[index],
+            kind=stored.kind,
+            shape=shapes[index],
+            parent=None if parents[index] < 0 else ids[parents[index]],
+            path_class=stored.path_class,
+            probability=stored.probability,
+            name=stored.name,
+            rgb=stored.rgb,
+            locked=stored.locked,
+            roi=stored.roi,
+            plane=stored.plane,
+            nucleus=None if stored.nucleus is None else repaired(stored.nucleus),
+            missing=stored.missing,
+            grid=grid.get(index),
+            measurements=stored.measurements,
+            metadata={key: value for key, value in stored.metadata.items() if key not in {ID_KEY, FALLBACK_ID_KEY}},
         )
-        for place, one in enumerate(found)
+        for index, stored in enumerate(objects)
     ]
 
 
-def _shapes(found: Sequence[Held]) -> NDArray[np.object_]:
-    array = np.empty(len(found), object)
-    array[:] = [one.shape for one in found]
+def _shapes(objects: Sequence[StoredObject]) -> NDArray[np.object_]:
+    array = np.empty(len(objects), object)
+    array[:] = [stored.shape for stored in objects]
     return array
 
 
-def _usable(found: Sequence[Held]) -> list[BaseGeometry]:
-    """Shapes, repaired where they cross themselves."""
-    shapes = _shapes(found)
-    for place in np.flatnonzero(~shapely.is_valid(shapes)).tolist():
-        shapes[place] = repaired(shapes[place])
-    usable: list[BaseGeometry] = shapes.tolist()
-    return usable
+def _usable(objects: Sequence[StoredObject]) -> list[BaseGeometry]:
+    """The shapes; those that cross themselves are repaired."""
+    shapes = _shapes(objects)
+    for index in np.flatnonzero(~shapely.is_valid(shapes)).tolist():
+        shapes[index] = repaired(shapes[index])
+    repaired_shapes: list[BaseGeometry] = shapes.tolist()
+    return repaired_shapes
 
 
-def _own_hashes(found: Sequence[Held]) -> list[str | None]:
-    """The hash of each shape of wsplf's own, None for a person's."""
-    own = [one.metadata.get(ORIGIN_KEY, "human") in _ORIGINS - {"human"} for one in found]
-    hashes = iter(shape_hashes(_shapes([one for one, mine in zip(found, own, strict=True) if mine])))
-    return [next(hashes) if mine else None for mine in own]
+def _wsplf_hashes(objects: Sequence[StoredObject]) -> list[str | None]:
+    """The hash of each shape that wsplf made, None for a person's."""
+    by_wsplf = [stored.metadata.get(ORIGIN_KEY, "human") in _ORIGINS - {"human"} for stored in objects]
+    hashes = iter(shape_hashes(_shapes([stored for stored, ours in zip(objects, by_wsplf, strict=True) if ours])))
+    return [next(hashes) if ours else None for ours in by_wsplf]
 
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}-?(?:[0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}").fullmatch
 
 
-def _identity(one: Held, times: Counter[str]) -> UUID:
-    """The object's id; where it has none, one that stays the same as long as the object does."""
-    if one.own_id is not None:
-        return one.own_id
-    text = one.metadata.get(ID_KEY, "")
+def _identity(stored: StoredObject, times: Counter[str]) -> UUID:
+    """The object's id; where it has none, one that stays the same as long as the object does not change."""
+    if stored.id is not None:
+        return stored.id
+    text = stored.metadata.get(ID_KEY, "")
     if not _UUID(text):
-        text = one.metadata.get(OWN_ID_KEY, "")
+        text = stored.metadata.get(FALLBACK_ID_KEY, "")
     if _UUID(text):
         return UUID(int=int(text.replace("-", ""), 16))
-    seed = f"{shapely.to_wkb(one.shape, hex=True)} {one.name} {one.path_class}"
+    seed = f"{shapely.to_wkb(stored.shape, hex=True)} {stored.name} {stored.path_class}"
     times[seed] += 1
     return uuid5(NAMESPACE_URL, f"wsplf:{times[seed]}:{seed}")

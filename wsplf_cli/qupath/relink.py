@@ -1,4 +1,4 @@
-"""Where the images of a project are now, and the project with its addresses changed to that."""
+"""Finds the images of a project that was moved, and changes their addresses in it."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -16,9 +16,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """What was found for one address of an entry: the new address, or None, and in words why there is none.
+    """The result for one address of an entry: the new address, or None and the reason in words.
 
-    ``missing`` is true when the image is neither where the project says nor anywhere else that was looked at.
+    ``missing`` is true when the image is neither at its address nor anywhere else that was searched.
     """
 
     old: str
@@ -28,7 +28,7 @@ class Link:
 
 
 class Search:
-    """The files below a folder, by name. The folder is walked once, when it is first asked."""
+    """The files below a folder, by name. The folder is searched once, at the first call of ``find``."""
 
     def __init__(self, folder: Path, measure: Measure) -> None:
         self._folder = folder
@@ -36,7 +36,7 @@ class Search:
         self._by_name: dict[str, list[Path]] | None = None
 
     def find(self, name: str, size_px0: tuple[int, int], *, crop_to_bounds: bool) -> list[Path]:
-        """The files of this name and size; those whose size cannot be told only where there is no better one."""
+        """The files of this name and size; where none fits, the files whose size cannot be read."""
         if self._by_name is None:
             self._by_name = {}
             for path in files_in(self._folder):
@@ -54,7 +54,7 @@ class Search:
 
 
 def links(image: Mapping[str, Any], moves: Sequence[Move], search: Search | None) -> list[Link]:
-    """What is found for each address of an entry, in the order in which they stand in its builders."""
+    """The result for each address of an entry, in the order of its builders."""
     return [_link(builder, moves, search) for builder in servers.files(image.get("serverBuilder"))]
 
 
@@ -64,16 +64,16 @@ def _link(builder: Mapping[str, Any], moves: Sequence[Move], search: Search | No
     if recorded is None:
         return Link(uri, note="not a file")
     target = moved(uri, moves)
-    found = existing(target) if target is not None else None
-    if found is not None:
-        return _to(uri, found)
+    image = existing(target) if target is not None else None
+    if image is not None:
+        return _to(uri, image)
     if Path(recorded).is_absolute() and Path(recorded).exists():
         return _to(uri, Path(recorded))
     return _missing(builder, uri, recorded, target, search)
 
 
 def _missing(builder: Mapping[str, Any], uri: str, recorded: str, target: Path | None, search: Search | None) -> Link:
-    """What the search gives for an address at which there is nothing, nor where a move leads."""
+    """The result of the search for an image that is neither at its address nor where a move leads."""
     reason = f"not at {recorded}" + (f" and not at {target}" if target is not None else "")
     if search is None:
         return Link(uri, note=reason + ("" if target else ", and no --map fits"), missing=True)
@@ -95,10 +95,10 @@ def _to(uri: str, path: Path) -> Link:
 
 
 def changed(project: ProjectFile, new: Mapping[str, Mapping[str, str]]) -> dict[Path, bytes]:
-    """Change the addresses of entries (entry id -> old -> new) in the project's document; not written yet.
+    """Change the addresses of entries (entry id -> old -> new) in the project's document, without writing it.
 
     Returns:
-        The files beside the entries' data that name the same addresses, with these changed too.
+        The new contents of the files beside the entries' data that hold the same addresses.
     """
     beside: dict[Path, bytes] = {}
     for image in project.images:
@@ -113,21 +113,21 @@ def changed(project: ProjectFile, new: Mapping[str, Mapping[str, str]]) -> dict[
 
 
 def _replace(builder: Any, addresses: Mapping[str, str]) -> bool:
-    """Change the addresses in a server builder; whether there was one to change."""
-    found = [one for one in servers.files(builder) if one["uri"] in addresses]
-    for one in found:
-        one["uri"] = addresses[one["uri"]]
-    return bool(found)
+    """Change the addresses in a server builder; returns whether there was one to change."""
+    named = [file_builder for file_builder in servers.files(builder) if file_builder["uri"] in addresses]
+    for file_builder in named:
+        file_builder["uri"] = addresses[file_builder["uri"]]
+    return bool(named)
 
 
 def _server_file(path: Path, addresses: Mapping[str, str]) -> bytes | None:
-    """server.json of an entry with its addresses changed, in the style it has; None where it names none of them."""
+    """server.json of an entry with its addresses changed, in its own style; None where it holds none of them."""
     try:
         text = path.read_text(encoding="utf-8")
         document = gson.loads(text)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:  # QuPath does not read it; the project file is what counts
+    except (OSError, ValueError) as error:  # QuPath does not read it: the project file counts
         log.warning("%s is left as it is: %s", path, error)
         return None
     if not _replace(document, addresses):

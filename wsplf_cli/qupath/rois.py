@@ -23,16 +23,16 @@ FIRST_PLANE = Plane()
 _QUARTER_SEGMENTS = 64
 _MAX_WKB_DEPTH = 8
 _MAX_RINGS = 2_000
-"""Rings of an old area at most: putting them together takes longer than in proportion."""
+"""Rings of an old area at most: the time to combine them grows faster than their number."""
 
 
 def roi_kind(node: Any) -> str:
-    """QuPath's name of the kind of a ROI, such as PolygonROI; empty for no ROI."""
+    """QuPath's name of a kind of ROI, such as PolygonROI; empty for no ROI."""
     return node.desc.name.rpartition(".")[2].partition("$")[0] if isinstance(node, Instance) else ""
 
 
 def read_plane(node: Any) -> Plane:
-    """The plane of a ROI; the first, and all channels, where it does not say."""
+    """The plane of a ROI; the first plane and all channels where it names none."""
     if not isinstance(node, Instance):
         return Plane()
     slots = node.desc.slots
@@ -41,9 +41,9 @@ def read_plane(node: Any) -> Plane:
 
 
 def read_roi(node: Any, spend: Callable[[int], None] = lambda size: None) -> BaseGeometry:
-    """The geometry of a ROI as it is stored, not repaired; empty for no ROI and for kinds that QuPath never had.
+    """The geometry of a ROI as it is stored, not repaired; empty for no ROI and for unknown kinds.
 
-    ``spend`` is told the bytes of every array that is read, and may refuse.
+    ``spend`` is called with the bytes of every array that is read, and may raise.
 
     Raises:
         JavaStreamError: the ROI's fields are not those of its kind.
@@ -72,28 +72,28 @@ def read_roi(node: Any, spend: Callable[[int], None] = lambda size: None) -> Bas
 
 
 def write_roi(maker: Maker, shape: BaseGeometry, *, plane: Plane = FIRST_PLANE) -> Instance:
-    """The ROI that QuPath itself makes of a shape, but for boxes, which stay polygons.
+    """The ROI that QuPath itself makes of a shape, except that boxes stay polygons.
 
     A polygon without holes, points and a line are in single precision; everything else, such as holes and several
-    parts, is WKB in double precision. The statistics that QuPath caches are left out: it believes them, and works them
-    out when they are missing.
+    parts, is WKB in double precision. The statistics that QuPath caches are left out: QuPath computes missing ones, and
+    does not check those that are there.
     """
-    place = {"c": plane.c, "t": plane.t, "z": plane.z}
+    plane_fields = {"c": plane.c, "t": plane.t, "z": plane.z}
     points = shapely.get_coordinates(shape)
     if shape.geom_type == "LineString" and len(points) == 2:
         corners = dict(zip(("x", "y", "x2", "y2"), points.ravel().tolist(), strict=True))
-        return maker.object("qupath.lib.roi.LineROI$SerializationProxy", name=None, **place, **corners)
+        return maker.object("qupath.lib.roi.LineROI$SerializationProxy", name=None, **plane_fields, **corners)
     if isinstance(shape, Polygon) and not shape.interiors:
         fields = {"name": None, "stats": None, **_singles(maker, points[:-1])}
-        return maker.object(POLYGON, **place, **fields)
+        return maker.object(POLYGON, **plane_fields, **fields)
     if shape.geom_type in {"Point", "MultiPoint"}:
         return maker.object(
-            "qupath.lib.roi.PointsROI$SerializationProxy", name=None, **place, **_singles(maker, points)
+            "qupath.lib.roi.PointsROI$SerializationProxy", name=None, **plane_fields, **_singles(maker, points)
         )
     if shape.geom_type == "LineString":
-        return maker.object("qupath.lib.roi.PolylineROI$SerializationProxy", **place, **_singles(maker, points))
+        return maker.object("qupath.lib.roi.PolylineROI$SerializationProxy", **plane_fields, **_singles(maker, points))
     wkb = shapely.to_wkb(shape, output_dimension=2, byte_order=0)
-    return maker.object(WKB, **place, stats=None, wkb=maker.raw("[B", wkb))
+    return maker.object(WKB, **plane_fields, stats=None, wkb=maker.raw("[B", wkb))
 
 
 def _singles(maker: Maker, points: NDArray[np.float64]) -> dict[str, Array]:
@@ -142,7 +142,7 @@ def _from_points(kind: str, points: NDArray[np.float64]) -> BaseGeometry:
 
 
 def _from_rings(x: Array, y: Array, spend: Callable[[int], None]) -> BaseGeometry:
-    """Old shapes: rings in no order, inside is where an odd number of them is around."""
+    """The shape of an old area: rings in no order, of which a point inside has an odd number around it."""
     rings = []
     if len(x.values or []) > _MAX_RINGS:
         raise JavaStreamError(f"an area of over {_MAX_RINGS} rings")
@@ -154,10 +154,10 @@ def _from_rings(x: Array, y: Array, spend: Callable[[int], None]) -> BaseGeometr
 
 
 def check_wkb(wkb: bytes) -> None:
-    """That the counts in WKB are met by its bytes and that it is not nested without end.
+    """Check that the counts in WKB fit its bytes and that it is not nested too deeply.
 
     Raises:
-        JavaStreamError: they are not; GEOS itself would run out of memory or stack.
+        JavaStreamError: they do not, or it is; GEOS itself would run out of memory or stack.
     """
     at, rest = 0, [1]
     while rest:

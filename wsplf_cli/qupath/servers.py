@@ -1,4 +1,4 @@
-"""What the chain of an entry's server builders says: the file, how its image is derived from it, its size and mpp."""
+"""Reads the server builders of an entry: its file, the steps from the file to its image, its size and mpp."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ _HUGE = 2**31  # sizes are Java ints
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """An entry's image as its builders describe it; sizes are (width, height), (0, 0) where they do not say.
+    """An entry's image as its builders describe it; sizes are (width, height), (0, 0) where they are not given.
 
-    ``size_px0`` and ``mpp`` are those of the image that QuPath shows, ``file_size_px0`` is that of the file at ``uri``,
-    ``steps`` lead from the one to the other. ``trouble`` says why the pixels cannot be read; empty when they can.
+    ``size_px0`` and ``mpp`` are of the image that QuPath shows, ``file_size_px0`` is of the file at ``uri``; ``steps``
+    lead from the file to the image. ``trouble`` says why the pixels cannot be read; it is empty when they can.
     """
 
     uri: str
@@ -45,15 +45,15 @@ def builders(image: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def describe(chain: Sequence[Mapping[str, Any]]) -> Server:
-    """What a chain of builders says, outermost first."""
+    """The image that a chain of builders describes, outermost builder first."""
     source = chain[-1] if chain else {}
     steps, trouble = _steps(chain)
     trouble = trouble or _file_trouble(source)
-    # the outermost builder with metadata says what QuPath shows; what is around it changes that
-    place = next((place for place, one in enumerate(chain) if one.get("metadata")), len(chain))
-    metadata = _object(chain[place].get("metadata")) if place < len(chain) else {}
+    # the outermost builder with metadata has the size that QuPath shows, before the steps of the builders around it
+    outermost = next((outermost for outermost, builder in enumerate(chain) if builder.get("metadata")), len(chain))
+    metadata = _object(chain[outermost].get("metadata")) if outermost < len(chain) else {}
     size, mpp = _size(metadata), _mpp(metadata)
-    around = _steps(chain[:place])[0]
+    around = _steps(chain[:outermost])[0]
     if around and min(size) > 0:
         view = view_of(around, size)
         size, mpp = (view.width_px0, view.height_px0), None if mpp is None else mpp * view.scale
@@ -70,31 +70,31 @@ def describe(chain: Sequence[Mapping[str, Any]]) -> Server:
 
 
 def files(builder: Any) -> Iterator[dict[str, Any]]:
-    """The builders that name a file, at any depth of a server builder: those of channels and regions too."""
+    """The builders that name a file, at any depth of a server builder, also those of channels and regions."""
     stack = [builder]
     while stack:
-        one = stack.pop()
-        if isinstance(one, list):
-            stack += reversed(one)
-        elif isinstance(one, dict):
-            if isinstance(one.get("uri"), str):
-                yield one
-            stack += reversed([value for key, value in one.items() if key != "metadata"])
+        value = stack.pop()
+        if isinstance(value, list):
+            stack += reversed(value)
+        elif isinstance(value, dict):
+            if isinstance(value.get("uri"), str):
+                yield value
+            stack += reversed([value for key, value in value.items() if key != "metadata"])
 
 
 def _crops(source: Mapping[str, Any]) -> bool:
-    """Whether the reader takes only the scanned part of a slide: QuPath's OpenSlide does, unless told otherwise."""
+    """Whether the reader crops a slide to its scanned part: QuPath's OpenSlide does, unless it has --no-crop."""
     return "--no-crop" not in _list(source.get("args")) and "bioformats" not in str(source.get("providerClassName"))
 
 
 def _steps(chain: Sequence[Mapping[str, Any]]) -> tuple[tuple[Step, ...], str]:
     """The steps of a chain from the slide outward, or why its pixels cannot be read."""
     steps: list[Step] = []
-    for one in reversed(chain):
-        kind = str(one.get("builderType"))
-        if kind in {"uri", "pyramidize"} or (kind == "None" and "uri" in one):
+    for builder in reversed(chain):
+        kind = str(builder.get("builderType"))
+        if kind in {"uri", "pyramidize"} or (kind == "None" and "uri" in builder):
             continue
-        step = _step(kind, one)
+        step = _step(kind, builder)
         if step is None:
             return (), f"the pixels of a {kind} image are not supported (its annotations can be read and written)"
         steps.append(step)
@@ -102,7 +102,7 @@ def _steps(chain: Sequence[Mapping[str, Any]]) -> tuple[tuple[Step, ...], str]:
 
 
 def _step(kind: str, builder: Mapping[str, Any]) -> Step | None:
-    """The step of one builder; None where there is none that keeps the pixels as they are on the slide."""
+    """The step of one builder; None for a builder that changes pixels in another way."""
     rotation, flip = str(builder.get("rotation")), str(builder.get("flip"))
     if kind == "rotated" and rotation in _ROTATIONS:
         return Step("rotated", (_ROTATIONS[rotation],))
@@ -143,8 +143,8 @@ def _mpp(metadata: Mapping[str, Any]) -> float | None:
     if any(str(side.get("unit")) not in _MICROMETRE for side in sides):
         return None
     lengths = [_numbers(side, ("value",)) for side in sides]
-    found = [length[0] for length in lengths if length is not None and length[0] > 0]
-    return sum(found) / 2 if len(found) == 2 else None
+    mpp_xy = [length[0] for length in lengths if length is not None and length[0] > 0]
+    return sum(mpp_xy) / 2 if len(mpp_xy) == 2 else None
 
 
 def _size(metadata: Mapping[str, Any]) -> tuple[int, int]:
@@ -153,11 +153,11 @@ def _size(metadata: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _numbers(record: Mapping[str, Any], keys: Sequence[str]) -> tuple[float, ...] | None:
-    """The values of ``keys``, None unless all are numbers of a sane size."""
+    """The values of ``keys``; None unless all are numbers in the range of Java's int."""
     values = [record.get(key) for key in keys]
     numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
-    found = tuple(float(value) for value in numbers if abs(value) < _HUGE)  # not true of NaN either
-    return found if len(found) == len(keys) else None
+    converted = tuple(float(value) for value in numbers if abs(value) < _HUGE)  # false for NaN too
+    return converted if len(converted) == len(keys) else None
 
 
 def _object(value: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Shapes as QuPath stores them: the grid, the parts, the cap, and a hash that QuPath's saving does not change."""
+"""Shapes as QuPath stores them: the grid, the parts, the cap on vertices, and a hash that survives QuPath's saving."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -24,29 +24,24 @@ that it has at this bound."""
 _FIRST_TOLERANCE_PX = 0.25
 _BATCH = 20_000
 _MANY_CROSSINGS = 25
-"""Above it a shape is repaired by the faster of two ways, which fills what a line goes round twice."""
+"""With more crossings a shape is repaired by the faster of two methods, which fills what a line goes round twice."""
 _MAX_CROSSINGS = 5_000
 
 Shapes = NDArray[np.object_]
 
-# GEOS sets the processor's flags for numbers that it deals with itself, which numpy would then warn of.
+# GEOS leaves floating-point flags set for numbers that it handles itself; numpy would warn about them.
 _quiet = np.errstate(divide="ignore", invalid="ignore", over="ignore", under="ignore")
 _POLYGON = 3
 
 
-def storable(shape: BaseGeometry) -> list[Polygon]:
-    """`storable_all` of one shape."""
-    return storable_all([shape])[0]
-
-
 @_quiet
-def storable_all(shapes: Sequence[BaseGeometry]) -> list[list[Polygon]]:
-    """For each shape its polygons: repaired, on the 0.01-pixel grid, one for each connected part; lines are dropped.
+def storable(shapes: Sequence[BaseGeometry]) -> list[list[Polygon]]:
+    """The polygons to store of each shape: repaired, on the 0.01-pixel grid, one for each part; lines are dropped.
 
-    Each is valid also in single precision, as QuPath stores polygons without holes, and has at most MAX_VERTICES
-    vertices where that changes no more than MAX_AREA_CHANGE of its area.
+    Each polygon is valid in single precision too, in which QuPath stores polygons without holes. It has at most
+    MAX_VERTICES vertices where that changes no more than MAX_AREA_CHANGE of its area.
     """
-    found: list[list[Polygon]] = []
+    polygons_of: list[list[Polygon]] = []
     for batch in _batches(_array(shapes)):
         plain = (shapely.get_type_id(batch) == _POLYGON) & ~shapely.is_empty(batch)
         plain &= shapely.get_num_coordinates(batch) <= MAX_VERTICES
@@ -55,10 +50,11 @@ def storable_all(shapes: Sequence[BaseGeometry]) -> list[list[Polygon]]:
         good = plain.copy()
         good[plain] = _stores_well(snapped[plain])
         snapped[good] = _once(snapped[good])
-        found += [
-            [one] if done else _repaired_parts(shape) for one, shape, done in zip(snapped, batch, good, strict=True)
+        polygons_of += [
+            [polygon] if done else _repaired_parts(shape)
+            for polygon, shape, done in zip(snapped, batch, good, strict=True)
         ]
-    return found
+    return polygons_of
 
 
 def polygons(shape: BaseGeometry) -> list[Polygon]:
@@ -66,16 +62,16 @@ def polygons(shape: BaseGeometry) -> list[Polygon]:
     return [part for part in _parts(shape) if isinstance(part, Polygon) and not part.is_empty]
 
 
-def part_id(first: UUID, place: int) -> UUID:
-    """The id of part number ``place`` of an annotation with id ``first``; the first part keeps it."""
-    return first if place == 0 else uuid5(first, str(place))
+def part_id(first: UUID, part: int) -> UUID:
+    """The id of part number ``part`` (from 0) of an annotation with id ``first``; part 0 keeps the id."""
+    return first if part == 0 else uuid5(first, str(part))
 
 
 def shape_hash(shape: BaseGeometry) -> str:
     """A hash of the vertices as QuPath stores them (float32, hundredths of a pixel).
 
-    Where a ring starts, its direction, a repeated last point and the order of holes and parts do not count, so that
-    the hash stays when QuPath opens and saves a shape, and changes with any real edit.
+    The hash does not depend on where a ring starts, its direction, a repeated last point, or the order of holes and
+    parts. So it stays when QuPath opens and saves a shape, and changes with any real edit.
     """
     return shape_hashes([shape])[0]
 
@@ -83,24 +79,24 @@ def shape_hash(shape: BaseGeometry) -> str:
 @_quiet
 def shape_hashes(shapes: Sequence[BaseGeometry] | Shapes) -> list[str]:
     """`shape_hash` of each shape."""
-    found: list[str] = []
+    hashes: list[str] = []
     for batch in _batches(_array(shapes)):
         plain = (shapely.get_type_id(batch) == _POLYGON) & ~shapely.is_empty(batch)
         plain &= shapely.get_num_interior_rings(batch) == 0
         coords, owner = shapely.get_coordinates(batch[plain], return_index=True)
         rings = iter(_rings(coords, np.bincount(owner, minlength=int(plain.sum()))))
-        found += [
+        hashes += [
             _digest([_framed([next(rings)])]) if simple else _digest([_canonical(part) for part in _parts(shape)])
             for shape, simple in zip(batch, plain, strict=True)
         ]
-    return found
+    return hashes
 
 
 @_quiet
 def repaired(shape: BaseGeometry) -> BaseGeometry:
-    """A polygon that crosses itself as the area that it covers; anything else as it is.
+    """The area that a polygon covers, where it crosses itself; any other shape as it is.
 
-    A scribble that crosses itself thousands of times, and one with coordinates that are no numbers, stay as they are.
+    A polygon that crosses itself thousands of times stays as it is, and so does one with coordinates that are NaN.
     """
     if not polygons(shape) or shape.is_valid:
         return shape
@@ -110,7 +106,7 @@ def repaired(shape: BaseGeometry) -> BaseGeometry:
 
 @_quiet
 def odd_area(rings: Sequence[Polygon]) -> BaseGeometry:
-    """What lies in an odd number of rings; a scribble (see `repaired`) gives all of its rings as they are."""
+    """The area inside an odd number of rings; rings that cross thousands of times are returned as they are."""
     if _crossings(rings) > _MAX_CROSSINGS:
         return shapely.multipolygons(list(rings))
     areas = _array([shapely.make_valid(ring) for ring in rings])
@@ -130,7 +126,7 @@ def _array(shapes: Sequence[BaseGeometry] | Shapes) -> Shapes:
 
 
 def _batches(shapes: Shapes) -> Iterator[Shapes]:
-    """Pieces that bound the memory needed at once."""
+    """The shapes in pieces, which bound the memory needed at once."""
     return (shapes[at : at + _BATCH] for at in range(0, len(shapes), _BATCH))
 
 
@@ -141,7 +137,7 @@ def _snapped(shapes: Shapes) -> Shapes:
 
 
 def _once(shapes: Shapes) -> Shapes:
-    """Valid shapes with equal neighbours among their vertices once."""
+    """Valid shapes without repeated vertices."""
     coords, owner = shapely.get_coordinates(shapes, return_index=True)
     twice = np.unique(owner[1:][(coords[1:] == coords[:-1]).all(axis=1) & (owner[1:] == owner[:-1])])
     shapes[twice] = shapely.remove_repeated_points(shapes[twice])
@@ -149,7 +145,7 @@ def _once(shapes: Shapes) -> Shapes:
 
 
 def _stores_well(shapes: Shapes) -> NDArray[np.bool_]:
-    """Whether each polygon is valid, and has an area, as it is stored: in single precision unless it has holes."""
+    """Whether each polygon is valid and has an area as it is stored: in single precision, with holes in double."""
     if not len(shapes):
         return np.zeros(0, bool)
     stored = shapes.copy()
@@ -161,27 +157,27 @@ def _stores_well(shapes: Shapes) -> NDArray[np.bool_]:
 
 
 def _repaired_parts(shape: BaseGeometry) -> list[Polygon]:
-    """The polygons to store of one shape that needs work."""
+    """The polygons to store of one shape that has to be repaired, split or simplified."""
     if not np.isfinite(shapely.get_coordinates(shape)).all():
         return []
     valid = shape if shape.is_valid else _valid(shape)
     if valid is None:
         return []
-    shape, found = valid, []
+    shape, repaired_polygons = valid, []
     for part in polygons(shapely.set_precision(shape, GRID_PX)):
         capped = _capped(part)
         if _stores_well(_array([capped]))[0]:
-            found.append(capped)
+            repaired_polygons.append(capped)
         elif not capped.interiors:
             reach = max(abs(bound) for bound in capped.bounds)
             grid = max(SINGLE_GRID_PX, float(np.spacing(np.float32(reach))))
             again = polygons(shapely.set_precision(capped, grid))
-            found += [one for one in again if _stores_well(_array([one]))[0]]
-    return found
+            repaired_polygons += [polygon for polygon in again if _stores_well(_array([polygon]))[0]]
+    return repaired_polygons
 
 
 def _capped(shape: Polygon) -> Polygon:
-    """A polygon of at most MAX_VERTICES vertices if MAX_AREA_CHANGE allows it, else of as few as it allows."""
+    """The polygon with at most MAX_VERTICES vertices, or as few as MAX_AREA_CHANGE allows."""
     best, tolerance = shape, _FIRST_TOLERANCE_PX
     while shapely.get_num_coordinates(best) > MAX_VERTICES:
         fewer = shapely.simplify(shape, tolerance, preserve_topology=True)
@@ -203,7 +199,7 @@ def _valid(shape: BaseGeometry) -> BaseGeometry | None:
 
 
 def _crossings(shapes: Sequence[BaseGeometry]) -> int:
-    """How often the lines of shapes cross or touch; over _MAX_CROSSINGS also where they are not finite."""
+    """How often the lines of shapes cross or touch; more than _MAX_CROSSINGS where coordinates are not finite."""
     ends = []
     for ring in shapely.get_rings(_array(shapes)):
         points = shapely.get_coordinates(ring)
@@ -217,7 +213,7 @@ def _crossings(shapes: Sequence[BaseGeometry]) -> int:
     crossings = 0
     for at in range(0, len(segments), 64):
         part = segments[at : at + 64]
-        # each segment meets itself and its two neighbours, and two that cross are found twice
+        # each segment meets itself and its two neighbours, and each crossing is counted twice
         crossings += (tree.query(part, predicate="intersects").shape[1] - 3 * len(part)) // 2
         if crossings > _MAX_CROSSINGS:
             break
@@ -226,15 +222,15 @@ def _crossings(shapes: Sequence[BaseGeometry]) -> int:
 
 def _parts(shape: BaseGeometry) -> list[BaseGeometry]:
     """The single geometries of a shape, collections in collections too."""
-    found: list[BaseGeometry] = []
-    rest = [shape]
-    while rest:
-        one = rest.pop()
-        if hasattr(one, "geoms"):
-            rest.extend(reversed(one.geoms))
+    parts: list[BaseGeometry] = []
+    stack = [shape]
+    while stack:
+        geometry = stack.pop()
+        if hasattr(geometry, "geoms"):
+            stack.extend(reversed(geometry.geoms))
         else:
-            found.append(one)
-    return found
+            parts.append(geometry)
+    return parts
 
 
 def _digest(parts: list[bytes]) -> str:
@@ -249,7 +245,7 @@ def _framed(rings: list[bytes]) -> bytes:
 
 
 def _canonical(part: BaseGeometry) -> bytes:
-    """Bytes that stand for a single geometry; none for an empty one."""
+    """Bytes that stand for a single geometry; no bytes for an empty one."""
     if part.is_empty:
         return b""
     if isinstance(part, Polygon):
@@ -260,7 +256,7 @@ def _canonical(part: BaseGeometry) -> bytes:
 
 
 def _hundredths(coords: NDArray[np.float64]) -> NDArray[np.int64]:
-    """``coords`` [N, 2] -> int64 [N, 2]; what is no number counts as 0, what is beyond int64 as its end."""
+    """``coords`` [N, 2] in hundredths, int64 [N, 2]; NaN counts as 0, values beyond int64 are clipped."""
     with np.errstate(over="ignore"):
         single = coords.astype(np.float32).astype(np.float64)
     if not np.isfinite(single).all():
@@ -269,9 +265,9 @@ def _hundredths(coords: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def _rings(coords: NDArray[np.float64], sizes: NDArray[np.int64]) -> list[bytes]:
-    """Rings of ``sizes`` vertices, each from its smallest vertex on, counter-clockwise in x right, y up.
+    """The bytes of each ring, from its smallest vertex on, counter-clockwise with x right and y up.
 
-    ``coords`` [sum of sizes, 2], no ring empty.
+    ``coords`` [sum of sizes, 2] are the vertices of all rings, ``sizes`` the vertices of each; no ring is empty.
     """
     if not len(sizes):
         return []
@@ -284,17 +280,17 @@ def _rings(coords: NDArray[np.float64], sizes: NDArray[np.int64]) -> list[bytes]
     points, sizes = points[moved], np.add.reduceat(moved.astype(np.int64), starts)
     starts = np.cumsum(sizes) - sizes
     x, y = points[:, 0], points[:, 1]
-    place = np.arange(len(points))
+    index = np.arange(len(points))
     left = x == np.repeat(np.minimum.reduceat(x, starts), sizes)
     lowest = np.minimum.reduceat(np.where(left, y, np.iinfo(np.int64).max), starts)
     smallest = left & (y == np.repeat(lowest, sizes))
-    first = np.minimum.reduceat(np.where(smallest, place, len(points)), starts)
+    first = np.minimum.reduceat(np.where(smallest, index, len(points)), starts)
     across, down = x - np.repeat(x[first], sizes), y - np.repeat(y[first], sizes)
-    after = place + 1
+    after = index + 1
     after[starts + sizes - 1] = starts
     twice_area = np.add.reduceat(across * down[after] - across[after] * down, starts)
     step = np.where(twice_area < 0, -1, 1)
-    turn = np.repeat(first - starts, sizes) + np.repeat(step, sizes) * (place - np.repeat(starts, sizes))
+    turn = np.repeat(first - starts, sizes) + np.repeat(step, sizes) * (index - np.repeat(starts, sizes))
     ordered = points[np.repeat(starts, sizes) + turn % np.repeat(sizes, sizes)].astype("<i8").tobytes()
     ends = ((starts + sizes) * 16).tolist()
     return [ordered[begin * 16 : end] for begin, end in zip(starts.tolist(), ends, strict=True)]

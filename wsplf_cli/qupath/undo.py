@@ -14,7 +14,7 @@ from wsplf_cli.errors import ProjectError, SlideError
 from wsplf_cli.qupath import project_file
 from wsplf_cli.qupath.atomic import SavedMeanwhile, write_files
 from wsplf_cli.runs.history import PastRun, Write, newer_writer
-from wsplf_cli.runs.journal import ChangedOnDisk, see
+from wsplf_cli.runs.journal import ChangedOnDisk, read_state
 from wsplf_cli.schema import EntryResult
 
 CLASSES = "classifiers/classes.json"
@@ -83,11 +83,13 @@ def _restore(folder: Path, part: RunPart, run: PastRun, runs: Sequence[PastRun],
         ProjectError: a file cannot be read or written.
     """
     try:
-        current = {write: see(folder / write.path).sha256 for write in part.writes}
+        current = {write: read_state(folder / write.path).sha256 for write in part.writes}
     except OSError as error:
         raise ProjectError(f"{error.filename}: cannot be read: {error.strerror}") from error
     for write in part.writes:
-        changed = current[write] not in {*write.news, write.old} or (write.between and current[write] != write.old)
+        changed = current[write] not in {*write.new_hashes, write.old} or (
+            write.changed_between and current[write] != write.old
+        )
         if changed and (write.decisive or not any(other.decisive for other in part.writes)):
             raise _changed_since(part, write, run, runs)
     differing = [write for write in part.writes if current[write] != write.old]
@@ -96,7 +98,7 @@ def _restore(folder: Path, part: RunPart, run: PastRun, runs: Sequence[PastRun],
         contents = {folder / write.path: _kept_bytes(write) for write in differing}
         expected = {folder / write.path: current[write] for write in differing if write.decisive}
         write_files(contents, expected=expected)
-        for made in reversed([path for write in part.writes for path in write.made]):
+        for made in reversed([path for write in part.writes for path in write.made_folders]):
             with contextlib.suppress(OSError):  # a folder goes only when nothing else is in it
                 (folder / made).rmdir()
     return len(differing)

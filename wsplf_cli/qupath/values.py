@@ -1,7 +1,7 @@
-"""The values that objects of data.qpdata hold: strings, classes, metadata and lists of measurements.
+"""Reads the values of the objects in a data.qpdata: strings, classes, metadata and lists of measurements.
 
 Objects share by reference what they have in common, and a hostile file can share a huge list or string among very many
-objects. So one Values reads one file: what is shared is read once, and all that is read may not be many times the file.
+objects. So one Values reads one file: it reads shared values once, and refuses to read many times the size of the file.
 """
 
 import struct
@@ -23,17 +23,17 @@ class Values:
 
     def __init__(self, size: int) -> None:
         self._left = 2 * size + (1 << 20)
-        self._memo: dict[int, tuple[Any, Any]] = {}  # the node too, so that its id stays its own
+        self._memo: dict[int, tuple[Any, Any]] = {}  # with the node, so that its id is not given to another
 
     def spend(self, size: int) -> None:
         """Count bytes of the file as read.
 
         Raises:
-            JavaStreamError: the objects of the file share so much that they hold many times its size.
+            JavaStreamError: the objects of the file share so much that together they are many times its size.
         """
         self._left -= size
         if self._left < 0:
-            raise JavaStreamError("the objects of the file hold many times its size")
+            raise JavaStreamError("the objects of the file together are many times its size")
 
     def text(self, node: Any) -> str | None:
         """The string of a node, or None when it is something else."""
@@ -41,11 +41,11 @@ class Values:
             return None
         if len(node.raw) <= _SHORT:
             return node.value
-        known = self._memo.get(id(node))
-        if known is None:
-            known = self._memo[id(node)] = node, node.value
-        found: str = known[1]
-        return found
+        memo = self._memo.get(id(node))
+        if memo is None:
+            memo = self._memo[id(node)] = node, node.value
+        text: str = memo[1]
+        return text
 
     def path_class(self, node: Any) -> str | None:
         """The full name of a PathClass ("Tumor: Positive"), or None for no class."""
@@ -56,13 +56,13 @@ class Values:
             chain.append(node)
             node = get(node, "parentClass")
         name: str = self._memo[id(node)][1] if isinstance(node, Instance) else ""
-        for one in reversed(chain):
-            part = self.text(get(one, "name"))
+        for level in reversed(chain):
+            part = self.text(get(level, "name"))
             if part:
                 name = f"{name}: {part}" if name else part
             if len(name) > _MAX_CLASS_NAME:
                 raise JavaStreamError(f"the name of a class has over {_MAX_CLASS_NAME} characters")
-            self._memo[id(one)] = one, name
+            self._memo[id(level)] = level, name
         return name or None
 
     def metadata(self, node: Instance | None) -> dict[str, str]:
@@ -84,8 +84,8 @@ class Values:
         if node.desc.name.endswith("DefaultMeasurementList"):
             items = self.items(get(node, "list"))
             self.spend(4 * len(items))
-            found = ((self.text(get(one, "name")), get(one, "value")) for one in items if isinstance(one, Instance))
-            return self._named(found)
+            pairs = ((self.text(get(item, "name")), get(item, "value")) for item in items if isinstance(item, Instance))
+            return self._named(pairs)
         names, values = get(node, "names"), get(node, "values")
         if not isinstance(values, Array):
             return {}
@@ -93,27 +93,27 @@ class Values:
         if code is None:
             raise JavaStreamError(f"measurements of the class {values.desc.name[:80]}")
         self.spend(len(values.raw))
-        numbers = (number for (number,) in struct.iter_unpack(f">{code}", values.raw))
+        numbers = (value for (value,) in struct.iter_unpack(f">{code}", values.raw))
         return dict(zip(self.names(names), numbers, strict=False))
 
     def _named(self, pairs: Any) -> dict[str, float]:
-        found: dict[str, float] = {}
+        measurements: dict[str, float] = {}
         for name, value in pairs:
             if name is None or not isinstance(value, float | int):
                 raise JavaStreamError("a measurement is not laid out as QuPath does")
-            found[name] = float(value)
-        return found
+            measurements[name] = float(value)
+        return measurements
 
     def names(self, node: Any) -> list[str]:
         """The strings of a list of names."""
-        known = self._memo.get(id(node))
-        if known is None:
+        memo = self._memo.get(id(node))
+        if memo is None:
             texts: list[Any] = [self.text(item) for item in self.items(node)]
             if None in texts:
                 raise JavaStreamError("the names of measurements are not laid out as QuPath does")
-            known = self._memo[id(node)] = node, texts
-        listed: list[str] = known[1]
-        return listed
+            memo = self._memo[id(node)] = node, texts
+        names: list[str] = memo[1]
+        return names
 
     def items(self, node: Any) -> Sequence[Any]:
         """The elements of a java.util list as QuPath's versions write them."""
@@ -122,9 +122,9 @@ class Values:
                 return []
             kind = node.desc.name
             if kind in {"java.util.ArrayList", "java.util.CollSer"}:
-                held = content(node)
-                self.spend(len(held))
-                return [item for item in held if not isinstance(item, Block)]
+                written = content(node)
+                self.spend(len(written))
+                return [item for item in written if not isinstance(item, Block)]
             if kind == "java.util.Arrays$ArrayList":
                 array = get(node, "a")
                 return (array.values or []) if isinstance(array, Array) else []

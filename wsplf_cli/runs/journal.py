@@ -1,4 +1,4 @@
-"""What a run writes into a project, recorded before it is written, so that it can be put back to the byte.
+"""Records what a run writes into a project before it is written, so that undo can restore every byte.
 
 The record is ``wsplf/runs/ID/undo/``: journal.jsonl, and beside it the old files under numbers. Each line of
 journal.jsonl is one JSON object, on disk before the files it speaks of are replaced:
@@ -11,12 +11,11 @@ journal.jsonl is one JSON object, on disk before the files it speaks of are repl
      "size": 123,                   bytes of the copy
      "new": SHA-256 or null,        null: the file is removed
      "made": ["data/7"]}            folders that did not exist
-    {"done": [1, 2]}                the files have taken their places
-    {"withdrawn": [1, 2]}           they have not: the write was refused
+    {"done": [1, 2]}                the new files are in place
+    {"withdrawn": [1, 2]}           they are not: the write was refused
 
-A data.qpdata is kept as a hard link where the file system has them, since it can be large: QuPath and wsplf never
-write into one in place, they write a new file and rename. All other files are copied, for QuPath writes them in
-place.
+A data.qpdata can be large, so it is kept as a hard link where the file system has them: QuPath and wsplf never write
+into one in place, they write a new file and rename it. Other files are copied, because QuPath writes them in place.
 """
 
 import contextlib
@@ -50,39 +49,39 @@ class ChangedOnDisk(ProjectError):  # noqa: N818  says more than an Error suffix
 
 @dataclass(frozen=True, slots=True)
 class FileState:
-    """A file as it was found. Both are None where there was none.
+    """A file at one moment. Both are None where there is no file.
 
-    ``place``: inode, time of change in ns, bytes: cheap to compare. ``sha256`` of the content, as hex.
+    ``stamp``: inode, time of change in ns, bytes: cheap to compare. ``sha256`` of the content, as hex.
     """
 
-    place: tuple[int, int, int] | None
+    stamp: tuple[int, int, int] | None
     sha256: str | None
 
 
-def see(path: Path) -> FileState:
-    """Read a file's place and hash.
+def read_state(path: Path) -> FileState:
+    """Read a file's stamp and hash.
 
     Raises:
         ChangedOnDisk: it is being written while it is read.
         OSError: it cannot be read.
     """
-    before = place(path)
-    if before is None:
+    stamp = file_stamp(path)
+    if stamp is None:
         return FileState(None, None)
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    if place(path) != before:
+    if file_stamp(path) != stamp:
         raise ChangedOnDisk(path)
-    return FileState(before, digest)
+    return FileState(stamp, digest)
 
 
-def place(path: Path) -> tuple[int, int, int] | None:
+def file_stamp(path: Path) -> tuple[int, int, int] | None:
     """Inode, time of change in ns and bytes of a file; None when there is none."""
     try:
-        found = path.stat()
+        stat = path.stat()
     except FileNotFoundError:
         return None
-    return found.st_ino, found.st_mtime_ns, found.st_size
+    return stat.st_ino, stat.st_mtime_ns, stat.st_size
 
 
 def sha256(content: bytes | None) -> str | None:
@@ -92,9 +91,9 @@ def sha256(content: bytes | None) -> str | None:
 
 @dataclass
 class Journal:
-    """Records what one run writes. ``folder`` is the project's, ``run_folder`` the run's own.
+    """Records what one run writes. ``folder`` is the project's, ``run_folder`` the run's.
 
-    ``written_files``: how many files were written. ``kept_bytes``: how large the old ones are.
+    ``written_files``: number of files written. ``kept_bytes``: size of the old files.
     """
 
     folder: Path
@@ -103,35 +102,39 @@ class Journal:
     kept_bytes: int = 0
     _count: int = 0
     _kept: dict[str, str] = field(default_factory=dict)
-    _ours: dict[str, set[str | None]] = field(default_factory=dict)
+    _written_hashes: dict[str, set[str | None]] = field(default_factory=dict)
     _marked: dict[Path, bool] = field(default_factory=dict)
     _data: dict[str, tuple[Path, tuple[int, int, int] | None]] = field(default_factory=dict)
 
     @property
     def undo_folder(self) -> Path:
-        """Where the journal and the old files are; not there before the first write."""
+        """The folder of the journal and the old files; it does not exist before the first write."""
         return undo_folder(self.run_folder)
 
     def before(
-        self, found: Mapping[Path, FileState], *, contents: Mapping[Path, bytes | None], made: Iterable[Path] = ()
+        self,
+        states: Mapping[Path, FileState],
+        *,
+        contents: Mapping[Path, bytes | None],
+        new_folders: Iterable[Path] = (),
     ) -> list[int]:
         """Keep the old files and record that they are about to be replaced; returns the numbers for ``done``.
 
         Args:
-            found: the files as they are, by path.
-            contents: what each will be; None where it is removed.
-            made: folders that were made for them.
+            states: the files as they are, by path.
+            contents: the new content of each; None removes it.
+            new_folders: folders that were made for them.
 
         Raises:
-            ChangedOnDisk: a file is not as in ``found`` any more.
+            ChangedOnDisk: a file is no longer as in ``states``.
             OSError: the old files cannot be kept; nothing is recorded.
         """
         if not journal_file(self.run_folder).exists():
             self._begin()
         new = {path: sha256(content) for path, content in contents.items()}
         lines: list[dict[str, Any]] = []
-        folders = [self._relative(folder) for folder in made]
-        for path, state in found.items():
+        folders = [self._relative(folder) for folder in new_folders]
+        for path, state in states.items():
             relative = self._relative(path)
             self._count += 1
             kept, size = self._keep(path, state, relative)
@@ -146,21 +149,21 @@ class Journal:
         files.sync_folder(self.undo_folder)
         self._append(lines)
         for path, content in contents.items():
-            self._ours.setdefault(self._relative(path), set()).add(new[path])
+            self._written_hashes.setdefault(self._relative(path), set()).add(new[path])
             self._marked[path] = content is not None and self._mark in content
         return [line["n"] for line in lines]
 
     def done(self, numbers: Sequence[int], paths: Iterable[Path]) -> None:
-        """Record that the files have taken their places."""
+        """Record that the new files are in place."""
         self._append([{"done": list(numbers)}])
         self.written_files += len(numbers)
         for path in paths:
             entry = entry_of(self._relative(path))
             if entry is not None and path.name == LINKED:
-                self._data[entry] = path, place(path)
+                self._data[entry] = path, file_stamp(path)
 
     def withdraw(self, numbers: Sequence[int]) -> None:
-        """Record that nothing was written after all."""
+        """Record that these writes did not happen."""
         self._append([{"withdrawn": list(numbers)}])
 
     @property
@@ -169,11 +172,11 @@ class Journal:
         return list(self._data)
 
     def written_over(self) -> dict[str, Path]:
-        """The data files, by entry, that another program has written since and that hold nothing of this run any more.
+        """The data files, by entry, that another program has written since and from which this run's work is gone.
 
-        A person who reloaded the image and works on saves this run's annotations with the rest: that is no loss.
+        A person who reloaded the image before saving it saves this run's annotations too: nothing is lost then.
         """
-        changed = [(entry, path) for entry, (path, mine) in self._data.items() if place(path) != mine]
+        changed = [(entry, path) for entry, (path, stamp) in self._data.items() if file_stamp(path) != stamp]
         return {entry: path for entry, path in changed if self._marked[path] and not self._in(path)}
 
     @property
@@ -188,12 +191,12 @@ class Journal:
             return False
 
     def close(self) -> None:
-        """End the journal: of a run that wrote nothing, no undo folder stays."""
+        """End the journal; the undo folder of a run that wrote nothing is removed."""
         if self.undo_folder.is_dir() and not self.written_files and not _unfinished(journal_file(self.run_folder)):
             shutil.rmtree(self.undo_folder, ignore_errors=True)
 
     def _begin(self) -> None:
-        """Make the folder and the first line, all the way down to the project's folder on disk."""
+        """Make the folder and write the first line; all folders up to the project's are synced to disk."""
         journals = map(journal_file, self.run_folder.parent.glob("*"))
         sequence = 1 + max((_sequence(journal) for journal in journals if journal.is_file()), default=0)
         self.undo_folder.mkdir(parents=True, exist_ok=True)
@@ -204,11 +207,11 @@ class Journal:
                 break
 
     def _relative(self, path: Path) -> str:
-        return _whole(path).relative_to(_whole(self.folder)).as_posix()
+        return _absolute(path).relative_to(_absolute(self.folder)).as_posix()
 
     def _keep(self, path: Path, state: FileState, relative: str) -> tuple[str | None, int]:
         """Keep one old file; returns its name in the folder (None: nothing to keep) and its bytes."""
-        if state.sha256 is None or state.sha256 in self._ours.get(relative, ()):
+        if state.sha256 is None or state.sha256 in self._written_hashes.get(relative, ()):
             return None, 0
         if state.sha256 in self._kept:
             return self._kept[state.sha256], 0
@@ -238,28 +241,28 @@ _recording: dict[Path, Journal] = {}
 def recording(journal: Journal) -> Iterator[Journal]:
     """Record every write into the journal's project while the block runs.
 
-    The lowest function that writes asks ``journal_of``, so that no stage and no backend can write unrecorded.
+    The function that writes files (qupath.atomic.write_files) asks ``journal_of``, so no command writes unrecorded.
     """
-    _recording[_whole(journal.folder)] = journal
+    _recording[_absolute(journal.folder)] = journal
     try:
         yield journal
     finally:
-        del _recording[_whole(journal.folder)]
+        del _recording[_absolute(journal.folder)]
         journal.close()
 
 
 def journal_of(paths: Iterable[Path]) -> Journal | None:
     """The journal that records writes of these files; None when no run records there."""
-    folders = (folder for path in paths for folder in _whole(path).parents)
+    folders = (folder for path in paths for folder in _absolute(path).parents)
     return next((_recording[folder] for folder in folders if folder in _recording), None)
 
 
-def _whole(path: Path) -> Path:
+def _absolute(path: Path) -> Path:
     return Path(os.path.abspath(path))  # noqa: PTH100  unlike resolve(), it leaves links alone
 
 
 def entry_of(relative: str) -> str | None:
-    """The entry whose data folder a file is in, by its path in the project; None for files of the whole project."""
+    """The id of the entry whose data folder a file is in, from its path in the project; None for other files."""
     parts = PurePosixPath(relative).parts
     return parts[1] if len(parts) > 2 and parts[0] == "data" else None
 
@@ -270,16 +273,19 @@ def _linked(path: Path, copy: Path, state: FileState) -> bool:
         os.link(os.path.realpath(path), copy)
     except OSError:
         return False
-    if place(copy) != state.place:
+    if file_stamp(copy) != state.stamp:
         copy.unlink()
         raise ChangedOnDisk(path)
-    with contextlib.suppress(OSError), copy.open("rb") as stream:  # not everywhere can a file open to read be synced
+    with (
+        contextlib.suppress(OSError),
+        copy.open("rb") as stream,
+    ):  # some systems cannot sync a file that is open to read
         os.fsync(stream.fileno())
     return True
 
 
 def _copied(path: Path, part: Path) -> str:
-    """Copy a file and bring the copy to the disk; returns the hash of what was copied."""
+    """Copy a file and sync the copy to disk; returns the hash of what was copied."""
     digest = hashlib.sha256()
     with path.open("rb") as old, part.open("wb") as stream:
         while block := old.read(1 << 20):
@@ -291,8 +297,8 @@ def _copied(path: Path, part: Path) -> str:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a journal; one that was cut short when the run was killed is left out."""
-    found = []
+    """The lines of a journal; a line that was cut short because the run was killed is left out."""
+    lines = []
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
@@ -301,17 +307,17 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         with contextlib.suppress(ValueError):
             value = json.loads(line)
             if isinstance(value, dict):
-                found.append(value)
-    return found
+                lines.append(value)
+    return lines
 
 
 def _sequence(path: Path) -> int:
-    number = next((line["sequence"] for line in read_lines(path) if "sequence" in line), 0)
-    return number if isinstance(number, int) else 0
+    sequence = next((line["sequence"] for line in read_lines(path) if "sequence" in line), 0)
+    return sequence if isinstance(sequence, int) else 0
 
 
 def _unfinished(path: Path) -> bool:
-    """Whether a write was begun of which it is not known how it ended."""
+    """Whether a write was begun and neither done nor withdrawn."""
     lines = read_lines(path) if path.is_file() else []
     ended = {n for line in lines for key in ("done", "withdrawn") for n in line.get(key, ())}
     return any("n" in line and line["n"] not in ended for line in lines)

@@ -17,17 +17,17 @@ from wsplf_cli import __version__, files
 from wsplf_cli.errors import ProjectError
 from wsplf_cli.runs.journal import Journal, recording
 from wsplf_cli.runs.layout import curves_file, log_file, project_lock, run_file, run_folder
-from wsplf_cli.runs.lock import hold, left_overs
+from wsplf_cli.runs.lock import hold, leftover_folders
 from wsplf_cli.schema import EntryResult, StageReport
 
 log = logging.getLogger(__name__)
 
 READING = frozenset({"evaluate", "export", "train"})
-"""Stages that only read the project: several may run at once. The others hold the project's lock, and can be undone."""
+"""Commands that only read the project: several may run at once. The others hold its lock, and can be undone."""
 
 
 class _RunLog(logging.FileHandler):
-    """A log file that gives up in silence: on a full disk the results' own files say what is wrong, once."""
+    """A log file that fails silently: on a full disk, the files of the results report the error once."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
         """Write nothing more."""
@@ -36,12 +36,12 @@ class _RunLog(logging.FileHandler):
 
 @dataclass
 class Run:
-    """The record of one run of a stage, a folder ``PROJECT-FOLDER/wsplf/runs/ID/``.
+    """The record of one run of a command, a folder ``PROJECT-FOLDER/wsplf/runs/ID/``.
 
-    Use it with ``with``: run.json is there from the first moment (status "running") and says in the end "done", or
-    why the run ended early. ``folder`` is None in a dry run: nothing is written.
+    Use it with ``with``: run.json is there from the start (status "running"); its last status is "done", or says why
+    the run ended early. ``folder`` is None in a dry run: nothing is written.
 
-    A stage that writes into the project holds its lock as long as it runs, and every file that it replaces is kept in
+    A command that writes into the project holds its lock while it runs, and every file that it replaces is kept in
     ``journal`` for undo.
     """
 
@@ -53,7 +53,7 @@ class Run:
     curves: dict[str, dict[str, Any]] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
     handler: logging.Handler | None = None
-    held: ExitStack = field(default_factory=ExitStack)
+    resources: ExitStack = field(default_factory=ExitStack)
 
     def __enter__(self) -> Self:
         """Take the lock, make the folder, write run.json and begin the log.
@@ -64,10 +64,10 @@ class Run:
         with ExitStack() as stack:
             if self.journal is not None:
                 stack.enter_context(hold(project_lock(self.journal.folder), command=self.stage))
-                files.clean(left_overs(self.journal.folder))
+                files.clean(leftover_folders(self.journal.folder))
                 stack.enter_context(recording(self.journal))
             self._begin()
-            self.held = stack.pop_all()
+            self.resources = stack.pop_all()
         return self
 
     def _begin(self) -> None:
@@ -86,8 +86,8 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Close the log and let go of the lock; when the run ended early, write why."""
-        with self.held:
+        """Close the log and release the lock; when the run ended early, write why."""
+        with self.resources:
             self._end(error)
 
     def _end(self, error: BaseException | None) -> None:
@@ -112,31 +112,31 @@ class Run:
             files.write_json(curves_file(self.folder), self.curves)
 
     def finish(self, entries: Sequence[EntryResult], *, details: Mapping[str, Any] | None = None) -> StageReport:
-        """Write the results into run.json and return them as the stage's report."""
-        entries = self._told_of_losses(entries)
+        """Write the results into run.json and return them as the command's report."""
+        entries = self._with_losses(entries)
         wrote = self._wrote()
-        shown = dict(details or {}) | ({"wrote": wrote} if wrote else {})
-        report = StageReport(self.stage, self.id, tuple(entries), time.monotonic() - self.began, shown)
+        all_details = dict(details or {}) | ({"wrote": wrote} if wrote else {})
+        report = StageReport(self.stage, self.id, tuple(entries), time.monotonic() - self.began, all_details)
         self.record |= {"status": "done", "seconds": report.seconds, "entries": entries, "details": report.details}
         if self.folder is not None:
             self._write()
         return report
 
-    def _told_of_losses(self, entries: Sequence[EntryResult]) -> list[EntryResult]:
-        """The results; an entry over which QuPath has saved what it had read before this run has failed."""
+    def _with_losses(self, entries: Sequence[EntryResult]) -> list[EntryResult]:
+        """The results; an entry fails where QuPath saved over it what it had read before this run."""
         lost = {} if self.journal is None else self.journal.written_over()
-        told = []
+        results = []
         for entry in entries:
             if entry.id in lost:
                 reason = f"{entry.name}: {lost[entry.id]} was saved by another program after wsplf had written it"
                 reason += ", and what wsplf wrote is gone (close the image in QuPath, then run the command again)"
                 log.warning("%s", reason)
                 entry = replace(entry, status="failed", reason=reason)  # noqa: PLW2901
-            told.append(entry)
-        return told
+            results.append(entry)
+        return results
 
     def _wrote(self) -> dict[str, int]:
-        """How much was written into the project, and how large what undo needs is; empty when nothing was."""
+        """What was written into the project: entries, files, and bytes kept for undo; empty when nothing was."""
         if self.journal is None or not self.journal.written_files:
             return {}
         journal = self.journal
@@ -148,7 +148,7 @@ class Run:
 
 
 class Located(Protocol):
-    """A project that is somewhere: a file in a folder."""
+    """Anything with the path and folder of a project."""
 
     @property
     def path(self) -> Path:
@@ -162,9 +162,9 @@ class Located(Protocol):
 def start_run(
     project: Located, stage: str, *, options: object, seed: int, device: str = "cpu", dry_run: bool = False
 ) -> Run:
-    """A new run of ``stage``, to be used with ``with``; its id sorts by time and is unique.
+    """A new run of the command ``stage``, to be used with ``with``; its id sorts by time and is unique.
 
-    ``options`` is the options record of the command, ``device`` the one that was picked.
+    ``options`` is the options record of the command, ``device`` the torch device that was picked.
     """
     now = datetime.now(UTC)
     run_id = f"{now:%Y%m%dT%H%M%SZ}-{stage}-{secrets.token_hex(3)}"

@@ -1,4 +1,4 @@
-"""What each run wrote into an entry, kept beside it: what a person deleted in review is found by it later.
+"""What each run wrote into an entry, kept in the run's folder: later runs see from it what a person deleted in review.
 
 A file ``wsplf/runs/ID/written/ENTRY-ORIGIN.json.gz`` for each entry: gzipped JSON with, for each annotation, its id,
 class, name, measurements and its shape as WKB in base64.
@@ -29,7 +29,7 @@ def keep(run_folder: Path, entry_id: str, *, origin: Origin, annotations: Sequen
         ProjectError: the disk is full, or the folder cannot be written.
     """
     path = written_file(run_folder, entry_id, origin)
-    document = {"run_id": run_folder.name, "annotations": [_plain(one) for one in annotations]}
+    document = {"run_id": run_folder.name, "annotations": [_plain(annotation) for annotation in annotations]}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_bytes(path, gzip.compress(json.dumps(document, ensure_ascii=False).encode("utf-8"), 1, mtime=0))
@@ -38,25 +38,25 @@ def keep(run_folder: Path, entry_id: str, *, origin: Origin, annotations: Sequen
 
 
 def written(folder: Path, entry_id: str, *, origin: Origin) -> list[Annotation] | None:
-    """The annotations that the newest run of an origin wrote into an entry, as it wrote them; None when none did.
+    """The annotations that the newest run of an origin wrote into an entry, as it wrote them; None when no run did.
 
-    What was undone since does not count, nor a write that a killed run did not finish.
+    A write that was undone since does not count, nor one that a killed run did not finish.
 
     Raises:
         ProjectError: a file cannot be read.
     """
-    found = [path for run in run_folders(folder) if (path := written_file(run, entry_id, origin)).is_file()]
-    if not found:
+    paths = [path for run in run_folders(folder) if (path := written_file(run, entry_id, origin)).is_file()]
+    if not paths:
         return None
     runs = past_runs(folder)
     known = {run.id: run for run in runs}
-    counted = [path for path in found if _counts(known.get(path.parts[-3]), runs, entry_id)]
+    counted = [path for path in paths if _counts(known.get(path.parts[-3]), runs, entry_id)]
     newest = max(counted, key=lambda path: _order(path.parts[-3], known), default=None)
     return None if newest is None else _load(newest, origin=origin)
 
 
 def _counts(run: PastRun | None, runs: Sequence[PastRun], entry_id: str) -> bool:
-    """Whether what a run wrote into an entry came to be there, and was not undone; true for one without a journal."""
+    """Whether what a run wrote into an entry is complete and was not undone; true for a run without a journal."""
     if run is None:
         return True
     part = f"entry {entry_id}"
@@ -65,7 +65,7 @@ def _counts(run: PastRun | None, runs: Sequence[PastRun], entry_id: str) -> bool
 
 
 def _order(run_id: str, known: Mapping[str, PastRun]) -> tuple[str, int, str]:
-    """Ids sort by the second; within one, journals by the order in which they began."""
+    """Sort key: the second in the run's id, then the order in which the journals began."""
     return run_id[:16], known[run_id].sequence if run_id in known else 0, run_id
 
 
@@ -84,15 +84,15 @@ def _load(path: Path, *, origin: Origin) -> list[Annotation]:
         document = json.loads(gzip.decompress(path.read_bytes()))
         return [
             Annotation(
-                id=UUID(one["id"]),
-                shape=shapely.from_wkb(base64.b64decode(one["wkb"], validate=True)),
-                path_class=one["class"],
+                id=UUID(record["id"]),
+                shape=shapely.from_wkb(base64.b64decode(record["wkb"], validate=True)),
+                path_class=record["class"],
                 origin=origin,
                 run_id=document["run_id"],
-                name=one["name"],
-                measurements={name: float("nan") if n is None else n for name, n in one["measurements"].items()},
+                name=record["name"],
+                measurements={name: value for name, value in record["measurements"].items() if value is not None},
             )
-            for one in document["annotations"]
+            for record in document["annotations"]
         ]
     except (OSError, EOFError, ValueError, KeyError, TypeError, binascii.Error, shapely.errors.GEOSException) as error:
         raise ProjectError(f"{path}: not a record of what a run wrote ({error})", hint="delete the file") from error

@@ -1,9 +1,9 @@
-"""A trained model as a folder: config.json says how to build it, the weights are safetensors. Enough to rebuild it.
+"""A trained model as a folder, with everything that is needed to build it again.
 
 PROJECT-FOLDER/wsplf/models/NAME/
-    config.json            plug-in, its settings, classes, tile size, mpp, threshold, run, scores
-    model.safetensors      the weights that scored best in validation
-    last.safetensors       those of the last epoch
+    config.json            architecture, its settings, classes, tile size, mpp, threshold, run, scores
+    model.safetensors      the weights with the best validation
+    last.safetensors       the weights of the last epoch
 """
 
 import dataclasses
@@ -32,10 +32,10 @@ LAST = "last.safetensors"
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What config.json says of a segmentation model, beside its weights.
+    """The content of config.json: everything about a segmentation model but its weights.
 
-    ``plugin`` is a file of segmenters/, ``settings`` what it is built with. A pixel belongs to a class from the
-    probability ``threshold`` on. ``scores`` are those of the validation.
+    ``plugin`` is the name of a file of segmentation/models/, ``settings`` are the arguments of its ``build``. A pixel
+    belongs to a class from the probability ``threshold`` on. ``scores`` are those of the validation.
     """
 
     plugin: str
@@ -52,14 +52,14 @@ class Checkpoint:
 
 
 def save(folder: Path, checkpoint: Checkpoint, *, best: Mapping[str, Tensor], last: Mapping[str, Tensor]) -> None:
-    """Write a model folder, in place of one that is there; whole or not at all.
+    """Write a model folder completely or not at all, in place of one that is there.
 
     Raises:
-        ProjectError: it cannot be written; the old folder is in place.
+        ProjectError: It cannot be written. The old folder is still there.
     """
-    mark = secrets.token_hex(4)
-    part = folder.with_name(f".{folder.name}.{mark}.part")
-    old = folder.with_name(f".{folder.name}.{mark}.old")
+    suffix = secrets.token_hex(4)
+    part = folder.with_name(f".{folder.name}.{suffix}.part")
+    old = folder.with_name(f".{folder.name}.{suffix}.old")
     try:
         part.mkdir(parents=True)
         save_file(_plain(best), part / BEST)
@@ -79,10 +79,10 @@ def save(folder: Path, checkpoint: Checkpoint, *, best: Mapping[str, Tensor], la
 
 
 def load(folder: Path, *, device: torch.device) -> tuple[Checkpoint, nn.Module]:
-    """The model of a folder, built again, in eval mode on the device, with its best weights.
+    """The model of a folder with its best weights, in eval mode on the device.
 
     Raises:
-        ConfigError: no model there, or one that is damaged, of a newer format, or whose weights do not fit.
+        ConfigError: There is no model, or it is damaged, of a newer format, or its weights do not fit.
     """
     checkpoint = read(folder)
     path = folder / BEST
@@ -90,7 +90,7 @@ def load(folder: Path, *, device: torch.device) -> tuple[Checkpoint, nn.Module]:
     try:
         model: nn.Module = plugin.build(len(checkpoint.classes), pretrained=False, **checkpoint.settings)
     except TypeError as error:
-        raise ConfigError(f"{folder / CONFIG}: settings not known to {checkpoint.plugin}: {error}") from error
+        raise ConfigError(f"{folder / CONFIG}: unknown settings of {checkpoint.plugin}: {error}") from error
     try:
         model.load_state_dict(load_file(path))
     except FileNotFoundError as error:
@@ -104,10 +104,10 @@ def load(folder: Path, *, device: torch.device) -> tuple[Checkpoint, nn.Module]:
 
 
 def read(folder: Path) -> Checkpoint:
-    """What config.json of a model folder says.
+    """The content of config.json of a model folder.
 
     Raises:
-        ConfigError: no model there, or its config.json is damaged or of a newer format.
+        ConfigError: There is no model, or its config.json is damaged or of a newer format.
     """
     path = folder / CONFIG
     try:
@@ -122,10 +122,10 @@ def read(folder: Path) -> Checkpoint:
         raise ConfigError(f"{path} does not describe a segmentation model", hint=_AGAIN)
     if content.get("format") != FORMAT:
         raise ConfigError(f"{path} has format {content.get('format')}, this wsplf reads {FORMAT}", hint=_AGAIN)
-    wanted = {part.name for part in dataclasses.fields(Checkpoint)}
-    if set(content) != wanted:
-        differing = ", ".join(sorted(set(content) ^ wanted))
-        raise ConfigError(f"{path} lacks keys or has unknown ones: {differing}", hint=_AGAIN)
+    expected = {record_field.name for record_field in dataclasses.fields(Checkpoint)}
+    if set(content) != expected:
+        differing = ", ".join(sorted(set(content) ^ expected))
+        raise ConfigError(f"{path} has missing or unknown keys: {differing}", hint=_AGAIN)
     return Checkpoint(**{**content, "classes": tuple(content["classes"])})
 
 
@@ -133,5 +133,5 @@ _AGAIN = "train it again with: wsplf train PROJECT"
 
 
 def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors as safetensors wants them: on the CPU, contiguous, none sharing memory."""
+    """The tensors as safetensors needs them: on the CPU, contiguous, without shared memory."""
     return {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in state.items()}

@@ -55,7 +55,7 @@ def make_grid(
     if not kept.any():
         raise SlideError(
             f"no tile has {min_tissue:.0%} tissue; the best has {tissue_share.max():.1%}",
-            hint="lower --min-tissue, or make the tiles smaller with --tile-px",
+            hint="lower min-tissue or tile-px of the recipe in wsplf.toml",
         )
     return TileGrid(
         entry_id=entry_id,

@@ -163,8 +163,7 @@ class Slide:
             size_px[0],
             scale[0],
             ratio=ratio_x,
-            offset=self._left,
-            length=self._width_px0,
+            bounds=(self._left, self._width_px0),
             openslide_ratio=openslide_ratio,
         )
         down = _Span.plan(
@@ -172,8 +171,7 @@ class Slide:
             size_px[1],
             scale[1],
             ratio=ratio_y,
-            offset=self._top,
-            length=self._height_px0,
+            bounds=(self._top, self._height_px0),
             openslide_ratio=openslide_ratio,
         )
         canvas = Image.new("RGB", (across.canvas_px, down.canvas_px), (255, 255, 255))
@@ -217,16 +215,16 @@ class _Span:
         step: float,
         *,
         ratio: float,
-        offset: int,
-        length: int,
+        bounds: tuple[int, int],
         openslide_ratio: float,
     ) -> Self:
         """The span of ``count`` result pixels of ``step`` level pixels each, from ``start_px0`` on.
 
-        ``ratio`` is the exact downsample of the level along this axis; the slide's bounds begin at ``offset`` and are
-        ``length`` long, both in level-0 pixels. OpenSlide reads a region at ``location / openslide_ratio`` level
+        ``ratio`` is the exact downsample of the level along this axis. ``bounds`` are the start and the length of the
+        slide's bounds in level-0 pixels. OpenSlide reads a region at ``location / openslide_ratio`` level
         pixels, with one ratio for both axes and whole-number locations. ``box`` corrects the shift of that rounding.
         """
+        offset, length = bounds
         first = (start_px0 + offset) / ratio
         edge_start, edge_end = math.floor(offset / ratio), math.ceil((offset + length) / ratio)
         # the resampling filter needs a margin around the box, but not beyond the slide: its edge would turn pale

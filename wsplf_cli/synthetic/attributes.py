@@ -1,17 +1,17 @@
-"""How tissue is built, in numbers that a network can be asked for: the sizes, shapes and order of nuclei and glands.
+"""Attributes of synthetic tissue that a network can learn: sizes, shapes and arrangement of nuclei and glands.
 
-They are the parameters that a canvas was painted with; none of them says tumour or normal. Lengths are in pixels of
-the canvas, logarithms of them where they span a wide range.
+They are the parameters that a canvas was generated with. None of them says tumour or normal. Lengths are in pixels of
+the canvas, as logarithms where they span a wide range.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wsplf_cli.synthetic.glands import Plan
+from wsplf_cli.synthetic.glands import Layout
 from wsplf_cli.synthetic.kinds import Cells, Glands, Kind
 
-#: What is not to be told apart any more: the height of a wall, or the depth of a band of nuclei, in um.
-_DEEPEST_UM = 60.0
+#: Heights of a wall and depths of a band of nuclei are clipped to this, in um: larger ones look alike.
+_MAX_DEPTH_UM = 60.0
 
 NAMES = (
     "nucleus spacing",
@@ -38,25 +38,37 @@ NAMES = (
 )
 
 
-def attributes(plan: Plan) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """The attributes of every pixel of a plan: ``codes`` uint8 [H, W] and ``table`` float32 [n, len(NAMES)].
+def attributes(layout: Layout) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """The attributes of every pixel of a layout, as ``codes`` uint8 [H, W] and ``table`` float32 [n, len(NAMES)].
 
-    A pixel's attributes are ``table[codes]``; NaN where there is none, such as those of glands outside of glands. The
-    lumen of a gland has the attributes of the gland.
+    A pixel's attributes are ``table[codes]``. An attribute that a pixel does not have is NaN, such as those of glands
+    outside of glands. The lumen of a gland has the attributes of the gland.
     """
-    sorts = list(dict.fromkeys(plan.sorts))
-    rows = [_row(kind, None, plan.mpp) for kind in plan.kinds] + [_row(sort.kind, sort, plan.mpp) for sort in sorts]
-    of_instance = np.array([0, *(len(plan.kinds) + sorts.index(sort) for sort in plan.sorts)], np.uint8)
-    codes = np.where(plan.instance > 0, of_instance[plan.instance], plan.kind).astype(np.uint8)
+    gland_types = list(dict.fromkeys(layout.gland_types))
+    rows = [_row(kind, None, layout.mpp) for kind in layout.kinds] + [
+        _row(gland_type.kind, gland_type, layout.mpp) for gland_type in gland_types
+    ]
+    code_of_gland = [len(layout.kinds) + gland_types.index(gland_type) for gland_type in layout.gland_types]
+    code_of_instance = np.array([0, *code_of_gland], np.uint8)
+    codes = np.where(layout.instance > 0, code_of_instance[layout.instance], layout.kind).astype(np.uint8)
     return codes, np.array(rows, np.float32)
 
 
-def _row(kind: Kind, sort: Glands | None, mpp: float) -> list[float]:
-    nuclei = next((cells for cells in kind.cells if cells.ink == "nucleus"), None)
-    return [*_of_nuclei(nuclei, mpp), kind.texture, kind.fibre, kind.gap, kind.apical, *_of_glands(sort, nuclei, mpp)]
+def _row(kind: Kind, gland_type: Glands | None, mpp: float) -> list[float]:
+    """The attributes of one kind of tissue, or of one type of glands, in the order of NAMES."""
+    nuclei = next((cells for cells in kind.cells if cells.stain == "nucleus"), None)
+    return [
+        *_of_nuclei(nuclei, mpp),
+        kind.texture,
+        kind.fibre,
+        kind.gap,
+        kind.apical,
+        *_of_glands(gland_type, nuclei, mpp),
+    ]
 
 
 def _of_nuclei(nuclei: Cells | None, mpp: float) -> list[float]:
+    """The seven attributes of nuclei."""
     if nuclei is None:
         return [np.nan] * 7
     return [
@@ -70,19 +82,20 @@ def _of_nuclei(nuclei: Cells | None, mpp: float) -> list[float]:
     ]
 
 
-def _of_glands(sort: Glands | None, nuclei: Cells | None, mpp: float) -> list[float]:
-    if sort is None or nuclei is None:
+def _of_glands(gland_type: Glands | None, nuclei: Cells | None, mpp: float) -> list[float]:
+    """The ten attributes of glands."""
+    if gland_type is None or nuclei is None:
         return [np.nan] * 10
-    goblet = max((cells.keep for cells in sort.kind.cells if cells.ink == "clear"), default=0.0)
+    goblet = max((cells.keep for cells in gland_type.kind.cells if cells.stain == "clear"), default=0.0)
     return [
-        float(np.log(min(nuclei.band_um[1], _DEEPEST_UM) / mpp)),
-        float(np.log(np.sqrt(sort.radius_um[0] * sort.radius_um[1]) / mpp)),
-        float(np.log(min(sort.wall_um, _DEEPEST_UM) / mpp)),
-        float(np.log(sort.gap_um / mpp)),
-        sort.warp,
-        sort.packing,
-        sum(sort.links) / 2,
-        float(sort.lumens == "many"),
+        float(np.log(min(nuclei.band_um[1], _MAX_DEPTH_UM) / mpp)),
+        float(np.log(np.sqrt(gland_type.radius_um[0] * gland_type.radius_um[1]) / mpp)),
+        float(np.log(min(gland_type.wall_um, _MAX_DEPTH_UM) / mpp)),
+        float(np.log(gland_type.gap_um / mpp)),
+        gland_type.warp,
+        gland_type.packing,
+        sum(gland_type.links) / 2,
+        float(gland_type.lumens == "many"),
         goblet,
-        float(sort.cleft_um > 0),
+        float(gland_type.cleft_um > 0),
     ]

@@ -14,14 +14,18 @@ from shapely.geometry import mapping
 from wsplf_cli.errors import WsplfError
 from wsplf_cli.files import write_json
 from wsplf_cli.synthetic.pyramid import write_pyramid
-from wsplf_cli.synthetic.slide import paint_slide
+from wsplf_cli.synthetic.slide import generate_slide
 
 TRUTH_CLASS = "Tumor"
 
 
 @dataclass(frozen=True, slots=True)
 class SyntheticSlide:
-    """One slide. ``tumour_share`` of its tissue, 0 on negatives; ``label`` tumor or normal; ``split`` train or test."""
+    """One slide with its truth.
+
+    ``label`` is tumor or normal, ``split`` train or test. ``tumour_share`` is the share of tumour in the tissue, 0 on
+    negative slides. ``truth`` is a GeoJSON file.
+    """
 
     name: str
     path: Path
@@ -37,15 +41,15 @@ class SyntheticSlide:
 
 
 @dataclass(frozen=True, slots=True)
-class _Order:
-    """One slide to be made."""
+class _SlideSpec:
+    """What to generate as one slide. ``number`` counts from 1."""
 
     number: int
     folder: Path
     seed: int
     label: str
     split: str
-    share: float
+    tumour_share: float
     pen: bool
     size_px: int
 
@@ -61,83 +65,93 @@ def make_cohort(
     workers: int = 2,
     on_slide: Callable[[str], None] | None = None,
 ) -> tuple[SyntheticSlide, ...]:
-    """Write ``slides/*.tif`` and ``truth/*.geojson`` under ``out`` and return what was made, in order of name.
+    """Write a cohort, ``slides/*.tif`` and ``truth/*.geojson``, and return its slides in order of name.
 
-    ``train`` and ``test`` are (positive, negative) slide counts. The tumour shares of the positive slides of a split
-    are spread evenly on a logarithmic scale between the two ``shares``; give the same number twice to fix the share.
-    The pixels depend on the seed and the number of the slide only, not on ``workers``. ``on_slide`` is told the name
-    of each slide when it is there.
+    The pixels depend on the seed and the number of the slide only, not on ``workers``.
+
+    Args:
+        out: Folder to write to; it is made if needed.
+        seed: Seed of the cohort.
+        train: Number of positive and of negative training slides.
+        test: Number of positive and of negative test slides.
+        size_px: Side of the square slides at level 0.
+        shares: Smallest and largest share of tumour in the tissue of a positive slide. The shares of a split are spread
+            evenly between them on a logarithmic scale. Equal numbers fix the share.
+        workers: Number of processes.
+        on_slide: Called with the name of each slide when it is written.
 
     Raises:
-        OSError: the folder cannot be written.
-        WsplfError: a process that paints was ended from outside (no memory left).
+        OSError: The folder cannot be written.
+        WsplfError: A process was ended from outside (no memory left).
     """
     (out / "slides").mkdir(parents=True, exist_ok=True)
     (out / "truth").mkdir(parents=True, exist_ok=True)
-    orders = _orders(out, seed=seed, counts={"train": train, "test": test}, size_px=size_px, shares=shares)
-    made = []
-    for slide in _made(orders, workers=workers):
-        made.append(slide)
+    specs = _slide_specs(out, seed=seed, counts={"train": train, "test": test}, size_px=size_px, shares=shares)
+    slides = []
+    for slide in _make_slides(specs, workers=workers):
+        slides.append(slide)
         if on_slide:
             on_slide(slide.name)
-    return tuple(made)
+    return tuple(slides)
 
 
-def _made(orders: Sequence[_Order], *, workers: int) -> Iterator[SyntheticSlide]:
-    """The slides in order, each as soon as it is there."""
+def _make_slides(specs: Sequence[_SlideSpec], *, workers: int) -> Iterator[SyntheticSlide]:
+    """The slides in order, each as soon as it is written."""
     if workers <= 1:
-        yield from map(_make, orders)
+        yield from map(_make_slide, specs)
         return
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_leave_interrupts_to_the_parent)
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_ignore_interrupts)
     try:
-        yield from pool.map(_make, orders)
+        yield from pool.map(_make_slide, specs)
     except BrokenProcessPool as error:
         raise WsplfError(
-            "a process that paints slides was ended from outside", hint="free some memory and run it again"
+            "a process that generates slides was ended from outside", hint="free some memory and run it again"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _leave_interrupts_to_the_parent() -> None:
-    """Ctrl-C reaches every process of a terminal; the parent alone says so and stops the others."""
+def _ignore_interrupts() -> None:
+    """Ignore Ctrl-C, which reaches every process of a terminal: the parent handles it and stops the others."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _orders(
+def _slide_specs(
     out: Path, *, seed: int, counts: dict[str, tuple[int, int]], size_px: int, shares: tuple[float, float]
-) -> list[_Order]:
+) -> list[_SlideSpec]:
+    """The slides to generate. ``counts`` holds the numbers of positive and negative slides of each split."""
     rng = np.random.default_rng([seed, 0])
-    orders: list[_Order] = []
+    specs: list[_SlideSpec] = []
     for split, (positives, negatives) in counts.items():
-        steps = (np.arange(positives) + rng.uniform(0.1, 0.9, positives)) / max(positives, 1)
-        spread = shares[0] * (shares[1] / shares[0]) ** steps
-        for place, share in [*enumerate(rng.permutation(spread)), *enumerate(np.zeros(negatives))]:
+        fractions = (np.arange(positives) + rng.uniform(0.1, 0.9, positives)) / max(positives, 1)
+        tumour_shares = shares[0] * (shares[1] / shares[0]) ** fractions
+        for index, share in [*enumerate(rng.permutation(tumour_shares)), *enumerate(np.zeros(negatives))]:
             label = "tumor" if share > 0 else "normal"
-            # pen on every third slide of each label: else a small cohort can teach that pen means tumour
-            pen = place % 3 == 0
-            orders.append(_Order(len(orders) + 1, out, seed, label, split, float(share), pen, size_px))
-    return orders
+            # pen on every third slide of each label, so that a small cohort does not teach that pen means tumour
+            pen = index % 3 == 0
+            specs.append(_SlideSpec(len(specs) + 1, out, seed, label, split, float(share), pen, size_px))
+    return specs
 
 
-def _make(order: _Order) -> SyntheticSlide:
-    rng = np.random.default_rng([order.seed, order.number])
+def _make_slide(spec: _SlideSpec) -> SyntheticSlide:
+    """Generate one slide and write it with its truth."""
+    rng = np.random.default_rng([spec.seed, spec.number])
     mpp = round(float(rng.uniform(0.9, 1.1)), 4)
-    picture = paint_slide(rng, size_px=order.size_px, mpp=mpp, share=order.share, pen=order.pen)
-    name = f"S{order.number:02d}.tif"
-    path = order.folder / "slides" / name
-    truth = order.folder / "truth" / f"S{order.number:02d}.geojson"
-    write_pyramid(path, picture.rgb, mpp=mpp, quality=max(picture.quality, 70))
+    slide = generate_slide(rng, size_px=spec.size_px, mpp=mpp, tumour_share=spec.tumour_share, pen=spec.pen)
+    name = f"S{spec.number:02d}.tif"
+    path = spec.folder / "slides" / name
+    truth = spec.folder / "truth" / f"S{spec.number:02d}.geojson"
+    write_pyramid(path, slide.rgb, mpp=mpp, quality=max(slide.quality, 70))
     features = [
         {
             "type": "Feature",
             "geometry": mapping(polygon),
             "properties": {"objectType": "annotation", "classification": {"name": TRUTH_CLASS, "color": [200, 0, 0]}},
         }
-        for polygon in picture.tumour.geoms
+        for polygon in slide.tumour.geoms
     ]
     write_json(truth, {"type": "FeatureCollection", "features": features})
-    size = order.size_px
+    size = spec.size_px
     levels = tuple((-(-size // 4**level),) * 2 for level in range(3))
     return SyntheticSlide(
         name=name,
@@ -147,8 +161,8 @@ def _make(order: _Order) -> SyntheticSlide:
         height_px0=size,
         mpp=mpp,
         levels=levels,
-        label=order.label,
-        patient=f"P{order.number:02d}",
-        split=order.split,
-        tumour_share=picture.tumour_share,
+        label=spec.label,
+        patient=f"P{spec.number:02d}",
+        split=spec.split,
+        tumour_share=slide.tumour_share,
     )

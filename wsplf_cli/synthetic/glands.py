@@ -1,4 +1,4 @@
-"""Where things are on a canvas: zones of ground tissue, and glands grown into them one by one."""
+"""The layout of a canvas: zones of ground tissue, and glands grown into them one by one."""
 
 from dataclasses import dataclass, field
 
@@ -8,16 +8,23 @@ from numpy.typing import NDArray
 from wsplf_cli.synthetic.kinds import Glands, Kind, Zone
 from wsplf_cli.synthetic.noise import Field, scatter, smooth
 
+#: A distance larger than any on a canvas.
 FAR_UM = 1e3
 
 
 @dataclass(slots=True)
-class Plan:
+class Layout:
     """The layout of a canvas, all arrays [rows, columns].
 
-    ``kind`` uint8 index into ``kinds``; ``instance`` int32, 0 outside glands; ``depth`` float32 um under the surface
-    of the gland, 0 outside; ``cleft`` bool, white shrinkage around glands; ``surface`` float32, the signed distance
-    (um, positive inside) to the nearest gland grown so far; ``sorts`` the sort of each gland, by ``instance`` - 1.
+    Attributes:
+        mpp: Micrometres per pixel.
+        kind: uint8 index into ``kinds``.
+        instance: int32, one number per gland from 1 on, 0 outside of glands.
+        depth: float32, depth under the surface of the gland in um, 0 outside of glands.
+        cleft: bool, the white shrinkage around glands.
+        surface: float32, signed distance to the surface of the nearest gland grown so far in um, positive inside.
+        kinds: The kinds of tissue on the canvas.
+        gland_types: The type of each gland, by ``instance`` - 1.
     """
 
     mpp: float
@@ -27,18 +34,18 @@ class Plan:
     cleft: NDArray[np.bool_]
     surface: Field
     kinds: list[Kind] = field(default_factory=list)
-    sorts: list[Glands] = field(default_factory=list)
+    gland_types: list[Glands] = field(default_factory=list)
 
     def index(self, kind: Kind) -> int:
-        """The number of a kind, added when it is new."""
+        """The index of a kind, which is added if it is new."""
         if kind not in self.kinds:
             self.kinds.append(kind)
         return self.kinds.index(kind)
 
 
-def empty_plan(shape: tuple[int, int], mpp: float) -> Plan:
-    """A plan with nothing on it."""
-    return Plan(
+def empty_layout(shape: tuple[int, int], mpp: float) -> Layout:
+    """A layout of ``shape`` (rows, columns) with nothing on it."""
+    return Layout(
         mpp=mpp,
         kind=np.zeros(shape, np.uint8),
         instance=np.zeros(shape, np.int32),
@@ -48,42 +55,43 @@ def empty_plan(shape: tuple[int, int], mpp: float) -> Plan:
     )
 
 
-def fill_zone(rng: np.random.Generator, plan: Plan, *, zone: Zone, where: NDArray[np.bool_]) -> None:
-    """Lay the ground of a zone on the pixels ``where`` (bool [H, W]) and grow its glands there."""
-    plan.kind[where] = plan.index(zone.ground)
+def fill_zone(rng: np.random.Generator, layout: Layout, *, zone: Zone, where: NDArray[np.bool_]) -> None:
+    """Put the ground tissue of a zone on the pixels ``where`` (bool [H, W]), and grow its glands there."""
+    layout.kind[where] = layout.index(zone.ground)
     for glands in zone.glands:
-        _grow_glands(rng, plan, glands=glands, where=where)
+        _grow_glands(rng, layout, glands=glands, where=where)
 
 
-def _grow_glands(rng: np.random.Generator, plan: Plan, *, glands: Glands, where: NDArray[np.bool_]) -> None:
+def _grow_glands(rng: np.random.Generator, layout: Layout, *, glands: Glands, where: NDArray[np.bool_]) -> None:
+    """Grow glands of one type, around scattered centres, where there is room for them."""
     low, high = np.log(glands.radius_um[0]), np.log(glands.radius_um[1])
-    middle = float(np.exp((low + high) / 2))
+    mean_radius_um = float(np.exp((low + high) / 2))
     links = (glands.links[0] + glands.links[1]) / 2
-    side_um = (2 * middle + glands.gap_um) * np.sqrt(1 + 0.4 * (links - 1)) / glands.packing
-    centres = scatter(rng, where, spacing_px=float(side_um / plan.mpp), crowding=4)
+    spacing_um = (2 * mean_radius_um + glands.gap_um) * np.sqrt(1 + 0.4 * (links - 1)) / glands.packing
+    centres = scatter(rng, where, spacing_px=float(spacing_um / layout.mpp), crowding=4)
     direction = rng.uniform(0, np.pi)
-    shape = plan.kind.shape
-    warp_um = glands.warp * middle
+    shape = layout.kind.shape
+    warp_um = glands.warp * mean_radius_um
     for x, y in centres:
-        if plan.surface[min(int(y), shape[0] - 1), min(int(x), shape[1] - 1)] > -glands.gap_um:
+        if layout.surface[min(int(y), shape[0] - 1), min(int(x), shape[1] - 1)] > -glands.gap_um:
             continue
         radius = float(np.exp(rng.uniform(low, high)))
         angle = direction + rng.normal(0, 0.15) if glands.aligned else rng.uniform(0, 2 * np.pi)
         spine = _spine(rng, radius, count=int(rng.integers(glands.links[0], glands.links[1] + 1)), angle=float(angle))
         reach = np.abs(spine[:, :2]).max() + spine[:, 2].max() + 2.5 * warp_um + glands.cleft_um + 4
-        half = int(reach / plan.mpp) + 1
+        half = int(reach / layout.mpp) + 1
         rows = slice(max(int(y) - half, 0), min(int(y) + half, shape[0]))
         columns = slice(max(int(x) - half, 0), min(int(x) + half, shape[1]))
         box = (rows, columns)
         across, along = _bent_axes(
-            rng, box, centre=(float(x), float(y)), warp_um=warp_um, bump_um=1.4 * middle, mpp=plan.mpp
+            rng, box, centre=(float(x), float(y)), warp_um=warp_um, bump_um=1.4 * mean_radius_um, mpp=layout.mpp
         )
-        rough = smooth(rng, across.shape, 7 / plan.mpp)
+        roughness = smooth(rng, across.shape, 7 / layout.mpp)
         signed = np.full(across.shape, -FAR_UM, np.float32)
         for sx, sy, sr in spine:
             np.maximum(signed, np.float32(sr) - np.hypot(along - np.float32(sx), across - np.float32(sy)), out=signed)
-        signed += 0.5 * rough
-        _settle(rng, plan, glands=glands, box=box, signed=signed, allowed=where[box], rough=rough)
+        signed += 0.5 * roughness
+        _place_gland(rng, layout, glands=glands, box=box, signed=signed, allowed=where[box], roughness=roughness)
 
 
 def _bent_axes(
@@ -95,7 +103,7 @@ def _bent_axes(
     bump_um: float,
     mpp: float,
 ) -> tuple[Field, Field]:
-    """How far (um) the pixels of a box lie below and right of a centre (x, y), on randomly bent axes."""
+    """The distances (um) of the pixels of a box below and right of a centre (x, y), along randomly bent axes."""
     rows, columns = box
     shape = (rows.stop - rows.start, columns.stop - columns.start)
     bent_y, bent_x = (np.float32(warp_um) * np.clip(smooth(rng, shape, bump_um / mpp), -2.5, 2.5) for _ in range(2))
@@ -106,44 +114,44 @@ def _bent_axes(
 
 def _spine(rng: np.random.Generator, radius: float, *, count: int, angle: float) -> Field:
     """Circles (x, y, radius) in um along a bent line about the origin, float32 [count, 3]."""
-    turns = angle + np.cumsum(rng.normal(0, 0.3, count))
+    angles = angle + np.cumsum(rng.normal(0, 0.3, count))
     steps = radius * rng.uniform(0.6, 0.9, count)
-    xy = np.cumsum(np.stack([np.cos(turns) * steps, np.sin(turns) * steps], axis=1), axis=0)
+    xy = np.cumsum(np.stack([np.cos(angles) * steps, np.sin(angles) * steps], axis=1), axis=0)
     radii = radius * rng.uniform(0.8, 1.15, count)
     return np.concatenate([xy - xy.mean(axis=0), radii[:, None]], axis=1).astype(np.float32)
 
 
-def _settle(
+def _place_gland(
     rng: np.random.Generator,
-    plan: Plan,
+    layout: Layout,
     *,
     glands: Glands,
     box: tuple[slice, slice],
     signed: Field,
     allowed: NDArray[np.bool_],
-    rough: Field,
+    roughness: Field,
 ) -> None:
-    """Write one gland into the plan where there is room for it."""
-    room = -np.float32(glands.gap_um) - plan.surface[box]
+    """Write one gland, given by the signed distance to its surface, into the layout where there is room for it."""
+    room = -np.float32(glands.gap_um) - layout.surface[box]
     inside = (signed > 0) & (room > 0) & allowed
-    if inside.sum() * plan.mpp**2 < 150:
+    if inside.sum() * layout.mpp**2 < 150:
         return
-    plan.sorts.append(glands)
+    layout.gland_types.append(glands)
     depth = np.minimum(signed, room)
-    plan.kind[box][inside] = plan.index(glands.kind)
-    plan.instance[box][inside] = len(plan.sorts)
-    plan.depth[box][inside] = depth[inside]
+    layout.kind[box][inside] = layout.index(glands.kind)
+    layout.instance[box][inside] = len(layout.gland_types)
+    layout.depth[box][inside] = depth[inside]
     if glands.cleft_um > 0:
-        width = glands.cleft_um * (0.4 + 0.6 * rough)
-        plan.cleft[box] |= (signed > -width) & ~inside & (plan.instance[box] == 0) & allowed
-    np.maximum(plan.surface[box], signed, out=plan.surface[box])
+        width = glands.cleft_um * (0.4 + 0.6 * roughness)
+        layout.cleft[box] |= (signed > -width) & ~inside & (layout.instance[box] == 0) & allowed
+    np.maximum(layout.surface[box], signed, out=layout.surface[box])
     if glands.lumens == "one":
-        hollow = inside & (depth > glands.wall_um * (1 + 0.12 * rough))
+        hollow = inside & (depth > glands.wall_um * (1 + 0.12 * roughness))
     else:
-        hollow = inside & _sieve(rng, depth, wall_um=glands.wall_um, mpp=plan.mpp) & (depth > 0.5 * glands.wall_um)
+        hollow = inside & _sieve(rng, depth, wall_um=glands.wall_um, mpp=layout.mpp) & (depth > 0.5 * glands.wall_um)
     if glands.content and hollow.any():
         content = glands.content[int(rng.integers(len(glands.content)))]
-        plan.kind[box][hollow] = plan.index(content)
+        layout.kind[box][hollow] = layout.index(content)
 
 
 def _sieve(rng: np.random.Generator, depth: Field, *, wall_um: float, mpp: float) -> NDArray[np.bool_]:
@@ -158,7 +166,7 @@ def _sieve(rng: np.random.Generator, depth: Field, *, wall_um: float, mpp: float
     return holes
 
 
-def structure_map(plan: Plan) -> NDArray[np.uint8]:
+def structure_map(layout: Layout) -> NDArray[np.uint8]:
     """The structure code (``kinds.STRUCTURES``) of every pixel, uint8 [H, W]."""
-    codes = np.array([kind.structure for kind in plan.kinds], np.uint8)
-    return np.asarray(codes[plan.kind])
+    codes = np.array([kind.structure for kind in layout.kinds], np.uint8)
+    return np.asarray(codes[layout.kind])

@@ -1,4 +1,4 @@
-"""What tissue is made of: records for populations of cells, kinds of tissue and glands. Lengths in micrometres."""
+"""The components of synthetic tissue: populations of cells, kinds of tissue, glands and zones. Lengths are in um."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,12 +9,12 @@ STRUCTURES = ("background", "stroma", "epithelium", "lumen", "lymphoid", "fat", 
 
 @dataclass(frozen=True, slots=True)
 class Cells:
-    """One population of blobs in a kind of tissue.
+    """One population of cells, or of cell-like blobs, in a kind of tissue.
 
-    ``ink``: ``nucleus`` (counted in the label maps), ``debris`` (dark dust), ``red`` (blood cells) or ``clear``
-    (vacuoles, mucin, fat). ``dark`` is the haematoxylin of a nucleus or the strength of another ink. ``band_um`` are
-    the depths under the surface of the gland at which cells lie; ``cluster`` > 0 leaves them only where a smooth field
-    exceeds it, in standard deviations.
+    ``stain``: ``nucleus`` (counted in the label maps), ``debris`` (dark dust), ``red`` (blood cells) or ``clear``
+    (vacuoles, mucin, fat). ``dark`` is the haematoxylin of a nucleus or the strength of another stain. ``band_um`` is
+    the range of depths under the surface of the gland at which cells lie. ``cluster`` > 0 keeps them only where a
+    smooth field exceeds this number of standard deviations. ``keep`` is the share of the cells that is kept.
     """
 
     spacing_um: float
@@ -31,15 +31,16 @@ class Cells:
     cluster: float = 0.0
     cluster_um: float = 60.0
     wobble: float = 0.12
-    ink: Literal["nucleus", "debris", "red", "clear"] = "nucleus"
+    stain: Literal["nucleus", "debris", "red", "clear"] = "nucleus"
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind of tissue: base stain (``h``, ``e``, ``red`` optical density), texture and cells.
+    """One kind of tissue: its base stain (optical densities ``h``, ``e``, ``red``), texture and cells.
 
-    ``texture`` and ``fibre`` are relative amplitudes, ``gap`` the share of white slits between fibres, ``apical`` how
-    much the haematoxylin of the cytoplasm fades over 20 um of depth, ``grain_um`` the size of its texture.
+    ``texture`` and ``fibre`` are relative amplitudes, ``grain_um`` is the grain size of the texture, ``gap`` the share
+    of white slits between fibres, and ``apical`` the share of the cytoplasm's haematoxylin that is lost over 20 um of
+    depth.
     """
 
     structure: int
@@ -56,11 +57,11 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Glands:
-    """How glands or nests of one sort look and lie.
+    """One type of glands or nests: their shape, wall and content.
 
-    ``radius_um`` (least, most), drawn log-uniformly; ``links`` circles per gland along a bent spine; ``wall_um`` the
-    height of the epithelium (larger than the radius: solid); ``lumens`` one, or many (cribriform); ``content`` the
-    kinds of which the lumen of a gland is one; ``aligned`` glands share a direction.
+    ``radius_um`` (smallest, largest) is drawn log-uniformly. A gland consists of ``links`` (fewest, most) circles along
+    a bent spine. ``wall_um`` is the height of the epithelium; a gland with a smaller radius is solid. ``lumens`` is
+    one, or many (cribriform). The content of a lumen is one of ``content``. ``aligned`` glands share a direction.
     """
 
     kind: Kind

@@ -1,4 +1,4 @@
-"""Random fields from which synthetic tissue is made: smooth noise, fibres, and well-spaced random points."""
+"""Random fields for synthetic tissue: smooth noise, fibres, and well-spaced random points."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ Field = NDArray[np.float32]
 
 
 def smooth(rng: np.random.Generator, shape: tuple[int, int], period_px: float) -> Field:
-    """Smooth noise, float32 [rows, columns], mean about 0 and standard deviation about 1; bumps of ``period_px``."""
+    """Smooth noise with bumps of ``period_px``, float32 [rows, columns], mean about 0, standard deviation about 1."""
     period = max(period_px, 1.0)
     grid = rng.standard_normal((int(shape[0] / period) + 4, int(shape[1] / period) + 4), dtype=np.float32)
     box = (1.5, 1.5, 1.5 + shape[1] / period, 1.5 + shape[0] / period)
@@ -21,7 +21,7 @@ def smooth(rng: np.random.Generator, shape: tuple[int, int], period_px: float) -
 
 
 def octaves(rng: np.random.Generator, shape: tuple[int, int], *, period_px: float, count: int) -> Field:
-    """Sum of ``count`` smooth fields, each of half the period and 0.6 of the amplitude of the one before."""
+    """The sum of ``count`` smooth fields, each with half the period and 0.6 of the amplitude of the one before."""
     total = smooth(rng, shape, period_px)
     weight = norm = 1.0
     for octave in range(1, count):
@@ -33,13 +33,13 @@ def octaves(rng: np.random.Generator, shape: tuple[int, int], *, period_px: floa
 
 @dataclass(frozen=True, slots=True)
 class Fibres:
-    """A flow of fibres. ``across`` float32 [H, W] is the distance (um) across the flow, ``texture`` is -1..1 or so."""
+    """A flow of fibres. ``across`` float32 [H, W] is the distance (um) across the flow, ``texture`` is about -1..1."""
 
     across: Field
     texture: Field
 
     def angle(self, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> Field:
-        """Direction of the flow (radians, from x towards y) at pixels; float32 [N]."""
+        """The direction of the flow at pixels, float32 [N], in radians from x towards y."""
         height, width = self.across.shape
         row, column = np.clip(rows, 0, height - 2), np.clip(columns, 0, width - 2)
         here = self.across[row, column]
@@ -49,7 +49,7 @@ class Fibres:
 
 
 def fibres(rng: np.random.Generator, shape: tuple[int, int], *, mpp: float, width_um: float, wave_um: float) -> Fibres:
-    """Fibres of about ``width_um``, bending over about ``wave_um``."""
+    """Fibres of a width of about ``width_um`` that bend over about ``wave_um``."""
     angle = rng.uniform(0, np.pi)
     y = np.arange(shape[0], dtype=np.float32)[:, None] * np.float32(mpp)
     x = np.arange(shape[1], dtype=np.float32)[None, :] * np.float32(mpp)
@@ -70,32 +70,32 @@ def scatter(
     spacing_px: float,
     crowding: float = 2.5,
 ) -> Field:
-    """Random points (x, y) in pixels, float32 [N, 2], on ``allowed`` and at least ``spacing_px`` apart.
+    """Random points (x, y) in pixels, float32 [N, 2], on ``allowed`` pixels and at least ``spacing_px`` apart.
 
-    ``crowding`` is the number of candidates per spacing squared: 2.5 gives nearly as many points as fit.
+    ``crowding`` is the number of candidates per square of the spacing: 2.5 gives nearly as many points as fit.
     """
     pixels = np.flatnonzero(allowed)
-    wanted = int(pixels.size * crowding / spacing_px**2 + rng.uniform())
-    if wanted == 0:
+    count = int(pixels.size * crowding / spacing_px**2 + rng.uniform())
+    if count == 0:
         return np.zeros((0, 2), np.float32)
-    chosen = pixels[rng.integers(0, pixels.size, wanted)]
-    rows, columns = np.divmod(chosen, allowed.shape[1])
+    candidates = pixels[rng.integers(0, pixels.size, count)]
+    rows, columns = np.divmod(candidates, allowed.shape[1])
     points = np.stack([columns, rows], axis=1).astype(np.float32)
-    points += rng.random((wanted, 2), dtype=np.float32) - np.float32(0.5)
+    points += rng.random((count, 2), dtype=np.float32) - np.float32(0.5)
     return points[_well_spaced(points, spacing_px)]
 
 
 def _well_spaced(points: Field, spacing: float) -> NDArray[np.bool_]:
-    """Which points to keep so that no two are nearer than ``spacing``; earlier points win. bool [N]."""
+    """Which points to keep, bool [N], so that no two are nearer than ``spacing``. Earlier points take precedence."""
     kept = np.zeros(len(points), bool)
-    waiting = np.ones(len(points), bool)
+    undecided = np.ones(len(points), bool)
     pairs = cKDTree(points).query_pairs(spacing, output_type="ndarray")
-    while waiting.any():
+    while undecided.any():
         blocked = np.zeros(len(points), bool)
         blocked[pairs[:, 1]] = True
-        accepted = waiting & ~blocked
+        accepted = undecided & ~blocked
         kept |= accepted
-        waiting &= ~accepted
-        waiting[pairs[accepted[pairs[:, 0]], 1]] = False
-        pairs = pairs[waiting[pairs[:, 0]] & waiting[pairs[:, 1]]]
+        undecided &= ~accepted
+        undecided[pairs[accepted[pairs[:, 0]], 1]] = False
+        pairs = pairs[undecided[pairs[:, 0]] & undecided[pairs[:, 1]]]
     return kept

@@ -1,4 +1,4 @@
-"""A wide prior over tissues: what a generic canvas may show. Knows nothing of tumour or normal as a label."""
+"""Random tissues from a wide prior, for generic canvases. There is no label such as tumour or normal here."""
 
 from collections.abc import Callable
 
@@ -23,7 +23,7 @@ Rng = np.random.Generator
 
 
 def random_zones(rng: Rng) -> list[Zone]:
-    """One to three zones of a canvas."""
+    """The zones of a canvas, one to three."""
     count = int(rng.choice([1, 2, 3], p=[0.5, 0.35, 0.15]))
     makers: list[Callable[[Rng], Zone]] = [
         crypts,
@@ -32,16 +32,16 @@ def random_zones(rng: Rng) -> list[Zone]:
         nests,
         sheet,
         plain,
-        lambda r: Zone(lymphoid(r)),
-        lambda r: Zone(fat(r)),
-        lambda r: Zone(necrosis(r)),
-        lambda r: Zone(Kind(BACKGROUND, 0.0, 0.0)),
+        lambda rng: Zone(lymphoid(rng)),
+        lambda rng: Zone(fat(rng)),
+        lambda rng: Zone(necrosis(rng)),
+        lambda rng: Zone(Kind(BACKGROUND, 0.0, 0.0)),
     ]
     shares = np.array([0.22, 0.12, 0.22, 0.10, 0.06, 0.12, 0.04, 0.03, 0.04, 0.05])
-    chosen = rng.choice(len(makers), size=count, p=shares, replace=False)
-    if count == 1 and chosen[0] == len(makers) - 1:
-        chosen = np.array([0])
-    return [makers[int(number)](rng) for number in chosen]
+    indices = rng.choice(len(makers), size=count, p=shares, replace=False)
+    if count == 1 and indices[0] == len(makers) - 1:  # a canvas is not all background
+        indices = np.array([0])
+    return [makers[int(index)](rng) for index in indices]
 
 
 def crypts(rng: Rng) -> Zone:
@@ -61,7 +61,7 @@ def crypts(rng: Rng) -> Zone:
         band_um=(depth + size + 0.7 * vacuole, 1e9),
         keep=float(rng.choice([0.0, rng.uniform(0.3, 1.0)], p=[0.15, 0.85])),
         wobble=0.08,
-        ink="clear",
+        stain="clear",
     )
     kind = epithelium(
         rng, size=size, band=(0.6 * depth, depth + rng.uniform(0.5, 6.0)), spacing=size * rng.uniform(1.1, 1.8)
@@ -107,7 +107,7 @@ def malignant_glands(rng: Rng) -> Zone:
     size = rng.uniform(2.3, 5.2)
     wall = rng.uniform(14, 45)
     band = (rng.uniform(1.5, 4), wall * rng.uniform(0.5, 0.95))
-    kind = epithelium(rng, size=size, band=band, spacing=size * rng.uniform(1.0, 1.7), wild=True)
+    kind = epithelium(rng, size=size, band=band, spacing=size * rng.uniform(1.0, 1.7), pleomorphic=True)
     glands = Glands(
         kind,
         radius_um=(wall * 1.0, wall * rng.uniform(1.6, 4.5)),
@@ -128,7 +128,7 @@ def nests(rng: Rng) -> Zone:
     """Solid nests and cords."""
     size = rng.uniform(2.6, 5.5)
     kind = epithelium(
-        rng, size=size, band=(1.0, 1e9), spacing=size * rng.uniform(1.5, 2.3), wild=bool(rng.random() < 0.6)
+        rng, size=size, band=(1.0, 1e9), spacing=size * rng.uniform(1.5, 2.3), pleomorphic=bool(rng.random() < 0.6)
     )
     radius = float(np.exp(rng.uniform(np.log(10), np.log(120))))
     glands = Glands(
@@ -149,7 +149,7 @@ def sheet(rng: Rng) -> Zone:
     """A sheet of cells without structure."""
     size = rng.uniform(2.5, 5.5)
     kind = epithelium(
-        rng, size=size, band=(0.0, 1e9), spacing=size * rng.uniform(1.5, 2.6), wild=bool(rng.random() < 0.6)
+        rng, size=size, band=(0.0, 1e9), spacing=size * rng.uniform(1.5, 2.6), pleomorphic=bool(rng.random() < 0.6)
     )
     return Zone(kind)
 
@@ -159,21 +159,21 @@ def plain(rng: Rng) -> Zone:
     return Zone(muscle(rng) if rng.random() < 0.35 else stroma(rng))
 
 
-def epithelium(rng: Rng, *, size: float, band: tuple[float, float], spacing: float, wild: bool = False) -> Kind:
-    """Epithelium with nuclei of mean radius ``size`` (um) at depths ``band``; ``wild``: pleomorphic nuclei."""
+def epithelium(rng: Rng, *, size: float, band: tuple[float, float], spacing: float, pleomorphic: bool = False) -> Kind:
+    """Epithelium with nuclei of mean radius ``size`` (um) and distance ``spacing`` (um) at depths ``band`` (um)."""
     ordered = band[1] < 1e8
     nuclei = Cells(
         spacing_um=spacing,
         radius_um=size,
-        spread=rng.uniform(0.15, 0.32) if wild else rng.uniform(0.05, 0.15),
+        spread=rng.uniform(0.15, 0.32) if pleomorphic else rng.uniform(0.05, 0.15),
         elongation=rng.uniform(1.2, 3.0) if ordered else rng.uniform(1.05, 1.7),
         dark=rng.uniform(0.7, 1.9),
-        dark_spread=rng.uniform(0.15, 0.35) if wild else rng.uniform(0.05, 0.2),
+        dark_spread=rng.uniform(0.15, 0.35) if pleomorphic else rng.uniform(0.05, 0.2),
         vesicle=rng.uniform(0.1, 0.75),
-        nucleolus=rng.uniform(0.2, 0.9) if wild and rng.random() < 0.6 else 0.0,
+        nucleolus=rng.uniform(0.2, 0.9) if pleomorphic and rng.random() < 0.6 else 0.0,
         band_um=band,
         orient="normal" if ordered else "random",
-        wobble=rng.uniform(0.1, 0.3) if wild else rng.uniform(0.03, 0.15),
+        wobble=rng.uniform(0.1, 0.3) if pleomorphic else rng.uniform(0.03, 0.15),
     )
     cells = [nuclei]
     if rng.random() < 0.4:
@@ -228,7 +228,7 @@ def red_cells(rng: Rng) -> Cells:
         cluster=rng.uniform(1.6, 2.6),
         cluster_um=rng.uniform(25, 80),
         keep=0.9,
-        ink="red",
+        stain="red",
     )
 
 
@@ -302,7 +302,7 @@ def fat(rng: Rng) -> Kind:
         dark=0.98,
         dark_spread=0.0,
         wobble=0.1,
-        ink="clear",
+        stain="clear",
     )
     return Kind(FAT, h=0.05, e=rng.uniform(0.3, 0.6), texture=0.2, fibre=0.2, cells=(drops, spindles(rng, spacing=35)))
 
@@ -316,7 +316,7 @@ def necrosis(rng: Rng) -> Kind:
         dark=rng.uniform(0.8, 1.8),
         cluster=rng.uniform(0.01, 0.8),
         wobble=0.3,
-        ink="debris",
+        stain="debris",
     )
     return Kind(
         NECROSIS,
@@ -330,7 +330,7 @@ def necrosis(rng: Rng) -> Kind:
 
 
 def contents(rng: Rng) -> tuple[Kind, ...]:
-    """What the lumina of one sort of glands may hold: nothing, mucin, debris, blood."""
+    """What the lumina of one type of glands may hold: nothing, mucin, secretion, debris or blood."""
     dust = Cells(
         spacing_um=rng.uniform(6, 14),
         radius_um=rng.uniform(0.9, 2.4),
@@ -339,9 +339,9 @@ def contents(rng: Rng) -> tuple[Kind, ...]:
         cluster=rng.uniform(0.01, 1.0),
         cluster_um=40,
         wobble=0.3,
-        ink="debris",
+        stain="debris",
     )
-    red = Cells(spacing_um=4.8, radius_um=2.8, spread=0.08, dark=rng.uniform(0.7, 1.2), keep=0.9, ink="red")
+    red = Cells(spacing_um=4.8, radius_um=2.8, spread=0.08, dark=rng.uniform(0.7, 1.2), keep=0.9, stain="red")
     empty = Kind(LUMEN, 0.01, 0.02, texture=0.5)
     mucin = Kind(LUMEN, rng.uniform(0.02, 0.15), rng.uniform(0.03, 0.15), texture=0.5, grain_um=6, fibre=0.4)
     secretion = Kind(LUMEN, 0.05, rng.uniform(0.2, 0.6), texture=0.2, grain_um=6)
@@ -355,6 +355,6 @@ def contents(rng: Rng) -> tuple[Kind, ...]:
         cells=(dust,),
     )
     blood = Kind(BLOOD, 0.0, 0.05, cells=(red,))
-    pool = [empty, mucin, secretion, debris, blood]
-    chosen = rng.choice(5, size=int(rng.integers(1, 4)), p=[0.35, 0.27, 0.08, 0.26, 0.04], replace=False)
-    return tuple(pool[int(number)] for number in chosen)
+    kinds = [empty, mucin, secretion, debris, blood]
+    indices = rng.choice(5, size=int(rng.integers(1, 4)), p=[0.35, 0.27, 0.08, 0.26, 0.04], replace=False)
+    return tuple(kinds[int(index)] for index in indices)

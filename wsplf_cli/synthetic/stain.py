@@ -1,4 +1,4 @@
-"""From amounts of dye to the picture of a scanner: stain vectors, white point, blur, noise, JPEG."""
+"""The image that a scanner makes of stained tissue: stain vectors, white point, blur, noise, JPEG."""
 
 import io
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ BLOOD = ((0.02, 0.80, 0.60), (0.02, 0.90, 0.42))
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """Stain and scanner of one slide. ``vectors`` float32 [3, 3]: rows H, E, blood; columns R, G, B."""
+class Appearance:
+    """The stain and the scanner of one slide. ``vectors`` float32 [3, 3]: rows H, E, blood; columns R, G, B."""
 
     vectors: Field
     amount: tuple[float, float]
@@ -29,8 +29,8 @@ class Look:
     jpeg_quality: int
 
 
-def random_look(rng: np.random.Generator, *, jitter: float = 1.0) -> Look:
-    """A look from a wide prior; ``jitter`` scales how far it goes from the middle (1: domain randomisation)."""
+def random_appearance(rng: np.random.Generator, *, jitter: float = 1.0) -> Appearance:
+    """A random stain and scanner; ``jitter`` scales the deviation from the mean (1: domain randomisation)."""
     mix = rng.dirichlet(np.ones(3))
     haematoxylin = mix @ np.array(HAEMATOXYLIN) + rng.normal(0, 0.05 * jitter, 3)
     eosin = rng.dirichlet(np.ones(3)) @ np.array(EOSIN) + rng.normal(0, 0.05 * jitter, 3)
@@ -38,7 +38,7 @@ def random_look(rng: np.random.Generator, *, jitter: float = 1.0) -> Look:
     vectors = np.clip(np.stack([haematoxylin, eosin, blood]), 0.01, None)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     grey = 240 + 9 * float(np.clip(rng.normal(0, jitter), -2.5, 1.4))
-    return Look(
+    return Appearance(
         vectors=vectors.astype(np.float32),
         amount=(float(np.exp(rng.normal(0.05, 0.22 * jitter))), float(np.exp(rng.normal(0.05, 0.28 * jitter)))),
         white=(grey, grey + float(rng.normal(-1, 2 * jitter)), grey + float(rng.normal(0, 2 * jitter))),
@@ -49,23 +49,25 @@ def random_look(rng: np.random.Generator, *, jitter: float = 1.0) -> Look:
     )
 
 
-def render(rng: np.random.Generator, inks: tuple[Field, Field, Field], look: Look) -> NDArray[np.uint8]:
-    """The picture, uint8 [H, W, 3], of the inks (H, E, blood), each optical density float32 [H, W]; no JPEG."""
-    haematoxylin, eosin, blood = inks
-    picture = np.empty((*haematoxylin.shape, 3), np.float32)
-    grain = rng.standard_normal(haematoxylin.shape, dtype=np.float32) * np.float32(look.noise)
-    scaled = look.vectors * np.array([*look.amount, 1.0], np.float32)[:, None]
+def render(
+    rng: np.random.Generator, densities: tuple[Field, Field, Field], appearance: Appearance
+) -> NDArray[np.uint8]:
+    """The image, uint8 [H, W, 3], of the optical densities of H, E and blood, each float32 [H, W]; without JPEG."""
+    haematoxylin, eosin, blood = densities
+    image = np.empty((*haematoxylin.shape, 3), np.float32)
+    grain = rng.standard_normal(haematoxylin.shape, dtype=np.float32) * np.float32(appearance.noise)
+    scaled = appearance.vectors * np.array([*appearance.amount, 1.0], np.float32)[:, None]
     for channel in range(3):
         density = haematoxylin * scaled[0, channel] + eosin * scaled[1, channel] + blood * scaled[2, channel]
-        if look.blur_px > 0.3:
-            density = gaussian_filter(density, look.blur_px, truncate=3)
-        own = rng.standard_normal(density.shape, dtype=np.float32) * np.float32(0.5 * look.noise)
-        picture[..., channel] = look.white[channel] * np.exp(-look.gamma * density) + grain + own
-    return np.clip(picture + 0.5, 0, 255).astype(np.uint8)
+        if appearance.blur_px > 0.3:
+            density = gaussian_filter(density, appearance.blur_px, truncate=3)
+        channel_noise = rng.standard_normal(density.shape, dtype=np.float32) * np.float32(0.5 * appearance.noise)
+        image[..., channel] = appearance.white[channel] * np.exp(-appearance.gamma * density) + grain + channel_noise
+    return np.clip(image + 0.5, 0, 255).astype(np.uint8)
 
 
 def jpeg(rgb: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
-    """The picture after JPEG compression, uint8 [H, W, 3]."""
+    """The image after JPEG compression, uint8 [H, W, 3]."""
     stream = io.BytesIO()
     Image.fromarray(rgb).save(stream, "JPEG", quality=quality)
     stream.seek(0)

@@ -3,21 +3,23 @@
 The ridge is strong. What separates two handfuls of slides in many weak features is mostly the slides themselves.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 
 #: Directions of most variance that are kept, and how far their variances are equalised: 0 not at all, 0.5 fully.
 _KEPT_DIRECTIONS = 192
 _EQUALISED = 0.25
-_STEPS = 40
 #: Of each slide so many instances at most describe the variance of the cohort.
 _BASIS_INSTANCES = 1000
+#: The fit is finished when the gradient is smaller than this, or after so many steps.
+_TOLERANCE = 1e-5
+_MOST_STEPS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,33 +35,19 @@ class LinearProbe:
         return logits
 
 
-@dataclass(frozen=True, slots=True)
-class ReducedProbe:
-    """A linear classifier of reduced features (see ``FeatureBasis``): ``weight`` float32 [K] and ``bias``."""
-
-    weight: NDArray[np.float32]
-    bias: float
-
-    def __call__(self, reduced: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Logits float32 [N] of reduced features [N, K]."""
-        logits: NDArray[np.float32] = reduced @ self.weight + self.bias
-        return logits
-
-
 class FeatureBasis:
     """Standardised features in the directions of most variance of the whole cohort."""
 
     def __init__(self, features: Sequence[NDArray[np.floating]]) -> None:
         sample = np.concatenate([part[:: max(1, len(part) // _BASIS_INSTANCES)] for part in features])
         sample = sample.astype(np.float32)
-        self.mean = sample.mean(axis=0)
-        self.spread = sample.std(axis=0) + np.float32(1e-3)
-        standardised = (sample - self.mean) / self.spread
-        variance, directions = np.linalg.eigh(standardised.T @ standardised / np.float32(len(standardised)))
-        kept = np.argsort(-variance)[:_KEPT_DIRECTIONS]
-        scale = np.maximum(variance[kept], 1e-4) ** _EQUALISED
-        self.directions = (directions[:, kept] / scale).astype(np.float32)
-        self.spread = self.spread.astype(np.float32)
+        scaler = StandardScaler().fit(sample)
+        self.mean: NDArray[np.float32] = scaler.mean_.astype(np.float32)
+        self.spread: NDArray[np.float32] = scaler.scale_.astype(np.float32)
+        kept = min(_KEPT_DIRECTIONS, *sample.shape)
+        pca = PCA(kept, svd_solver="covariance_eigh").fit((sample - self.mean) / self.spread)
+        equalised = pca.components_ / np.maximum(pca.explained_variance_, 1e-4)[:, None] ** _EQUALISED
+        self.directions: NDArray[np.float32] = equalised.T.astype(np.float32)
 
     def reduce(self, features: NDArray[np.floating]) -> NDArray[np.float32]:
         """Features [N, D] to float32 [N, K]."""
@@ -68,14 +56,13 @@ class FeatureBasis:
 
     def expand(self, weight: NDArray[np.float32], bias: float) -> LinearProbe:
         """The probe of features that equals ``weight`` [K] and ``bias`` on reduced features."""
-        expanded: NDArray[np.float32] = ((self.directions @ weight) / self.spread).astype(np.float32)
-        return LinearProbe(expanded, float(bias - self.mean @ expanded))
+        return unscaled(LinearProbe((self.directions @ weight).astype(np.float32), bias), self.mean, self.spread)
 
 
-def fit_logistic(
+def fit_labelled(
     features: Sequence[NDArray[np.float32]], labels: Sequence[NDArray[np.int8]], *, ridge: float
-) -> ReducedProbe:
-    """Ridge logistic regression on the labelled instances of slides. Both labels weigh one half.
+) -> LinearProbe:
+    """A probe of the labelled instances of slides. Both labels weigh one half.
 
     An instance weighs less the more instances its slide has.
 
@@ -84,34 +71,31 @@ def fit_logistic(
         labels: 1, -1, or 0 for instances that are left out, [N] of each slide.
         ridge: Weight of the squared norm.
     """
-    labelled = [own_labels != 0 for own_labels in labels]
-    inputs = torch.from_numpy(np.concatenate([part[kept] for part, kept in zip(features, labelled, strict=True)]))
-    kept_labels = np.concatenate([part[kept] for part, kept in zip(labels, labelled, strict=True)])
-    target = torch.from_numpy(kept_labels > 0).float()
-    weights = [np.full(kept.sum(), 1.0 / max(1, len(kept)), np.float32) for kept in labelled]
-    weight = torch.from_numpy(np.concatenate(weights))
-    mass = torch.stack([(weight * (1 - target)).sum(), (weight * target).sum()]).clamp(min=1e-9)
-    weight = weight * torch.where(target > 0, 0.5 / mass[1], 0.5 / mass[0])
-
-    def cross_entropy(logits: Tensor) -> Tensor:
-        return (weight * functional.binary_cross_entropy_with_logits(logits, target, reduction="none")).sum()
-
-    return fit_ridge(inputs, cross_entropy, ridge=ridge, steps=_STEPS, history=8)
+    labelled = [slide_labels != 0 for slide_labels in labels]
+    kept_features = np.concatenate([part[kept] for part, kept in zip(features, labelled, strict=True)])
+    positive = np.concatenate([part[kept] for part, kept in zip(labels, labelled, strict=True)]) > 0
+    weight = np.concatenate([np.full(kept.sum(), 1.0 / max(1, len(kept))) for kept in labelled])
+    mass = np.where(positive, weight[positive].sum(), weight[~positive].sum())
+    return fit_logistic(kept_features, positive, 0.5 * weight / np.maximum(mass, 1e-9), ridge=ridge)
 
 
-def fit_ridge(
-    inputs: Tensor, loss_of: Callable[[Tensor], Tensor], *, ridge: float, steps: int, history: int
-) -> ReducedProbe:
-    """The weight [K] and bias whose logits of inputs [N, K] have the least loss plus ridge, by L-BFGS from zero."""
-    weight = torch.zeros(inputs.shape[1], requires_grad=True)
-    bias = torch.zeros(1, requires_grad=True)
-    optimiser = torch.optim.LBFGS([weight, bias], max_iter=steps, history_size=history)
+def fit_logistic(
+    features: NDArray[np.float32], positive: NDArray[np.bool_], weight: NDArray[np.float64], *, ridge: float
+) -> LinearProbe:
+    """Ridge logistic regression: the least weighted cross-entropy plus half of ``ridge`` times the squared norm.
 
-    def closure() -> Tensor:
-        optimiser.zero_grad()
-        loss = loss_of(inputs @ weight + bias) + 0.5 * ridge * weight.square().sum()
-        torch.autograd.backward(loss)
-        return loss
+    Args:
+        features: [N, K].
+        positive: [N]; both labels occur.
+        weight: [N], of the instances.
+        ridge: Weight of the squared norm.
+    """
+    model = LogisticRegression(C=1.0 / ridge, tol=_TOLERANCE, max_iter=_MOST_STEPS)
+    model.fit(features, positive, sample_weight=weight)
+    return LinearProbe(model.coef_[0].astype(np.float32), float(model.intercept_[0]))
 
-    optimiser.step(closure)  # type: ignore[no-untyped-call]
-    return ReducedProbe(weight.detach().numpy(), float(bias.detach()))
+
+def unscaled(probe: LinearProbe, mean: NDArray[np.float32], spread: NDArray[np.float32]) -> LinearProbe:
+    """The probe of features that equals a probe of ``(features - mean) / spread``."""
+    weight: NDArray[np.float32] = (probe.weight / spread).astype(np.float32)
+    return LinearProbe(weight, float(probe.bias - mean @ weight))

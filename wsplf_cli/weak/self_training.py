@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from wsplf_cli.weak.linear_probe import FeatureBasis, LinearProbe, ReducedProbe, fit_logistic
+from wsplf_cli.weak.linear_probe import FeatureBasis, LinearProbe, fit_labelled
 from wsplf_cli.weak.prevalence import PrevalenceEstimate, estimate_prevalence
 
 #: In each round these shares of a positive slide's unlabelled instances are taken as positive and as negative.
@@ -111,7 +111,7 @@ def _median_spread(
     slides: Sequence[Instances],
     reduced: Sequence[NDArray[np.float32]],
     fold_of: NDArray[np.integer],
-    probes: Mapping[int, ReducedProbe],
+    probes: Mapping[int, LinearProbe],
 ) -> np.float32:
     """The median spread of a fold assignment's probes, by which their logits are divided."""
     return np.float32(np.median([_spread(slides, reduced, fold_of, fold, probe) for fold, probe in probes.items()]))
@@ -122,7 +122,7 @@ def _spread(
     reduced: Sequence[NDArray[np.float32]],
     fold_of: NDArray[np.integer],
     fold: int,
-    probe: ReducedProbe,
+    probe: LinearProbe,
 ) -> float:
     """The spread of a fold's probe on the negative slides of that fold; on all negative slides where it has none."""
     negative = [index for index, slide in enumerate(slides) if slide.trusted and not slide.positive]
@@ -132,7 +132,7 @@ def _spread(
 
 def _self_train(
     slides: Sequence[Instances], reduced: Sequence[NDArray[np.float32]], fold_of: NDArray[np.integer]
-) -> dict[int, ReducedProbe]:
+) -> dict[int, LinearProbe]:
     """The probe of each fold after ``ROUNDS`` rounds and, where tumour is a large share, the final step."""
     labels = [_slide_labels(slide) for slide in slides]
     probes = _fit_folds(slides, reduced, labels, fold_of)
@@ -153,7 +153,7 @@ def _self_train(
 
 
 def _score_out_of_fold(
-    reduced: Sequence[NDArray[np.float32]], probes: Mapping[int, ReducedProbe], fold_of: NDArray[np.integer]
+    reduced: Sequence[NDArray[np.float32]], probes: Mapping[int, LinearProbe], fold_of: NDArray[np.integer]
 ) -> list[NDArray[np.float32]]:
     """The logits of each slide's instances, [N] of each slide, by the probe of its fold."""
     return [probes[fold](features) for features, fold in zip(reduced, fold_of.tolist(), strict=True)]
@@ -220,14 +220,14 @@ def _fit_folds(
     fold_of: NDArray[np.integer],
     *,
     ridge: float = _RIDGE,
-) -> dict[int, ReducedProbe]:
+) -> dict[int, LinearProbe]:
     """For each fold the probe that is fitted to the trusted slides of the other folds."""
     folds = np.unique(fold_of)
     trusted = np.array([slide.trusted for slide in slides])
     probes = {}
     for fold in folds:
         others = np.flatnonzero(trusted & ((fold_of != fold) | (len(folds) == 1))).tolist()
-        probes[int(fold)] = fit_logistic(
+        probes[int(fold)] = fit_labelled(
             [reduced[index] for index in others], [labels[index] for index in others], ridge=ridge
         )
     return probes

@@ -2,10 +2,9 @@
 
 Primitive fields and arrays stay raw big-endian bytes, strings stay modified UTF-8, block data keep their cuts, so
 that a graph can be written back to the same bytes. Nodes are compared by identity, as Java's handles are.
-"""
 
-# A node may also be a Deferred one (see javapack and compose): an object whose bytes are known, and whose graph is made
-# only when somebody asks for it.
+A node may also be a Deferred one: an object whose bytes are known, and whose graph is made only when it is asked for.
+"""
 
 import struct
 from dataclasses import dataclass, field
@@ -113,9 +112,9 @@ class ClassDesc:
         steps: list[int] = []
         for desc in self.lineage:
             run = 0
-            for one in desc.fields:
-                if one.kind in SIZES:
-                    run += SIZES[one.kind]
+            for declared in desc.fields:
+                if declared.kind in SIZES:
+                    run += SIZES[declared.kind]
                     continue
                 if run:
                     steps.append(run)
@@ -130,27 +129,27 @@ class ClassDesc:
     @cached_property
     def slots(self) -> dict[str, tuple[int, int, str]]:
         """Field name -> (index into the object's values, byte offset, type character)."""
-        found: dict[str, tuple[int, int, str]] = {}
-        at, offset = 0, 0
+        slots: dict[str, tuple[int, int, str]] = {}
+        index, offset = 0, 0
         for desc in self.lineage:
-            for one in desc.fields:
-                if one.kind in SIZES:
-                    found[one.name] = (at, offset, one.kind)
-                    offset += SIZES[one.kind]
+            for declared in desc.fields:
+                if declared.kind in SIZES:
+                    slots[declared.name] = (index, offset, declared.kind)
+                    offset += SIZES[declared.kind]
                     continue
-                at, offset = at + (offset > 0), 0
-                found[one.name] = (at, 0, one.kind)
-                at += 1
-            at, offset = at + (offset > 0) + (desc.flags & WRITE_METHOD), 0
-        return found
+                index, offset = index + (offset > 0), 0
+                slots[declared.name] = (index, 0, declared.kind)
+                index += 1
+            index, offset = index + (offset > 0) + (desc.flags & WRITE_METHOD), 0
+        return slots
 
     @cached_property
     def packing(self) -> tuple[tuple[struct.Struct | None, tuple[str, ...]], ...]:
         """For each of an object's values the fields in it, and how primitives are packed."""
         kinds: dict[int, list[tuple[str, str]]] = {}
         for desc in self.lineage:
-            for one in desc.fields:
-                kinds.setdefault(self.slots[one.name][0], []).append((one.kind, one.name))
+            for declared in desc.fields:
+                kinds.setdefault(self.slots[declared.name][0], []).append((declared.kind, declared.name))
         return tuple(
             (
                 struct.Struct(">" + "".join(PRIMITIVES[kind][1] for kind, _ in run)) if run[0][0] in SIZES else None,
@@ -216,6 +215,30 @@ class Deferred(Protocol):
         """The graph to look at; changes to it are lost."""
 
 
+class NodeTable(Protocol):
+    """The nodes of a stream by handle (see table)."""
+
+    handles: list[Any]
+
+    def node(self, handle: int) -> Any:
+        """The node with a handle."""
+
+
+class PackTable(NodeTable, Protocol):
+    """The same, where objects are left packed while the stream is read (see pack)."""
+
+    learning: list[tuple[int, int]]
+
+    def skip(self, start: int, values: list[Any]) -> int:
+        """Pass over the packed objects from a byte on; returns the byte after them."""
+
+    def begin(self, start: int, depth: int) -> None:
+        """Note that an object is read as a graph."""
+
+    def learn(self, end: int, depth: int) -> None:
+        """Note that an object was read to its end."""
+
+
 @dataclass(slots=True)
 class Stream:
     """A whole stream: its top-level ``contents`` and its class descriptors by name (the first of each name)."""
@@ -225,12 +248,7 @@ class Stream:
     failed: bool = False
     """Whether Java recorded in it that writing failed."""
     packs: Any = None
-    """The table of the objects left packed (javapack.Packs), or None."""
-
-
-def opened(node: Any) -> Any:
-    """The node itself, or the graph of a deferred one."""
-    return node.open() if hasattr(node, "peek") else node
+    """The table of the objects left packed (pack.Packs), or None."""
 
 
 def blocks(raw: bytes) -> list[Block]:
@@ -270,8 +288,8 @@ def get(instance: Instance, name: str) -> Any:
         JavaStreamError: the class has no such field.
     """
     try:
-        at, offset, kind = instance.desc.slots[name]
-        value = instance.values[at]
+        index, offset, kind = instance.desc.slots[name]
+        value = instance.values[index]
         return struct.unpack_from(PRIMITIVES[kind], value, offset)[0] if kind in PRIMITIVES else value
     except (KeyError, IndexError, struct.error, TypeError) as error:
         raise JavaStreamError(f"class {instance.desc.name} has no field {name!r}") from error
@@ -284,9 +302,9 @@ def content(node: Any) -> list[Any]:
         JavaStreamError: the object's class writes nothing of its own.
     """
     if isinstance(node, Instance) and node.values and isinstance(node.values[-1], list):
-        found: list[Any] = node.values[-1]
-        return found
-    raise JavaStreamError("an object is not laid out as QuPath and Java do")
+        items: list[Any] = node.values[-1]
+        return items
+    raise JavaStreamError("an object has no content of its own class where some is expected")
 
 
 def build(desc: ClassDesc, /, **values: Any) -> Instance:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from itertools import repeat
 from operator import length_hint
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from wsplf_cli.qupath.javaser.graph import (
     CONTENT,
@@ -20,26 +20,36 @@ from wsplf_cli.qupath.javaser.graph import (
     Field,
     Instance,
     JavaStreamError,
+    NodeTable,
+    PackTable,
     Reset,
     Stream,
     Text,
     decode_text,
     encode_text,
 )
-
-if TYPE_CHECKING:
-    from wsplf_cli.qupath.javaser.pack import Packs
-
-MAX_DEPTH = 5_000
-MAX_CLASS_DEPTH = 8
-"""How deep objects may lie in the annotations of the classes of objects in annotations ... Java itself writes none."""
-MAX_NODES = 10_000_000
-"""Objects, strings, blocks and fields that are held as a graph: a good gigabyte. Packed objects do not count."""
-
-MAGIC = b"\xac\xed\x00\x05"
-BASE_HANDLE = 0x7E0000
-NULL, REFERENCE, CLASS_DESC, OBJECT, STRING, ARRAY, CLASS, BLOCK, END, RESET = range(0x70, 0x7A)
-LONG_BLOCK, EXCEPTION, LONG_STRING, PROXY_DESC, ENUM = range(0x7A, 0x7F)
+from wsplf_cli.qupath.javaser.tags import (
+    ARRAY,
+    BASE_HANDLE,
+    BLOCK,
+    CLASS,
+    CLASS_DESC,
+    END,
+    ENUM,
+    EXCEPTION,
+    LONG_BLOCK,
+    LONG_STRING,
+    MAGIC,
+    MAX_CLASS_DEPTH,
+    MAX_DEPTH,
+    MAX_NODES,
+    NULL,
+    OBJECT,
+    PROXY_DESC,
+    REFERENCE,
+    RESET,
+    STRING,
+)
 
 # Beside VALUE and CONTENT: one item of content, where block data and an end mark may come too; nothing left; and the
 # end of a recorded failure, where all handles are forgotten.
@@ -53,18 +63,34 @@ class NotPackable(Exception):  # noqa: N818 (it is no error: the stream is then 
 
 
 class Reader:
-    """One pass over the bytes, or over one object in them: ``first`` is then its handle, ``packs`` what was before."""
+    """One pass over the bytes of a stream, or of one packed object in it.
 
-    def __init__(self, stream: bytes, *, at: int = 4, first: int = 0, packs: "Packs | None" = None) -> None:
+    Args:
+        stream: the bytes.
+        packs: takes the objects that are left packed; None to read all as graphs.
+        at: where the one object begins.
+        first: the handle of the one object, 0 for a whole stream.
+        earlier: the nodes before the one object.
+    """
+
+    def __init__(
+        self,
+        stream: bytes,
+        *,
+        packs: PackTable | None = None,
+        at: int = 4,
+        first: int = 0,
+        earlier: NodeTable | None = None,
+    ) -> None:
         self.stream = stream
         self.at = at
         self.first = first
         self.packs = packs
-        self.packing = packs is not None and first == 0
-        self.handles: list[Any] = [] if packs is None or first else packs.handles
+        self.earlier = earlier
+        self.handles: list[Any] = [] if packs is None else packs.handles
         self.descs: dict[str, ClassDesc] = {}
         self.failed = False
-        self.loose = 0
+        self.nodes = 0
         self.class_depth = 0
         self.contents: list[Any] = []
 
@@ -77,7 +103,7 @@ class Reader:
         self.run(repeat(_ITEM), self.contents)
         return Stream(self.contents, self.descs, self.failed, self.packs)
 
-    def one(self) -> Any:
+    def read_value(self) -> Any:
         """The value that begins here."""
         values: list[Any] = []
         self.run(repeat(VALUE, 1), values)
@@ -92,27 +118,27 @@ class Reader:
         self.at = end
         return part
 
-    def number(self, size: int) -> int:
+    def unsigned(self, size: int) -> int:
         """The next bytes as an unsigned number."""
         end = self.at + size
         if end > len(self.stream):
             self.take(size)
-        number = int.from_bytes(self.stream[self.at : end], "big")
+        value = int.from_bytes(self.stream[self.at : end], "big")
         self.at = end
-        return number
+        return value
 
     def name(self) -> str:
         """A name: two bytes of length, then its text."""
-        raw = self.take(self.number(2))
+        raw = self.take(self.unsigned(2))
         name = decode_text(raw)
         if (not raw.isascii() or b"\0" in raw) and encode_text(name) != raw:
             raise JavaStreamError(f"byte {self.at - len(raw)}: a name is not in Java's UTF-8")
         return name
 
     def count(self, more: int = 1) -> None:
-        """Count nodes that are held."""
-        self.loose += more
-        if self.loose > MAX_NODES:
+        """Count nodes of the graph."""
+        self.nodes += more
+        if self.nodes > MAX_NODES:
             raise JavaStreamError(f"the stream holds over {MAX_NODES} objects")
 
     def add(self, node: Any) -> Any:
@@ -123,21 +149,21 @@ class Reader:
 
     def reference(self) -> Any:
         """The node that a handle stands for."""
-        at, handle = self.at, self.number(4) - BASE_HANDLE
-        place = handle - self.first
-        if 0 <= place < len(self.handles):
-            node = self.handles[place]
-            return node if self.packs is None or self.first else self.packs.node(handle)
-        if 0 <= handle < self.first and self.packs is not None:
-            return self.packs.node(handle)
+        at, handle = self.at, self.unsigned(4) - BASE_HANDLE
+        index = handle - self.first
+        if 0 <= index < len(self.handles):
+            node = self.handles[index]
+            return node if self.packs is None else self.packs.node(handle)
+        if 0 <= handle < self.first and self.earlier is not None:
+            return self.earlier.node(handle)
         raise JavaStreamError(f"byte {at}: a reference to an object that is not there")
 
     def text(self) -> Text:
         """A string where only a string can be."""
-        tag = self.number(1)
+        tag = self.unsigned(1)
         if tag in {STRING, LONG_STRING}:
             wide = tag == LONG_STRING
-            node: Any = self.add(Text(self.take(self.number(8 if wide else 2)), wide))
+            node: Any = self.add(Text(self.take(self.unsigned(8 if wide else 2)), wide))
         else:
             node = self.reference() if tag == REFERENCE else None
         if not isinstance(node, Text):
@@ -148,7 +174,7 @@ class Reader:
         """A class descriptor and its superclasses, or None."""
         chain: list[ClassDesc] = []
         while len(chain) <= MAX_SUPERCLASSES:
-            tag = self.number(1)
+            tag = self.unsigned(1)
             above: Any = None
             if tag == REFERENCE:
                 above = self.reference()
@@ -176,11 +202,11 @@ class Reader:
         desc = ClassDesc(self.name(), int.from_bytes(self.take(8), "big", signed=True), 0, complete=False)
         self.add(desc)
         self.descs.setdefault(desc.name, desc)
-        desc.flags = self.number(1)
+        desc.flags = self.unsigned(1)
         fields = []
-        for _ in range(self.number(2)):
+        for _ in range(self.unsigned(2)):
             self.count()
-            kind, name = chr(self.number(1)), self.name()
+            kind, name = chr(self.unsigned(1)), self.name()
             if kind not in SIZES and kind not in {"L", "["}:
                 raise JavaStreamError(f"class {desc.name[:80]}: field {name[:80]} has no Java type")
             fields.append(Field(kind, name, None if kind in SIZES else self.text()))
@@ -191,7 +217,7 @@ class Reader:
     def new_proxy(self) -> ClassDesc:
         """The class of a dynamic proxy, but for its superclass."""
         desc: ClassDesc = self.add(ClassDesc("", 0, SERIALIZABLE, complete=False))
-        names = self.number(4)
+        names = self.unsigned(4)
         self.count(min(names, len(self.stream) - self.at))
         desc.interfaces = tuple(self.name() for _ in range(names))
         desc.annotation = self.annotation()
@@ -214,13 +240,13 @@ class Reader:
         """Block data."""
         self.count()
         wide = tag == LONG_BLOCK
-        return Block(self.take(self.number(4 if wide else 1)), wide)
+        return Block(self.take(self.unsigned(4 if wide else 1)), wide)
 
     def array(self) -> tuple[Array, int]:
         """An array, and how many elements it has; objects are still to be read."""
         desc = self.class_of("an array")
         node: Array = self.add(Array(desc))
-        count = self.number(4)
+        count = self.unsigned(4)
         kind = desc.name[1:2]
         if kind in SIZES:
             node.raw = self.take(count * SIZES[kind])
@@ -240,8 +266,8 @@ class Reader:
         return desc
 
     def run(self, steps: Iterator[int], values: list[Any]) -> None:  # noqa: PLR0912 (the loop over all bytes)
-        """Read ``steps`` into ``values``, and all that they hold; ends also where a class's annotation does."""
-        stream, packs, packing = self.stream, self.packs, self.packing
+        """Read ``steps`` into ``values``, and all that is inside them; ends also where a class's annotation does."""
+        stream, packs = self.stream, self.packs
         top = values is self.contents
         stack: list[_Frame] = []
         node: Any = None
@@ -258,15 +284,15 @@ class Reader:
                 if not stack:
                     return
                 steps, values, node = stack.pop()
-                if packing and packs is not None and packs.learning:
+                if packs is not None and packs.learning:
                     packs.learn(self.at, len(stack))
             elif step == _FORGET:
                 self.forget()
             elif self.at < len(stream):
                 start = self.at
                 tag = stream[start]
-                if tag == OBJECT and packs is not None and packing and step == _ITEM and stack:
-                    self.at = packs.take(start, values)
+                if tag == OBJECT and packs is not None and step == _ITEM and stack:
+                    self.at = packs.skip(start, values)
                     if self.at != start:
                         continue
                 self.at += 1
@@ -281,7 +307,7 @@ class Reader:
                 else:
                     value, inner = self.value(tag, step)
                     values.append(value)
-                    if tag == OBJECT and packs is not None and packing:
+                    if tag == OBJECT and packs is not None:
                         packs.begin(start, len(stack))
             elif stack or not top:
                 raise JavaStreamError(f"the stream ends at byte {self.at}, inside an object")
@@ -308,7 +334,7 @@ class Reader:
 
     def forget(self) -> None:
         """Handles are counted from the beginning again."""
-        if self.packs is not None:
+        if self.packs is not None or self.earlier is not None:
             raise NotPackable
         self.handles.clear()
 

@@ -21,7 +21,7 @@ from wsplf_cli.qupath.javaser.graph import (
     Text,
     encode_text,
 )
-from wsplf_cli.qupath.javaser.read import (
+from wsplf_cli.qupath.javaser.tags import (
     ARRAY,
     BASE_HANDLE,
     BLOCK,
@@ -73,13 +73,13 @@ class Writer:
         return handle
 
     def forget(self) -> None:
-        """All handles."""
+        """Forget all handles."""
         self.handles.clear()
         self._packs.clear()
         self.next = 0
 
     def refer(self, node: Any) -> bool:
-        """Write a reference if the node is already in the stream; else give it the next handle on `add`."""
+        """Write a reference if the node is already in the stream; returns whether it is."""
         handle = self.handles.get(id(node))
         if handle is None:
             handle = self.handle(node) if self._packs else None
@@ -108,7 +108,7 @@ class Writer:
         self.out += len(node.raw).to_bytes(8 if wide else 2, "big") + node.raw
 
     def block(self, node: Block) -> None:
-        """A block as it was read; a longer one of our own in pieces, as Java cuts it."""
+        """Write a block as it was read; a longer one of our own in pieces, as Java cuts it."""
         if node.wide:
             self.out.append(LONG_BLOCK)
             self.out += len(node.raw).to_bytes(4, "big") + node.raw
@@ -137,11 +137,11 @@ class Writer:
                 self.add(node)
                 self.out.append(node.flags)
                 self.out += len(node.fields).to_bytes(2, "big")
-                for one in node.fields:
-                    self.out.append(ord(one.kind))
-                    self.name(one.name)
-                    if one.signature is not None:
-                        self.text(one.signature)
+                for field in node.fields:
+                    self.out.append(ord(field.kind))
+                    self.name(field.name)
+                    if field.signature is not None:
+                        self.text(field.signature)
             if node.annotation:
                 self.annotation(node.annotation)
             self.out.append(END)
@@ -157,14 +157,14 @@ class Writer:
         self.class_depth -= 1
 
     def put(self, contents: list[Any]) -> None:
-        """Write values and all that they hold, with a stack of its own."""
+        """Write values and all that is inside them, with a stack of its own."""
         values: Iterator[Any] = iter(contents)
         closing = b""
         stack: list[tuple[Iterator[Any], bytes]] = []
-        held: Any = _NOTHING
+        upcoming: Any = _NOTHING
         while True:
-            value = next(values, _NOTHING) if held is _NOTHING else held
-            held = _NOTHING
+            value = next(values, _NOTHING) if upcoming is _NOTHING else upcoming
+            upcoming = _NOTHING
             if value is _NOTHING:
                 self.out += closing
                 if not stack:
@@ -179,7 +179,7 @@ class Writer:
             elif isinstance(value, Block):
                 self.block(value)
             elif hasattr(value, "peek"):
-                held = self.run(value, values)
+                upcoming = self.run(value, values)
             elif isinstance(value, Failure):
                 # what was begun stays unfinished; then it goes on at the top
                 values = stack[0][0] if stack else values

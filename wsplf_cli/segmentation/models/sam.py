@@ -1,4 +1,4 @@
-"""Segment Anything as a segmenter without prompts: a learned token for each class takes the place of the prompt."""
+"""Segment Anything without prompts: a learned token for each class replaces the prompt."""
 
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ from wsplf_cli.options import TrainOptions
 
 
 class SamSegmenter(nn.Module):
-    """SAM's mask decoder, tuned, on its frozen image encoder.
+    """SAM's mask decoder, trained, on its frozen image encoder.
 
-    A tile of another size than the encoder's is resized to it and the logits back, so a model keeps to one tile size.
+    A tile whose size is not that of the encoder is resized to it, and its logits are resized back. So a model should be
+    applied to tiles of the size that it was trained on.
 
     Args:
         network: A ``segment_anything`` network.
@@ -34,27 +35,27 @@ class SamSegmenter(nn.Module):
         self.tokens = nn.Parameter(torch.randn(classes, 1, int(self.network.prompt_encoder.embed_dim)))
 
     def forward(self, tiles: Tensor) -> Tensor:
-        """Tiles float [B, 3, H, W] RGB in 0..1 to logits float [B, C, H, W]."""
+        """Logits float [B, C, H, W] of RGB tiles float [B, 3, H, W] in 0..1."""
         side = int(self.network.image_encoder.img_size)
         window = tiles
         if tiles.shape[-2:] != (side, side):
             window = functional.interpolate(tiles, (side, side), mode="bilinear", antialias=True)
         with torch.no_grad():
             embeddings = self.network.image_encoder((window * 255 - self.network.pixel_mean) / self.network.pixel_std)
-        places = self.network.prompt_encoder.get_dense_pe()
+        positions = self.network.prompt_encoder.get_dense_pe()
         no_mask = self.network.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1)
         no_mask = no_mask.expand(len(self.tokens), -1, *embeddings.shape[-2:])
-        masks = []
-        for embedding in embeddings:  # SAM's decoder takes many prompts, but one image
-            mask, _ = self.network.mask_decoder(
+        logits = []
+        for embedding in embeddings:  # SAM's decoder takes many prompts but only one image
+            mask_logits, _ = self.network.mask_decoder(
                 image_embeddings=embedding[None],
-                image_pe=places,
+                image_pe=positions,
                 sparse_prompt_embeddings=self.tokens,
                 dense_prompt_embeddings=no_mask,
                 multimask_output=False,
             )
-            masks.append(mask[:, 0])
-        return functional.interpolate(torch.stack(masks), tiles.shape[-2:], mode="bilinear", align_corners=False)
+            logits.append(mask_logits[:, 0])
+        return functional.interpolate(torch.stack(logits), tiles.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def build(classes: int, *, pretrained: bool = True, weights: Path | None = None, sam: str = "tiny") -> SamSegmenter:
@@ -63,11 +64,11 @@ def build(classes: int, *, pretrained: bool = True, weights: Path | None = None,
     Args:
         classes: Number of output channels.
         pretrained: Start from weights; False when all weights come from a checkpoint.
-        weights: SAM checkpoint; without, ``tiny`` starts from the shipped one.
+        weights: SAM checkpoint; without it, ``tiny`` starts from the shipped weights.
         sam: ``tiny``, ``vit_b``, ``vit_l`` or ``vit_h``.
 
     Raises:
-        ConfigError: no checkpoint for a model that needs one, or one of another model.
+        ConfigError: The model needs a checkpoint, or the checkpoint is of another model.
     """
     if pretrained:
         network: nn.Module = load_sam(sam, checkpoint=weights, device=torch.device("cpu")).network
@@ -77,10 +78,10 @@ def build(classes: int, *, pretrained: bool = True, weights: Path | None = None,
 
 
 def settings(options: TrainOptions) -> dict[str, Any]:
-    """What a checkpoint must keep to build this again.
+    """The settings that a checkpoint needs to build this model again.
 
     Raises:
-        ConfigError: an option of the other segmenter was given, which would have no effect.
+        ConfigError: An option of the other segmenter was given, which would have no effect.
     """
     if options.backbone_weights is not None or options.backbone != TrainOptions().backbone:
         raise ConfigError("--backbone and --backbone-weights have no effect on sam", hint="add --segmenter unet")

@@ -1,4 +1,4 @@
-"""A U-Net: the backbone's feature maps, coarsest first, joined by a light decoder of convolutions and group norm."""
+"""A U-Net: a small decoder of convolutions and group norm fuses the backbone's feature maps, coarsest first."""
 
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,17 @@ from wsplf_cli.networks.encoder import is_encoder
 from wsplf_cli.networks.hub import PREFIX
 from wsplf_cli.options import TrainOptions
 
+#: Channels of the decoder at a stride, and at all other strides.
 _WIDTHS = {2: 16, 4: 32, 8: 48}
-_WIDEST = 64
+_DEFAULT_WIDTH = 64
 _GROUPS = 8
 
 
 class UNet(nn.Module):
     """Segmentation logits from the pyramid of a backbone; any height and width.
 
-    The logits are computed at the backbone's finest stride (2 for most CNNs) and enlarged: half a pixel is finer than
-    any outline that a slide label can teach, and the finest level would cost as much as all the others.
+    The logits are computed at the backbone's finest stride (2 for most CNNs) and enlarged. A finer level would not make
+    outlines more exact, and would cost as much as all the others.
 
     Args:
         backbone: Encoder with ``pyramid``, ``strides`` and ``pyramid_channels``.
@@ -37,16 +38,16 @@ class UNet(nn.Module):
         width = levels[0][1]
         self.joins = nn.ModuleList()
         for stride, channels in levels[1:]:
-            self.joins.append(_Join(width, channels, out=_WIDTHS.get(stride, _WIDEST)))
-            width = _WIDTHS.get(stride, _WIDEST)
+            self.joins.append(_Join(width, channels, out=_WIDTHS.get(stride, _DEFAULT_WIDTH)))
+            width = _WIDTHS.get(stride, _DEFAULT_WIDTH)
         self.logits = nn.Conv2d(width, classes, 1)
-        # start below 0.5 everywhere: tumour is the rarer class, and the first steps need not learn that
+        # all probabilities start below 0.5, because the class is rarer than background
         nn.init.zeros_(self.logits.weight)
         assert self.logits.bias is not None
         nn.init.constant_(self.logits.bias, -1.0)
 
     def forward(self, tiles: Tensor) -> Tensor:
-        """Tiles float [B, 3, H, W] RGB in 0..1 to logits float [B, C, H, W]."""
+        """Logits float [B, C, H, W] of RGB tiles float [B, 3, H, W] in 0..1."""
         height, width = tiles.shape[-2:]
         padded = _pad(tiles, self.stride).contiguous(memory_format=torch.channels_last)
         maps = self.backbone.pyramid(padded)[::-1]
@@ -60,7 +61,7 @@ class UNet(nn.Module):
 
 
 class _Join(nn.Module):
-    """Coarse features, enlarged to the size of a finer map, and that map, mixed by one convolution."""
+    """Coarse features, enlarged to the size of a finer map, and that map, fused by one convolution."""
 
     def __init__(self, coarse: int, fine: int, *, out: int) -> None:
         super().__init__()
@@ -72,7 +73,7 @@ class _Join(nn.Module):
         )
 
     def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
-        # the 1 x 1 convolution comes before the enlargement: the same sum, at a quarter of the cost
+        # the 1 x 1 convolution comes before the enlargement: the result is the same, the cost a quarter
         enlarged = self.coarse(coarse)
         if enlarged.shape[-2:] != fine.shape[-2:]:
             enlarged = functional.interpolate(enlarged, size=fine.shape[-2:], mode="bilinear", align_corners=False)
@@ -93,15 +94,15 @@ def build(classes: int, *, pretrained: bool = True, backbone: str = SMALL, weigh
     Args:
         classes: Number of output channels.
         pretrained: Start the encoder from weights; False when all weights come from a checkpoint.
-        backbone: Encoder: ``small``, or any timm CNN. Patch-token encoders have no fine maps to join.
-        weights: Weights file of the encoder; without, ``small`` starts from the shipped ones, others at random.
+        backbone: Encoder: ``small``, or any timm CNN. Patch-token encoders have no fine maps.
+        weights: Weights file of the encoder; without it, ``small`` starts from the shipped weights, others at random.
 
     Raises:
-        ConfigError: no such CNN, or weights that do not fit it.
+        ConfigError: There is no such CNN, or the weights do not fit it.
     """
     if is_encoder(backbone) or backbone.startswith(PREFIX):
         raise ConfigError(
-            f"--backbone {backbone}: the unet joins the fine maps of a CNN by timm's name",
+            f"--backbone {backbone}: the unet needs the fine maps of a CNN of timm",
             hint="--backbone small or resnet50, with --backbone-weights FILE",
         )
     if backbone == SMALL and not pretrained:
@@ -112,10 +113,10 @@ def build(classes: int, *, pretrained: bool = True, backbone: str = SMALL, weigh
 
 
 def settings(options: TrainOptions) -> dict[str, Any]:
-    """What a checkpoint must keep to build this again.
+    """The settings that a checkpoint needs to build this model again.
 
     Raises:
-        ConfigError: an option of the other segmenter was given, which would have no effect.
+        ConfigError: An option of the other segmenter was given, which would have no effect.
     """
     if options.sam_checkpoint is not None or options.sam != TrainOptions().sam:
         raise ConfigError("--sam and --sam-checkpoint have no effect on the unet", hint="add --segmenter sam")

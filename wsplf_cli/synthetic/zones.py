@@ -1,7 +1,7 @@
-"""What the slides of a cohort are made of: normal tissue, tumour, and the things that look dark without being tumour.
+"""The zones of the slides of a cohort: normal tissue, tumour, and distractors, which are dark without being tumour.
 
-Normal and tumour differ as they do in H&E: nuclei are larger, more crowded, more varied in tumour, and lie in nests,
-sheets and irregular glands. The amount of dye is nearly the same, so that no colour threshold tells them apart.
+Normal tissue and tumour differ as in H&E: in tumour, nuclei are larger, more crowded and more varied, and lie in nests,
+sheets and irregular glands. The amount of stain is nearly the same, so that no colour threshold separates them.
 """
 
 import numpy as np
@@ -16,7 +16,7 @@ MUCIN = Kind(LUMEN, 0.10, 0.12, texture=0.4, grain_um=6, fibre=0.3)
 
 
 def normal_zones(rng: Rng) -> list[Zone]:
-    """The parts of normal tissue: mucosa twice, ducts, fibrous stroma, muscle, fat."""
+    """The zones of normal tissue: mucosa twice, ducts, fibrous stroma, muscle, fat."""
     return [mucosa(rng), mucosa(rng), ducts(rng), Zone(fibrous(rng)), Zone(prior.muscle(rng)), Zone(prior.fat(rng))]
 
 
@@ -34,7 +34,7 @@ def mucosa(rng: Rng, *, dark: float = 1.5) -> Zone:
         band_um=(11.0, 1e9),
         keep=rng.uniform(0.4, 0.9),
         wobble=0.06,
-        ink="clear",
+        stain="clear",
     )
     nuclei = Cells(
         spacing_um=size * 1.55,
@@ -113,7 +113,7 @@ def lamina(rng: Rng) -> Kind:
 
 def fibrous(rng: Rng) -> Kind:
     """Fibrous stroma with some lymphocytes."""
-    few = Cells(spacing_um=9, radius_um=2.4, spread=0.1, dark=1.7, cluster=rng.uniform(0.6, 1.4), wobble=0.06)
+    lymphocytes = Cells(spacing_um=9, radius_um=2.4, spread=0.1, dark=1.7, cluster=rng.uniform(0.6, 1.4), wobble=0.06)
     return Kind(
         STROMA,
         h=0.1,
@@ -122,7 +122,7 @@ def fibrous(rng: Rng) -> Kind:
         grain_um=5,
         fibre=0.25,
         gap=rng.uniform(0.02, 0.2),
-        cells=(prior.spindles(rng, spacing=rng.uniform(9, 14)), few, _red(rng)),
+        cells=(prior.spindles(rng, spacing=rng.uniform(9, 14)), lymphocytes, _red(rng)),
     )
 
 
@@ -176,6 +176,7 @@ def tumour(rng: Rng) -> Zone:
 
 
 def _red(rng: Rng) -> Cells:
+    """Red blood cells in clusters."""
     return Cells(
-        spacing_um=5.0, radius_um=2.8, spread=0.08, dark=rng.uniform(0.6, 1.1), cluster=2.2, cluster_um=40, ink="red"
+        spacing_um=5.0, radius_um=2.8, spread=0.08, dark=rng.uniform(0.6, 1.1), cluster=2.2, cluster_um=40, stain="red"
     )

@@ -1,4 +1,4 @@
-"""Many small anti-aliased blobs at once: nuclei, vacuoles, red blood cells."""
+"""Rasterise many small anti-aliased blobs at once: nuclei, vacuoles, red blood cells."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,8 +8,10 @@ from numpy.typing import NDArray
 
 from wsplf_cli.synthetic.noise import Field
 
-SIZES = (2, 3, 4, 6, 8, 11, 15, 20, 28, 40, 60, 90, 140)
-BATCH = 4_000_000
+#: Half sides in pixels of the squares that blobs are rasterised in.
+HALF_SIDES_PX = (2, 3, 4, 6, 8, 11, 15, 20, 28, 40, 60, 90, 140)
+#: Pixels of the squares of one batch.
+BATCH_PX = 4_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +29,8 @@ class Blobs:
 
 
 @dataclass(frozen=True, slots=True)
-class Stamped:
-    """Pixels of some blobs: flat ``index``, ``cover`` 0..1, ``radius`` (0 centre, 1 edge), ``owner`` (blob number)."""
+class BlobPixels:
+    """Pixels of some blobs: flat ``index``, ``cover`` 0..1, ``radius`` (0 centre, 1 edge), ``owner`` (blob index)."""
 
     index: NDArray[np.int64]
     cover: Field
@@ -36,21 +38,22 @@ class Stamped:
     owner: NDArray[np.int64]
 
 
-def stamp(rng: np.random.Generator, blobs: Blobs, shape: tuple[int, int]) -> Iterator[Stamped]:
-    """The covered pixels of all blobs on a canvas of ``shape`` (rows, columns), in batches."""
+def rasterise_blobs(rng: np.random.Generator, blobs: Blobs, shape: tuple[int, int]) -> Iterator[BlobPixels]:
+    """The pixels that blobs cover on a canvas of ``shape`` (rows, columns), in batches."""
     phase = rng.uniform(0, 2 * np.pi, (3, len(blobs))).astype(np.float32)
     reach = np.maximum(blobs.long, blobs.short) * (1 + blobs.wobble) + 1.0
-    class_of = np.searchsorted(SIZES, reach)
-    for number, half in enumerate(SIZES):
-        members = np.flatnonzero(class_of == number)
-        step = max(1, BATCH // (2 * half + 1) ** 2)
+    size_index = np.searchsorted(HALF_SIDES_PX, reach)
+    for index, half in enumerate(HALF_SIDES_PX):
+        members = np.flatnonzero(size_index == index)
+        step = max(1, BATCH_PX // (2 * half + 1) ** 2)
         for start in range(0, len(members), step):
-            yield _stamp_one_size(blobs, members[start : start + step], half=half, shape=shape, phase=phase)
+            yield _rasterise_one_size(blobs, members[start : start + step], half=half, shape=shape, phase=phase)
 
 
-def _stamp_one_size(
+def _rasterise_one_size(
     blobs: Blobs, members: NDArray[np.intp], *, half: int, shape: tuple[int, int], phase: Field
-) -> Stamped:
+) -> BlobPixels:
+    """The pixels of the blobs ``members``, each rasterised in a square of 2 * ``half`` + 1 pixels."""
     offset = np.arange(-half, half + 1, dtype=np.float32)
     column0 = np.rint(blobs.xy[members, 0]).astype(np.int64)
     row0 = np.rint(blobs.xy[members, 1]).astype(np.int64)
@@ -71,7 +74,9 @@ def _stamp_one_size(
     cover = np.clip((1 - radius) * np.sqrt(long * short) + 0.5, 0, 1)
     rows = row0[:, None, None] + offset.astype(np.int64)[None, :, None]
     columns = column0[:, None, None] + offset.astype(np.int64)[None, None, :]
-    hit = (cover > 0) & (rows >= 0) & (rows < shape[0]) & (columns >= 0) & (columns < shape[1])
-    which = np.nonzero(hit)
-    index = rows[which[0], which[1], 0] * shape[1] + columns[which[0], 0, which[2]]
-    return Stamped(index, cover[hit].astype(np.float32), radius[hit].astype(np.float32), members[which[0]])
+    covered = (cover > 0) & (rows >= 0) & (rows < shape[0]) & (columns >= 0) & (columns < shape[1])
+    positions = np.nonzero(covered)
+    index = rows[positions[0], positions[1], 0] * shape[1] + columns[positions[0], 0, positions[2]]
+    return BlobPixels(
+        index, cover[covered].astype(np.float32), radius[covered].astype(np.float32), members[positions[0]]
+    )

@@ -1,71 +1,20 @@
-import base64
-import io
+"""wsplf report: what is on the page."""
+
 import json
-import re
 from dataclasses import replace
-from html.parser import HTMLParser
-from uuid import uuid4
 
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image
-from shapely import LineString, Polygon, box
-from wsplf_cli.report.views import cam_layer, outline
+from report_page import TABLE, Page, annotation, write_run
+from shapely import box
 
-from wsplf_cli.errors import ConfigError, ProjectError, SlideError
-from wsplf_cli.options import ProjectOptions
-from wsplf_cli.report.charts import charts, ticks
-from wsplf_cli.report.page import latest, read_runs, read_scores, report, thumbnail_px
-from wsplf_cli.schema import REVIEWED_KEY, Annotation
-
-TABLE = {
-    "entries": [{"name": "p.tif", "dice": 0.5678, "iou": 0.4, "boundary_f1": 0.3, "fp_share": 0.02, "truth_um2": 9}],
-    "mean_dice": 0.7654,
-    "pooled_dice": 0.7,
-    "pooled_iou": 0.6,
-    "negative_fp_share": 0.0123,
-}
-
-
-class Page(HTMLParser):
-    """What a test wants to know of a page: its text, attributes, and whether its tags close."""
-
-    def __init__(self, html):
-        super().__init__()
-        self.words, self.attributes, self.open = [], [], []
-        self.feed(html)
-        self.text = re.sub(r"\s+", " ", " ".join(self.words))
-
-    def handle_starttag(self, tag, attributes):
-        self.attributes += [(tag, name, value) for name, value in attributes]
-        if tag not in ("meta", "br", "input"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.attributes += [(tag, name, value) for name, value in attributes]
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, text):
-        if "style" not in self.open:
-            self.words.append(text)
-
-
-def annotation(shape, **values):
-    return Annotation(uuid4(), shape, "Tumor", **values)
-
-
-def write_run(folder, name, *, curves=None, **record):
-    run = folder / "wsplf" / "runs" / name
-    run.mkdir(parents=True)
-    values = {"stage": name.split("-")[1], "status": "done", "seconds": 61.0, "seed": 7, "device": "cpu"}
-    values |= {"started": "2026-05-04T10:00:00+00:00", "version": "9.8.7", "command": f"wsplf {name}", "entries": []}
-    (run / "run.json").write_text(json.dumps(values | record))
-    if curves is not None:
-        (run / "curves.json").write_text(json.dumps(curves))
-    return run
+from wsplf_cli.commands.report import report
+from wsplf_cli.errors import ProjectError, SlideError
+from wsplf_cli.options import ProjectOptions, ReportOptions
+from wsplf_cli.report.scores import read_scores
+from wsplf_cli.schema import REVIEWED_KEY
 
 
 def write_cam(run, entry_id, values):
@@ -88,7 +37,8 @@ def page_of(memory_project, recorder, tmp_path):
     def make(entries, *, annotations=None, **options):
         project = memory_project(entries)
         project.annotations = lambda entry_id: (annotations or {}).get(entry_id, [])
-        out = report(project, entries, out=tmp_path / "out" / "report.html", tracker=recorder, **options)
+        report_options = ReportOptions(out=tmp_path / "out" / "report.html", **options)
+        out = report(project, entries, report_options, recorder)
         page = Page(out.read_text(encoding="utf-8"))
         assert page.open == []
         return page
@@ -180,7 +130,7 @@ def test_annotations_that_cannot_be_read_become_a_note(entries, memory_project, 
         raise SlideError("data.qpdata: cut short")
 
     project.annotations = broken
-    out = report(project, entries, out=tmp_path / "report.html", tracker=recorder)
+    out = report(project, entries, ReportOptions(out=tmp_path / "report.html"), recorder)
     assert "2 slides without a picture" in Page(out.read_text()).text
 
 
@@ -220,17 +170,6 @@ def test_a_slide_with_an_empty_truth_has_no_agreement_to_show(entries, page_of, 
     assert "1.000" not in page.text
 
 
-@pytest.mark.parametrize("text", [None, "no json", "[1, 2]", '{"entries": [3], "mean_dice": 1}'])
-def test_a_file_without_scores_is_refused(tmp_path, text):
-    path = tmp_path / "scores.json"
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(ConfigError) as caught:
-        read_scores(path)
-    assert str(path) in caught.value.message
-    assert caught.value.hint
-
-
 def test_curves_and_settings_of_the_last_finished_runs_are_shown(entries, page_of, tmp_path):
     curves = {"loss": {"x": [1, 2, 3], "y": {"train": [0.9, 0.5, 0.4], "validation": [None, 0.6, 0.5]}}}
     options = {"project": {"path_class": "Tumor", "slides": None}, "epochs": 3}
@@ -240,20 +179,24 @@ def test_curves_and_settings_of_the_last_finished_runs_are_shown(entries, page_o
     for words in ("train: loss", "validation", "project.path_class Tumor", "epochs 3", "seed 7", "device cpu", "9.8.7"):
         assert words in page.text
     assert "project.slides" not in page.text
-    assert sum(tag == "polyline" and name == "points" for tag, name, _ in page.attributes) == 2
+    lines = [value for tag, name, value in page.attributes if (tag, name) == ("path", "style")]
+    assert sum("var(--s0)" in line for line in lines) == 2  # the line and its key
+    assert sum("var(--s1)" in line for line in lines) == 2
     assert "wsplf 2-train-b" in page.text
 
 
-def test_labels_that_the_last_run_doubted_are_named_with_the_reason_and_a_link(make_entry, entries, page_of, tmp_path):
+def test_suspected_label_errors_of_the_last_run_are_named_and_linked(make_entry, entries, page_of, tmp_path):
     shown = [*entries, make_entry("lost.tif", word="normal", label=set())]
     before = {"1": {"name": "p.tif", "reason": "of an earlier run"}}
-    write_run(tmp_path, "1-pseudolabel", details={"suspects": before}, started="2026-05-01T10:00:00+00:00")
-    suspects = {
+    write_run(
+        tmp_path, "1-pseudolabel", details={"suspected_label_errors": before}, started="2026-05-01T10:00:00+00:00"
+    )
+    suspected = {
         "9": {"name": "gone & away.tif", "reason": "no longer in the project"},
         "3": {"name": "lost.tif", "reason": "has no picture"},
         "2": {"name": "n.tif", "reason": "labelled negative, looks like tumour"},
     }
-    write_run(tmp_path, "2-pseudolabel", details={"suspects": suspects})
+    write_run(tmp_path, "2-pseudolabel", details={"suspected_label_errors": suspected})
     write_run(tmp_path, "3-pseudolabel", status="failed", started="2026-06-01T10:00:00+00:00")
     page = page_of(shown)
     section = page.text[page.text.index("Labels to check") : page.text.index("Cohort")]
@@ -268,27 +211,16 @@ def test_labels_that_the_last_run_doubted_are_named_with_the_reason_and_a_link(m
     assert {link[1:] for link in links} <= {value for _, name, value in page.attributes if name == "id"}
 
 
-@pytest.mark.parametrize("details", [{}, {"suspects": {}}, {"suspects": ["p.tif"]}, None])
-def test_without_doubts_there_is_no_section_for_them(entries, page_of, tmp_path, details):
+@pytest.mark.parametrize("details", [{}, {"suspected_label_errors": {}}, {"suspected_label_errors": ["p.tif"]}, None])
+def test_without_suspected_label_errors_there_is_no_section_for_them(entries, page_of, tmp_path, details):
     write_run(tmp_path, "1-pseudolabel", details=details)
     assert "Labels to check" not in page_of(entries).text
-
-
-def test_broken_run_files_are_left_out_and_logged(tmp_path, caplog):
-    good = write_run(tmp_path, "1-train-a")
-    (good / "curves.json").write_text("{")
-    (write_run(tmp_path, "2-train-b") / "run.json").write_text("[]")
-    (write_run(tmp_path, "3-train-c") / "run.json").write_text("\0")
-    runs = read_runs(tmp_path / "wsplf" / "runs")
-    assert [run.folder.name for run in runs] == ["1-train-a"]
-    assert [run.folder.name for run in latest(runs)] == ["1-train-a"]
-    assert caplog.text.count("left out of the report") == 2
 
 
 def test_a_page_that_cannot_be_written_is_one_clear_line(entries, memory_project, recorder, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ProjectError, match="cannot write the report") as caught:
-        report(memory_project([]), [], out=tmp_path / "file" / "report.html", tracker=recorder)
+        report(memory_project([]), [], ReportOptions(out=tmp_path / "file" / "report.html"), recorder)
     assert "--out" in caught.value.hint
 
 
@@ -296,62 +228,5 @@ def test_the_mpp_override_is_used(make_entry, tmp_path, page_of):
     path = tmp_path / "plain.tif"
     tifffile.imwrite(path, np.full((256, 256, 3), 200, np.uint8), tile=(128, 128), photometric="rgb")
     entry = make_entry("plain", slide_path=path, mpp=None, mpp_source="", width_px0=256, height_px0=256)
-    assert "256 × 256 px at 0.250 µm" in page_of([entry], options=ProjectOptions(mpp_override=0.25)).text
+    assert "256 × 256 px at 0.250 µm" in page_of([entry], project=ProjectOptions(mpp_override=0.25)).text
     assert "nor the slide says its micrometres per pixel" in page_of([entry]).text
-
-
-def test_thumbnails_shrink_in_long_cohorts():
-    assert thumbnail_px(1) == thumbnail_px(50) == 700
-    assert thumbnail_px(200) == 350
-    assert thumbnail_px(100_000) == 200
-
-
-def test_an_outline_is_in_thumbnail_pixels_with_its_holes():
-    ring = Polygon(box(0, 0, 100, 100).exterior, [box(40, 40, 60, 60).exterior.coords])
-    path = outline([annotation(ring), annotation(LineString([(0, 0), (5, 5)]))], downsample=10)
-    assert path.count("M") == path.count("Z") == 2
-    numbers = [float(number) for number in re.findall(r"[\d.]+", path)]
-    assert (min(numbers), max(numbers)) == (0, 10)
-    assert {4.0, 6.0} <= set(numbers)
-
-
-def test_a_cam_is_clear_where_it_is_low_and_changes_colour_at_the_threshold(tmp_path):
-    path = tmp_path / "cam.png"
-    Image.fromarray(np.array([[0, 127, 128, 255]], np.uint8)).save(path)
-    content = base64.b64decode(cam_layer(path, size_px=(100, 100)).partition(",")[2])
-    none, below, above, high = np.asarray(Image.open(io.BytesIO(content)))[0].astype(int)
-    assert none[3] == 0
-    assert below[2] > below[0]
-    assert above[0] > above[2]
-    assert high[3] > above[3] > 0
-
-
-def test_a_cam_that_is_no_image_is_left_out(tmp_path, caplog):
-    (tmp_path / "cam.png").write_text("no image")
-    assert cam_layer(tmp_path / "cam.png", size_px=(10, 10)) == ""
-    assert "cam.png" in caplog.text
-
-
-@pytest.mark.parametrize(("low", "high"), [(0, 1), (0.03, 0.92), (-6, 6), (1, 12), (3, 3), (1e-5, 3e-5), (0, 12345)])
-def test_ticks_are_few_round_and_reach_around_the_values(low, high):
-    found = ticks(low, high, count=5)
-    assert 2 <= len(found) <= 9
-    assert found[0] <= low <= high <= found[-1]
-    assert all(len(f"{value:g}".replace("-", "").replace(".", "").lstrip("0")) <= 5 for value in found)
-
-
-def test_a_gap_in_a_series_is_a_gap_in_its_line_and_nothing_leaves_the_frame():
-    curve = {"x": [1, 2, 3, 4, 5], "y": {"a": [1, None, 3, float("nan"), 2], "b": [5, 4, 3, 2, 1]}}
-    (chart,) = charts({"loss": curve, "empty": {"x": [], "y": {}}, "none": {"x": [1], "y": {"a": [None]}}, "odd": 3})
-    assert [len(line.stretches) for line in chart.lines] == [3, 1]
-    points = [point.split(",") for line in chart.lines for stretch in line.stretches for point in stretch.split()]
-    assert all(0 <= float(x) <= 340 and 0 <= float(y) <= 200 for x, y in points)
-    heights = [float(y) for _, y in points[-5:]]
-    assert heights == sorted(heights)
-
-
-def test_a_long_curve_is_thinned_and_keeps_its_end():
-    (chart,) = charts({"loss": {"x": list(range(5001)), "y": {"a": list(range(5001))}}})
-    points = chart.lines[0].stretches[0].split()
-    assert len(points) < 500
-    assert points[-1] == "330.0,10.0"

@@ -1,0 +1,204 @@
+"""wsplf import."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import numpy as np
+import pytest
+from annotation_exchange import (
+    DATA,
+    comparable,
+    export_project,
+    feature,
+    feature_collection,
+    import_into,
+    opened,
+    with_annotations,
+)
+from shapely import Polygon, box
+
+from wsplf_cli import cli
+from wsplf_cli.errors import ProjectError
+from wsplf_cli.qupath import geojson
+from wsplf_cli.qupath.create import Image, create_project
+from wsplf_cli.schema import Annotation, Plane
+
+
+def test_export_and_import_into_an_emptied_copy_give_the_same_annotations(tiny_project: Path, tmp_path: Path) -> None:
+    before = with_annotations(tiny_project)
+    export_project(tiny_project, tmp_path / "out")
+    shutil.rmtree(tiny_project.parent / "data")
+    (tiny_project.parent / "classifiers" / "classes.json").unlink()
+    report = import_into(tiny_project, *(tmp_path / "out").iterdir())
+    after = opened(tiny_project).annotations("1")
+    assert comparable(after) == comparable(before)
+    assert all(one.shape.equals_exact(other.shape, 0.006) for one, other in zip(after, before, strict=True))
+    assert report.details["added"] == len(before)
+    assert {one.name: one.rgb for one in opened(tiny_project).path_classes()} == {
+        "Tumor": (200, 0, 0),
+        "Tumor: Positive": (200, 50, 50),
+        "Mine": (9, 8, 7),
+        "Stroma": (150, 200, 150),
+    }
+
+
+@pytest.mark.parametrize("version", ["0.2.3", "0.3.2", "0.4.4"])
+def test_projects_of_old_versions_survive_the_round_trip(tiny_slide: Path, tmp_path: Path, version: str) -> None:
+    image = Image(tiny_slide, "positive.tif", 1024, 768, 0.5, [(1.0, 1024, 768)])
+    path = create_project(tmp_path / "project", [image], classes=[], version=version)
+    before = with_annotations(path)
+    export_project(path, tmp_path / "out")
+    assert import_into(path, *(tmp_path / "out").iterdir()).details["already there"] == len(before)
+    shutil.rmtree(path.parent / "data")
+    import_into(path, *(tmp_path / "out").iterdir())
+    assert comparable(opened(path).annotations("1")) == comparable(before)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("version", ["0.2.3", "0.4.4", "0.6.0"])
+@pytest.mark.parametrize("name", ["rois", "hierarchy", "three_images"])
+def test_what_qupath_wrote_survives_the_round_trip(shared_data: Path, tmp_path: Path, version: str, name: str) -> None:
+    shutil.copytree(shared_data / "qupath-written" / version / name, tmp_path / "p", copy_function=shutil.copyfile)
+    for folder in (tmp_path / "p").rglob("."):
+        folder.chmod(0o755)
+    path = tmp_path / "p" / "project.qpproj"
+    before = {entry.id: opened(path).annotations(entry.id) for entry in opened(path).entries()}
+    export_project(path, tmp_path / "out")
+    assert import_into(path, *(tmp_path / "out").iterdir()).details["added"] == 0
+    shutil.rmtree(path.parent / "data")
+    assert import_into(path, *(tmp_path / "out").iterdir()).failed == 0
+    for entry_id, annotations in before.items():
+        after = opened(path).annotations(entry_id)
+        assert comparable(after) == comparable(annotations)
+        assert all(one.shape.equals_exact(other.shape, 0.02) for one, other in zip(after, annotations, strict=True))
+
+
+def test_importing_twice_adds_nothing_and_writes_nothing(tiny_project: Path, tmp_path: Path) -> None:
+    with_annotations(tiny_project)
+    export_project(tiny_project, tmp_path / "out")
+    before = (tiny_project.parent / DATA.format(1)).read_bytes()
+    report = import_into(tiny_project, tmp_path / "out" / "positive.tif.geojson")
+    assert report.entries[0].counts == {"added": 0, "already there": 11, "left out": 0}
+    assert (tiny_project.parent / DATA.format(1)).read_bytes() == before
+
+
+def test_shapes_far_from_the_origin_are_known_again(tiny_project: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    corners = rng.random((50, 2)) * 250_000
+    shapes = [Polygon(corner + rng.random((12, 2)) * 40).convex_hull for corner in corners]
+    path = feature_collection(tmp_path / "positive.geojson", *(feature(shape) for shape in shapes))
+    assert import_into(tiny_project, path).details["added"] == 50
+    assert import_into(tiny_project, path).details["already there"] == 50
+    export_project(tiny_project, tmp_path / "out")
+    assert import_into(tiny_project, tmp_path / "out" / "positive.tif.geojson").details["already there"] == 50
+
+
+def test_what_is_there_stays_and_new_annotations_come_behind_it(tiny_project: Path, tmp_path: Path) -> None:
+    before = with_annotations(tiny_project)
+    path = feature_collection(tmp_path / "positive.geojson", feature(box(0, 0, 4, 4), classification={"name": "New"}))
+    import_into(tiny_project, path)
+    after = opened(tiny_project).annotations("1")
+    assert comparable(after[:-1]) == comparable(before)
+    assert (after[-1].path_class, after[-1].origin) == ("New", "human")
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"shape": box(0, 0, 5, 5.5)}, "shape"),
+        ({"path_class": "Stroma"}, "class"),
+        ({"name": "other"}, "name"),
+        ({"locked": True}, "lock"),
+        ({"measurements": {"a": 2.0}}, "measurement"),
+        ({"metadata": {"k": "w"}}, "metadata"),
+        ({"plane": Plane(0, 1, 0)}, "plane"),
+        ({"rgb": (1, 2, 3)}, "colour"),
+    ],
+)
+def test_another_state_of_an_annotation_is_refused_and_nothing_is_written(
+    tiny_project: Path, tmp_path: Path, change: dict[str, Any], what: str
+) -> None:
+    there = Annotation(uuid4(), box(0, 0, 5, 5), "Tumor", measurements={"a": 1.0}, metadata={"k": "v"})
+    opened(tiny_project).add("1", [there])
+    before = (tiny_project.parent / DATA.format(1)).read_bytes()
+    path = tmp_path / "positive.tif.geojson"
+    geojson.write(path, [Annotation(uuid4(), box(0, 0, 1, 1), None), replace(there, **change)])
+    report = import_into(tiny_project, path)
+    assert report.failed == 1
+    assert f"annotation {there.id} is in positive.tif already, with another {what}" in report.entries[0].reason
+    assert (tiny_project.parent / DATA.format(1)).read_bytes() == before
+
+
+def test_one_id_for_two_annotations_of_a_file_is_refused(tiny_project: Path, tmp_path: Path) -> None:
+    same = str(UUID(int=7))
+    path = feature_collection(
+        tmp_path / "positive.geojson", feature(box(0, 0, 1, 1), id=same), feature(box(0, 0, 2, 2), id=same)
+    )
+    report = import_into(tiny_project, path)
+    assert f"annotation {same} is in the file twice" in report.entries[0].reason
+
+
+def test_a_malformed_feature_stops_its_file_only(tiny_project: Path, tmp_path: Path) -> None:
+    two_points = {**feature(box(0, 0, 1, 1)), "geometry": {"type": "Polygon", "coordinates": [[[0, 0], [1, 1]]]}}
+    bad = feature_collection(tmp_path / "positive.geojson", feature(box(0, 0, 1, 1)), two_points)
+    good = feature_collection(tmp_path / "negative.geojson", feature(box(0, 0, 1, 1)))
+    report = import_into(tiny_project, bad, good)
+    assert [entry.status for entry in report.entries] == ["failed", "done"]
+    assert "positive.geojson: feature 1: its polygon has 2 points; nothing of it was added" in report.entries[0].reason
+    assert opened(tiny_project).annotations("1") == []
+    assert len(opened(tiny_project).annotations("2")) == 1
+
+
+def test_a_file_without_an_entry_fails_and_the_others_are_imported(tiny_project: Path, tmp_path: Path) -> None:
+    good = feature_collection(tmp_path / "negative.geojson", feature(box(0, 0, 1, 1)))
+    lost = feature_collection(tmp_path / "negatiffe.geojson", feature(box(0, 0, 1, 1)))
+    report = import_into(tiny_project, good, lost, tmp_path / "gone.geojson")
+    assert [entry.status for entry in report.entries] == ["done", "failed", "failed"]
+    assert "no entry is called 'negatiffe' (--image 'negative.tif'" in report.entries[1].reason
+    assert "no such file" in report.entries[2].reason
+    with pytest.raises(ProjectError, match="no entry is called 'negatiffe'"):
+        import_into(tiny_project, lost)
+
+
+def test_image_names_the_entry(tiny_project: Path, tmp_path: Path) -> None:
+    path = feature_collection(tmp_path / "anything.json", feature(box(0, 0, 1, 1)))
+    import_into(tiny_project, path, image="unlabelled")
+    assert len(opened(tiny_project).annotations("3")) == 1
+
+
+def test_dry_run_tells_and_writes_nothing(tiny_project: Path, tmp_path: Path, recorder: Any) -> None:
+    before = {path: path.stat().st_mtime_ns for path in tiny_project.parent.rglob("*")}
+    path = feature_collection(
+        tmp_path / "positive.geojson", feature(box(0, 0, 1, 1)), feature(box(0, 0, 1, 1), objectType="cell")
+    )
+    report = import_into(tiny_project, path, tracker=recorder, dry_run=True)
+    assert report.entries[0].counts == {"added": 1, "already there": 0, "left out": 1}
+    assert "1 annotations would be added, 0 there already" in recorder.said
+    assert "positive.tif: not imported: 1 cells" in recorder.said
+    assert {path: path.stat().st_mtime_ns for path in tiny_project.parent.rglob("*")} == before
+
+
+def test_annotations_of_wsplf_stay_its_own_and_others_are_a_persons(tiny_project: Path, tmp_path: Path) -> None:
+    own = {"wsplf.origin": "pseudolabel", "wsplf.review": "rejected", "wsplf.run": "r9"}
+    features = [feature(box(0, 0, 9, 9), metadata=own), feature(box(9, 9, 19, 19))]
+    import_into(tiny_project, feature_collection(tmp_path / "positive.geojson", *features))
+    mine, persons = opened(tiny_project).annotations("1")
+    assert (mine.origin, mine.review, mine.run_id) == ("pseudolabel", "rejected", "r9")
+    assert persons.origin == "human"
+
+
+def test_commands_export_and_import(tiny_project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with_annotations(tiny_project)
+    assert cli.main(["export", str(tiny_project), "--out", str(tmp_path / "out"), "--images", "positive"]) == 0
+    (path,) = (tmp_path / "out").iterdir()
+    capsys.readouterr()
+    assert cli.main(["import", str(tiny_project), str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["details"]["already there"] == 11
+    assert cli.main(["import", str(tiny_project), str(path), "--image", "negative.tif"]) == 0
+    assert len(opened(tiny_project).annotations("2")) == 11
+    path.write_text("[7]")
+    assert cli.main(["import", str(tiny_project), str(path)]) == 1

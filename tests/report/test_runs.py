@@ -1,0 +1,28 @@
+"""Runs as the report shows them."""
+
+import pytest
+from report_page import write_run
+
+from wsplf_cli.report.runs import SuspectedLabelError, latest_runs, read_runs, suspected_label_errors
+
+
+def test_broken_run_files_are_left_out_and_logged(tmp_path, caplog):
+    good = write_run(tmp_path, "1-train-a")
+    (good / "curves.json").write_text("{")
+    (write_run(tmp_path, "2-train-b") / "run.json").write_text("[]")
+    (write_run(tmp_path, "3-train-c") / "run.json").write_text("\0")
+    runs = read_runs(tmp_path)
+    assert [run.folder.name for run in runs] == ["1-train-a"]
+    assert [run.folder.name for run in latest_runs(runs)] == ["1-train-a"]
+    assert caplog.text.count("left out of the report") == 2
+
+
+@pytest.mark.parametrize("key", ["suspected_label_errors", "suspects"])
+def test_suspected_label_errors_are_those_of_the_last_finished_run(tmp_path, key):
+    older = {"1": {"name": "a.tif", "reason": "old"}}
+    newer = {"2": {"name": "b.tif", "reason": "looks like tumour"}, "3": "odd"}
+    write_run(tmp_path, "1-pseudolabel", details={key: older}, started="2026-05-01T10:00:00+00:00")
+    write_run(tmp_path, "2-pseudolabel", details={key: newer}, started="2026-05-02T10:00:00+00:00")
+    write_run(tmp_path, "3-pseudolabel", details={}, status="failed", started="2026-05-03T10:00:00+00:00")
+    suspected = suspected_label_errors(read_runs(tmp_path))
+    assert suspected == [SuspectedLabelError("2", "b.tif", "looks like tumour")]
