@@ -24,7 +24,7 @@ def fold_assignment(
     if count < 2:
         return {slide.entry.id: 0 for slide in cohort}
     splitter = StratifiedGroupKFold(count, shuffle=True, random_state=int(rng.integers(2**31)))
-    fold_of = {}
+    fold_of: dict[str, int] = {}
     for fold, (_, in_fold) in enumerate(splitter.split(labels, labels, patients)):
         fold_of |= {cohort[index].entry.id: fold for index in in_fold}
     return fold_of
