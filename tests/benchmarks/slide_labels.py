@@ -64,8 +64,8 @@ def run(out: Path, *, seed: int, shares: tuple[float, float] | None) -> None:
         ]
         bound = core(negatives[1:], alpha=alpha).guaranteed
         print(
-            f"seed {seed}, alpha {alpha:g}: {np.mean(held_out_shares):.2%} of the tissue of a held-out negative slide is"
-            f" above the peak threshold on average (at most {max(held_out_shares):.2%}; {bound:.1%} is guaranteed)",
+            f"seed {seed}, alpha {alpha:g}: {np.mean(held_out_shares):.2%} of the tissue of a held-out negative slide"
+            f" is above the peak threshold on average (at most {max(held_out_shares):.2%}; {bound:.1%} is guaranteed)",
             flush=True,
         )
     rng = np.random.default_rng(seed)

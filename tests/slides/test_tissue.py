@@ -121,10 +121,12 @@ def test_tiles_cover_the_slide_without_gaps(full):
     assert grid.tissue.dtype == np.float32
 
 
-def test_tiles_lie_side_by_side_and_reach_the_end_of_the_slide(full):
-    grid = make_grid("1", full, tile_px=100, mpp=1, mpp_slide=0.5, min_tissue=0)
-    assert np.diff(np.unique(grid.xy_px0[:, 0])).tolist() == [200] * 5
-    assert grid.xy_px0[:, 1].max() + 200 >= 900
+def test_overlap_moves_tiles_closer(full):
+    apart = make_grid("1", full, tile_px=100, mpp=1, mpp_slide=0.5, min_tissue=0)
+    close = make_grid("1", full, tile_px=100, mpp=1, mpp_slide=0.5, min_tissue=0, overlap=0.5)
+    assert np.diff(np.unique(apart.xy_px0[:, 0])).tolist() == [200] * 5
+    assert np.diff(np.unique(close.xy_px0[:, 0])).tolist() == [100] * 10
+    assert close.xy_px0[:, 1].max() + 200 >= 900
 
 
 def test_tissue_share_is_exact_to_parts_of_a_mask_pixel():

@@ -30,7 +30,7 @@ from wsplf_cli.networks.backbone import Backbone, build_backbone
 from wsplf_cli.schema import Tracker
 from wsplf_cli.synthetic.kinds import BACKGROUND, EPITHELIUM
 from wsplf_cli.synthetic.tissue import SyntheticImage, random_layout, render_layout
-from wsplf_cli.weak.linear_probe import LinearProbe, fit_ridge
+from wsplf_cli.weak.linear_probe import LinearProbe, unscaled
 from wsplf_cli.weak.pooling import CONTEXT_SIGMAS_PX, pool_context
 
 CANVASES = 600
@@ -84,18 +84,28 @@ def pretrain(out: Path, *, seed: int, canvases: int, tracker: Tracker) -> dict[s
 
 
 def fit(instances: LabelledInstances) -> LinearProbe:
-    """The layer, fitted by ridge logistic regression on standardised features."""
+    """The layer, fitted by ridge logistic regression on standardised features.
+
+    L-BFGS stops after STEPS steps, which may be before it converges. The layer that ships was fitted in the same way.
+    """
     features = instances.features.astype(np.float32)
     mean, deviation = features.mean(axis=0), features.std(axis=0) + np.float32(1e-3)
     inputs = torch.from_numpy((features - mean) / deviation)
     target = torch.from_numpy(instances.epithelium).float()
+    weight = torch.zeros(inputs.shape[1], requires_grad=True)
+    bias = torch.zeros(1, requires_grad=True)
+    optimiser = torch.optim.LBFGS([weight, bias], max_iter=STEPS, history_size=STEPS)
 
-    def entropy(logits: torch.Tensor) -> torch.Tensor:
-        return functional.binary_cross_entropy_with_logits(logits, target)
+    def loss() -> torch.Tensor:
+        optimiser.zero_grad()
+        entropy = functional.binary_cross_entropy_with_logits(inputs @ weight + bias, target)
+        value = entropy + 0.5 * RIDGE * weight.square().sum()
+        torch.autograd.backward(value)
+        return value
 
-    probe = fit_ridge(inputs, entropy, ridge=RIDGE, steps=STEPS, history=100)
-    weight = (probe.weight / deviation).astype(np.float32)
-    return LinearProbe(weight, float(probe.bias - mean @ weight))
+    optimiser.step(loss)  # type: ignore[no-untyped-call]
+    probe = LinearProbe(weight.detach().numpy(), float(bias.detach()))
+    return unscaled(probe, mean, deviation)
 
 
 def _concatenate(samples: Sequence[LabelledInstances]) -> LabelledInstances:

@@ -24,6 +24,7 @@ def make_grid(
     mpp: float,
     mpp_slide: float,
     min_tissue: float,
+    overlap: float = 0.0,
 ) -> TileGrid:
     """The square tiles that cover the tissue, row by row from the top left.
 
@@ -34,6 +35,7 @@ def make_grid(
         mpp: Micrometres per pixel of a tile as read.
         mpp_slide: Micrometres per pixel at level 0.
         min_tissue: Smallest share of tissue in a tile, 0..1. A tile without any tissue is never kept.
+        overlap: Share of a tile's side that the next tile covers too, 0 <= overlap < 1.
 
     Raises:
         SlideError: There is no tissue, or no tile has enough of it.
@@ -44,7 +46,9 @@ def make_grid(
         )
     side_px0 = tile_px * mpp / mpp_slide
     height_px0, width_px0 = (length * mask.downsample for length in mask.mask.shape)
-    x, y = np.meshgrid(_tile_starts(width_px0, side_px0), _tile_starts(height_px0, side_px0))
+    x, y = np.meshgrid(
+        _tile_starts(width_px0, side_px0, overlap=overlap), _tile_starts(height_px0, side_px0, overlap=overlap)
+    )
     xy_px0 = np.stack([x.ravel(), y.ravel()], axis=1)
     tissue_share = _tissue_share(mask, xy_px0, side_px0=side_px0)
     kept = (tissue_share >= min_tissue) & (tissue_share > 0)
@@ -96,10 +100,11 @@ def read_tiles(entry: Entry, grid: TileGrid, indices: Sequence[int] | NDArray[np
     return tiles
 
 
-def _tile_starts(length_px0: float, side_px0: float) -> NDArray[np.float64]:
+def _tile_starts(length_px0: float, side_px0: float, *, overlap: float) -> NDArray[np.float64]:
     """The whole-number starts of the tiles along one axis. The last tile reaches the end of the axis or beyond it."""
-    count = max(1, math.ceil((length_px0 - side_px0) / side_px0 - 1e-6) + 1)
-    return np.round(np.arange(count) * side_px0)
+    stride = side_px0 * (1 - overlap)
+    count = max(1, math.ceil((length_px0 - side_px0) / stride - 1e-6) + 1)
+    return np.round(np.arange(count) * stride)
 
 
 def _tissue_share(mask: TissueMask, xy_px0: NDArray[np.float64], *, side_px0: float) -> NDArray[np.float64]:
