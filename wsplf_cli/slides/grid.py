@@ -16,7 +16,7 @@ from wsplf_cli.slides.open import Slide
 log = logging.getLogger(__name__)
 
 
-def make_grid(
+def make_grid(  # noqa: PLR0913  a grid has these sizes
     entry_id: str,
     mask: TissueMask,
     *,
@@ -55,7 +55,7 @@ def make_grid(
     if not kept.any():
         raise SlideError(
             f"no tile has {min_tissue:.0%} tissue; the best has {tissue_share.max():.1%}",
-            hint="lower --min-tissue, or make the tiles smaller with --tile-px",
+            hint="lower min-tissue or tile-px of the recipe in wsplf.toml",
         )
     return TileGrid(
         entry_id=entry_id,
