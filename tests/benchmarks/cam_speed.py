@@ -19,23 +19,24 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from segment_anything import sam_model_registry
-from wsplf_cli.weak.dense import cam_logits
 
 from wsplf_cli.networks.backbone import build_backbone
 from wsplf_cli.networks.device import pick_device
-from wsplf_cli.networks.mil import MilNetwork, as_batch
+from wsplf_cli.networks.inference import as_batch, on_arrays
+from wsplf_cli.networks.mil import MilNetwork
 from wsplf_cli.networks.sam import Sam, load_sam
 from wsplf_cli.options import PseudolabelOptions
 from wsplf_cli.schema import Silent
 from wsplf_cli.slides.grid import make_grid
 from wsplf_cli.slides.open import Slide, open_slide
 from wsplf_cli.slides.tissue import tissue_mask
+from wsplf_cli.slides.window import DenseInference, infer_map
 from wsplf_cli.synthetic.pyramid import write_pyramid
 from wsplf_cli.synthetic.slide import generate_slide
-from wsplf_cli.weak.cam import block_side
+from wsplf_cli.weak.cam import window_side
 from wsplf_cli.weak.heads.gated_attention import build as build_head
 from wsplf_cli.weak.prompts import sampled
-from wsplf_cli.weak.sam.tuning import Example, TuneSettings, overlap_loss, tune
+from wsplf_cli.weak.sam.tuning import Example, TuneSettings, tune
 
 SIDE_PX = 1536
 
@@ -62,15 +63,16 @@ def main() -> None:
 
 def report_cams(slide: Slide, backbone: str, *, device: torch.device) -> None:
     """Print the tiles per second of both procedures over the tissue of the slide."""
-    tile_px = PseudolabelOptions().tiles.tile_px
+    tile_px = PseudolabelOptions().recipe.tile_px
     trunk = build_backbone(backbone)
     network = MilNetwork(trunk, build_head(trunk.channels, 1)).to(device).eval()
     tissue = tissue_mask(slide, mpp_slide=1.0)
     grid = make_grid("1", tissue, tile_px=tile_px, mpp=1.0, mpp_slide=1.0, min_tissue=0.001)
     corners = [(int(x), int(y)) for x, y in grid.xy_px0]
+    inference = DenseInference(mpp=1.0, mpp_slide=1.0, window_px=window_side(tile_px), stride=trunk.stride)
 
     def ours() -> None:
-        cam_logits(slide, tissue, network, mpp=1.0, mpp_slide=1.0, block_px=block_side(tile_px), device=device)
+        infer_map(slide, tissue, on_arrays(network.cam, device=device), inference, channels=1)
 
     def paper() -> None:
         for corner in corners:
@@ -118,12 +120,11 @@ def report_epochs(slide: Slide, name: str, *, windows: int, device: torch.device
 
     def epoch(examples: list[Example]) -> Callable[[], None]:
         def run() -> None:
-            settings = TuneSettings(epochs=1, multimask=False)
+            settings = TuneSettings(epochs=1, multimask=False, robust=False)
             tune(
                 sam.with_own_decoder(),
                 examples,
                 strategy=sampled.build(),
-                loss=overlap_loss,
                 settings=settings,
                 rng=np.random.default_rng(0),
                 track=Silent(),

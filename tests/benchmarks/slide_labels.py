@@ -14,19 +14,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wsplf_cli import plugins
-from wsplf_cli.cohort.demo_folder import slide_images
 from wsplf_cli.cohort.labels import resolve_labels
 from wsplf_cli.commands.evaluate import evaluate
+from wsplf_cli.commands.pseudolabel import pseudolabel
 from wsplf_cli.options import EvaluateOptions, ProjectOptions, PseudolabelOptions, RunOptions
 from wsplf_cli.qupath.create import create_project
 from wsplf_cli.schema import Entry, PathClass, Silent
 from wsplf_cli.synthetic.cohort import make_cohort
-from wsplf_cli.weak.calibration import core
-from wsplf_cli.weak.cam import tissue_of
-from wsplf_cli.weak.class_fit import Taught
-from wsplf_cli.weak.method import Memory, pseudolabel
+from wsplf_cli.weak.calibration import peak_threshold
+from wsplf_cli.weak.class_fit import ClassFit
+from wsplf_cli.weak.method import Memory
 
 TRAIN = (8, 6)
 ALPHAS = (0.01, 0.05)
@@ -53,16 +53,20 @@ def run(out: Path, *, seed: int, shares: tuple[float, float] | None) -> None:
             f"seed {seed}, tumour 2 % of tissue: mean Dice {labelled(path, out, entries, seed=seed)[0]:.3f}", flush=True
         )
         return
-    dice, taught = labelled(path, out, entries, seed=seed)
+    dice, fit = labelled(path, out, entries, seed=seed)
     print(f"seed {seed}: mean Dice {dice:.3f}", flush=True)
-    negative_slides = [slide for slide in taught.prepared if not slide.positive]
-    negatives = [tissue_of(taught.looked[slide.entry.id].unseen.logits[0]) for slide in negative_slides]
+    negative_slides = [slide for slide in fit.slides if not slide.is_positive(fit.path_class)]
+    negatives = [fit.logits[slide.entry.id].out_of_fold.of_tissue for slide in negative_slides]
     for alpha in ALPHAS:
         held_out_shares = [
-            float((negative >= core([*negatives[:index], *negatives[index + 1 :]], alpha=alpha).threshold).mean())
+            float(
+                (
+                    negative >= peak_threshold([*negatives[:index], *negatives[index + 1 :]], alpha=alpha).threshold
+                ).mean()
+            )
             for index, negative in enumerate(negatives)
         ]
-        bound = core(negatives[1:], alpha=alpha).guaranteed
+        bound = peak_threshold(negatives[1:], alpha=alpha).guaranteed
         print(
             f"seed {seed}, alpha {alpha:g}: {np.mean(held_out_shares):.2%} of the tissue of a held-out negative slide"
             f" is above the peak threshold on average (at most {max(held_out_shares):.2%}; {bound:.1%} is guaranteed)",
@@ -72,13 +76,18 @@ def run(out: Path, *, seed: int, shares: tuple[float, float] | None) -> None:
     groups = [[entry.id for entry in entries if is_positive(entry) is positive] for positive in (True, False)]
     wrong = {str(rng.choice(ids)) for ids in groups}
     flipped = [flip(entry, entries) if entry.id in wrong else entry for entry in entries]
-    dice, taught = labelled(path, out, flipped, seed=seed)
-    suspected = set(taught.suspects)
+    dice, fit = labelled(path, out, flipped, seed=seed)
+    suspected = set(fit.suspected)
     print(
         f"seed {seed}, {len(wrong)} labels wrong: mean Dice {dice:.3f}; {len(suspected & wrong)} of them suspected,"
         f" and {len(suspected - wrong)} others",
         flush=True,
     )
+
+
+def share_above_peak(negative: NDArray[np.float32], others: Sequence[NDArray[np.float32]], *, alpha: float) -> float:
+    """The share of a negative slide above the peak threshold computed from the other negative slides."""
+    return float((negative >= peak_threshold(others, alpha=alpha).threshold).mean())
 
 
 def is_positive(entry: Entry) -> bool:
@@ -91,7 +100,7 @@ def flip(entry: Entry, entries: Sequence[Entry]) -> Entry:
     return replace(entry, label=opposite.label)
 
 
-def labelled(path: Path, out: Path, entries: Sequence[Entry], *, seed: int) -> tuple[float, Taught]:
+def labelled(path: Path, out: Path, entries: Sequence[Entry], *, seed: int) -> tuple[float, ClassFit]:
     """The mean Dice of the pseudo-labels on slides with tumour and a positive label, and the fit of the class."""
     project = plugins.load("backends", "embedded").open_project(path, ProjectOptions())
     memory: Memory = {}
@@ -100,7 +109,7 @@ def labelled(path: Path, out: Path, entries: Sequence[Entry], *, seed: int) -> t
     positive = [entry for entry in entries if is_positive(entry)]
     scores = evaluate(project, positive, EvaluateOptions(truth=out / "truth"), Silent())
     dice = [row["dice"] for row in scores["entries"] if row["truth_um2"] > 0]
-    return float(np.mean(dice)), next(iter(memory.values())).taught[0]
+    return float(np.mean(dice)), next(iter(memory.values())).fits[0]
 
 
 if __name__ == "__main__":
