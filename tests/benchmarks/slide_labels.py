@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsplf_cli import plugins
+from wsplf_cli.cohort.demo_folder import slide_images
 from wsplf_cli.cohort.labels import resolve_labels
 from wsplf_cli.commands.evaluate import evaluate
 from wsplf_cli.commands.pseudolabel import pseudolabel
@@ -59,11 +60,7 @@ def run(out: Path, *, seed: int, shares: tuple[float, float] | None) -> None:
     negatives = [fit.logits[slide.entry.id].out_of_fold.of_tissue for slide in negative_slides]
     for alpha in ALPHAS:
         held_out_shares = [
-            float(
-                (
-                    negative >= peak_threshold([*negatives[:index], *negatives[index + 1 :]], alpha=alpha).threshold
-                ).mean()
-            )
+            share_above_peak(negative, [*negatives[:index], *negatives[index + 1 :]], alpha=alpha)
             for index, negative in enumerate(negatives)
         ]
         bound = peak_threshold(negatives[1:], alpha=alpha).guaranteed
