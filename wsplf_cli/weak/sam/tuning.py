@@ -74,7 +74,7 @@ def tune(
         strategy: Makes new prompts each time, as it does when the decoder is used.
         settings: Epochs, rates and sizes.
         rng: For the order of the windows and the prompts.
-        track: ClassTracker each step.
+        track: Is told each step.
 
     Returns:
         The curve of the loss.
