@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MOST_LINES = 350
 
-#: Lines that install wsplf, check it, or take minutes: `.ci/run` does the first ones, tests/commands/test_demo.py the demo.
+#: Lines that install wsplf, check it, or take minutes. `.ci/run` does the former, tests/commands/test_demo.py the demo.
 NOT_RUN = (
     *("pip install . && wsplf demo", 'pip install ".[test]" && pytest', 'pip install -e ".[test,lint]"'),
     *('pytest -m "not slow"', ".ci/run", "wsplf demo"),
@@ -118,7 +118,9 @@ def test_every_file_that_the_readme_links_to_exists():
     assert links
     for link in links:
         assert (ROOT / link).exists(), link
-    headings = {re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in re.findall(r"^#+ (.+)$", README, re.M)}
+    headings = {
+        re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in re.findall(r"^#+ (.+)$", README, re.M)
+    }
     assert set(re.findall(r"\]\(#([^)]+)\)", README)) <= headings
 
 
@@ -142,7 +144,10 @@ def test_the_answers_about_the_code_name_what_is_there():
         named = re.findall(r"`(\w+)` in `(wsplf_cli/[\w/]+\.py)`", answer)
         assert named, question
         for name, path in named:
-            assert re.search(rf"^ *(?:def|class) {name}\b", (ROOT / path).read_text(encoding="utf-8"), re.M), (name, path)
+            assert re.search(rf"^ *(?:def|class) {name}\b", (ROOT / path).read_text(encoding="utf-8"), re.M), (
+                name,
+                path,
+            )
         for path in re.findall(r"`(wsplf_cli/[^`]+)`", answer):
             assert (ROOT / path).is_file(), path
 

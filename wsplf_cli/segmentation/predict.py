@@ -53,7 +53,7 @@ class ModelScale:
     tile_px: int
 
 
-def predict_slide(
+def predict_slide(  # noqa: PLR0913  the settings of one call, each with its name
     slide: Slide,
     infer: Infer,
     scale: ModelScale,

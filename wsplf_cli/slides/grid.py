@@ -16,7 +16,7 @@ from wsplf_cli.slides.open import Slide
 log = logging.getLogger(__name__)
 
 
-def make_grid(
+def make_grid(  # noqa: PLR0913  the settings of one call, each with its name
     entry_id: str,
     mask: TissueMask,
     *,

@@ -128,7 +128,7 @@ def fit_key(options: PseudolabelOptions) -> str:
     return repr(replace(options, recipe=recipe, **{name: getattr(default, name) for name in _OF_DRAWING}))
 
 
-def fit(
+def fit(  # noqa: PLR0913  rng, device and tracker are passed, never global
     cohort: Sequence[CohortSlide],
     results: Sequence[EntryResult],
     trackers: Mapping[str, ClassTracker],

@@ -31,7 +31,7 @@ class MilEnsemble:
     networks: Sequence[MilNetwork]
 
 
-def fit_ensemble(
+def fit_ensemble(  # noqa: PLR0913  rng, device and tracker are passed, never global
     slides: Sequence[CohortSlide],
     path_class: str,
     sources: Mapping[str, SlideTiles],

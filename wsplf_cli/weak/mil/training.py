@@ -177,7 +177,7 @@ def fit(
     return curve
 
 
-def _score_large_bags(
+def _score_large_bags(  # noqa: PLR0913  rng, device and tracker are passed, never global
     network: MilNetwork,
     bags: Sequence[Bag],
     scores: Mapping[str, TileScores],
