@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MOST_LINES = 350
 
-#: Lines that install wsplf, check it, or take minutes: `.ci/run` does the first ones, tests/commands/test_demo.py the demo.
+#: Lines that install wsplf, check it, or take minutes. `.ci/run` does the former, tests/commands/test_demo.py the demo.
 NOT_RUN = (
     *("pip install . && wsplf demo", 'pip install ".[test]" && pytest', 'pip install -e ".[test,lint]"'),
     *('pytest -m "not slow"', ".ci/run", "wsplf demo"),
