@@ -1,17 +1,17 @@
 /*
  * wsplf: accept all polygons of this image that are still pending.
- * QuPath 0.4 to 0.7. What was rejected, locked, renamed or given another class stays as it is.
+ * QuPath 0.4 to 0.7. Polygons that were rejected, locked, renamed or given another class stay as they are.
  * Headless: QuPath script --project P.qpproj --image NAME wsplf_accept_all_pending.groovy
  */
 def origins = ['pseudolabel', 'prediction']  // whose polygons; --args prediction: only those
-def lock = true                              // false: they stay open to the tools
+def lock = true                              // false: they can still be edited
 
 def say(text) {
     println text
     if (getQuPath() != null) Dialogs.showInfoNotification('wsplf', text)
 }
 
-// QuPath 0.4 keeps the metadata of objects to itself; later versions have getMetadata()
+// getMetadata() is public from QuPath 0.5 on
 def marks(object) {
     object.respondsTo('getMetadata') ? object.getMetadata() : object.getUnmodifiableMetadataMap()
 }

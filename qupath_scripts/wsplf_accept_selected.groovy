@@ -1,16 +1,16 @@
 /*
  * wsplf: accept the selected polygons: they are right as they are now, and truth for wsplf train.
- * QuPath 0.4 to 0.7. They are locked, so that a slip of the mouse does not change them (the list shows a padlock).
+ * QuPath 0.4 to 0.7. They are locked, so that they are not changed by accident (the list shows a padlock).
  * Headless: QuPath script --project P.qpproj --image NAME --args ID,ID wsplf_accept_selected.groovy
  */
-def lock = true  // false: they stay open to the tools
+def lock = true  // false: they can still be edited
 
 def say(text) {
     println text
     if (getQuPath() != null) Dialogs.showInfoNotification('wsplf', text)
 }
 
-// QuPath 0.4 keeps the metadata of objects to itself; later versions have getMetadata()
+// getMetadata() is public from QuPath 0.5 on
 def marks(object) {
     object.respondsTo('getMetadata') ? object.getMetadata() : object.getUnmodifiableMetadataMap()
 }

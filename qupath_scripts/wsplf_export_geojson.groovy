@@ -3,7 +3,7 @@
  * QuPath 0.4 to 0.7. wsplf export does it for a whole project without QuPath.
  * Headless: QuPath script --project P.qpproj --image NAME --args FOLDER wsplf_export_geojson.groovy
  */
-def folder = buildFilePath(PROJECT_BASE_DIR, 'geojson')  // made when it is not there
+def folder = buildFilePath(PROJECT_BASE_DIR, 'geojson')  // made if needed
 
 def say(text) {
     println text

@@ -1,6 +1,6 @@
 /*
  * wsplf: add annotations from GeoJSON to the open image, PROJECT/geojson/IMAGE-NAME.geojson
- * QuPath 0.4 to 0.7. What is there stays; what is there already (same id) is not added again.
+ * QuPath 0.4 to 0.7. Existing objects stay; an object with the id of an existing one is not added.
  * Headless: QuPath script --project P.qpproj --image NAME --args FILE wsplf_import_geojson.groovy
  */
 def folder = buildFilePath(PROJECT_BASE_DIR, 'geojson')  // where wsplf_export_geojson writes

@@ -1,10 +1,10 @@
 /*
  * wsplf: mark the open image as reviewed: what is annotated now is right, and the rest of its tissue is background.
- * QuPath 0.4 to 0.7. Saves the image; wsplf then learns from all of it and writes nothing into it any more.
+ * QuPath 0.4 to 0.7. Saves the image; wsplf then learns from all of it and no longer writes into it.
  * Headless: QuPath script --project P.qpproj --image NAME --args "A. Person" wsplf_mark_reviewed.groovy
  */
 def person = System.getProperty('user.name')  // who reviewed it
-def reviewed = true                           // false (or --args no): take the mark away
+def reviewed = true                           // false (or --args no): remove the mark
 
 def say(text) {
     println text
@@ -23,7 +23,7 @@ if (binding.hasVariable('args') && args) {
 def key = 'wsplf.reviewed'
 def value = "${java.time.LocalDate.now()} ${person}".toString()
 if (reviewed) {
-    entry.saveImageData(getCurrentImageData())  // the mark is about what is on the disk
+    entry.saveImageData(getCurrentImageData())  // the mark refers to the saved image
     // getMetadata() is there from QuPath 0.6 on
     if (entry.respondsTo('getMetadata')) entry.getMetadata().put(key, value)
     else entry.putMetadataValue(key, value)

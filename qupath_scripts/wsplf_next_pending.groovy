@@ -3,8 +3,8 @@
  * QuPath 0.4 to 0.7. Selects it and zooms to it; run it again to go on without deciding.
  * Headless it lists what is pending: QuPath script --project P.qpproj --image NAME wsplf_next_pending.groovy
  */
-def origins = ['pseudolabel', 'prediction']  // whose polygons are looked at
-def margin = 2.5                             // how much of the surroundings is seen, in sizes of the polygon
+def origins = ['pseudolabel', 'prediction']  // whose polygons to review
+def margin = 2.5                             // size of the view, in sizes of the polygon
 def measurement = 'wsplf: confidence'
 
 def say(text) {
@@ -12,7 +12,7 @@ def say(text) {
     if (getQuPath() != null) Dialogs.showInfoNotification('wsplf', text)
 }
 
-// QuPath 0.4 keeps the metadata of objects to itself; later versions have getMetadata()
+// getMetadata() is public from QuPath 0.5 on
 def marks(object) {
     object.respondsTo('getMetadata') ? object.getMetadata() : object.getUnmodifiableMetadataMap()
 }
@@ -42,7 +42,7 @@ def next = pending[(pending.indexOf(getSelectedObject()) + 1) % pending.size()]
 if (getQuPath() == null) {
     pending.each { println "${it.getID()} ${it.getPathClass()} ${confidence(it, measurement)}" }
 } else {
-    def selection = getCurrentHierarchy().getSelectionModel()  // found here: what is open is known to this thread
+    def selection = getCurrentHierarchy().getSelectionModel()  // read here: only this thread knows the open image
     def viewer = getCurrentViewer()
     def roi = next.getROI()
     javafx.application.Platform.runLater {

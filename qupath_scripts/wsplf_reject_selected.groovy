@@ -1,6 +1,6 @@
 /*
  * wsplf: reject the selected polygons: there is nothing of their class here. They are kept, in grey, as background
- * for wsplf train, and nothing is drawn there again. Better than deleting: it is seen what was decided.
+ * for wsplf train, and nothing is drawn there again. Better than deleting: the decision stays visible.
  * QuPath 0.4 to 0.7. Accept takes it back.
  * Headless: QuPath script --project P.qpproj --image NAME --args ID,ID wsplf_reject_selected.groovy
  */
@@ -11,7 +11,7 @@ def say(text) {
     if (getQuPath() != null) Dialogs.showInfoNotification('wsplf', text)
 }
 
-// QuPath 0.4 keeps the metadata of objects to itself; later versions have getMetadata()
+// getMetadata() is public from QuPath 0.5 on
 def marks(object) {
     object.respondsTo('getMetadata') ? object.getMetadata() : object.getUnmodifiableMetadataMap()
 }

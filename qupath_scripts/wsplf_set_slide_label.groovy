@@ -3,7 +3,7 @@
  * QuPath 0.4 to 0.7. In QuPath it asks which one; the label is what wsplf learns from.
  * Headless: QuPath script --project P.qpproj --image NAME --args tumor wsplf_set_slide_label.groovy
  */
-def labels = ['tumor', 'normal']  // what may be chosen; the first is offered
+def labels = ['tumor', 'normal']  // the choices; the first is the default
 def key = 'label'                 // the metadata key, as in: wsplf labels --label-key
 
 def say(text) {

@@ -144,7 +144,7 @@ def killed(work: str, path: Path, *, run_id: str | None = None, moment: int = -1
 
 def contents(folder: Path) -> dict[str, bytes]:
     """QuPath's files of a project by their paths, without what wsplf keeps beside them."""
-    files = (one for one in folder.rglob("*") if one.is_file() and one.relative_to(folder).parts[0] != "wsplf")
+    files = (path for path in folder.rglob("*") if path.is_file() and path.relative_to(folder).parts[0] != "wsplf")
     return {one.relative_to(folder).as_posix(): one.read_bytes() for one in files}
 
 
@@ -217,7 +217,7 @@ def one_kill(template: Path, folder: Path, tally: Tally, *, rng: Random, steps: 
         tally.problems += [f"{what}, undo killed: {fault}" for fault in faults(path, before)]
     if runs:
         report = undo(path, runs[0].id, UndoOptions(), Silent())
-        tally.problems += [f"{what}: undo: {one.reason}" for one in report.entries if one.status == "failed"]
+        tally.problems += [f"{what}: undo: {entry.reason}" for entry in report.entries if entry.status == "failed"]
         tally.undone += 1
     else:
         write(path)
@@ -305,7 +305,7 @@ def race(path: Path, *, read_at: str, save_at: str) -> tuple[bool, bool, bool]:
             at(save_at)
         report = run.finish([EntryResult("1", "1.svs", "failed" if failed else "done")])
     at("after run")
-    found = {one.id for one in open_project(path, ProjectOptions()).annotations("1")}
+    found = {annotation.id for annotation in open_project(path, ProjectOptions()).annotations("1")}
     return saver[0].drawn[0] in found, polygon.id in found, report.failed > 0
 
 
@@ -341,7 +341,7 @@ def _count_drawn(path: Path) -> int | None:
         found = open_project(path, ProjectOptions()).annotations("1")
     except SlideError:
         return None
-    return sum(one.shape.bounds[3] == 5 for one in found)
+    return sum(annotation.shape.bounds[3] == 5 for annotation in found)
 
 
 def _save_on(path: Path, stop: Any, saved: Any, seed: float) -> None:

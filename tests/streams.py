@@ -199,7 +199,7 @@ def exercise(raw: bytes) -> str:
         data.counts()
         again = data.dumps()
         assert again == raw, "read with packed objects it is written differently"
-        data.remove([one.node for one in found[::2]])
+        data.remove([node.node for node in found[::2]])
         data.add(
             qpdata.mark([Annotation(UUID(int=5), shapely.box(0, 0, 9, 9), "Own")], origin="prediction"), colours={}
         )

@@ -15,7 +15,7 @@ from wsplf_cli.settings import build, options
 
 PACKAGE = Path(wsplf_cli.__file__).parent
 #: What defines and fills options does not use them.
-FILLING = {"options.py", "recipes.py", "settings.py", "moved_options.py"}
+FILLING = {"options.py", "recipes.py", "settings.py"}
 
 
 def records():

@@ -58,7 +58,7 @@ def content(request: pytest.FixtureRequest, open_: Open) -> Callable[[Path], obj
             rounded = shapely.normalize(shapely.set_precision(one.shape, 0.01))
             return replace(one, shape=rounded, id=UUID(int=0), parent=None)
 
-        found = [plain(one) for one in qpdata.loads(path.read_bytes()).objects()]
+        found = [plain(item) for item in qpdata.loads(path.read_bytes()).objects()]
         return found[1:]  # QuPath gives the root an id
 
     return objects

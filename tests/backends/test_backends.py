@@ -78,7 +78,7 @@ def test_annotations_survive_a_round_trip(open_: Open) -> None:
         {"wsplf: confidence": 0.5},
     )
     assert open_().annotations("2") == []
-    assert [one.name for one in open_().path_classes()] == ["Tumor", "Tumor: Positive"]
+    assert [path_class.name for path_class in open_().path_classes()] == ["Tumor", "Tumor: Positive"]
 
 
 def test_same_run_again_writes_nothing_and_another_run_replaces(open_: Open, tiny_project: Path) -> None:
@@ -111,7 +111,10 @@ def test_replacing_touches_only_its_own(open_: Open, content: Callable[[Path], o
     people = open_().annotations("1")
     open_().replace("1", origin="prediction", annotations=[_own(box(600, 600, 700, 700))])
     open_().replace("1", origin="pseudolabel", annotations=[_own()])
-    assert [one.origin for one in open_().annotations("1")] == ["human"] * 3 + ["prediction", "pseudolabel"]
+    assert [annotation.origin for annotation in open_().annotations("1")] == ["human"] * 3 + [
+        "prediction",
+        "pseudolabel",
+    ]
     assert open_().annotations("1")[:3] == people
     open_().replace("1", origin="pseudolabel", annotations=[])
     open_().replace("1", origin="prediction", annotations=[])
@@ -122,7 +125,7 @@ def test_objects_come_with_the_root_first_and_know_their_parents(open_: Open, ti
     assert open_().objects("1") == []
     _persons_work(_data(tiny_project))
     found = open_().objects("1")
-    assert [(one.kind, one.name, one.path_class) for one in found] == [
+    assert [(path_object.kind, path_object.name, path_object.path_class) for path_object in found] == [
         ("root", "", None),
         ("annotation", "outer", None),
         ("detection", "", None),
@@ -130,9 +133,11 @@ def test_objects_come_with_the_root_first_and_know_their_parents(open_: Open, ti
         ("annotation", "points", None),
     ]
     root, outer = found[0].id, found[1].id
-    assert [one.parent for one in found] == [None, root, outer, outer, root]
-    assert [one.shape.area for one in found] == [0, 2025, 2025, 2025, 0]
-    assert [one.id for one in found if one.kind == "annotation"] == [one.id for one in open_().annotations("1")]
+    assert [path_object.parent for path_object in found] == [None, root, outer, outer, root]
+    assert [path_object.shape.area for path_object in found] == [0, 2025, 2025, 2025, 0]
+    assert [path_object.id for path_object in found if path_object.kind == "annotation"] == [
+        annotation.id for annotation in open_().annotations("1")
+    ]
 
 
 def _metadata(maker: Maker, content: list[Any], **changes: str) -> None:
@@ -184,13 +189,16 @@ def test_accepted_one_is_kept_and_not_written_a_second_time(open_: Open) -> None
     open_().replace("1", origin="pseudolabel", annotations=[accepted])
     replaced = open_().replace("1", origin="pseudolabel", annotations=[_own(run_id="r2"), _own(box(1, 1, 9, 9))])
     assert replaced == Replaced(added=1, removed=0, kept=1)
-    assert [(one.review, one.run_id) for one in open_().annotations("1")] == [("accepted", "r1"), ("pending", "r1")]
+    assert [(annotation.review, annotation.run_id) for annotation in open_().annotations("1")] == [
+        ("accepted", "r1"),
+        ("pending", "r1"),
+    ]
 
 
 def test_humans_annotations_can_be_added_and_are_never_replaced(open_: Open) -> None:
     open_().replace("1", origin="human", annotations=[_own()])
     assert open_().replace("1", origin="human", annotations=[]) == Replaced(0, 0, 0)
-    assert [one.origin for one in open_().annotations("1")] == ["human"]
+    assert [annotation.origin for annotation in open_().annotations("1")] == ["human"]
 
 
 def test_metadata_is_set_and_read(open_: Open) -> None:
@@ -320,7 +328,7 @@ def test_children_of_a_replaced_annotation_move_up(open_: Open, tiny_project: Pa
     own = bench.node(bench.wkb(part.shape), metadata=part.metadata, path_class="Tumor", children=[person])
     _data(tiny_project).write_bytes(bench.put(own))
     before = open_().annotations("1")
-    assert [one.origin for one in before] == ["pseudolabel", "human"]
+    assert [annotation.origin for annotation in before] == ["pseudolabel", "human"]
     assert open_().replace("1", origin="pseudolabel", annotations=[]).removed == 1
     assert open_().annotations("1") == before[1:]
 
@@ -342,7 +350,7 @@ def test_added_annotations_are_as_they_were_given(open_: Open, tiny_project: Pat
     assert open_().add("1", added, path_classes=[PathClass("New: Positive", (7, 8, 9)), PathClass("Unused")]) == 5
     after = open_().annotations("1")
     assert after[: len(before)] == before
-    assert [_normal(one) for one in after[len(before) :]] == [_normal(one) for one in added]
+    assert [_normal(annotation) for annotation in after[len(before) :]] == [_normal(one) for one in added]
     assert open_().path_classes()[1:] == [PathClass("New: Positive", (7, 8, 9))]
 
 

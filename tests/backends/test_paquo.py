@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -88,7 +89,7 @@ def test_the_child_is_no_backend_of_its_own() -> None:
 
 def test_opening_and_listing_start_no_java(fake: Fake) -> None:
     project = fake("raise SystemExit('started')")
-    assert [one.id for one in project.entries()] == ["1", "2", "3"]
+    assert [entry.id for entry in project.entries()] == ["1", "2", "3"]
     assert project.annotations("2") == project.objects("2") == []
     assert project.path_classes()[0].name == "Tumor"
     assert project._link is None
@@ -256,3 +257,9 @@ def test_messages_survive_the_wire(tmp_path: Path) -> None:
     path.write_bytes(whole[:12])
     with path.open("rb") as stream:
         assert receive(stream) is None
+
+
+def test_importing_the_backends_loads_neither_paquo_nor_java() -> None:
+    code = "import sys, wsplf_cli.backends.paquo, wsplf_cli.backends.embedded"
+    check = "assert not {'paquo', 'jpype'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", f"{code}; {check}"], check=True)

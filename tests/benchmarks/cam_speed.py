@@ -1,11 +1,11 @@
-"""CAMs and tuning epochs against the paper's flow, on this machine, with the same weights, as ratios of one run.
+"""The speed of CAMs and of tuning epochs, compared with the paper's procedure on the same machine and weights.
 
     python tests/benchmarks/cam_speed.py [--backbone small] [--sam tiny vit_b] [--threads 1]
 
-The paper's flow: a CAM is four passes of one tile each, one for each quarter turn, each turned back and scaled as an
-image; an epoch of tuning reads every window and embeds it again. Ours: the CAM of a slide is computed in blocks, and
-the embeddings are there. Both cover all tissue of the same synthetic slide with the same networks. ``vit_b`` has random
-weights: they are as fast as any. On a CPU the time is that of the process, so that other work does not count.
+In the paper a CAM takes four passes of one tile each, one for each quarter turn, each turned back and scaled as an
+image; an epoch of tuning reads every window and embeds it again. Here the CAM of a slide is computed in blocks, and the
+embeddings are stored. Both cover all tissue of the same synthetic slide with the same networks. ``vit_b`` has random
+weights, which are as fast as any others. On a CPU the time is that of the process, so that other work does not count.
 """
 
 import argparse
@@ -19,23 +19,24 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from segment_anything import sam_model_registry
-from wsplf_cli.weak.dense import cam_logits
 
 from wsplf_cli.networks.backbone import build_backbone
 from wsplf_cli.networks.device import pick_device
-from wsplf_cli.networks.mil import MilNetwork, as_batch
+from wsplf_cli.networks.inference import as_batch, on_arrays
+from wsplf_cli.networks.mil import MilNetwork
 from wsplf_cli.networks.sam import Sam, load_sam
-from wsplf_cli.options import PseudolabelOptions
+from wsplf_cli.recipes import Recipe
 from wsplf_cli.schema import Silent
 from wsplf_cli.slides.grid import make_grid
 from wsplf_cli.slides.open import Slide, open_slide
 from wsplf_cli.slides.tissue import tissue_mask
+from wsplf_cli.slides.window import DenseInference, infer_map
 from wsplf_cli.synthetic.pyramid import write_pyramid
 from wsplf_cli.synthetic.slide import generate_slide
-from wsplf_cli.weak.cam import block_side
+from wsplf_cli.weak.cam import window_side
 from wsplf_cli.weak.heads.gated_attention import build as build_head
 from wsplf_cli.weak.prompts import sampled
-from wsplf_cli.weak.sam.tuning import Example, TuneSettings, overlap_loss, tune
+from wsplf_cli.weak.sam.tuning import Example, TuneSettings, tune
 
 SIDE_PX = 1536
 
@@ -61,8 +62,8 @@ def main() -> None:
 
 
 def report_cams(slide: Slide, backbone: str, *, device: torch.device) -> None:
-    """Print tiles a second of both flows over the tissue of the slide."""
-    tile_px = PseudolabelOptions().tiles.tile_px
+    """Print the tiles per second of both procedures over the tissue of the slide."""
+    tile_px = Recipe().tile_px
     trunk = build_backbone(backbone)
     network = MilNetwork(trunk, build_head(trunk.channels, 1)).to(device).eval()
     tissue = tissue_mask(slide, mpp_slide=1.0)
@@ -70,7 +71,8 @@ def report_cams(slide: Slide, backbone: str, *, device: torch.device) -> None:
     corners = [(int(x), int(y)) for x, y in grid.xy_px0]
 
     def ours() -> None:
-        cam_logits(slide, tissue, network, mpp=1.0, mpp_slide=1.0, block_px=block_side(tile_px), device=device)
+        inference = DenseInference(1.0, 1.0, window_side(tile_px), trunk.stride)
+        infer_map(slide, tissue, on_arrays(network.cam, device=device), inference, channels=1)
 
     def paper() -> None:
         for corner in corners:
@@ -79,14 +81,14 @@ def report_cams(slide: Slide, backbone: str, *, device: torch.device) -> None:
     paper_s, ours_s = seconds(paper, device=device), seconds(ours, device=device)
     print(
         f"CAM, {backbone}, {len(corners)} tiles of {tile_px} px on {device}: paper {len(corners) / paper_s:.1f}, ours "
-        f"{len(corners) / ours_s:.1f} tiles a second; ratio {paper_s / ours_s:.2f}",
+        f"{len(corners) / ours_s:.1f} tiles per second; ratio {paper_s / ours_s:.2f}",
         flush=True,
     )
 
 
 @torch.no_grad()
 def paper_cam(rgb: NDArray[np.uint8], network: MilNetwork, *, device: torch.device) -> NDArray[np.float32]:
-    """The CAM of one tile as in the paper: four turns, one pass each, turned back and scaled as images, averaged."""
+    """The CAM of one tile as in the paper: the mean of four turned passes, each turned back and scaled as an image."""
     side = len(rgb)
     total = np.zeros((side, side), np.float32)
     for turns in range(4):
@@ -100,7 +102,7 @@ def paper_cam(rgb: NDArray[np.uint8], network: MilNetwork, *, device: torch.devi
 
 
 def report_epochs(slide: Slide, name: str, *, windows: int, device: torch.device) -> None:
-    """Print seconds of a tuning epoch with embeddings that are there and with embeddings computed again."""
+    """Print the seconds of a tuning epoch with stored embeddings and with embeddings that are computed again."""
     sam = load_sam(name, checkpoint=None, device=device) if name == "tiny" else vit_b(device)
     rng = np.random.default_rng(0)
     corners = rng.integers(0, SIDE_PX - 256, (windows, 2)).tolist()
@@ -118,12 +120,11 @@ def report_epochs(slide: Slide, name: str, *, windows: int, device: torch.device
 
     def epoch(examples: list[Example]) -> Callable[[], None]:
         def run() -> None:
-            settings = TuneSettings(epochs=1, multimask=False)
+            settings = TuneSettings(epochs=1, multimask=False, robust=False)
             tune(
                 sam.with_own_decoder(),
                 examples,
                 strategy=sampled.build(),
-                loss=overlap_loss,
                 settings=settings,
                 rng=np.random.default_rng(0),
                 track=Silent(),
@@ -131,10 +132,10 @@ def report_epochs(slide: Slide, name: str, *, windows: int, device: torch.device
 
         return run
 
-    again = [Example(lambda corner=corner: embedded(corner), cam, target, weight) for corner in corners]
-    kept = [embedded(corner) for corner in corners]
-    there = [Example(lambda one=one: one, cam, target, weight) for one in kept]
-    paper_s, ours_s = seconds(epoch(again), device=device), seconds(epoch(there), device=device)
+    recomputed = [Example(lambda corner=corner: embedded(corner), cam, target, weight) for corner in corners]
+    embeddings = [embedded(corner) for corner in corners]
+    stored = [Example(lambda embedding=embedding: embedding, cam, target, weight) for embedding in embeddings]
+    paper_s, ours_s = seconds(epoch(recomputed), device=device), seconds(epoch(stored), device=device)
     print(
         f"tuning epoch, SAM {name}, {windows} windows on {device}: paper {paper_s:.2f} s, ours {ours_s:.3f} s; "
         f"ratio {paper_s / ours_s:.1f}",
@@ -148,7 +149,7 @@ def vit_b(device: torch.device) -> Sam:
 
 
 def seconds(work: Callable[[], None], *, device: torch.device) -> float:
-    """The better of two runs after a first one that does not count; slow work runs once."""
+    """The shorter time of two runs after a warm-up run. Work of more than 30 seconds runs once."""
     clock = time.process_time if device.type == "cpu" else time.perf_counter
 
     def once() -> float:

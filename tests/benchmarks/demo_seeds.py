@@ -1,7 +1,7 @@
-"""The demo with several seeds, one table: ``python tests/benchmarks/demo_seeds.py --seeds 0 1 2``.
+"""The demo with several seeds, as one table: ``python tests/benchmarks/demo_seeds.py --seeds 0 1 2``.
 
-Each seed is another cohort. The last row is the best threshold on a single colour channel, chosen with the truth of the
-test slides it is measured on: what a method has to beat. Takes about four minutes a seed on two cores.
+Each seed gives another cohort. The last row is a baseline: the best threshold on a single colour channel, chosen with
+the truth of the test slides that it is measured on. A seed takes about four minutes on two cores.
 """
 
 import argparse
@@ -21,15 +21,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
-    found = []
+    results = []
     for seed in options.seeds:
         with tempfile.TemporaryDirectory() as folder:
-            found.append(demo(Path(folder) / "demo", seed=seed, device=options.device, tracker=Silent()))
-        shown = ", ".join(f"{row} {found[-1][row]['mean_dice']:.3f}" for row in ROWS)
-        print(f"seed {seed}: {shown}, {found[-1]['seconds']:.0f} s", flush=True)
+            results.append(demo(Path(folder) / "demo", seed=seed, device=options.device, tracker=Silent()))
+        dice = ", ".join(f"{row} {results[-1][row]['mean_dice']:.3f}" for row in ROWS)
+        print(f"seed {seed}: {dice}, {results[-1]['seconds']:.0f} s", flush=True)
     print("\n| | " + " | ".join(FIGURES) + " |\n|---|" + "---|" * len(FIGURES))
     for row in ROWS:
-        cells = [[result[row][figure] for result in found] for figure in FIGURES]
+        cells = [[result[row][figure] for result in results] for figure in FIGURES]
         print(
             f"| {row} | "
             + " | ".join(f"{statistics.mean(cell):.3f} ({min(cell):.3f} to {max(cell):.3f})" for cell in cells)

@@ -44,7 +44,7 @@ def main() -> int:
 def _run(folder: Path, options: argparse.Namespace) -> int:
     rng = Random(options.seed)
     template = kills.make_project(folder / "template", entries=5, people=options.people, vertices=200)
-    sizes = [one.stat().st_size / 1e6 for one in sorted(template.parent.glob("data/*/data.qpdata"))]
+    sizes = [path.stat().st_size / 1e6 for path in sorted(template.parent.glob("data/*/data.qpdata"))]
     print(f"project: 5 entries, data of {', '.join(f'{size:.1f}' for size in sizes)} MB and one without")
     began = time.monotonic()
     trial = kills.shutil.copytree(template.parent, folder / "trial") / template.name

@@ -79,7 +79,7 @@ def _read(path: Path, options: argparse.Namespace) -> Seconds:
     found = qpdata.loads(path.read_bytes()).annotation_nodes()
     seconds = clock.seconds()
     assert len(found) == options.count, len(found)
-    assert not any(one.annotation.edited for one in found)
+    assert not any(node.annotation.edited for node in found)
     return seconds
 
 
@@ -87,7 +87,7 @@ def _replace(path: Path, options: argparse.Namespace) -> Seconds:
     annotations = make(options.count, options.vertices, options.seed + 1)
     clock = Clock()
     data = qpdata.loads(path.read_bytes())
-    old = [one.node for one in data.annotation_nodes() if is_pending(one.annotation)]
+    old = [node.node for node in data.annotation_nodes() if is_pending(node.annotation)]
     data.remove(old)
     data.add(qpdata.mark(annotations, origin="prediction"), colours={})
     data.counts()
@@ -100,7 +100,7 @@ def _add_one(path: Path, options: argparse.Namespace) -> Seconds:
     clock = Clock()
     data = qpdata.loads(path.read_bytes())
     found = data.annotation_nodes()
-    data.remove([one.node for one in found[::10]])
+    data.remove([node.node for node in found[::10]])
     data.add(qpdata.mark([annotation], origin="prediction"), colours={})
     data.counts()
     data.dumps()

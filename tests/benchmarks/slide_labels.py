@@ -1,9 +1,10 @@
 """Pseudo-labels of demo cohorts under harder conditions: ``python tests/benchmarks/slide_labels.py --seeds 0 1 2``.
 
-For each seed: the demo's training slides as they are, with one slide of each kind mislabelled (two of fourteen), and a
-cohort with tumour on 2 % of the tissue of each positive slide. Prints the mean Dice of the slides whose label is right,
-how many of the mislabelled slides were doubted, and how many others; besides, the share of a negative slide that
-reaches the core that the other negative slides were held to. Takes about five minutes a seed on two cores.
+For each seed there are three conditions: the demo's training slides; the same with one positive and one negative slide
+mislabelled (two of fourteen); and a cohort with tumour on 2 % of the tissue of each positive slide. Prints the mean
+Dice of the positive slides with a correct label, how many of the mislabelled slides were suspected, and how many
+others; and the share of a negative slide above the peak threshold computed from the other negative slides. A seed takes
+about five minutes on two cores.
 """
 
 import argparse
@@ -13,19 +14,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wsplf_cli import plugins
 from wsplf_cli.cohort.demo_folder import slide_images
 from wsplf_cli.cohort.labels import resolve_labels
 from wsplf_cli.commands.evaluate import evaluate
+from wsplf_cli.commands.pseudolabel import pseudolabel
 from wsplf_cli.options import EvaluateOptions, ProjectOptions, PseudolabelOptions, RunOptions
 from wsplf_cli.qupath.create import create_project
 from wsplf_cli.schema import Entry, PathClass, Silent
 from wsplf_cli.synthetic.cohort import make_cohort
-from wsplf_cli.weak.calibration import core
-from wsplf_cli.weak.cam import tissue_of
-from wsplf_cli.weak.class_fit import Taught
-from wsplf_cli.weak.method import Memory, pseudolabel
+from wsplf_cli.weak.calibration import peak_threshold
+from wsplf_cli.weak.class_fit import ClassFit
+from wsplf_cli.weak.method import Memory
 
 TRAIN = (8, 6)
 ALPHAS = (0.01, 0.05)
@@ -52,31 +54,40 @@ def run(out: Path, *, seed: int, shares: tuple[float, float] | None) -> None:
             f"seed {seed}, tumour 2 % of tissue: mean Dice {labelled(path, out, entries, seed=seed)[0]:.3f}", flush=True
         )
         return
-    dice, taught = labelled(path, out, entries, seed=seed)
+    dice, class_fit = labelled(path, out, entries, seed=seed)
     print(f"seed {seed}: mean Dice {dice:.3f}", flush=True)
-    negatives = [tissue_of(taught.looked[one.entry.id].unseen.logits[0]) for one in taught.prepared if not one.positive]
+    negatives = [
+        class_fit.logits[slide.entry.id].out_of_fold.of_tissue
+        for slide in class_fit.slides
+        if not slide.is_positive(class_fit.path_class)
+    ]
     for alpha in ALPHAS:
-        shares_out = [
-            float((own >= core([*negatives[:number], *negatives[number + 1 :]], alpha=alpha).threshold).mean())
-            for number, own in enumerate(negatives)
+        held_out_shares = [
+            share_above_peak(logits, [*negatives[:index], *negatives[index + 1 :]], alpha=alpha)
+            for index, logits in enumerate(negatives)
         ]
-        bound = core(negatives[1:], alpha=alpha).guaranteed
+        bound = peak_threshold(negatives[1:], alpha=alpha).guaranteed
         print(
-            f"seed {seed}, alpha {alpha:g}: a negative slide kept out reaches the core with {np.mean(shares_out):.2%}"
-            f" of its tissue on average (at most {max(shares_out):.2%}; {bound:.1%} is guaranteed)",
+            f"seed {seed}, alpha {alpha:g}: {np.mean(held_out_shares):.2%} of the tissue of a held-out negative slide"
+            f" is above the peak threshold on average (at most {max(held_out_shares):.2%}; {bound:.1%} is guaranteed)",
             flush=True,
         )
     rng = np.random.default_rng(seed)
-    kinds = [[one.id for one in entries if is_positive(one) is kind] for kind in (True, False)]
-    wrong = {str(rng.choice(ids)) for ids in kinds}
-    flipped = [flip(one, entries) if one.id in wrong else one for one in entries]
-    dice, taught = labelled(path, out, flipped, seed=seed)
-    found = set(taught.suspects)
+    groups = [[entry.id for entry in entries if is_positive(entry) is positive] for positive in (True, False)]
+    wrong = {str(rng.choice(ids)) for ids in groups}
+    flipped = [flip(entry, entries) if entry.id in wrong else entry for entry in entries]
+    dice, class_fit = labelled(path, out, flipped, seed=seed)
+    suspected = set(class_fit.suspected)
     print(
-        f"seed {seed}, {len(wrong)} labels wrong: mean Dice {dice:.3f}; {len(found & wrong)} of them doubted, and"
-        f" {len(found - wrong)} others",
+        f"seed {seed}, {len(wrong)} labels wrong: mean Dice {dice:.3f}; {len(suspected & wrong)} of them suspected,"
+        f" and {len(suspected - wrong)} others",
         flush=True,
     )
+
+
+def share_above_peak(logits: NDArray[np.float32], others: Sequence[NDArray[np.float32]], *, alpha: float) -> float:
+    """The share of a slide's tissue above the peak threshold of other slides."""
+    return float((logits >= peak_threshold(others, alpha=alpha).threshold).mean())
 
 
 def is_positive(entry: Entry) -> bool:
@@ -85,19 +96,20 @@ def is_positive(entry: Entry) -> bool:
 
 def flip(entry: Entry, entries: Sequence[Entry]) -> Entry:
     """The entry with the label of an entry of the other kind."""
-    return replace(entry, label=next(one.label for one in entries if is_positive(one) is not is_positive(entry)))
+    opposite = next(other for other in entries if is_positive(other) is not is_positive(entry))
+    return replace(entry, label=opposite.label)
 
 
-def labelled(path: Path, out: Path, entries: Sequence[Entry], *, seed: int) -> tuple[float, Taught]:
-    """Mean Dice of the pseudo-labels on slides that hold tumour and are labelled so, and what was learned."""
+def labelled(path: Path, out: Path, entries: Sequence[Entry], *, seed: int) -> tuple[float, ClassFit]:
+    """The mean Dice of the pseudo-labels on slides with tumour and a positive label, and the fit of the class."""
     project = plugins.load("backends", "embedded").open_project(path, ProjectOptions())
     memory: Memory = {}
     options = PseudolabelOptions(run=RunOptions(seed=seed))
     pseudolabel(project, entries, options, Silent(), memory=memory)
-    positive = [one for one in entries if is_positive(one)]
+    positive = [entry for entry in entries if is_positive(entry)]
     scores = evaluate(project, positive, EvaluateOptions(truth=out / "truth"), Silent())
-    dice = [one["dice"] for one in scores["entries"] if one["truth_um2"] > 0]
-    return float(np.mean(dice)), next(iter(memory.values())).taught[0]
+    dice = [row["dice"] for row in scores["entries"] if row["truth_um2"] > 0]
+    return float(np.mean(dice)), next(iter(memory.values())).fits[0]
 
 
 if __name__ == "__main__":

@@ -3,8 +3,7 @@
 import pytest
 
 from wsplf_cli import cli
-from wsplf_cli.moved_options import MOVED_OPTIONS
-from wsplf_cli.options import ALL
+from wsplf_cli.options import ALL, MOVED_OPTIONS
 from wsplf_cli.settings import options
 
 MOVED = [

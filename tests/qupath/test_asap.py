@@ -40,7 +40,7 @@ def test_outlines_points_and_lines_are_read_in_order() -> None:
         name="a.xml",
     )
     kinds = ["Polygon", "Polygon", "Polygon", "Point", "MultiPoint", "LineString"]
-    assert [one.shape.geom_type for one in file.outlines] == kinds
+    assert [outline.shape.geom_type for outline in file.outlines] == kinds
     assert (file.outlines[0].name, file.outlines[0].group) == ("first", "")
     assert file.outlines[0].shape.equals(box(0, 0, 10, 10))
     assert file.left_out == {"annotations of type Measurement": 1}
@@ -65,12 +65,12 @@ def test_holes_are_cut_out_and_one_part_is_a_polygon() -> None:
         name="a.xml",
     )
     annotations, left_out = asap.annotations(file, dict(asap.CLASSES))
-    assert [one.path_class for one in annotations] == ["Tumor", "Tumor"]
+    assert [annotation.path_class for annotation in annotations] == ["Tumor", "Tumor"]
     assert isinstance(annotations[0].shape, MultiPolygon)
     assert annotations[0].shape.area == pytest.approx(100 - 4 - 10)
     assert annotations[1].shape.geom_type == "Polygon"
     assert left_out == 2
-    assert {one.origin for one in annotations} == {"human"}
+    assert {annotation.origin for annotation in annotations} == {"human"}
 
 
 def test_an_outline_that_holes_cover_is_left_out() -> None:
@@ -84,7 +84,7 @@ def test_groups_become_classes_are_left_out_or_keep_their_name() -> None:
         name="a.xml",
     )
     annotations, _ = asap.annotations(file, {"a": "Stroma: Positive", "b": ""})
-    assert [one.path_class for one in annotations] == ["Stroma: Positive", "c", None]
+    assert [annotation.path_class for annotation in annotations] == ["Stroma: Positive", "c", None]
 
 
 def test_coordinates_are_placed_in_the_image_and_ids_stay() -> None:
@@ -137,4 +137,4 @@ def test_missing_file_is_one_clear_line(tmp_path: Path) -> None:
 def test_camelyon17_file_is_read(shared_data: Path) -> None:
     file = asap.read(shared_data / "asap" / "patient_004_node_4.xml")
     assert file.groups == ["Tumor"]
-    assert [round(one.shape.area) for one in file.outlines] == [93494, 92491, 66961]
+    assert [round(outline.shape.area) for outline in file.outlines] == [93494, 92491, 66961]

@@ -42,7 +42,7 @@ def test_packed_objects_are_read_counted_and_written_as_their_graphs_are(seed: i
     random = Random(seed)
     raw = small_project_file(random)
     packed, plain = qpdata.loads(raw), _graphs(raw)
-    for ask in (lambda data: [one.annotation for one in data.annotation_nodes()], QpData.objects, QpData.counts):
+    for ask in (lambda data: [node.annotation for node in data.annotation_nodes()], QpData.objects, QpData.counts):
         assert _alike(ask(packed), ask(plain))
     doomed = [place for place in range(len(plain.annotation_nodes())) if random.random() < 0.5]
     for data in (packed, plain):
@@ -83,7 +83,7 @@ def test_annotations_composed_as_bytes_are_those_of_their_graphs(version: str) -
         if isinstance(node, NewAnnotation):
             node.open()
     assert composed.dumps() == graphs.dumps()
-    read = [one.annotation for one in qpdata.loads(composed.dumps()).annotation_nodes()]
+    read = [node.annotation for node in qpdata.loads(composed.dumps()).annotation_nodes()]
     for one, other in zip(read, marked, strict=True):
         assert (one.id, one.name, one.path_class, one.locked, one.plane, one.rgb, dict(one.metadata), one.edited) == (
             other.id,

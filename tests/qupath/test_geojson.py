@@ -141,7 +141,7 @@ def test_features_inside_others_and_lists_in_lists_are_read(tmp_path: Path) -> N
         name="outer", childObjects=[inner, _feature(objectType="detection", children=[_feature(name="c")])]
     )
     nested = [[{"type": "FeatureCollection", "features": [outer]}], TRIANGLE]
-    assert [one.name for one in geojson.read(_file(tmp_path, nested))] == ["outer", "inner", "c", ""]
+    assert [annotation.name for annotation in geojson.read(_file(tmp_path, nested))] == ["outer", "inner", "c", ""]
 
 
 def test_malformed_child_is_named(tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_every_form_of_a_class_is_read(tmp_path: Path) -> None:
         None,
     ]
     contents = geojson.load(_file(tmp_path, [_feature(classification=one) for one in forms]))
-    assert [one.path_class for one in contents.annotations] == [
+    assert [annotation.path_class for annotation in contents.annotations] == [
         "Tumor: Positive",
         "Tumor",
         "Tumor: Positive",
@@ -242,7 +242,7 @@ def test_collection_gives_the_kind_of_most_dimensions(tmp_path: Path) -> None:
     point, line = {"type": "Point", "coordinates": [1, 1]}, {"type": "LineString", "coordinates": [[0, 0], [1, 1]]}
     collections: list[list[dict[str, Any]]] = [[point, line, TRIANGLE], [point, line], [point, point]]
     features = [_feature({"type": "GeometryCollection", "geometries": one}) for one in collections]
-    kinds = [one.shape.geom_type for one in geojson.read(_file(tmp_path, features))]
+    kinds = [annotation.shape.geom_type for annotation in geojson.read(_file(tmp_path, features))]
     assert kinds == ["Polygon", "LineString", "MultiPoint"]
 
 

@@ -50,7 +50,7 @@ def test_many_features_are_read_and_written_in_blocks(tmp_path: Path, monkeypatc
     annotations = [Annotation(uuid4(), box(n, n, n + 2, n + 2), "Tumor") for n in range(10)]
     path = tmp_path / "a.geojson"
     assert geojson.write(path, annotations) == 10
-    assert [one.id for one in geojson.read(path)] == [one.id for one in annotations]
+    assert [annotation.id for annotation in geojson.read(path)] == [annotation.id for annotation in annotations]
 
 
 def test_a_class_is_always_written_with_its_colour(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_a_class_is_always_written_with_its_colour(tmp_path: Path) -> None:
     known = [PathClass("Mine", (1, 2, 3)), PathClass("Stroma", (4, 5, 6)), PathClass("Tumor")]
     geojson.write(path, [Annotation(uuid4(), box(0, 0, 1, 1), name) for name in names], path_classes=known)
     written = [one["properties"]["classification"] for one in json.loads(path.read_text())["features"]]
-    assert [one["color"] for one in written][:4] == [[200, 0, 0], [4, 5, 6], [1, 2, 3], [200, 50, 50]]
+    assert [annotation["color"] for annotation in written][:4] == [[200, 0, 0], [4, 5, 6], [1, 2, 3], [200, 50, 50]]
     assert len(written[4]["color"]) == 3
     assert written[3]["names"] == ["Tumor", "Positive"]
 
@@ -75,7 +75,7 @@ def test_numbers_that_are_not_finite_are_written_in_the_form_that_every_version_
 def test_unknown_measurement_of_ours_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "a.geojson"
     values = [{"wsplf: SAM IoU": math.nan, "wsplf: CAM": 0.5}, {"wsplf: SAM IoU": math.nan}]
-    geojson.write(path, [Annotation(uuid4(), Point(1, 2), None, measurements=one) for one in values])
+    geojson.write(path, [Annotation(uuid4(), Point(1, 2), None, measurements=value) for value in values])
     first, second = json.loads(path.read_text())["features"]
     assert first["properties"]["measurements"] == {"wsplf: CAM": 0.5}
     assert "measurements" not in second["properties"]
@@ -94,9 +94,15 @@ def test_what_is_written_is_valid_on_the_grid_of_qupath(tmp_path: Path) -> None:
     assert geojson.write(path, [Annotation(uuid4(), shape, None) for shape in shapes]) == 5
     found = [to_shape(one["geometry"]) for one in json.loads(path.read_text())["features"]]
     assert all(shape.is_valid for shape in found)
-    assert all((shapely.get_coordinates(one) == np.round(shapely.get_coordinates(one), 2)).all() for one in found)
-    assert [one.geom_type for one in found] == ["Polygon", "MultiPolygon", "MultiPolygon", "Polygon", "Polygon"]
-    assert [one.area for one in found] == pytest.approx([100, 2500, 8, 25, 17], rel=1e-3)
+    assert all((shapely.get_coordinates(shape) == np.round(shapely.get_coordinates(shape), 2)).all() for shape in found)
+    assert [shape.geom_type for shape in found] == [
+        "Polygon",
+        "MultiPolygon",
+        "MultiPolygon",
+        "Polygon",
+        "Polygon",
+    ]
+    assert [shape.area for shape in found] == pytest.approx([100, 2500, 8, 25, 17], rel=1e-3)
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered")
@@ -120,11 +126,11 @@ def test_library_of_geojson_finds_nothing_wrong_with_what_is_written(tmp_path: P
     shapes = [holed, MultiPolygon([holed, box(20, 20, 30, 30)]), Point(0, 0), MultiPoint([(0, 0), (1, 1)])]
     shapes += [LineString([(0, 0), (1, 1)]), MultiLineString([[(0, 0), (1, 1)], [(2, 2), (3, 3)]])]
     path = tmp_path / "a.geojson"
-    geojson.write(path, [Annotation(uuid4(), one, "Tumor", plane=Plane(0, 1, 2)) for one in shapes])
+    geojson.write(path, [Annotation(uuid4(), shape, "Tumor", plane=Plane(0, 1, 2)) for shape in shapes])
     collection = library.loads(path.read_text(encoding="utf-8"))
-    assert [one["geometry"]["type"] for one in collection.features] == [one.geom_type for one in shapes]
+    assert [feature["geometry"]["type"] for feature in collection.features] == [shape.geom_type for shape in shapes]
     assert collection.is_valid, collection.errors()
-    assert {str(one["geometry"]["plane"]) for one in collection.features} == {"{'c': 0, 'z': 1, 't': 2}"}
+    assert {str(feature["geometry"]["plane"]) for feature in collection.features} == {"{'c': 0, 'z': 1, 't': 2}"}
 
 
 @pytest.mark.parametrize("name", ["a.geojson", "a.geojson.gz"])

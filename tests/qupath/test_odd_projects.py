@@ -10,10 +10,10 @@ from shapely import box
 
 from wsplf_cli import cli
 from wsplf_cli.backends.embedded import open_project
+from wsplf_cli.cohort.checks import check_project
 from wsplf_cli.cohort.run import for_each_entry
-from wsplf_cli.commands.doctor import check_project
 from wsplf_cli.errors import ProjectError, SlideError
-from wsplf_cli.options import DoctorOptions, ProjectOptions
+from wsplf_cli.options import ProjectOptions
 from wsplf_cli.qupath import gson, images
 from wsplf_cli.qupath.create import Image, create_project
 from wsplf_cli.schema import Annotation, EntryResult, titles
@@ -98,7 +98,7 @@ def test_entries_of_one_name_are_told_apart_by_their_ids(tiny_project, capsys):
     change(tiny_project, edit)
     project = opened(tiny_project)
     assert titles(project.entries()) == ["same.tif (id 1)", "same.tif (id 2)", "unlabelled.tif"]
-    names = {check.name: check.status for check in check_project(project, project.entries(), DoctorOptions())}
+    names = {check.name: check.status for check in check_project(project, project.entries(), ProjectOptions())}
     assert (names["same.tif (id 1)"], names["same.tif (id 2)"]) == ("PASS", "FAIL")
     project.replace("2", origin="prediction", annotations=[OWN])
     assert [len(opened(tiny_project).annotations(entry.id)) for entry in project.entries()] == [0, 1, 0]
@@ -182,7 +182,7 @@ def test_size_of_a_turned_entry_without_metadata_comes_from_its_slide(tiny_proje
     assert (entry.width_px0, entry.height_px0) == (768, 1024)
     assert entry_slide(entry)[0].width_px0 == 768
     project = opened(tiny_project)
-    messages = {check.name: check.message for check in check_project(project, project.entries(), DoctorOptions())}
+    messages = {check.name: check.message for check in check_project(project, project.entries(), ProjectOptions())}
     assert "QuPath shows it rotated" in messages["positive.tif"]
     assert "shows it" not in messages["negative.tif"]
 

@@ -34,8 +34,11 @@ def _fresh(version: str = "0.6.0") -> QpData:
 def _written(*annotations: Annotation, version: str = "0.6.0") -> list[Annotation]:
     """Annotations as they are read from a new file that they were written to with wsplf's marks."""
     data = _fresh(version)
-    data.add([part for one in annotations for part in mark([one], origin="pseudolabel")], colours={"Tumor": -3670016})
-    return [one.annotation for one in qpdata.loads(data.dumps()).annotation_nodes()]
+    data.add(
+        [part for annotation in annotations for part in mark([annotation], origin="pseudolabel")],
+        colours={"Tumor": -3670016},
+    )
+    return [node.annotation for node in qpdata.loads(data.dumps()).annotation_nodes()]
 
 
 ROIS = {
@@ -111,7 +114,7 @@ def test_everything_of_an_annotation_is_read_at_any_depth() -> None:
         metadata={"Object ID": str(identity), "key": "värde"},
     )
     outer = bench.node(bench.corners("RectangleROI", 0, 0, 9, 9), children=[bench.node(None, kind=DETECTION), inner])
-    first, second = (one.annotation for one in qpdata.loads(bench.put(outer)).annotation_nodes())
+    first, second = (node.annotation for node in qpdata.loads(bench.put(outer)).annotation_nodes())
     assert (first.path_class, first.name, first.locked, first.origin) == (None, "", False, "human")
     assert (second.id, second.name, second.path_class, second.locked) == (identity, "größe 😀", "Tumor: Positive", True)
     assert second.metadata == {"key": "värde"}
@@ -121,9 +124,9 @@ def test_annotations_without_ids_get_stable_different_ones() -> None:
     bench = Workbench()
     nodes = [bench.node(bench.corners("RectangleROI", 0, 0, 1, 1), name="same") for _ in range(2)]
     raw = bench.put(*nodes)
-    ids = [one.annotation.id for one in qpdata.loads(raw).annotation_nodes()]
+    ids = [node.annotation.id for node in qpdata.loads(raw).annotation_nodes()]
     assert len(set(ids)) == 2
-    assert ids == [one.annotation.id for one in qpdata.loads(raw).annotation_nodes()]
+    assert ids == [node.annotation.id for node in qpdata.loads(raw).annotation_nodes()]
 
 
 def test_changed_shape_or_class_counts_as_edited() -> None:
@@ -249,7 +252,7 @@ def test_object_of_version_4_is_read() -> None:
     own = bench.maker.object("java.util.UUID", leastSigBits=signed[0], mostSigBits=signed[1])
     for metadata in (None, {"key": "value"}):
         node = bench.node(bench.corners("RectangleROI", 0, 0, 1, 1), metadata=metadata)
-        held = [one for one in node.values[0][2 : 3 + (metadata is not None)] if one is not None]
+        held = [value for value in node.values[0][2 : 3 + (metadata is not None)] if value is not None]
         blocks = [Block(struct.pack(">i", len(held))), *held, Block(b"\0\0\0\0")]
         node.values[0][2 : 4 + (metadata is not None)] = [own, *blocks]
         (found,) = qpdata.loads(bench.put(node)).annotation_nodes()

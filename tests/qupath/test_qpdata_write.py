@@ -37,8 +37,11 @@ def _fresh(version: str = "0.6.0") -> QpData:
 def _written(*annotations: Annotation, version: str = "0.6.0") -> list[Annotation]:
     """Annotations as they are read from a new file that they were written to with wsplf's marks."""
     data = _fresh(version)
-    data.add([part for one in annotations for part in mark([one], origin="pseudolabel")], colours={"Tumor": -3670016})
-    return [one.annotation for one in qpdata.loads(data.dumps()).annotation_nodes()]
+    data.add(
+        [part for annotation in annotations for part in mark([annotation], origin="pseudolabel")],
+        colours={"Tumor": -3670016},
+    )
+    return [node.annotation for node in qpdata.loads(data.dumps()).annotation_nodes()]
 
 
 def _bytes_of(node: Instance) -> bytes:
@@ -99,7 +102,7 @@ def test_lines_and_empty_shapes_are_not_written() -> None:
 
 
 def test_bow_tie_is_repaired_before_writing() -> None:
-    shapes = [one.shape for one in _written(_own(Polygon([(0, 0), (4, 4), (4, 0), (0, 4)])))]
+    shapes = [annotation.shape for annotation in _written(_own(Polygon([(0, 0), (4, 4), (4, 0), (0, 4)])))]
     assert sorted(shape.area for shape in shapes) == pytest.approx([4, 4])
 
 
@@ -116,11 +119,11 @@ def test_removing_an_annotation_moves_its_children_up_and_keeps_their_bytes() ->
     other = bench.node(rectangle, name="other")
     outer = bench.node(rectangle, name="outer", children=[middle, other])
     data = qpdata.loads(bench.put(outer, bench.node(rectangle, name="last")))
-    before = {one.annotation.name: _bytes_of(one.node) for one in data.annotation_nodes()}
-    data.remove([one.node for one in data.annotation_nodes() if one.annotation.name in {"outer", "middle"}])
+    before = {node.annotation.name: _bytes_of(node.node) for node in data.annotation_nodes()}
+    data.remove([node.node for node in data.annotation_nodes() if node.annotation.name in {"outer", "middle"}])
     after = qpdata.loads(data.dumps())
-    assert [one.annotation.name for one in after.annotation_nodes()] == ["grandchild", "other", "last"]
-    assert {one.annotation.name: _bytes_of(one.node) for one in data.annotation_nodes()} == {
+    assert [node.annotation.name for node in after.annotation_nodes()] == ["grandchild", "other", "last"]
+    assert {node.annotation.name: _bytes_of(node.node) for node in data.annotation_nodes()} == {
         name: before[name] for name in ("grandchild", "other", "last")
     }
     root = after._root()
@@ -141,7 +144,7 @@ def test_adding_and_removing_gives_the_bytes_of_before() -> None:
     data.add(mark([_own(HOLED)], origin="pseudolabel"), colours={})
     changed = qpdata.loads(data.dumps())
     assert len(changed.annotation_nodes()) == 2
-    changed.remove([one.node for one in changed.annotation_nodes() if one.annotation.origin == "pseudolabel"])
+    changed.remove([node.node for node in changed.annotation_nodes() if node.annotation.origin == "pseudolabel"])
     assert changed.dumps() == raw
 
 
@@ -161,8 +164,8 @@ def test_object_opened_after_it_was_found_is_still_removed() -> None:
     node = found[-1].node
     assert not isinstance(node, Instance)
     node.open()
-    read.remove([one.node for one in found[4:]])
-    assert [one.annotation.name for one in qpdata.loads(read.dumps()).annotation_nodes()] == [
+    read.remove([node.node for node in found[4:]])
+    assert [node.annotation.name for node in qpdata.loads(read.dumps()).annotation_nodes()] == [
         f"name {n}" for n in range(4)
     ]
 
@@ -171,7 +174,7 @@ def test_colour_of_a_derived_class_goes_to_all_parts_until_0_4() -> None:
     for version, colours in (("0.4.4", [True, True]), ("0.5.1", [True, False])):
         data = _fresh(version)
         data.add([Annotation(uuid4(), SQUARE, "Tumor: Positive")], colours={"Tumor: Positive": -3670016})
-        (node,) = (one.node for one in qpdata.loads(data.dumps()).annotation_nodes())
+        (node,) = (node.node for node in qpdata.loads(data.dumps()).annotation_nodes())
         path_class = node.open().values[0][6] if not isinstance(node, Instance) else node.values[0][6]
         parent = get(path_class, "parentClass")
         assert [get(one, "colorRGB") is not None for one in (path_class, parent)] == colours
@@ -193,4 +196,4 @@ def test_planes_are_kept() -> None:
         (part,) = mark([Annotation(uuid4(), shape, None, plane=plane)], origin="human")
         data = _fresh()
         data.add([part], colours={})
-        assert [one.annotation.plane for one in qpdata.loads(data.dumps()).annotation_nodes()] == [plane]
+        assert [node.annotation.plane for node in qpdata.loads(data.dumps()).annotation_nodes()] == [plane]

@@ -66,7 +66,7 @@ def test_many_shapes_are_stored_as_each_alone() -> None:
         _nowhere(),
         _star(3_000, noise=2),
     ]
-    assert [[one.wkb for one in parts] for parts in storable(shapes)] == [
+    assert [[part.wkb for part in parts] for parts in storable(shapes)] == [
         [one.wkb for one in storable([shape])[0]] for shape in shapes
     ]
     assert shape_hashes(shapes) == [shape_hash(shape) for shape in shapes]

@@ -108,7 +108,7 @@ def test_objects_are_those_that_qupath_made(shared_data: Path, path: Path) -> No
         root, *objects = found
         assert (root.kind, root.parent, root.shape.is_empty) == ("root", None, True)
         assert len(objects) == len(wanted)
-        ids = [one.id for one in objects]
+        ids = [item.id for item in objects]
         assert len({root.id, *ids}) == len(found)
         for one, (want, parent) in zip(objects, wanted, strict=True):
             assert one.parent == (root.id if parent is None else ids[parent])
@@ -120,7 +120,7 @@ def test_objects_are_those_that_qupath_made(shared_data: Path, path: Path) -> No
 
 def _flat(objects: list[dict[str, Any]], parent: int | None) -> Iterator[tuple[dict[str, Any], int | None]]:
     """The objects of expected.json, parents first, with the place of each one's parent among them."""
-    rest = [(one, parent) for one in reversed(objects)]
+    rest = [(item, parent) for item in reversed(objects)]
     place = -1
     while rest:
         one, above = rest.pop()
@@ -160,7 +160,7 @@ def _same_shape(shape: BaseGeometry, kind: str, arguments: Any) -> None:
 
 
 def _same_grid(objects: list[PathObject], grid: dict[str, Any] | None) -> None:
-    cores = {one.grid: one.name for one in objects if one.grid is not None}
+    cores = {item.grid: item.name for item in objects if item.grid is not None}
     if grid is None:
         assert not cores
         return
@@ -201,13 +201,13 @@ def test_columns_give_what_graphs_give(shared_data: Path, path: Path) -> None:
     raw = path.read_bytes()
     packed, plain = qpdata.loads(raw), qpdata.QpData(javaser.loads(raw), size=len(raw))
     assert packed.dumps() == raw
-    assert repr([one.annotation for one in packed.annotation_nodes()]) == repr(
-        [one.annotation for one in plain.annotation_nodes()]
+    assert repr([node.annotation for node in packed.annotation_nodes()]) == repr(
+        [node.annotation for node in plain.annotation_nodes()]
     )
     assert repr(packed.objects()) == repr(plain.objects())
     assert packed.counts() == plain.counts()
     for data in (packed, plain):
-        data.remove([one.node for one in data.annotation_nodes()[::2]])
+        data.remove([node.node for node in data.annotation_nodes()[::2]])
     assert packed.dumps() == plain.dumps()
 
 
@@ -256,7 +256,7 @@ def test_polygon_with_hole_is_written_and_all_else_stays(copied: EmbeddedProject
         assert read.measurements == own.measurements
         if raw is not None:
             data = qpdata.loads(path.read_bytes())
-            data.remove([one.node for one in data.annotation_nodes() if one.annotation.id == own.id])
+            data.remove([node.node for node in data.annotation_nodes() if node.annotation.id == own.id])
             assert _plain(data._stream.contents) == _graph(raw)
 
         assert copied.replace(entry.id, origin="pseudolabel", annotations=[]).removed == 1
@@ -316,7 +316,7 @@ def test_own_annotations_are_known_again_in_files_without_ids(shared_data: Path)
 
 def test_truth_and_exports_are_read(shared_data: Path) -> None:
     for path in (shared_data / "glas-dev" / "truth").glob("*.geojson"):
-        assert {one.path_class for one in geojson.read(path)} <= {"Tumor"}
+        assert {annotation.path_class for annotation in geojson.read(path)} <= {"Tumor"}
     for path in (shared_data / "geojson").glob("test_geojson*.geojson"):
         assert geojson.read(path)
     for name in ("missing_classification", "multipolygon"):

@@ -55,7 +55,7 @@ def test_huge_name_shared_by_many_objects_is_one_string() -> None:
     for node in nodes:
         node.values[0][0] = name
     found = qpdata.loads(bench.put(*nodes)).annotation_nodes()
-    assert len({id(one.annotation.name) for one in found}) < 5
+    assert len({id(node.annotation.name) for node in found}) < 5
 
 
 def test_class_with_very_many_parents_is_refused() -> None:

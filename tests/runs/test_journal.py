@@ -96,7 +96,7 @@ def test_what_another_program_wrote_between_two_writes_is_kept_too(tmp_path, jou
     write_files({path: b"three"})
     (write,) = past_runs(tmp_path)[0].writes
     assert write.changed_between
-    assert b"a person's" in {one.read_bytes() for one in journal.undo_folder.iterdir()}
+    assert b"a person's" in {path.read_bytes() for path in journal.undo_folder.iterdir()}
 
 
 def test_refused_write_leaves_no_trace(tmp_path):
@@ -161,7 +161,7 @@ def test_class_that_another_program_adds_meanwhile_stays(project, monkeypatch):
 
     monkeypatch.setattr(atomic, "read_state", meanwhile)
     opened.replace("1", origin="pseudolabel", annotations=[POLYGON])
-    assert [one.name for one in opened.path_classes()] == ["Mine", "Tumor"]
+    assert [path_class.name for path_class in opened.path_classes()] == ["Mine", "Tumor"]
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES])
@@ -187,7 +187,7 @@ def test_run_says_how_much_it_wrote_and_how_large_the_undo_is(project):
     run_id = kills.write(project)
     record = json.loads((project.parent / "wsplf" / "runs" / run_id / "run.json").read_text("utf-8"))
     wrote = record["details"]["wrote"]
-    kept = [one for one in (project.parent / "wsplf" / "runs" / run_id / "undo").iterdir() if one.suffix != ".jsonl"]
+    kept = [path for path in (project.parent / "wsplf" / "runs" / run_id / "undo").iterdir() if path.suffix != ".jsonl"]
     assert wrote == {"entries": 3, "files": 9, "undo_bytes": sum(one.stat().st_size for one in kept)}
 
 

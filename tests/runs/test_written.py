@@ -49,9 +49,9 @@ def test_newest_run_counts_with_its_ids_shapes_and_figures(project):
 def test_undone_run_does_not_count_and_a_redone_one_does(project):
     first, second = _run(project, 10), _run(project, 20)
     undone = undo(project, None, UndoOptions(), Silent())
-    assert [one.id for one in written(project.parent, "1", origin="pseudolabel")] == [first.id]
+    assert [annotation.id for annotation in written(project.parent, "1", origin="pseudolabel")] == [first.id]
     undo(project, undone.run_id, UndoOptions(), Silent())
-    assert [one.id for one in written(project.parent, "1", origin="pseudolabel")] == [second.id]
+    assert [annotation.id for annotation in written(project.parent, "1", origin="pseudolabel")] == [second.id]
     undo(project, second.run_id, UndoOptions(), Silent())
     undo(project, first.run_id, UndoOptions(), Silent())
     assert written(project.parent, "1", origin="pseudolabel") is None

@@ -167,15 +167,15 @@ def test_a_forked_child_opens_its_own_handle(ramp_path):
 
 def test_the_project_calibration_comes_before_the_slide(ramp_path):
     entry = entry_for(ramp_path, mpp=0.25, mpp_source="QuPath")
-    _, calibration = entry_slide(entry, mpp_override=3.0)
-    assert (calibration.mpp, calibration.source) == (0.25, "QuPath")
-    assert "0.25" in calibration.warning
-    assert "0.5" in calibration.warning
+    _, pixel_size = entry_slide(entry, mpp_override=3.0)
+    assert (pixel_size.mpp, pixel_size.source) == (0.25, "QuPath")
+    assert "0.25" in pixel_size.warning
+    assert "0.5" in pixel_size.warning
 
 
 def test_agreeing_calibrations_give_no_warning(ramp_path):
-    _, calibration = entry_slide(entry_for(ramp_path, mpp=0.51, mpp_source="QuPath"))
-    assert calibration.warning == ""
+    _, pixel_size = entry_slide(entry_for(ramp_path, mpp=0.51, mpp_source="QuPath"))
+    assert pixel_size.warning == ""
 
 
 def test_the_slide_says_its_mpp_before_the_override(ramp_path):

@@ -254,9 +254,9 @@ def test_entries_of_one_slide_share_no_view(path):
 
 @pytest.mark.parametrize("steps", [(RIGHT,), (CROP, MIRROR), (LEFT, CROP)], ids=["turned", "cropped", "both"])
 def test_tiles_of_a_derived_image_are_read_in_its_coordinates(path, coded, steps):
-    slide, calibration = entry_slide(entry_for(path, *steps))
+    slide, pixel_size = entry_slide(entry_for(path, *steps))
     grid = make_grid(
-        "1", tissue_mask(slide, mpp_slide=0.5), tile_px=64, mpp=0.5, mpp_slide=calibration.mpp, min_tissue=0
+        "1", tissue_mask(slide, mpp_slide=0.5), tile_px=64, mpp=0.5, mpp_slide=pixel_size.mpp, min_tissue=0
     )
     expected = applied(steps, coded)
     for index in range(0, len(grid.xy_px0), 5):

@@ -1,4 +1,4 @@
-"""Instances of small slides: those that are sampled, what they teach, and that a CAM says the same of them."""
+"""Instances of small slides: which are sampled, what a person says of them, and that the maps of probes agree."""
 
 from dataclasses import replace
 
@@ -8,26 +8,29 @@ import torch
 from shapely import box
 from torch import Tensor, nn
 from torch.nn import functional
-from wsplf_cli.weak.dense import DenseInference, cells_of, infer_map
 
 from wsplf_cli.cohort.slide import CohortSlide
-from wsplf_cli.errors import ProjectError, SlideError
 from wsplf_cli.networks.backbone import build_backbone
+from wsplf_cli.networks.inference import on_arrays
 from wsplf_cli.review.memory import Review
 from wsplf_cli.review.regions import ReviewRegions
 from wsplf_cli.schema import TileGrid, TissueMask
+from wsplf_cli.slides.window import DenseInference, infer_map, tissue_cells
 from wsplf_cli.synthetic.pyramid import write_pyramid
-from wsplf_cli.weak import features as stage
-from wsplf_cli.weak.linear_probe import CONTEXT_SIGMAS_PX, Instances, LinearProbe, pool_context
+from wsplf_cli.weak import features
+from wsplf_cli.weak.features import probe_maps, sample_instances, sample_slide
+from wsplf_cli.weak.linear_probe import LinearProbe
+from wsplf_cli.weak.pooling import CONTEXT_SIGMAS_PX, pool_context
 
 SIDE = 512
 INK = (slice(160, 256), slice(96, 224))
+CPU = torch.device("cpu")
 
 
 class Colours(nn.Module):
     """In place of a backbone: the mean colour of each 8 x 8 pixels."""
 
-    stride, channels = 8, 3
+    stride, channels, device = 8, 3, CPU
 
     def forward(self, tiles: Tensor) -> Tensor:
         return functional.avg_pool2d(tiles, 8)
@@ -35,7 +38,7 @@ class Colours(nn.Module):
 
 @pytest.fixture(scope="module")
 def slides(tmp_path_factory):
-    """Paths of a slide whose red and green tell column and row, and of one that looks like tissue."""
+    """A folder with a slide whose red and green are column and row, and one that looks like tissue."""
     folder = tmp_path_factory.mktemp("slides")
     ramp = np.zeros((SIDE, SIDE, 3), np.uint8)
     ramp[..., 0] = np.arange(SIDE)[None] // 2
@@ -56,229 +59,163 @@ def prepare(slides, make_entry):
         entry = make_entry(f"{name}.tif", label=label, slide_path=slides / f"{name}.tif", **size)
         grid = TileGrid(entry.id, 64, 1.0, 64.0, np.zeros((0, 2), np.int32), np.zeros(0, np.float32))
         tissue = TissueMask(np.ones((SIDE // 8, SIDE // 8), bool) if mask is None else mask, 8.0)
-        return CohortSlide(entry, 1.0, tissue, grid, Review(entry.id, (), regions or ReviewRegions()))
+        review = Review(entry.id, (), {"Tumor": regions or ReviewRegions()})
+        return CohortSlide(entry, 1.0, tissue, grid, review)
 
     return make
 
 
-def looking(stride=8, *, turns=1):
-    return DenseInference(1.0, 1.0, block_px=256, stride=stride, device=torch.device("cpu"), turns=turns)
+def inference(stride=8, *, rotations=1):
+    return DenseInference(mpp=1.0, mpp_slide=1.0, window_px=256, stride=stride, rotations=rotations)
 
 
-def sample(one, *, seed=0):
-    return stage.sample([one], Colours(), looking=looking(), rng=np.random.default_rng(seed))[0]
+def sample(slide, *, seed=0, most=10_000):
+    rng = np.random.default_rng(seed)
+    return sample_slide(slide, ["Tumor"], Colours(), inference(), most=most, rng=rng)["Tumor"]
 
 
-def columns_and_rows(places):
-    """Where places of the ramp are, in pixels [N, 2]: colours of the least neighbourhood."""
-    return places.features[:, :2].astype(np.float32) * 255 * 2
+def columns_and_rows(instances):
+    """Positions of instances of the ramp in pixels [N, 2], by the colours of the smallest neighbourhood."""
+    return instances.features[:, :2].astype(np.float32) * 255 * 2
 
 
-def test_places_are_of_the_tissue_with_their_surroundings_at_each_width(prepare):
+def test_instances_are_of_the_tissue_with_their_context_at_each_sigma(prepare):
     mask = np.zeros((SIDE // 8, SIDE // 8), bool)
     mask[10:50, 20:60] = True
-    places = sample(prepare(mask=mask))
-    assert places.features.shape == (40 * 40, 3 * len(CONTEXT_SIGMAS_PX))
-    assert places.features.dtype == np.float16
-    assert places.known.shape == (1600,)
-    assert places.known.dtype == np.int8
-    assert not places.known.any()
-    assert places.positive
-    assert places.trusted
-    assert np.isfinite(places.features).all()
-    found = columns_and_rows(places)
-    assert 20 * 8 <= found[:, 0].min() < found[:, 0].max() < 60 * 8
-    assert 10 * 8 <= found[:, 1].min() < found[:, 1].max() < 50 * 8
-    narrow, wide = places.features[:, 0], places.features[:, -3]
+    instances = sample(prepare(mask=mask))
+    assert instances.features.shape == (40 * 40, 3 * len(CONTEXT_SIGMAS_PX))
+    assert instances.features.dtype == np.float16
+    assert instances.known.shape == (1600,)
+    assert instances.known.dtype == np.int8
+    assert not instances.known.any()
+    assert instances.positive
+    assert instances.trusted
+    assert np.isfinite(instances.features).all()
+    positions = columns_and_rows(instances)
+    assert 20 * 8 <= positions[:, 0].min() < positions[:, 0].max() < 60 * 8
+    assert 10 * 8 <= positions[:, 1].min() < positions[:, 1].max() < 50 * 8
+    narrow, wide = instances.features[:, 0], instances.features[:, -3]
     assert np.ptp(wide.astype(float)) < 0.7 * np.ptp(narrow.astype(float))
 
 
-def test_no_slide_gives_more_places_than_wanted_and_the_same_seed_the_same(prepare, monkeypatch):
-    monkeypatch.setattr(stage, "PLACES_PER_SLIDE", 300)
-    first, second, other = (sample(prepare(), seed=seed) for seed in (0, 0, 1))
+def test_no_slide_gives_more_instances_than_wanted_and_the_same_seed_gives_the_same(prepare):
+    first, second, other = (sample(prepare(), seed=seed, most=300) for seed in (0, 0, 1))
     assert len(first.features) == len(first.known) == 300
     assert np.array_equal(first.features, second.features)
     assert not np.array_equal(first.features, other.features)
 
 
-def test_a_slide_without_tissue_has_no_places(prepare):
-    places = sample(prepare(mask=np.zeros((64, 64), bool), positive=False))
-    assert places.features.shape == (0, 3 * len(CONTEXT_SIGMAS_PX))
-    assert places.known.shape == (0,)
-    assert not places.positive
+def test_a_slide_without_tissue_has_no_instances(prepare):
+    instances = sample(prepare(mask=np.zeros((64, 64), bool), positive=False))
+    assert instances.features.shape == (0, 3 * len(CONTEXT_SIGMAS_PX))
+    assert instances.known.shape == (0,)
+    assert not instances.positive
 
 
 def test_large_slides_are_sampled_by_regions(prepare, monkeypatch):
-    monkeypatch.setattr(stage, "REGION", 16)
-    monkeypatch.setattr(stage, "MOST_REGIONS", 3)
-    monkeypatch.setattr(stage, "PLACES_PER_SLIDE", 600)
-    places = sample(prepare())
-    assert len(places.features) == 600
-    regions = {(int(x // 128), int(y // 128)) for x, y in columns_and_rows(places)}
-    assert len(regions) == 3
-    monkeypatch.setattr(stage, "MOST_REGIONS", 16)
-    places = sample(prepare())
-    assert len({(int(x // 128), int(y // 128)) for x, y in columns_and_rows(places)}) == 16
-    assert len(places.features) == pytest.approx(600, abs=16)
+    monkeypatch.setattr(features, "REGION", 16)
+    monkeypatch.setattr(features, "MOST_REGIONS", 3)
+    instances = sample(prepare(), most=600)
+    assert len(instances.features) == 600
+    assert len({(int(x // 128), int(y // 128)) for x, y in columns_and_rows(instances)}) == 3
+    monkeypatch.setattr(features, "MOST_REGIONS", 16)
+    instances = sample(prepare(), most=600)
+    assert len({(int(x // 128), int(y // 128)) for x, y in columns_and_rows(instances)}) == 16
+    assert len(instances.features) == pytest.approx(600, abs=16)
 
 
 def test_regions_of_wide_backbones_are_smaller():
-    assert stage._side(3) == stage.REGION
-    assert stage._side(1536) ** 2 * 1536 <= 64_000_000
+    assert features._region_side(3) == features.REGION
+    assert features._region_side(1536) ** 2 * 1536 <= 64_000_000
 
 
-def within(found, area, *, margin):
+def within(positions, area, *, margin):
     left, top, right, bottom = area
     return (
-        (found[:, 0] > left + margin)
-        & (found[:, 0] < right - margin)
-        & (found[:, 1] > top + margin)
-        & (found[:, 1] < bottom - margin)
+        (positions[:, 0] > left + margin)
+        & (positions[:, 0] < right - margin)
+        & (positions[:, 1] > top + margin)
+        & (positions[:, 1] < bottom - margin)
     )
 
 
 @pytest.mark.parametrize("region", [256, 24])
-def test_a_persons_marks_are_known_where_they_lie(prepare, monkeypatch, region):
-    monkeypatch.setattr(stage, "REGION", region)
-    decided, refused, ignored = (100, 60, 300, 200), (240, 300, 440, 460), (200, 100, 300, 200)
-    regions = ReviewRegions(positive=(box(*decided),), negative=(box(*refused),), ignored=(box(*ignored),))
-    monkeypatch.setattr(stage, "MOST_REGIONS", 99)
-    places = sample(prepare(regions=regions))
-    found = columns_and_rows(places)
-    of_nothing = within(found, ignored, margin=12)
-    assert of_nothing.any()
-    assert (places.known[of_nothing] == 0).all()
-    assert (places.known[within(found, decided, margin=12) & ~within(found, ignored, margin=-12)] == 1).all()
-    assert (places.known[within(found, refused, margin=12)] == -1).all()
-    assert (places.known[~(within(found, decided, margin=-12) | within(found, refused, margin=-12))] == 0).all()
-    assert (places.known == 1).mean() == pytest.approx((200 * 140 - 100 * 100) / SIDE**2, abs=0.02)
+def test_what_a_person_decided_is_known_of_the_instances_there(prepare, monkeypatch, region):
+    monkeypatch.setattr(features, "REGION", region)
+    monkeypatch.setattr(features, "MOST_REGIONS", 99)
+    positive, negative, ignored = (100, 60, 300, 200), (240, 300, 440, 460), (200, 100, 300, 200)
+    regions = ReviewRegions(positive=(box(*positive),), negative=(box(*negative),), ignored=(box(*ignored),))
+    instances = sample(prepare(regions=regions))
+    positions = columns_and_rows(instances)
+    in_ignored = within(positions, ignored, margin=12)
+    assert in_ignored.any()
+    assert (instances.known[in_ignored] == 0).all()
+    in_positive = within(positions, positive, margin=12) & ~within(positions, ignored, margin=-12)
+    assert (instances.known[in_positive] == 1).all()
+    assert (instances.known[within(positions, negative, margin=12)] == -1).all()
+    elsewhere = ~(within(positions, positive, margin=-12) | within(positions, negative, margin=-12))
+    assert (instances.known[elsewhere] == 0).all()
+    assert (instances.known == 1).mean() == pytest.approx((200 * 140 - 100 * 100) / SIDE**2, abs=0.02)
 
 
-def test_all_else_of_a_reviewed_slide_is_known_to_be_background(prepare):
-    decided = (100, 60, 300, 200)
-    places = sample(prepare(regions=ReviewRegions(positive=(box(*decided),), complete=True)))
-    found = columns_and_rows(places)
-    assert (places.known[within(found, decided, margin=12)] == 1).all()
-    assert (places.known[~within(found, decided, margin=-12)] == -1).all()
+def test_of_a_reviewed_slide_everything_else_is_known_to_be_background(prepare):
+    positive = (100, 60, 300, 200)
+    instances = sample(prepare(regions=ReviewRegions(positive=(box(*positive),), complete=True)))
+    positions = columns_and_rows(instances)
+    assert (instances.known[within(positions, positive, margin=12)] == 1).all()
+    assert (instances.known[~within(positions, positive, margin=-12)] == -1).all()
 
 
-@pytest.mark.parametrize("turns", [1, 4])
-def test_the_cam_says_of_each_place_what_the_classifier_says_of_its_features(prepare, monkeypatch, turns):
-    """The CAM is computed the other way round: each width's share of the logit first, the means after."""
+def test_classes_share_the_features_and_have_their_own_labels_and_reviews(prepare):
+    slide = prepare()
+    regions = {"Stroma": ReviewRegions(negative=(box(0, 0, 99, 99),))}
+    slide = replace(slide, review=Review(slide.entry.id, (), regions))
+    sampled = sample_slide(slide, ["Tumor", "Stroma"], Colours(), inference(), most=200, rng=np.random.default_rng(0))
+    assert sampled["Tumor"].features is sampled["Stroma"].features
+    assert (sampled["Tumor"].positive, sampled["Stroma"].positive) == (True, False)
+    assert not sampled["Tumor"].known.any()
+    assert (sampled["Stroma"].known == -1).any()
+
+
+@pytest.mark.parametrize("rotations", [1, 4])
+def test_the_map_of_a_probe_has_the_logits_of_its_instances(prepare, rotations):
+    """The map is computed in the other order: each neighbourhood's part of the logit first, the means after."""
     mask = np.ones((SIDE // 8, SIDE // 8), bool)
     mask[:7] = mask[:, 50:] = mask[30:34, 10:40] = False
-    one, backbone = prepare("speckled", mask=mask), build_backbone("small").eval()
+    slide, backbone = prepare("speckled", mask=mask), build_backbone("small").eval()
     rng = np.random.default_rng(0)
     size = len(CONTEXT_SIGMAS_PX) * backbone.channels
-    judge = LinearProbe(rng.normal(0, size**-0.5, size).astype(np.float32), -1.5)
-    seen = looking(backbone.stride, turns=turns)
-    (logits,) = stage.cam(one, backbone, [judge], seen)
-    inside = cells_of(one.tissue, shape=seen.shape(one.slide()), downsample=seen.downsample)
+    probe = LinearProbe(rng.normal(0, size**-0.5, size).astype(np.float32), -1.5)
+    settings = inference(backbone.stride, rotations=rotations)
+    (logits,) = probe_maps(slide, backbone, [probe], settings)
+    inside = tissue_cells(slide.tissue, shape=settings.shape(slide.open()), downsample=settings.downsample)
     assert logits.dtype == np.float32
     assert (np.isnan(logits) == ~inside).all()
     rows, columns = np.nonzero(inside)
-    maps = infer_map(one.slide(), one.tissue, backbone, seen, channels=backbone.channels)
-    features = pool_context(maps, rows, columns, widths=[width / backbone.stride for width in CONTEXT_SIGMAS_PX])
-    expected = judge(features)
+    infer = on_arrays(backbone, device=CPU, rotations=rotations)
+    dense = infer_map(slide.open(), slide.tissue, infer, settings, channels=backbone.channels)
+    sigmas = [sigma / backbone.stride for sigma in CONTEXT_SIGMAS_PX]
+    expected = probe(pool_context(dense, rows, columns, sigmas=sigmas))
     assert expected.std() > 0.05
     np.testing.assert_allclose(logits[rows, columns], expected, atol=0.01)
-    monkeypatch.setattr(stage, "PLACES_PER_SLIDE", len(rows))
-    (sampled,) = stage.sample([one], backbone, looking=seen, rng=rng)
-    np.testing.assert_allclose(np.sort(judge(sampled.features)), np.sort(logits[inside]), atol=0.01)
+    sampled = sample_slide(slide, ["Tumor"], backbone, settings, most=len(rows), rng=rng)["Tumor"]
+    np.testing.assert_allclose(np.sort(probe(sampled.features)), np.sort(logits[inside]), atol=0.01)
 
 
-def made_up(share, *, positive, seed, known=None):
-    """Instances of which a share is tumour, as the first feature tells."""
-    rng = np.random.default_rng(seed)
-    features = rng.normal(0, 1, (800, 8))
-    features[:, 0] += 8 * (np.arange(800) < share * 800)
-    return Instances(features.astype(np.float16), positive, np.zeros(800, np.int8) if known is None else known)
+def test_several_probes_in_one_pass_give_the_maps_that_each_gives_alone(prepare):
+    slide, rng = prepare(), np.random.default_rng(0)
+    probes = [LinearProbe(rng.normal(size=9).astype(np.float32), float(bias)) for bias in (1, -2)]
+    together = probe_maps(slide, Colours(), probes, inference())
+    for logits, probe in zip(together, probes, strict=True):
+        np.testing.assert_allclose(logits, probe_maps(slide, Colours(), [probe], inference())[0], atol=1e-5)
 
 
-SHARE = 0.03
-"""Of tumour: with more than a twentieth a flipped slide widens the spread of negative ones, by which it is judged."""
-
-
-def made_up_cohort():
-    positives = [made_up(SHARE, positive=True, seed=number) for number in range(6)]
-    return [*positives, *(made_up(0.0, positive=False, seed=10 + number) for number in range(6))]
-
-
-DEALT = [np.tile(np.arange(6) % 3, 2), np.tile(np.arange(6) // 2, 2)]
-
-
-def test_labels_that_fit_are_not_doubted():
-    judges, doubts = stage.cross_fit_with_label_noise(made_up_cohort(), DEALT)
-    assert len(judges) == 12
-    assert doubts == {}
-
-
-def test_a_flipped_label_is_doubted_and_teaches_nothing():
-    flipped = made_up_cohort()
-    flipped[8] = made_up(SHARE, positive=False, seed=30)
-    judges, doubts = stage.cross_fit_with_label_noise(flipped, DEALT)
-    assert list(doubts) == [8]
-    assert "labelled negative" in doubts[8]
-    without = [replace(one, trusted=number != 8) for number, one in enumerate(flipped)]
-    for one, other in zip(judges, stage.learn(without, DEALT), strict=True):
-        assert np.array_equal(one.weight, other.weight)
-    flipped[2] = made_up(0.0, positive=True, seed=31)
-    assert set(stage.cross_fit_with_label_noise(flipped, DEALT)[1]) == {2, 8}
-
-
-def test_the_label_of_a_slide_on_which_a_person_spoke_is_not_doubted():
-    flipped = made_up_cohort()
-    known = np.zeros(800, np.int8)
-    known[0] = -1
-    flipped[8] = made_up(SHARE, positive=False, seed=30, known=known)
-    assert stage.cross_fit_with_label_noise(flipped, DEALT)[1] == {}
-
-
-@pytest.fixture
-def judged(prepare, recorder):
-    """Judges a cohort on the speckled slide, whose ink is tissue of positive slides alone."""
-    plain = np.ones((SIDE // 8, SIDE // 8), bool)
-    plain[18:34, 10:30] = False
-    cohort = [prepare("speckled", positive=kind, mask=None if kind else plain) for kind in (True, False) * 2]
-
-    def run():
-        seen = {one.entry.id: looking() for one in cohort}
-        rng = np.random.default_rng(0)
-        found = stage.sample_instances([cohort], Colours(), looking=seen, rng=rng, tracker=recorder)
-        (places,), results = found.places, found.results
-        return stage.fit_probes(cohort, places, results=results, rng=rng, tracker=recorder), results
-
-    return cohort, run
-
-
-def test_slides_are_judged_by_their_labels_alone(judged, recorder):
-    cohort, run = judged
-    found, results = run()
-    assert set(found.judges) == {one.entry.id for one in cohort}
-    assert found.suspects == {}
-    assert [one.status for one in results] == ["done"] * 4
-    (logits,) = stage.cam(cohort[0], Colours(), [found.judges[cohort[0].entry.id]], looking())
-    ink = np.zeros_like(logits, bool)
-    ink[20:32, 12:28] = True
-    assert np.median(logits[ink]) > np.quantile(logits[~ink], 0.95)
-    assert {name for name, _ in recorder.started} == {"places", "classifiers of places"}
-
-
-def test_a_slide_that_cannot_be_read_is_named_and_the_others_go_on(judged, recorder, monkeypatch):
-    cohort, run = judged
-    take = stage.sample
-    broken = {cohort[2].entry.id}
-
-    def damaged(views, *args, **rest):
-        if views[0].entry.id in broken:
-            raise SlideError(f"{views[0].entry.name}: damaged")
-        return take(views, *args, **rest)
-
-    monkeypatch.setattr(stage, "sample", damaged)
-    found, results = run()
-    assert set(found.judges) == {one.entry.id for one in cohort} - broken
-    assert [one.status for one in results] == ["done", "done", "failed", "done"]
-    assert any("damaged" in line for line in recorder.said)
-    broken.add(cohort[0].entry.id)
-    with pytest.raises(ProjectError, match=r"no positive slide can be used: speckled\.tif \(id \d+\): damaged"):
-        run()
+def test_a_slide_that_cannot_be_read_has_no_instances_and_the_others_do(prepare, recorder):
+    cohort = [prepare("speckled"), prepare(), prepare("speckled", positive=False)]
+    lost = replace(cohort[1].entry, slide_path=None, problem="ramp.tif: gone")
+    cohort[1] = replace(cohort[1], entry=lost)
+    inferences = {slide.entry.id: inference() for slide in cohort}
+    sampled = sample_instances(cohort, ["Tumor"], Colours(), inferences, rng=np.random.default_rng(0), tracker=recorder)
+    assert [result.status for result in sampled.results] == ["done", "failed", "done"]
+    assert set(sampled.of_class["Tumor"]) == {cohort[0].entry.id, cohort[2].entry.id}
+    assert any("gone" in line for line in recorder.said)

@@ -1,4 +1,4 @@
-"""The contract of every file in heads/."""
+"""The contract of every file in ``weak/heads``."""
 
 import pytest
 import torch
@@ -38,9 +38,9 @@ def test_gradient_reaches_the_input(name: str) -> None:
 def test_order_of_tiles_does_not_matter(name: str) -> None:
     head, features = build(name), torch.randn(9, 16)
     order = torch.randperm(9)
-    there, back = head(features), head(features[order])
-    torch.testing.assert_close(there.bag_logits, back.bag_logits)
-    torch.testing.assert_close(there.attention[order], back.attention)
+    original, permuted = head(features), head(features[order])
+    torch.testing.assert_close(original.bag_logits, permuted.bag_logits)
+    torch.testing.assert_close(original.attention[order], permuted.attention)
 
 
 @pytest.mark.parametrize("name", HEADS)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from sklearn.model_selection import StratifiedGroupKFold
 
 from wsplf_cli.cohort.slide import CohortSlide
 
@@ -12,20 +13,18 @@ def fold_assignment(
 ) -> dict[str, int]:
     """The fold of each entry id, 0 to ``folds`` - 1. Slides of one patient share a fold.
 
-    Positive and negative patients are distributed evenly over the folds. There are fewer folds where a label has fewer
+    Positive and negative slides are distributed evenly over the folds. There are fewer folds where a label has fewer
     patients than ``folds``, and a single fold where a label has fewer than two patients: then every classifier learns
     from every slide.
     """
-    patients: dict[str, list[CohortSlide]] = {}
-    for slide in cohort:
-        patients.setdefault(slide.patient, []).append(slide)
-    positive = [slides for slides in patients.values() if any(slide.is_positive(path_class) for slide in slides)]
-    negative = [slides for slides in patients.values() if not any(slide.is_positive(path_class) for slide in slides)]
-    count = min(folds, len(positive), len(negative))
+    labels = np.array([slide.is_positive(path_class) for slide in cohort], np.int8)
+    patients = np.array([slide.patient for slide in cohort])
+    positive = set(patients[labels == 1])
+    count = min(folds, len(positive), len(set(patients) - positive))
     if count < 2:
         return {slide.entry.id: 0 for slide in cohort}
+    splitter = StratifiedGroupKFold(count, shuffle=True, random_state=int(rng.integers(2**31)))
     fold_of: dict[str, int] = {}
-    for group in (positive, negative):
-        for rank, patient in enumerate(rng.permutation(len(group))):
-            fold_of |= {slide.entry.id: rank % count for slide in group[patient]}
+    for fold, (_, in_fold) in enumerate(splitter.split(labels, labels, patients)):
+        fold_of |= {cohort[index].entry.id: fold for index in in_fold}
     return fold_of

@@ -66,17 +66,17 @@ class SlideTiles:
     """The tiles of one slide, kept in memory when ``keep`` is true."""
 
     def __init__(self, slide: CohortSlide, *, keep: bool) -> None:
-        self._slide = slide
+        self.slide = slide
         self._keep = keep
         self._tiles: NDArray[np.uint8] | None = None
 
     def __len__(self) -> int:
         """Number of tiles."""
-        return len(self._slide.grid.xy_px0)
+        return len(self.slide.grid.xy_px0)
 
     def read(self, indices: NDArray[np.integer]) -> NDArray[np.uint8]:
         """Tiles uint8 [len(indices), H, W, 3], RGB."""
-        entry, grid = self._slide.entry, self._slide.grid
+        entry, grid = self.slide.entry, self.slide.grid
         if not self._keep:
             return read_tiles(entry, grid, indices)
         if self._tiles is None:
@@ -85,14 +85,14 @@ class SlideTiles:
         return chosen
 
 
-def tile_sources(cohort: Sequence[CohortSlide]) -> dict[str, SlideTiles]:
-    """The tiles of each slide by entry id. The first slides are kept in memory as far as ``KEPT_BYTES`` allows."""
-    sources = {}
+def tiles_of(cohort: Sequence[CohortSlide]) -> list[SlideTiles]:
+    """The tiles of each slide. The first slides are kept in memory as far as ``KEPT_BYTES`` allows."""
+    tiles = []
     used_bytes = 0
     for slide in cohort:
         used_bytes += len(slide.grid.xy_px0) * 3 * slide.grid.tile_px**2
-        sources[slide.entry.id] = SlideTiles(slide, keep=used_bytes <= KEPT_BYTES)
-    return sources
+        tiles.append(SlideTiles(slide, keep=used_bytes <= KEPT_BYTES))
+    return tiles
 
 
 def prepare_cohort(
@@ -101,8 +101,8 @@ def prepare_cohort(
     classes: Sequence[str],
     options: PseudolabelOptions,
     tracker: Tracker,
-) -> tuple[list[CohortSlide], list[EntryResult]]:
-    """The slides that can be used, and one result per entry: tissue found, tiles laid, review read."""
+) -> "PreparedCohort":
+    """Find tissue, lay tiles and read the review of every entry."""
     slides: dict[str, CohortSlide] = {}
 
     def prepare(entry: Entry) -> Mapping[str, float]:
@@ -124,7 +124,7 @@ def prepare_cohort(
         return {"tiles": len(grid.xy_px0), "tissue mm2": tissue_um2(tissue, mpp_slide=pixel_size.mpp) / 1e6}
 
     results = for_each_entry(entries, prepare, tracker=tracker, name="tissue")
-    return [slides[entry.id] for entry in finished_entries(entries, results)], results
+    return PreparedCohort([slides[entry.id] for entry in finished_entries(entries, results)], results)
 
 
 def require_both_labels(cohort: Sequence[CohortSlide], path_class: str, results: Sequence[EntryResult]) -> None:
@@ -139,6 +139,14 @@ def require_both_labels(cohort: Sequence[CohortSlide], path_class: str, results:
                 f"no {label} slide can be used: " + "; ".join(result.reason for result in results if result.reason),
                 hint="wsplf doctor PROJECT shows every entry",
             )
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedCohort:
+    """The slides that can be used, and one result per entry."""
+
+    slides: list[CohortSlide]
+    results: list[EntryResult]
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,10 +71,10 @@ def pseudolabel(
         memory = {} if memory is None else memory
         learned = memory.get(fit_key(options))
         if learned is None:
-            cohort, results = prepare_cohort(project, labelled, classes, options, tracker)
-            learned = fit(cohort, results, trackers, networks, options, rng=rng, device=device, tracker=tracker)
+            prepared = prepare_cohort(project, labelled, classes, options, tracker)
+            learned = fit(prepared, trackers, networks, options, rng=rng, tracker=tracker)
             memory[fit_key(options)] = learned
-        return _draw(project, learned, networks, options, run=run, trackers=trackers, tracker=tracker)
+        return _draw(project, learned, networks, options, run=run, trackers=trackers)
 
 
 def _draw(  # noqa: PLR0913  where progress is shown is passed, never global
@@ -85,7 +85,6 @@ def _draw(  # noqa: PLR0913  where progress is shown is passed, never global
     *,
     run: Run,
     trackers: Mapping[str, ClassTracker],
-    tracker: Tracker,
 ) -> StageReport:
     """Calibrate the CAMs, draw polygons on every slide, and write them into the project entry by entry."""
     fits = [fit_of_class.with_scale(options, trackers[fit_of_class.path_class]) for fit_of_class in learned.fits]
@@ -112,6 +111,7 @@ def _draw(  # noqa: PLR0913  where progress is shown is passed, never global
         )
         return {**result.counts, "removed": replaced.removed, "kept": replaced.kept}
 
+    tracker = trackers[fits[0].path_class].tracker
     results = for_each_entry([slide.entry for slide in slides.values()], write, tracker=tracker, name="polygons")
     details = fit_details(fits, round_details) | {"learn_seconds": learned.seconds, "embedded": embed.computed}
     return run.finish(merge_results(learned.results, results), details=details)

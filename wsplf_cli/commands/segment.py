@@ -13,7 +13,6 @@ from wsplf_cli.runs import layout
 from wsplf_cli.runs.record import start_run
 from wsplf_cli.schema import Entry, StageReport, Tracker
 from wsplf_cli.segmentation.annotate import load_model, segment_slide
-from wsplf_cli.slides.entry import entry_slide
 
 
 def segment(project: Project, entries: Sequence[Entry], options: SegmentOptions, tracker: Tracker) -> StageReport:
@@ -52,15 +51,12 @@ def segment(project: Project, entries: Sequence[Entry], options: SegmentOptions,
         def segment_entry(entry: Entry) -> Mapping[str, float] | Skipped:
             if entry.reviewed:
                 return Skipped(REVIEWED)
-            slide, pixel_size = entry_slide(entry, mpp_override=options.project.mpp_override)
             review = read_review(project, entry, checkpoint.classes, tracker)
             result = segment_slide(
                 entry,
-                slide,
                 review,
                 model,
-                mpp_slide=pixel_size.mpp,
-                min_area_um2=options.min_area_um2,
+                options,
                 run_id=run.id,
                 advance=lambda windows: tracker.advance(0, message=f"{entry.name}, {windows} windows"),
             )

@@ -4,9 +4,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -82,8 +80,3 @@ class MilNetwork(nn.Module):
                     stack.callback(setattr, norm, "momentum", norm.momentum)
                     norm.momentum = 1.0 - (1.0 - norm.momentum) ** (1.0 / passes)
             return self._forward(tiles)
-
-
-def as_batch(tiles: NDArray[np.uint8]) -> Tensor:
-    """Float [N, 3, H, W] in 0..1 of tiles uint8 [N, H, W, 3]."""
-    return torch.from_numpy(np.ascontiguousarray(tiles.transpose(0, 3, 1, 2))).float().div_(255.0)

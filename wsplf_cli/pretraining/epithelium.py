@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import save
+from torch.nn import functional
 
 from wsplf_cli.files import write_bytes
 from wsplf_cli.metrics import auroc
@@ -29,7 +30,7 @@ from wsplf_cli.networks.backbone import Backbone, build_backbone
 from wsplf_cli.schema import Tracker
 from wsplf_cli.synthetic.kinds import BACKGROUND, EPITHELIUM
 from wsplf_cli.synthetic.tissue import SyntheticImage, random_layout, render_layout
-from wsplf_cli.weak.linear_probe import LinearProbe, fit_logistic, unscaled
+from wsplf_cli.weak.linear_probe import LinearProbe, unscaled
 from wsplf_cli.weak.pooling import CONTEXT_SIGMAS_PX, pool_context
 
 CANVASES = 600
@@ -38,6 +39,7 @@ MPP_RANGE = (0.8, 1.3)
 #: Instances drawn from a canvas. More instances of one canvas are alike.
 INSTANCES_PER_CANVAS = 250
 RIDGE = 1e-3
+STEPS = 100
 #: One canvas in so many is held out for the evaluation.
 _HELD_OUT_EVERY = 6
 
@@ -82,12 +84,28 @@ def pretrain(out: Path, *, seed: int, canvases: int, tracker: Tracker) -> dict[s
 
 
 def fit(instances: LabelledInstances) -> LinearProbe:
-    """The layer, fitted by ridge logistic regression on standardised features."""
+    """The layer, fitted by ridge logistic regression on standardised features.
+
+    L-BFGS stops after STEPS steps, which may be before it converges. The layer that ships was fitted in the same way.
+    """
     features = instances.features.astype(np.float32)
     mean, deviation = features.mean(axis=0), features.std(axis=0) + np.float32(1e-3)
-    weight = np.full(len(features), 1.0 / len(features))
-    layer = fit_logistic((features - mean) / deviation, instances.epithelium, weight, ridge=RIDGE)
-    return unscaled(layer, mean, deviation)
+    inputs = torch.from_numpy((features - mean) / deviation)
+    target = torch.from_numpy(instances.epithelium).float()
+    weight = torch.zeros(inputs.shape[1], requires_grad=True)
+    bias = torch.zeros(1, requires_grad=True)
+    optimiser = torch.optim.LBFGS([weight, bias], max_iter=STEPS, history_size=STEPS)
+
+    def loss() -> torch.Tensor:
+        optimiser.zero_grad()
+        entropy = functional.binary_cross_entropy_with_logits(inputs @ weight + bias, target)
+        value = entropy + 0.5 * RIDGE * weight.square().sum()
+        torch.autograd.backward(value)
+        return value
+
+    optimiser.step(loss)  # type: ignore[no-untyped-call]
+    probe = LinearProbe(weight.detach().numpy(), float(bias.detach()))
+    return unscaled(probe, mean, deviation)
 
 
 def _concatenate(samples: Sequence[LabelledInstances]) -> LabelledInstances:

@@ -204,7 +204,7 @@ class QpData:
         return iter(()) if root is None else tree(root)
 
     def _stored_objects(self, nodes: Sequence[tuple[Node, Body | None]], values: Values) -> list[StoredObject]:
-        """The objects: packed ones are read by columns, the others and the odd ones from their graphs."""
+        """The objects: packed ones are read by columns, all others from their graphs."""
         packs = self._stream.packs
         packed_indices = [
             index for index, (node, parts) in enumerate(nodes) if parts is None and isinstance(node, Packed)

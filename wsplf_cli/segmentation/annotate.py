@@ -13,14 +13,17 @@ from shapely.geometry.base import BaseGeometry
 from wsplf_cli.cohort.labels import display_names
 from wsplf_cli.cohort.slide import SlideResult
 from wsplf_cli.networks.inference import ArrayFunction, on_arrays
+from wsplf_cli.options import SegmentOptions
 from wsplf_cli.review.memory import Review
 from wsplf_cli.review.merge import decided_by_a_person, subtract_regions
 from wsplf_cli.review.roles import AREA, CONFIDENCE
 from wsplf_cli.schema import Annotation, Entry
 from wsplf_cli.segmentation.checkpoint import Checkpoint
 from wsplf_cli.segmentation.checkpoint import load as load_checkpoint
-from wsplf_cli.segmentation.predict import TOLERANCE_PX, ModelScale, OutlineSettings, predict_slide
-from wsplf_cli.slides.open import Slide
+from wsplf_cli.segmentation.predict import TOLERANCE_PX, OutlineSettings, model_canvas, predict_slide
+from wsplf_cli.slides.entry import entry_slide
+from wsplf_cli.slides.tissue import tissue_mask
+from wsplf_cli.slides.window import WindowCounter
 
 #: Smaller holes of predictions are filled: a gap of a few nuclei is no finding. (Holes of pseudo-labels: see
 #: ``weak.polygons.MIN_LUMEN_UM2``, which is larger, because a CAM is coarser than a segmentation model.)
@@ -54,41 +57,36 @@ def is_ruled_out(entry: Entry, path_class: str) -> bool:
 
 def segment_slide(  # noqa: PLR0913  the settings of one call, each with its name
     entry: Entry,
-    slide: Slide,
     review: Review,
     model: LoadedModel,
+    options: SegmentOptions,
     *,
-    mpp_slide: float,
-    min_area_um2: float,
     run_id: str,
     advance: Callable[[int], None],
 ) -> SlideResult:
     """The predictions of a model on one slide, clear of what a person decided, measured in their final shape.
 
     A class that the slide label rules out gets no polygon; the area that the model would have drawn is counted as
-    ``suppressed_um2``. Polygons of two classes do not overlap.
+    ``suppressed_um2``. Polygons of two classes do not overlap. ``advance`` is called with the number of windows done.
 
     Raises:
         SlideError: The slide cannot be read at all.
     """
-    classes = model.checkpoint.classes
+    classes, checkpoint = model.checkpoint.classes, model.checkpoint
+    slide, pixel_size = entry_slide(entry, mpp_override=options.project.mpp_override)
+    mpp_slide = pixel_size.mpp
     absent = [is_ruled_out(entry, path_class) for path_class in classes]
-    downsample = model.checkpoint.mpp / mpp_slide
+    canvas = model_canvas(slide, mpp=checkpoint.mpp, tile_px=checkpoint.tile_px, mpp_slide=mpp_slide)
     outlines = OutlineSettings(
         threshold=model.threshold,
-        tolerance_px0=TOLERANCE_PX * downsample,
-        min_area_px0=min_area_um2 / mpp_slide**2,
+        tolerance_px0=TOLERANCE_PX * canvas.downsample,
+        min_area_px0=options.min_area_um2 / mpp_slide**2,
         min_hole_px0=MIN_GAP_UM2 / mpp_slide**2,
+        competing=tuple(not ruled_out for ruled_out in absent),
     )
-    predictions, damaged_windows = predict_slide(
-        slide,
-        model.infer,
-        ModelScale(model.checkpoint.mpp, model.checkpoint.tile_px),
-        outlines,
-        mpp_slide=mpp_slide,
-        absent=absent,
-        advance=advance,
-    )
+    counter = WindowCounter(advance)
+    tissue = tissue_mask(slide, mpp_slide=mpp_slide)
+    predictions = predict_slide(slide, tissue, model.infer, canvas, outlines, counter=counter)
     kept = [annotation.shape for annotation in decided_by_a_person(review.annotations, origin="prediction")]
     annotations: list[Annotation] = []
     suppressed_px0 = 0.0
@@ -111,7 +109,7 @@ def segment_slide(  # noqa: PLR0913  the settings of one call, each with its nam
                     CONFIDENCE: round(prediction.probability.mean_inside(polygon), 4),
                     AREA: round(polygon.area * mpp_slide**2, 1),
                 },
-                metadata={"wsplf.model": model.checkpoint.run_id},
+                metadata={"wsplf.model": checkpoint.run_id},
             )
             for polygon in polygons
         ]
@@ -120,7 +118,7 @@ def segment_slide(  # noqa: PLR0913  the settings of one call, each with its nam
         "polygons": len(annotations),
         "area_um2": sum(annotation.shape.area for annotation in annotations) * mpp_slide**2,
         "suppressed_um2": suppressed_px0 * mpp_slide**2,
-        "damaged_windows": damaged_windows,
+        "damaged_windows": counter.damaged,
     }
     maps = {path_class: prediction.probability for path_class, prediction in zip(classes, predictions, strict=True)}
     return SlideResult(entry.id, tuple(annotations), counts, maps)

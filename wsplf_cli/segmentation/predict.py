@@ -5,7 +5,7 @@ they come, and the outlines of neighbouring bands are joined.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from shapely import Polygon, STRtree
 
 from wsplf_cli.geometry import GRID_PX0, mask_polygons, polygonal, simplify
+from wsplf_cli.schema import TissueMask
 from wsplf_cli.slides.map import SlideMap
 from wsplf_cli.slides.open import Slide
-from wsplf_cli.slides.tissue import tissue_mask
-from wsplf_cli.slides.window import DamagedWindows, Infer, StripInference, infer_strips
+from wsplf_cli.slides.window import Infer, StripInference, WindowCounter, infer_strips
 
 #: Rows of the canvas that are outlined at a time.
 BAND_ROWS = 1024
@@ -29,12 +29,16 @@ _COARSE_PX = 8
 
 @dataclass(frozen=True, slots=True)
 class OutlineSettings:
-    """What becomes a polygon: from which probability on, how exact, how large at least, with which holes."""
+    """What becomes a polygon: from which probability on, how exact, how large at least, with which holes.
+
+    ``competing``: for each class whether it competes for pixels; one that does not takes none and loses none.
+    """
 
     threshold: float
     tolerance_px0: float
     min_area_px0: float
     min_hole_px0: float
+    competing: tuple[bool, ...] = (True,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,58 +49,41 @@ class ClassPrediction:
     probability: SlideMap
 
 
-@dataclass(frozen=True, slots=True)
-class ModelScale:
-    """The scale at which a model reads: micrometres per pixel and the side of its windows in pixels."""
-
-    mpp: float
-    tile_px: int
+def model_canvas(slide: Slide, *, mpp: float, tile_px: int, mpp_slide: float) -> StripInference:
+    """How a model's windows of ``tile_px`` pixels at ``mpp`` cover a slide of ``mpp_slide``."""
+    downsample = mpp / mpp_slide
+    return StripInference(
+        width_px=math.ceil(slide.width_px0 / downsample - 1e-6),
+        height_px=math.ceil(slide.height_px0 / downsample - 1e-6),
+        window_px=tile_px,
+        downsample=downsample,
+    )
 
 
 def predict_slide(  # noqa: PLR0913  the settings of one call, each with its name
     slide: Slide,
+    tissue: TissueMask,
     infer: Infer,
-    scale: ModelScale,
-    outlines: OutlineSettings,
+    canvas: StripInference,
+    settings: OutlineSettings,
     *,
-    mpp_slide: float,
-    absent: Sequence[bool],
-    advance: Callable[[int], None],
-) -> tuple[list[ClassPrediction], int]:
-    """For each class what the model draws on a slide, and how many windows could not be read.
+    counter: WindowCounter,
+) -> list[ClassPrediction]:
+    """For each class what the model draws on a slide.
 
     Args:
         slide: The open slide.
+        tissue: Its tissue.
         infer: The model's probability of each class, for windows uint8 [B, S, S, 3].
-        scale: What the model reads.
-        outlines: What becomes a polygon.
-        mpp_slide: Micrometres per pixel at level 0.
-        absent: For each class whether the slide label rules it out. A pixel belongs to the most probable class; a class
-            that is absent takes no pixel from the others.
-        advance: Is told how many windows are done.
+        canvas: How the windows cover the slide.
+        settings: What becomes a polygon.
+        counter: Counts the windows.
 
     Raises:
         SlideError: The slide cannot be read at all.
     """
-    downsample = scale.mpp / mpp_slide
-    canvas = StripInference(
-        width_px=math.ceil(slide.width_px0 / downsample - 1e-6),
-        height_px=math.ceil(slide.height_px0 / downsample - 1e-6),
-        window_px=scale.tile_px,
-        downsample=downsample,
-    )
-    damaged = DamagedWindows()
-    strips = infer_strips(
-        slide,
-        tissue_mask(slide, mpp_slide=mpp_slide),
-        infer,
-        canvas,
-        channels=len(absent),
-        damaged=damaged,
-        advance=advance,
-    )
-    predictions = outline(strips, outlines, downsample=downsample, competing=[not flag for flag in absent])
-    return predictions, damaged.count
+    strips = infer_strips(slide, tissue, infer, canvas, channels=len(settings.competing), counter=counter)
+    return outline(strips, settings, downsample=canvas.downsample)
 
 
 def outline(
@@ -104,7 +91,6 @@ def outline(
     settings: OutlineSettings,
     *,
     downsample: float,
-    competing: Sequence[bool] = (True,),
     band_rows: int = BAND_ROWS,
 ) -> list[ClassPrediction]:
     """For each class one polygon with holes per connected component, largest first.
@@ -116,21 +102,20 @@ def outline(
         strips: The canvas from the top, float32 [C, rows, width].
         settings: What becomes a polygon.
         downsample: Level-0 pixels per pixel of the canvas.
-        competing: For each class whether it competes for pixels; one that does not takes none and loses none.
         band_rows: Rows outlined at a time, a multiple of 8; it does not change the result.
     """
-    tracers = [_BandTracer(downsample) for _ in competing]
+    tracers = [_BandTracer(downsample) for _ in settings.competing]
     for band in _bands(strips, rows=band_rows):
-        masks = _class_masks(band, competing, threshold=settings.threshold)
+        masks = _class_masks(band, settings)
         for tracer, probability, mask in zip(tracers, band, masks, strict=True):
             tracer.add(probability, mask)
     return [tracer.prediction(settings) for tracer in tracers]
 
 
-def _class_masks(band: NDArray[np.float32], competing: Sequence[bool], *, threshold: float) -> NDArray[np.bool_]:
+def _class_masks(band: NDArray[np.float32], settings: OutlineSettings) -> NDArray[np.bool_]:
     """Which pixels belong to each class, bool [C, rows, width], from their probabilities."""
-    masks = band >= threshold
-    classes = np.flatnonzero(competing)
+    masks = band >= settings.threshold
+    classes = np.flatnonzero(settings.competing)
     if len(classes) > 1:
         masks[classes] &= classes[np.argmax(band[classes], axis=0)] == classes[:, None, None]
     return masks

@@ -16,7 +16,7 @@ from wsplf_cli.slides.open import Slide
 log = logging.getLogger(__name__)
 
 
-def make_grid(  # noqa: PLR0913  the settings of one call, each with its name
+def make_grid(  # noqa: PLR0913  a grid has these sizes
     entry_id: str,
     mask: TissueMask,
     *,

@@ -222,18 +222,28 @@ class StripInference:
         return range(0, count * self.stride_px, self.stride_px)
 
 
-class DamagedWindows:
-    """Reads windows and leaves those white whose data is damaged; ``count`` tells how many there were."""
+class WindowCounter:
+    """Counts windows: those that are ``done``, and those that are ``damaged``, which are left white.
 
-    def __init__(self) -> None:
-        self.count = 0
+    ``advance`` is called with the number of windows that are done.
+    """
+
+    def __init__(self, advance: Callable[[int], None] | None = None) -> None:
+        self.done = self.damaged = 0
+        self._advance = advance
+
+    def add(self, windows: int) -> None:
+        """Count windows that are done."""
+        self.done += windows
+        if self._advance is not None:
+            self._advance(self.done)
 
     def read(self, window: Window) -> NDArray[np.uint8]:
         """The pixels of a window, uint8 [S, S, 3]."""
         try:
             return window.read()
         except SlideError as error:
-            self.count += 1
+            self.damaged += 1
             log.warning("a window was left white: %s", error.message)
             return np.full((window.side_px, window.side_px, 3), 255, np.uint8)
 
@@ -245,8 +255,7 @@ def infer_strips(  # noqa: PLR0913  the settings of one call, each with its name
     inference: StripInference,
     *,
     channels: int,
-    damaged: DamagedWindows,
-    advance: Callable[[int], None],
+    counter: WindowCounter,
 ) -> Iterator[NDArray[np.float32]]:
     """The function's values over the canvas, as strips float32 [C, rows, width_px] from the top; 0 without tissue.
 
@@ -258,8 +267,7 @@ def infer_strips(  # noqa: PLR0913  the settings of one call, each with its name
         infer: Maps windows to values float32 [B, C, S, S].
         inference: Canvas, window and scale.
         channels: Channels of the values.
-        damaged: Counts the windows that could not be read.
-        advance: Is told how many windows are done.
+        counter: Counts the windows.
     """
     side, scale = inference.window_px, inference.downsample
     has_tissue = TissueTest(tissue, side_px0=side * scale)
@@ -272,19 +280,18 @@ def infer_strips(  # noqa: PLR0913  the settings of one call, each with its name
         for top, batches in batches_of.items()
         for lefts in batches
     ]
-    pixels = read_batches(windows, damaged.read)
+    pixels = read_batches(windows, counter.read)
     weight_of_window = _blend_weight(side)
     width = inference.starts(inference.width_px)[-1] + side
     total = np.zeros((channels, side, width), np.float32)
     weight = np.zeros((side, width), np.float32)
-    last_top, done = max(batches_of), 0
+    last_top = max(batches_of)
     for top, batches in batches_of.items():
         for lefts in batches:
             for left, values in zip(lefts, infer(next(pixels)), strict=True):
                 total[..., left : left + side] += values * weight_of_window
                 weight[:, left : left + side] += weight_of_window
-            done += len(lefts)
-            advance(done)
+            counter.add(len(lefts))
         rows = side if top == last_top else inference.stride_px
         strip = total[:, :rows] / np.maximum(weight[:rows], np.float32(1e-9))
         yield strip[:, : inference.height_px - top, : inference.width_px].astype(np.float32, copy=False)

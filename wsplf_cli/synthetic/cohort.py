@@ -54,7 +54,7 @@ class _SlideSpec:
     size_px: int
 
 
-def make_cohort(  # noqa: PLR0913  the settings of one call, each with its name
+def make_cohort(  # noqa: PLR0913  what a cohort is made of
     out: Path,
     *,
     seed: int,

@@ -121,7 +121,7 @@ def _spine(rng: np.random.Generator, radius: float, *, count: int, angle: float)
     return np.concatenate([xy - xy.mean(axis=0), radii[:, None]], axis=1).astype(np.float32)
 
 
-def _place_gland(  # noqa: PLR0913  the settings of one call, each with its name
+def _place_gland(  # noqa: PLR0913  the state of a layout in progress
     rng: np.random.Generator,
     layout: Layout,
     *,

@@ -144,6 +144,11 @@ class CamsOfClass:
     index: int
     _last: dict[str, SlideMap] = field(default_factory=dict)
 
+    @property
+    def class_fit(self) -> ClassFit:
+        """The fit of the class."""
+        return self.fits[self.index]
+
     def __call__(self, slide: CohortSlide) -> SlideMap:
         """The CAM of a slide in 0..1."""
         if slide.entry.id not in self._last:

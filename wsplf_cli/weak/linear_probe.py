@@ -15,6 +15,8 @@ from sklearn.preprocessing import StandardScaler
 #: Directions of most variance that are kept, and how far their variances are equalised: 0 not at all, 0.5 fully.
 _KEPT_DIRECTIONS = 192
 _EQUALISED = 0.25
+#: Added to the standard deviation, so that a feature that hardly varies is not blown up.
+_LEAST_SPREAD = 1e-3
 #: Of each slide so many instances at most describe the variance of the cohort.
 _BASIS_INSTANCES = 1000
 #: The fit is finished when the gradient is smaller than this, or after so many steps.
@@ -42,17 +44,17 @@ class FeatureBasis:
         sample = np.concatenate([part[:: max(1, len(part) // _BASIS_INSTANCES)] for part in features])
         sample = sample.astype(np.float32)
         scaler = StandardScaler().fit(sample)
-        self.mean: NDArray[np.float32] = scaler.mean_.astype(np.float32)
-        self.spread: NDArray[np.float32] = scaler.scale_.astype(np.float32)
+        self.mean = np.asarray(scaler.mean_, np.float32)
+        self.spread = np.asarray(scaler.scale_, np.float32) + np.float32(_LEAST_SPREAD)
         kept = min(_KEPT_DIRECTIONS, *sample.shape)
         pca = PCA(kept, svd_solver="covariance_eigh").fit((sample - self.mean) / self.spread)
-        equalised = pca.components_ / np.maximum(pca.explained_variance_, 1e-4)[:, None] ** _EQUALISED
-        self.directions: NDArray[np.float32] = equalised.T.astype(np.float32)
+        scale = np.maximum(pca.explained_variance_, 1e-4) ** _EQUALISED
+        self.directions = np.asarray(pca.components_.T / scale, np.float32)
 
     def reduce(self, features: NDArray[np.floating]) -> NDArray[np.float32]:
         """Features [N, D] to float32 [N, K]."""
-        reduced: NDArray[np.float32] = ((features.astype(np.float32) - self.mean) / self.spread) @ self.directions
-        return reduced
+        standardised = (features.astype(np.float32) - self.mean) / self.spread
+        return np.asarray(standardised @ self.directions, np.float32)
 
     def expand(self, weight: NDArray[np.float32], bias: float) -> LinearProbe:
         """The probe of features that equals ``weight`` [K] and ``bias`` on reduced features."""

@@ -29,8 +29,7 @@ from wsplf_cli.cohort.class_tracker import ClassTracker, class_in_errors
 from wsplf_cli.cohort.folds import fold_assignment
 from wsplf_cli.cohort.labels import display_names
 from wsplf_cli.cohort.run import merge_results
-from wsplf_cli.cohort.slide import CohortSlide, SlideResult, require_both_labels, tile_sources
-from wsplf_cli.errors import ConfigError
+from wsplf_cli.cohort.slide import CohortSlide, PreparedCohort, SlideResult, require_both_labels, tiles_of
 from wsplf_cli.networks.backbone import Backbone, build_backbone
 from wsplf_cli.networks.mil import MilNetwork
 from wsplf_cli.networks.sam import Sam, load_sam
@@ -54,8 +53,6 @@ from wsplf_cli.weak.self_training import Instances
 #: Linear probes are quick to fit: each may learn from nearly all slides, and slides are assigned to folds repeatedly.
 FOLDS = 6
 REPEATS = 3
-#: Fields of a recipe that only fine-tuned networks use.
-_OF_FINE_TUNED = ("head", "epochs", "folds", "adl", "contrast", "high_frequency")
 #: Options that say how CAMs become polygons. Runs that differ only in these share what was learned.
 _OF_DRAWING = ("sam", "sam_checkpoint", "alpha", "min_area_um2", "cache_gb")
 _RECIPE_OF_DRAWING = (
@@ -107,14 +104,13 @@ def load_networks(options: PseudolabelOptions, device: torch.device) -> Networks
         ConfigError: A name or weights file is wrong, or a field of the recipe has no effect.
     """
     recipe = options.recipe
-    _require_effect(recipe)
     head = plugins.load("weak.heads", recipe.head)
     strategy: Strategy = plugins.load("weak.prompts", recipe.prompts).build()
     sam = load_sam(options.sam, checkpoint=options.sam_checkpoint, device=device)
     search = search_area(options)
     make_mil = backbone = None
     if recipe.backbone_mode != "frozen":
-        make_mil = partial(_mil_network, options, head)
+        make_mil = partial(_mil_network, options, head, device)
         make_mil()  # a backbone that cannot be fine-tuned is refused before any work
     if recipe.backbone_mode != "fine-tuned":
         backbone = build_backbone(options.backbone, weights=options.backbone_weights).to(device).eval()
@@ -128,33 +124,30 @@ def fit_key(options: PseudolabelOptions) -> str:
     return repr(replace(options, recipe=recipe, **{name: getattr(default, name) for name in _OF_DRAWING}))
 
 
-def fit(  # noqa: PLR0913  rng, device and tracker are passed, never global
-    cohort: Sequence[CohortSlide],
-    results: Sequence[EntryResult],
+def fit(
+    prepared: PreparedCohort,
     trackers: Mapping[str, ClassTracker],
     networks: Networks,
     options: PseudolabelOptions,
     *,
     rng: np.random.Generator,
-    device: torch.device,
     tracker: Tracker,
 ) -> CohortFit:
     """Learn each class from the slide labels, against all other labelled slides.
 
     Args:
-        cohort: The slides.
-        results: What became of every entry so far.
+        prepared: The slides, and what became of every entry so far.
         trackers: For each class where its progress is shown.
         networks: As ``load_networks`` gives them.
         options: The recipe and the rest.
         rng: Chooses instances, folds and tiles.
-        device: Where networks are trained.
         tracker: Where progress is shown that concerns all classes.
 
     Raises:
         ProjectError: No positive or no negative slide of a class can be used.
     """
     began = time.monotonic()
+    cohort, results = prepared.slides, prepared.results
     classes = list(trackers)
     for path_class, class_tracker in trackers.items():
         with class_in_errors(class_tracker.name):
@@ -174,18 +167,15 @@ def fit(  # noqa: PLR0913  rng, device and tracker are passed, never global
             classifiers[path_class] = Classifiers(probes, networks.backbone)
         results = merge_results(results, sampled.results)
     if networks.make_mil is not None:
-        sources = tile_sources(cohort)
+        tiles = tiles_of(cohort)
         for path_class, class_tracker in trackers.items():
             suspected = classifiers[path_class].suspected
             ensemble = fit_ensemble(
-                [slide for slide in cohort if slide.entry.id not in suspected],
+                [of_slide for of_slide in tiles if of_slide.slide.entry.id not in suspected],
                 path_class,
-                sources,
                 networks.make_mil,
                 options=options,
                 rng=rng,
-                device=device,
-                curves=class_tracker,
                 tracker=class_tracker,
             )
             # No network learned from a suspected slide, so any network is out of fold for it.
@@ -269,12 +259,10 @@ def class_refiners(
         if options.recipe.rounds:
             tuned = tune_rounds(
                 networks.sam,
-                fit_of_class.positive_slides,
                 CamsOfClass(fits, index),
                 embed=embed,
                 strategy=networks.strategy,
                 options=options,
-                curves=trackers[fit_of_class.path_class],
                 tracker=trackers[fit_of_class.path_class],
             )
             sam, detail = tuned.sam, {"round_windows": list(tuned.windows)}
@@ -335,33 +323,7 @@ def annotate(
     return SlideResult(slide.entry.id, annotations, counts, maps)
 
 
-def _require_effect(recipe: Recipe) -> None:
-    """Refuse a recipe with a field that has no effect.
-
-    Raises:
-        ConfigError: Names the field.
-    """
-    where = f"recipe {recipe.name}"
-    if recipe.rounds and recipe.refiner not in ("sam", "sam-only"):
-        raise ConfigError(
-            f"{where}: rounds = {recipe.rounds} tunes SAM, which the refiner {recipe.refiner} does not use",
-            hint="rounds = 0, or --refiner sam",
-        )
-    if recipe.backbone_mode != "frozen":
-        return
-    default = Recipe()
-    for name in _OF_FINE_TUNED:
-        value = getattr(recipe, name)
-        if value != getattr(default, name):
-            shown = str(value).lower() if isinstance(value, bool) else value
-            raise ConfigError(
-                f"{where}: {name.replace('_', '-')} = {shown} is for fine-tuned networks, which backbone-mode"
-                " frozen does not train",
-                hint='backbone-mode = "fine-tuned" or "both", or leave it out',
-            )
-
-
-def _mil_network(options: PseudolabelOptions, head: ModuleType) -> MilNetwork:
+def _mil_network(options: PseudolabelOptions, head: ModuleType, device: torch.device) -> MilNetwork:
     recipe = options.recipe
     backbone = build_backbone(
         options.backbone,
@@ -369,4 +331,4 @@ def _mil_network(options: PseudolabelOptions, head: ModuleType) -> MilNetwork:
         adl=recipe.adl,
         high_frequency=recipe.high_frequency,
     )
-    return MilNetwork(backbone, head.build(backbone.channels, 1))
+    return MilNetwork(backbone, head.build(backbone.channels, 1)).to(device)

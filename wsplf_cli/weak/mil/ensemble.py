@@ -8,13 +8,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wsplf_cli.cohort.class_tracker import Curves
+from wsplf_cli.cohort.class_tracker import ClassTracker
 from wsplf_cli.cohort.folds import fold_assignment
 from wsplf_cli.cohort.slide import CohortSlide, SlideTiles
 from wsplf_cli.networks.inference import on_arrays
 from wsplf_cli.networks.mil import MilNetwork
 from wsplf_cli.options import PseudolabelOptions
-from wsplf_cli.schema import Tracker
 from wsplf_cli.slides.window import DenseInference, infer_map
 from wsplf_cli.weak.mil.training import Bag, MilSettings, fit, steps_of
 from wsplf_cli.weak.pooling import masked_gaussian
@@ -31,30 +30,33 @@ class MilEnsemble:
     networks: Sequence[MilNetwork]
 
 
-def fit_ensemble(  # noqa: PLR0913  rng, device and tracker are passed, never global
-    slides: Sequence[CohortSlide],
+def fit_ensemble(
+    tiles: Sequence[SlideTiles],
     path_class: str,
-    sources: Mapping[str, SlideTiles],
     make_network: Callable[[], MilNetwork],
     *,
     options: PseudolabelOptions,
     rng: np.random.Generator,
-    device: torch.device,
-    curves: Curves,
-    tracker: Tracker,
+    tracker: ClassTracker,
 ) -> MilEnsemble:
-    """MIL networks for one class, trained through the backbone, one for each fold of the recipe."""
+    """MIL networks for one class, trained through the backbone, one for each fold of the recipe.
+
+    Args:
+        tiles: The tiles of each slide to learn from.
+        path_class: The class.
+        make_network: Makes a new network on its device.
+        options: The recipe and the seed.
+        rng: Chooses folds, tiles and augmentation.
+        tracker: Where progress is shown and curves are kept.
+    """
     recipe = options.recipe
-    fold_of = fold_assignment(slides, path_class, folds=recipe.folds, rng=rng)
-    bags = [
-        Bag(
-            slide.entry.id,
-            sources[slide.entry.id],
-            np.array([float(slide.is_positive(path_class))], np.float32),
-            known=partial(slide.known_tiles, path_class) if slide.regions(path_class).teaches else None,
-        )
-        for slide in slides
-    ]
+    fold_of = fold_assignment([of_slide.slide for of_slide in tiles], path_class, folds=recipe.folds, rng=rng)
+    bags = []
+    for of_slide in tiles:
+        slide = of_slide.slide
+        target = np.array([float(slide.is_positive(path_class))], np.float32)
+        known = partial(slide.known_tiles, path_class) if slide.regions(path_class).teaches else None
+        bags.append(Bag(slide.entry.id, of_slide, target, known=known))
     settings = MilSettings(epochs=recipe.epochs)
     if not recipe.contrast:
         settings = replace(settings, contrast_weight=0.0)
@@ -64,11 +66,11 @@ def fit_ensemble(  # noqa: PLR0913  rng, device and tracker are passed, never gl
     networks, losses = [], {}
     for fold, fold_bags in zip(folds, training_bags, strict=True):
         torch.manual_seed(options.run.seed + fold)
-        network = make_network().to(device)
-        curve = fit(network, fold_bags, settings=settings, rng=rng, device=device, track=tracker)
+        network = make_network()
+        curve = fit(network, fold_bags, settings=settings, rng=rng, track=tracker)
         losses[f"fold {fold + 1}"] = curve.loss
         networks.append(network)
-        curves.curve("MIL loss", x=range(1, recipe.epochs + 1), y=losses)
+        tracker.curve("MIL loss", x=range(1, recipe.epochs + 1), y=losses)
     return MilEnsemble(fold_of, networks)
 
 

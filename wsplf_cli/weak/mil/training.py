@@ -1,6 +1,6 @@
 """The MIL training loop: bags of tiles with slide labels in, a classifier of every instance of every tile out."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -93,7 +93,6 @@ def fit(
     *,
     settings: MilSettings,
     rng: np.random.Generator,
-    device: torch.device,
     track: Tracker,
 ) -> Curve:
     """Train the network on slide labels. It ends in eval mode with the running mean of its weights.
@@ -107,7 +106,6 @@ def fit(
         bags: At least one bag with a target of 1 and one without.
         settings: Epochs, rates and sizes.
         rng: Chooses bags, tiles and augmentation.
-        device: Where the network is.
         track: Is told each step.
 
     Returns:
@@ -118,6 +116,8 @@ def fit(
     steps = max(len(positive), len(negative), settings.least_steps)
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     scores = {bag.entry_id: TileScores.unscored(len(bag.tiles)) for bag in bags}
+    large = [(bag, scores[bag.entry_id]) for bag in bags if len(bag.tiles) > settings.score_above]
+    device = network.backbone.device
     learning: nn.Module = network.head if network.backbone.frozen else network  # frozen weights need no running mean
     groups = [{"params": network.head.parameters(), "lr": settings.head_rate}]
     if not network.backbone.frozen:
@@ -135,9 +135,7 @@ def fit(
     for epoch in range(settings.epochs):
         losses, correct = [], []
         if epoch >= settings.settle_epochs:
-            _score_large_bags(
-                network, bags, scores, settings=settings, epoch=epoch, rng=rng, device=device, track=track
-            )
+            _score_large_bags(network, large, settings=settings, epoch=epoch, rng=rng, track=track)
         for pair in zip(_draw(positive, steps, rng), _draw(negative, steps, rng), strict=True):
             chosen = [sample_hard(scores[bag.entry_id].logits, settings.tiles_per_bag, rng=rng) for bag in pair]
             tiles = np.concatenate([bag.tiles.read(indices) for bag, indices in zip(pair, chosen, strict=True)])
@@ -179,37 +177,32 @@ def fit(
 
 def _score_large_bags(  # noqa: PLR0913  rng, device and tracker are passed, never global
     network: MilNetwork,
-    bags: Sequence[Bag],
-    scores: Mapping[str, TileScores],
+    large: Sequence[tuple[Bag, TileScores]],
     *,
     settings: MilSettings,
     epoch: int,
     rng: np.random.Generator,
-    device: torch.device,
     track: Tracker,
 ) -> None:
-    """Score tiles of large bags without gradient, in eval mode, before an epoch; ``scores`` is brought up to date.
+    """Score tiles of large bags without gradient, in eval mode, before an epoch; their scores are brought up to date.
 
     From then on a tile without a score no longer counts as the likeliest: it comes when its turn comes.
     """
-    large = [bag for bag in bags if len(bag.tiles) > settings.score_above]
     network.eval()
-    for count, bag in enumerate(large, 1):
+    for count, (bag, scores) in enumerate(large, 1):
         track.advance(0, message=f"epoch {epoch + 1}/{settings.epochs}, scoring slide {count}/{len(large)}")
-        tile_scores = scores[bag.entry_id]
-        indices = sample_stalest(tile_scores, settings.score_most, rng=rng)
-        logits = score(network, bag.tiles, indices, settings=settings, device=device)
-        tile_scores.update(indices, logits, epoch=epoch)
-        tile_scores.logits[tile_scores.epochs < 0] = -np.inf
+        indices = sample_stalest(scores, settings.score_most, rng=rng)
+        scores.update(indices, score(network, bag.tiles, indices, settings=settings), epoch=epoch)
+        scores.logits[scores.epochs < 0] = -np.inf
     network.train()
 
 
 @torch.no_grad()
 def score(
-    network: MilNetwork, tiles: TileSource, indices: NDArray[np.integer], *, settings: MilSettings, device: torch.device
+    network: MilNetwork, tiles: TileSource, indices: NDArray[np.integer], *, settings: MilSettings
 ) -> NDArray[np.float32]:
     """The highest instance logit of each of some tiles, float32 [len(indices)]; the network is in eval mode."""
-    logits = []
+    logits, device = [], network.backbone.device
     step = 2 * settings.tiles_per_bag
     for first in range(0, len(indices), step):
         batch = as_batch(tiles.read(indices[first : first + step]))

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from wsplf_cli.cohort.class_tracker import Curves
+from wsplf_cli.cohort.class_tracker import ClassTracker
 from wsplf_cli.cohort.slide import CohortSlide
 from wsplf_cli.errors import SlideError
 from wsplf_cli.networks.sam import Sam
@@ -20,7 +20,7 @@ from wsplf_cli.weak.prompts import FOREGROUND, Strategy
 from wsplf_cli.weak.sam import refiners
 from wsplf_cli.weak.sam.embeddings import Embedder
 from wsplf_cli.weak.sam.refine import Refiner, cam_of, foreground_windows, soft_dice
-from wsplf_cli.weak.sam.tuning import Example, TuneSettings, overlap_loss, robust_loss, steps_of, tune
+from wsplf_cli.weak.sam.tuning import Example, TuneSettings, steps_of, tune
 
 #: Windows that a decoder is tuned on, over all slides: a few minutes on one CPU core with the tiny SAM.
 MOST_WINDOWS = 240
@@ -70,14 +70,12 @@ class _Rounds:
 
 def tune_rounds(  # noqa: PLR0913  where progress is shown is passed, never global
     sam: Sam,
-    slides: Sequence[CohortSlide],
     cams: CamsOfClass,
     *,
     embed: Embedder,
     strategy: Strategy,
     options: PseudolabelOptions,
-    curves: Curves,
-    tracker: Tracker,
+    tracker: ClassTracker,
 ) -> TunedSam:
     """Tune a decoder as often as the recipe says, each time starting from the decoder of ``sam``.
 
@@ -86,20 +84,17 @@ def tune_rounds(  # noqa: PLR0913  where progress is shown is passed, never glob
 
     Args:
         sam: Is not changed.
-        slides: The positive slides.
-        cams: The CAMs of the class.
+        cams: The CAMs of the class; its positive slides are used.
         embed: Gives the embeddings.
         strategy: Makes the prompts.
         options: The recipe: rounds, selection and loss.
-        curves: Gets the curves.
-        tracker: Where progress is shown.
+        tracker: Where progress is shown and curves are kept.
     """
     recipe = options.recipe
     # Its own generator, so that the random numbers of the polygons do not depend on the rounds.
     rounds = _Rounds(cams, embed, strategy, options, np.random.default_rng([options.run.seed, 1]), tracker)
-    sites = _readable(_sites(slides, rounds, sam=sam), rounds)
-    settings = TuneSettings(multimask=recipe.refiner != "sam-only")
-    loss = robust_loss if recipe.robust_loss else overlap_loss
+    sites = _readable(_sites(cams.class_fit.positive_slides, rounds, sam=sam), rounds)
+    settings = TuneSettings(multimask=recipe.refiner != "sam-only", robust=recipe.robust_loss)
     tuned, counts = sam, []
     losses: dict[str, list[float]] = {}
     site_cams = [_site_cam(site, cams(site.slide), size=sam.mask_px) for site in sites]
@@ -117,9 +112,9 @@ def tune_rounds(  # noqa: PLR0913  where progress is shown is passed, never glob
             break
         tracker.start(f"round {index}", settings.epochs * steps_of(len(examples), settings))
         tuned = sam.with_own_decoder()
-        curve = tune(tuned, examples, strategy=strategy, loss=loss, settings=settings, rng=rounds.rng, track=tracker)
+        curve = tune(tuned, examples, strategy=strategy, settings=settings, rng=rounds.rng, track=tracker)
         losses[f"round {index}"] = curve.loss
-        curves.curve("SAM decoder loss", x=range(1, settings.epochs + 1), y=losses)
+        tracker.curve("SAM decoder loss", x=range(1, settings.epochs + 1), y=losses)
     return TunedSam(tuned, tuple(counts))
 
 

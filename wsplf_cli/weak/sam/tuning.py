@@ -19,9 +19,6 @@ from wsplf_cli.networks.sam import Sam
 from wsplf_cli.schema import Prompt, Tracker
 from wsplf_cli.weak.prompts import FOREGROUND, Strategy
 
-Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Logits, target and weight, float [P, 4, m, m], [P, 1, m, m] and [P, 1, m, m], to losses [P, 4]."""
-
 
 @dataclass(frozen=True, slots=True)
 class Example:
@@ -39,13 +36,18 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class TuneSettings:
-    """How ``tune`` trains. ``multimask``: all four masks of a prompt learn, else only SAM's single answer."""
+    """How ``tune`` trains.
+
+    ``multimask``: all four masks of a prompt learn, else only SAM's single answer. ``robust``: ``robust_loss``, else
+    ``overlap_loss``.
+    """
 
     epochs: int = 6
     batch: int = 4
     rate: float = 2e-4
     weight_decay: float = 1e-2
     multimask: bool = True
+    robust: bool = True
 
 
 @dataclass(slots=True)
@@ -60,7 +62,6 @@ def tune(  # noqa: PLR0913  rng, device and tracker are passed, never global
     examples: Sequence[Example],
     *,
     strategy: Strategy,
-    loss: Loss,
     settings: TuneSettings,
     rng: np.random.Generator,
     track: Tracker,
@@ -71,10 +72,9 @@ def tune(  # noqa: PLR0913  rng, device and tracker are passed, never global
         sam: Has its own copy of the decoder (``with_own_decoder``).
         examples: The windows.
         strategy: Makes new prompts each time, as it does when the decoder is used.
-        loss: ``robust_loss`` or ``overlap_loss``.
         settings: Epochs, rates and sizes.
         rng: For the order of the windows and the prompts.
-        track: ClassTracker each step.
+        track: Is told each step.
 
     Returns:
         The curve of the loss.
@@ -90,10 +90,7 @@ def tune(  # noqa: PLR0913  rng, device and tracker are passed, never global
         order = rng.permutation(len(examples))
         for first in range(0, len(order), settings.batch):
             batch = [examples[index] for index in order[first : first + settings.batch]]
-            terms = [
-                _window_loss(sam, example, strategy=strategy, loss=loss, settings=settings, rng=rng)
-                for example in batch
-            ]
+            terms = [_window_loss(sam, example, strategy=strategy, settings=settings, rng=rng) for example in batch]
             prompted = [term for term in terms if term is not None]
             if prompted:
                 total = torch.stack(prompted).mean()
@@ -153,7 +150,7 @@ def target_of(prompt: Prompt, example: Example) -> tuple[NDArray[np.bool_], NDAr
 
 
 def _window_loss(
-    sam: Sam, example: Example, *, strategy: Strategy, loss: Loss, settings: TuneSettings, rng: np.random.Generator
+    sam: Sam, example: Example, *, strategy: Strategy, settings: TuneSettings, rng: np.random.Generator
 ) -> Tensor | None:
     """The loss of one window, None where its CAM prompts nothing."""
     prompts = strategy(example.cam, rng)
@@ -165,7 +162,7 @@ def _window_loss(
     )
     embedding = torch.from_numpy(example.embedding()).to(sam.device).float()
     logits, estimated_iou = sam.logits(embedding, prompts, window_px=len(example.cam))
-    losses = loss(logits, target, weight)
+    losses = (robust_loss if settings.robust else overlap_loss)(logits, target, weight)
     total = losses[:, 0]
     if settings.multimask:  # as SAM was trained: the best of the three alternatives learns
         total = total + losses[:, 1:].min(dim=1).values + 0.05 * losses[:, 1:].mean(dim=1)

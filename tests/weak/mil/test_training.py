@@ -1,3 +1,5 @@
+"""Training of the MIL network on slide labels, and on what a person decided."""
+
 from dataclasses import replace
 
 import numpy as np
@@ -5,14 +7,14 @@ import pytest
 import timm
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from wsplf_cli import plugins
-from wsplf_cli.networks.backbone import Backbone, build_backbone, small_trunk
+from wsplf_cli.networks.backbone import Backbone, small_trunk
 from wsplf_cli.networks.encoder import TokenTrunk
+from wsplf_cli.networks.inference import as_batch
 from wsplf_cli.networks.mil import MilNetwork
 from wsplf_cli.schema import Silent
-from wsplf_cli.weak.mil.tile_sampling import choose
+from wsplf_cli.weak.mil.tile_sampling import sample_hard
 from wsplf_cli.weak.mil.training import (
     Bag,
     MilSettings,
@@ -26,7 +28,7 @@ from wsplf_cli.weak.mil.training import (
 )
 
 
-class Painted:
+class NoiseTiles:
     """Tiles of pink noise; in a positive slide a few of them have dark dots."""
 
     def __init__(self, rng: np.random.Generator, *, count: int, dotted: int) -> None:
@@ -43,8 +45,8 @@ class Painted:
 
 def cohort(seed: int, *, slides: int = 2) -> list[Bag]:
     rng = np.random.default_rng(seed)
-    positive = [Bag(f"p{n}", Painted(rng, count=8, dotted=3), np.ones(1, np.float32)) for n in range(slides)]
-    negative = [Bag(f"n{n}", Painted(rng, count=8, dotted=0), np.zeros(1, np.float32)) for n in range(slides)]
+    positive = [Bag(f"p{n}", NoiseTiles(rng, count=8, dotted=3), np.ones(1, np.float32)) for n in range(slides)]
+    negative = [Bag(f"n{n}", NoiseTiles(rng, count=8, dotted=0), np.zeros(1, np.float32)) for n in range(slides)]
     return positive + negative
 
 
@@ -66,7 +68,7 @@ def train(seed: int) -> MilNetwork:
 def test_slide_labels_alone_teach_which_tiles_are_positive() -> None:
     model = train(0)
     bag = cohort(7, slides=1)[0]
-    tiles = torch.from_numpy(bag.tiles.read(np.arange(8))).permute(0, 3, 1, 2).float() / 255
+    tiles = as_batch(bag.tiles.read(np.arange(8)))
     with torch.no_grad():
         logits = model.cam(tiles).mean(dim=(1, 2, 3))
     assert logits[:3].min() > logits[3:].max()
@@ -74,11 +76,11 @@ def test_slide_labels_alone_teach_which_tiles_are_positive() -> None:
 
 def test_same_seed_same_weights() -> None:
     first, second = train(3), train(3)
-    for one, other in zip(first.parameters(), second.parameters(), strict=True):
-        torch.testing.assert_close(one, other)
+    for weight, again in zip(first.parameters(), second.parameters(), strict=True):
+        torch.testing.assert_close(weight, again)
 
 
-def test_steps_told_are_steps_made() -> None:
+def test_the_tracker_advances_as_often_as_announced() -> None:
     class Counter(Silent):
         steps = 0
 
@@ -110,14 +112,14 @@ def test_what_a_person_rejected_on_positive_slides_is_learned_as_negative() -> N
         model = network()
         settings = MilSettings(epochs=6, tiles_per_bag=8, backbone_rate=2e-3)
         fit(model, bags, settings=settings, rng=np.random.default_rng(0), device=torch.device("cpu"), track=Silent())
-        batch = torch.from_numpy(bags[0].tiles.read(np.arange(8))).permute(0, 3, 1, 2).float() / 255
+        batch = as_batch(bags[0].tiles.read(np.arange(8)))
         with torch.no_grad():
             logits = model.cam(batch).mean(dim=(1, 2, 3))
         margins[known is reviewed] = float(logits[3:5].mean() - logits[:3].mean())
     assert margins[False] < 0 < margins[True]
 
 
-def test_known_places_are_pushed_to_their_side_and_others_are_not() -> None:
+def test_known_instances_are_pushed_to_their_side_and_others_are_not() -> None:
     cam = torch.zeros(3, 1, 4, 4, requires_grad=True)
     known_loss(cam, torch.from_numpy(reviewed(np.array([2, 3, 4])))).backward()
     assert cam.grad is not None
@@ -126,7 +128,7 @@ def test_known_places_are_pushed_to_their_side_and_others_are_not() -> None:
     assert (cam.grad[2] == 0).all()
 
 
-def test_nothing_known_costs_nothing() -> None:
+def test_where_nothing_is_known_the_loss_is_zero() -> None:
     assert known_layers(cohort(0)[:2], [np.arange(2), np.arange(2)]) is None
     assert known_loss(torch.randn(2, 1, 4, 4), None) == 0
 
@@ -140,7 +142,7 @@ def test_known_layers_of_bags_stand_in_their_order() -> None:
     assert layers.flatten(2).any(dim=2).tolist() == [[False, False], [False, False], [True, False], [False, False]]
 
 
-def test_contrast_guesses_only_where_no_person_has_decided() -> None:
+def test_contrast_leaves_out_what_a_person_has_decided() -> None:
     cam = torch.zeros(3, 1, 4, 4)
     cam[0], cam[1] = 9.0, -9.0
     cam.requires_grad_()
@@ -148,76 +150,6 @@ def test_contrast_guesses_only_where_no_person_has_decided() -> None:
     assert cam.grad is not None
     assert (cam.grad[:2] == 0).all()
     assert cam.grad[2].any()
-
-
-def gradients(model: MilNetwork, *, most: int | None) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """The gradients and the bags' logits of one step of seven tiles, the same random numbers each time."""
-    torch.manual_seed(2)
-    tiles = torch.rand(7, 3, 64, 64)
-    model.zero_grad()
-    outputs = model.bags(tiles, [3, 4], max_tiles=most)
-    torch.stack([output.bag_logits.sum() + cam.square().mean() for output, cam in outputs]).sum().backward()
-    logits = torch.cat([output.bag_logits for output, _ in outputs])
-    return [weight.grad.clone() for weight in model.parameters() if weight.grad is not None], logits
-
-
-@pytest.mark.parametrize("drop_rate", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("most", [1, 3, 6])
-def test_passes_give_the_gradients_of_a_single_one_also_with_adl(drop_rate: float, most: int) -> None:
-    model = network().train()
-    model.backbone.adl.drop_rate = drop_rate
-    single, logits = gradients(model, most=None)
-    passes, same = gradients(model, most=most)
-    torch.testing.assert_close(logits, same, atol=1e-5, rtol=1e-4)
-    assert len(single) == len(passes) > 10
-    for one, other in zip(single, passes, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-3)
-
-
-def test_the_coins_of_adl_fall_alike_in_all_passes_and_leave_the_generator_where_a_single_pass_does() -> None:
-    model = network().train()
-    model.backbone.adl.drop_rate = 0.5
-    torch.manual_seed(5)
-    model.bags(torch.rand(7, 3, 64, 64), [3, 4])
-    expected = torch.rand(3)
-    torch.manual_seed(5)
-    model.bags(torch.rand(7, 3, 64, 64), [3, 4], max_tiles=2)
-    torch.testing.assert_close(torch.rand(3), expected)
-
-
-def test_passes_move_the_running_statistics_of_batch_normalisation_as_far_as_one_step() -> None:
-    torch.manual_seed(0)
-    backbone = build_backbone("resnet18")
-    model = MilNetwork(backbone, plugins.load("weak.heads", "mean").build(backbone.channels, 1)).train()
-    start = {key: value.clone() for key, value in model.state_dict().items()}
-    tiles = torch.rand(1, 3, 64, 64).expand(6, -1, -1, -1)
-    moved = []
-    for most in (None, 2):
-        model.load_state_dict(start)
-        output, _ = model.bags(tiles, [6], max_tiles=most)[0]
-        output.bag_logits.sum().backward()
-        moved.append({key: value.clone() for key, value in model.state_dict().items() if "running_mean" in key})
-    for key, value in moved[0].items():
-        torch.testing.assert_close(value, moved[1][key], atol=1e-4, rtol=1e-3)
-    assert all(norm.momentum == 0.1 for norm in backbone.modules() if isinstance(norm, nn.BatchNorm2d))
-
-
-def test_each_pass_has_tiles_of_both_slides(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, passes = network().eval(), []
-    monkeypatch.setattr(
-        model.backbone, "forward", lambda tiles: passes.append(tiles[:, 0, 0, 0].tolist()) or maps(tiles)
-    )
-
-    def maps(tiles: torch.Tensor) -> torch.Tensor:
-        return tiles[:, :1, ::8, ::8].expand(-1, model.backbone.channels, -1, -1)
-
-    tiles = torch.arange(6.0).view(6, 1, 1, 1).expand(-1, 3, 64, 64)
-    with torch.no_grad():
-        outputs = model.bags(tiles, [3, 3], max_tiles=2)
-        expected = model.bags(tiles, [3, 3])
-    assert passes[:3] == [[0, 3], [1, 4], [2, 5]]
-    for (_, cam), (_, other) in zip(outputs, expected, strict=True):
-        torch.testing.assert_close(cam, other)
 
 
 def test_only_steps_of_large_tiles_are_split() -> None:
@@ -250,7 +182,7 @@ def test_a_frozen_encoder_is_left_as_it_is_and_its_head_learns() -> None:
     fit(model, cohort(0), settings=settings, rng=np.random.default_rng(0), device=torch.device("cpu"), track=Silent())
     assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
     bag = cohort(7, slides=1)[0]
-    tiles = torch.from_numpy(bag.tiles.read(np.arange(8))).permute(0, 3, 1, 2).float() / 255
+    tiles = as_batch(bag.tiles.read(np.arange(8)))
     with torch.no_grad():
         logits = model.cam(tiles).mean(dim=(1, 2, 3))
     assert logits[:3].min() > logits[3:].max()
@@ -259,24 +191,24 @@ def test_a_frozen_encoder_is_left_as_it_is_and_its_head_learns() -> None:
 def large(seed: int, *, count: int = 90) -> list[Bag]:
     """One positive bag, whose only dotted tile is the last, and one negative bag."""
     rng = np.random.default_rng(seed)
-    positive = Painted(rng, count=count, dotted=1)
+    positive = NoiseTiles(rng, count=count, dotted=1)
     positive.tiles = np.ascontiguousarray(positive.tiles[::-1])
     return [
         Bag("p", positive, np.ones(1, np.float32)),
-        Bag("n", Painted(rng, count=count, dotted=0), np.zeros(1, np.float32)),
+        Bag("n", NoiseTiles(rng, count=count, dotted=0), np.zeros(1, np.float32)),
     ]
 
 
-def looked_at(monkeypatch: pytest.MonkeyPatch, *, score_above: int, score_most: int) -> list[list[int]]:
-    """The tiles that each step takes of a positive bag, by a network that knows dots from the start."""
-    model, chosen = train(0), []
+def sampled_tiles(monkeypatch: pytest.MonkeyPatch, *, score_above: int, score_most: int) -> list[list[int]]:
+    """The tiles that each step takes of a positive bag, by a network that has learned dots before."""
+    model, samples = train(0), []
 
-    def recorded(seen: NDArray[np.float32], count: int, *, rng: np.random.Generator) -> NDArray[np.intp]:
-        index = choose(seen, count, rng=rng)
-        chosen.append(index.tolist())
-        return index
+    def recorded(logits: NDArray[np.float32], count: int, *, rng: np.random.Generator) -> NDArray[np.intp]:
+        indices = sample_hard(logits, count, rng=rng)
+        samples.append(indices.tolist())
+        return indices
 
-    monkeypatch.setattr("wsplf_cli.weak.mil.training.choose", recorded)
+    monkeypatch.setattr("wsplf_cli.weak.mil.training.sample_hard", recorded)
     settings = MilSettings(
         epochs=3,
         tiles_per_bag=4,
@@ -289,29 +221,29 @@ def looked_at(monkeypatch: pytest.MonkeyPatch, *, score_above: int, score_most: 
     )
     rng = np.random.default_rng(0)
     fit(model, large(0), settings=settings, rng=rng, device=torch.device("cpu"), track=Silent())
-    return chosen[::2]  # the positive bag's, each before the negative one's
+    return samples[::2]  # the positive bag's, each before the negative one's
 
 
 def test_after_the_settle_epochs_the_likeliest_tile_of_a_large_slide_is_in_every_step(monkeypatch) -> None:
-    steps = looked_at(monkeypatch, score_above=80, score_most=90)
+    steps = sampled_tiles(monkeypatch, score_above=80, score_most=90)
     assert len(steps) == 6
     assert [89 in step for step in steps[2:]] == [True] * 4
     monkeypatch.undo()
-    steps = looked_at(monkeypatch, score_above=90, score_most=90)
+    steps = sampled_tiles(monkeypatch, score_above=90, score_most=90)
     assert [89 in step for step in steps].count(True) < 4, "a slide of so few tiles is not scored"
 
 
 def test_scoring_part_of_a_slide_each_epoch_finds_the_likeliest_tile_in_its_turn(monkeypatch) -> None:
-    steps = looked_at(monkeypatch, score_above=80, score_most=45)
+    steps = sampled_tiles(monkeypatch, score_above=80, score_most=45)
     assert all(89 in step for step in steps[-2:])
 
 
 def test_scores_are_the_instance_logits_whatever_the_batches() -> None:
     model, bag = network().eval(), large(0, count=11)[0]
-    index = np.array([10, 3, 4, 5, 0])
-    tiles = torch.from_numpy(bag.tiles.read(index)).permute(0, 3, 1, 2).float() / 255
+    indices = np.array([10, 3, 4, 5, 0])
+    tiles = as_batch(bag.tiles.read(indices))
     with torch.no_grad():
         expected = model.cam(tiles).mean(dim=(1, 2, 3)).numpy()
     settings = MilSettings(epochs=1, tiles_per_bag=1, most_tiles_per_pass=1)
-    found = score(model, bag.tiles, index, settings=settings, device=torch.device("cpu"))
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    scores = score(model, bag.tiles, indices, settings=settings, device=torch.device("cpu"))
+    np.testing.assert_allclose(scores, expected, atol=1e-4)
