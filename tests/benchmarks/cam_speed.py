@@ -25,7 +25,7 @@ from wsplf_cli.networks.device import pick_device
 from wsplf_cli.networks.inference import as_batch, on_arrays
 from wsplf_cli.networks.mil import MilNetwork
 from wsplf_cli.networks.sam import Sam, load_sam
-from wsplf_cli.recipes import Recipe
+from wsplf_cli.options import PseudolabelOptions
 from wsplf_cli.schema import Silent
 from wsplf_cli.slides.grid import make_grid
 from wsplf_cli.slides.open import Slide, open_slide
@@ -63,15 +63,15 @@ def main() -> None:
 
 def report_cams(slide: Slide, backbone: str, *, device: torch.device) -> None:
     """Print the tiles per second of both procedures over the tissue of the slide."""
-    tile_px = Recipe().tile_px
+    tile_px = PseudolabelOptions().recipe.tile_px
     trunk = build_backbone(backbone)
     network = MilNetwork(trunk, build_head(trunk.channels, 1)).to(device).eval()
     tissue = tissue_mask(slide, mpp_slide=1.0)
     grid = make_grid("1", tissue, tile_px=tile_px, mpp=1.0, mpp_slide=1.0, min_tissue=0.001)
     corners = [(int(x), int(y)) for x, y in grid.xy_px0]
+    inference = DenseInference(mpp=1.0, mpp_slide=1.0, window_px=window_side(tile_px), stride=trunk.stride)
 
     def ours() -> None:
-        inference = DenseInference(1.0, 1.0, window_side(tile_px), trunk.stride)
         infer_map(slide, tissue, on_arrays(network.cam, device=device), inference, channels=1)
 
     def paper() -> None:

@@ -54,17 +54,14 @@ def run(out: Path, *, seed: int, shares: tuple[float, float] | None) -> None:
             f"seed {seed}, tumour 2 % of tissue: mean Dice {labelled(path, out, entries, seed=seed)[0]:.3f}", flush=True
         )
         return
-    dice, class_fit = labelled(path, out, entries, seed=seed)
+    dice, fit = labelled(path, out, entries, seed=seed)
     print(f"seed {seed}: mean Dice {dice:.3f}", flush=True)
-    negatives = [
-        class_fit.logits[slide.entry.id].out_of_fold.of_tissue
-        for slide in class_fit.slides
-        if not slide.is_positive(class_fit.path_class)
-    ]
+    negative_slides = [slide for slide in fit.slides if not slide.is_positive(fit.path_class)]
+    negatives = [fit.logits[slide.entry.id].out_of_fold.of_tissue for slide in negative_slides]
     for alpha in ALPHAS:
         held_out_shares = [
-            share_above_peak(logits, [*negatives[:index], *negatives[index + 1 :]], alpha=alpha)
-            for index, logits in enumerate(negatives)
+            share_above_peak(negative, [*negatives[:index], *negatives[index + 1 :]], alpha=alpha)
+            for index, negative in enumerate(negatives)
         ]
         bound = peak_threshold(negatives[1:], alpha=alpha).guaranteed
         print(
@@ -76,8 +73,8 @@ def run(out: Path, *, seed: int, shares: tuple[float, float] | None) -> None:
     groups = [[entry.id for entry in entries if is_positive(entry) is positive] for positive in (True, False)]
     wrong = {str(rng.choice(ids)) for ids in groups}
     flipped = [flip(entry, entries) if entry.id in wrong else entry for entry in entries]
-    dice, class_fit = labelled(path, out, flipped, seed=seed)
-    suspected = set(class_fit.suspected)
+    dice, fit = labelled(path, out, flipped, seed=seed)
+    suspected = set(fit.suspected)
     print(
         f"seed {seed}, {len(wrong)} labels wrong: mean Dice {dice:.3f}; {len(suspected & wrong)} of them suspected,"
         f" and {len(suspected - wrong)} others",
@@ -85,9 +82,9 @@ def run(out: Path, *, seed: int, shares: tuple[float, float] | None) -> None:
     )
 
 
-def share_above_peak(logits: NDArray[np.float32], others: Sequence[NDArray[np.float32]], *, alpha: float) -> float:
-    """The share of a slide's tissue above the peak threshold of other slides."""
-    return float((logits >= peak_threshold(others, alpha=alpha).threshold).mean())
+def share_above_peak(negative: NDArray[np.float32], others: Sequence[NDArray[np.float32]], *, alpha: float) -> float:
+    """The share of a negative slide above the peak threshold computed from the other negative slides."""
+    return float((negative >= peak_threshold(others, alpha=alpha).threshold).mean())
 
 
 def is_positive(entry: Entry) -> bool:

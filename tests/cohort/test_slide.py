@@ -7,7 +7,7 @@ from shapely import box
 from wsplf_cli.cohort import slide as module
 from wsplf_cli.cohort.slide import CohortSlide, prepare_cohort, require_both_labels, tile_sources
 from wsplf_cli.errors import ProjectError
-from wsplf_cli.options import ProjectOptions, PseudolabelOptions
+from wsplf_cli.options import PseudolabelOptions
 from wsplf_cli.recipes import Recipe
 from wsplf_cli.review.memory import Review
 from wsplf_cli.review.regions import ReviewRegions
@@ -50,11 +50,12 @@ def test_tiles_overlap_by_half(cohort):
     assert np.diff(positions).min() == 64
 
 
-def test_the_mpp_that_a_user_gives_is_used(entries, memory_project, recorder):
-    options = PseudolabelOptions(project=ProjectOptions(mpp_override=1.0), recipe=Recipe(tile_px=64))
-    (slide,), _ = prepare_cohort(memory_project(entries), entries[:1], ["Tumor"], options, recorder)
+def test_the_mpp_is_the_projects_and_a_difference_is_said(make_entry, tiny_slide, memory_project, recorder):
+    entry = make_entry("a.tif", label={"Tumor"}, slide_path=tiny_slide, mpp=1.0)
+    (slide,), _ = prepare_cohort(memory_project([entry]), [entry], ["Tumor"], OPTIONS, recorder)
     assert slide.mpp == 1.0
     assert slide.grid.side_px0 == 64
+    assert any("using the project's" in line for line in recorder.said)
 
 
 def test_a_review_is_read_for_each_class(entries, memory_project, recorder, monkeypatch):

@@ -68,14 +68,15 @@ def test_what_qupath_records_of_a_slide_is_there(tmp_path, slides, recorder):
     ]
     assert metadata["pixelCalibration"]["pixelWidth"] == {"value": pytest.approx(0.5), "unit": "µm"}
     assert (image["metadata"], image["imageName"], metadata["preferredTileWidth"]) == ({}, "a.tif", 256)
-    thumbnail = Image.open(tmp_path / "new" / "data" / "1" / "thumbnail.jpg")
-    assert (thumbnail.format, thumbnail.size) == ("JPEG", (800, 600))
+    with Image.open(tmp_path / "new" / "data" / "1" / "thumbnail.jpg") as thumbnail:
+        assert (thumbnail.format, thumbnail.size) == ("JPEG", (800, 600))
 
 
 def test_a_small_slide_is_not_enlarged_for_its_thumbnail(tmp_path, recorder):
     write_pyramid(tmp_path / "small.tif", np.full((120, 200, 3), 200, np.uint8), mpp=0.5, levels=1)
     create(tmp_path / "new", [tmp_path / "small.tif"], CreateOptions(), recorder)
-    assert Image.open(tmp_path / "new" / "data" / "1" / "thumbnail.jpg").size == (200, 120)
+    with Image.open(tmp_path / "new" / "data" / "1" / "thumbnail.jpg") as thumbnail:
+        assert thumbnail.size == (200, 120)
 
 
 def test_pixels_that_are_not_square_and_an_uncalibrated_slide_are_recorded_as_such(tmp_path, recorder):
@@ -119,7 +120,7 @@ def test_a_table_that_fits_no_slide_makes_no_project(tmp_path, slides, recorder)
 def test_a_folder_that_holds_a_project_is_refused(tmp_path, slides, recorder):
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "other.qpproj").write_text("{}")
-    with pytest.raises(ProjectError, match=r"other\.qpproj is there already"):
+    with pytest.raises(ProjectError, match=r"other\.qpproj already exists"):
         create(tmp_path / "new", [slides], CreateOptions(), recorder)
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["other.qpproj"]
 
@@ -128,7 +129,7 @@ def test_what_a_lost_project_left_is_not_adopted(tmp_path, slides, recorder):
     left = tmp_path / "new" / "data" / "1" / "data.qpdata"
     left.parent.mkdir(parents=True)
     left.write_bytes(b"someone's work")
-    with pytest.raises(ProjectError, match=r"data\.qpdata is there already"):
+    with pytest.raises(ProjectError, match=r"data\.qpdata already exists"):
         create(tmp_path / "new", [slides], CreateOptions(), recorder)
 
 

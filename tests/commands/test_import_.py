@@ -148,7 +148,8 @@ def test_a_malformed_feature_stops_its_file_only(tiny_project: Path, tmp_path: P
     good = feature_collection(tmp_path / "negative.geojson", feature(box(0, 0, 1, 1)))
     report = import_into(tiny_project, bad, good)
     assert [entry.status for entry in report.entries] == ["failed", "done"]
-    assert "positive.geojson: feature 1: its polygon has 2 points; nothing of it was added" in report.entries[0].reason
+    assert "positive.geojson: feature 1: its geometry is malformed: each linear ring" in report.entries[0].reason
+    assert "; nothing of it was added" in report.entries[0].reason
     assert opened(tiny_project).annotations("1") == []
     assert len(opened(tiny_project).annotations("2")) == 1
 

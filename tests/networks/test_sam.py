@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from wsplf_cli.errors import ConfigError
 from wsplf_cli.networks import sam as module
 from wsplf_cli.networks.sam import Sam, build_tiny, load_sam
-from wsplf_cli.pretraining.targets import MAP_PX, paint_windows
+from wsplf_cli.pretraining.targets import MAP_PX, generate_windows
 from wsplf_cli.pretraining.targets import points as place_points
 from wsplf_cli.schema import Prompt
 
@@ -169,7 +169,7 @@ def test_shipped_tiny_sam_segments_painted_glands_from_three_points():
     sam = load_sam("tiny", checkpoint=None, device=CPU)
     rng = np.random.default_rng(11)
     ious, best = [], []
-    for window in paint_windows(12, seed=(2024,)):
+    for window in generate_windows(12, seed=(2024,)):
         glands, areas = np.unique(window.instance, return_counts=True)
         large = glands[(glands > 0) & (areas > 0.02 * window.instance.size)]
         if large.size == 0:

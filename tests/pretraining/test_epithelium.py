@@ -12,7 +12,7 @@ from wsplf_cli.pretraining import epithelium as trainer
 from wsplf_cli.schema import Silent
 from wsplf_cli.synthetic.kinds import BACKGROUND, EPITHELIUM, LUMEN, STROMA
 from wsplf_cli.synthetic.tissue import SyntheticImage
-from wsplf_cli.weak.linear_probe import CONTEXT_SIGMAS_PX
+from wsplf_cli.weak.pooling import CONTEXT_SIGMAS_PX
 
 
 @pytest.fixture

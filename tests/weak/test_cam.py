@@ -1,92 +1,128 @@
-"""What judges the slides: which options it takes, and what it says of every slide."""
+"""The CAM of a slide: which classifiers it comes from, out of fold and on average."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from wsplf_cli.errors import ConfigError
+from wsplf_cli.cohort.slide import prepare_cohort
 from wsplf_cli.networks.backbone import build_backbone
 from wsplf_cli.networks.mil import MilNetwork
-from wsplf_cli.options import PseudolabelOptions, TileOptions
-from wsplf_cli.recipes import RECIPES
-from wsplf_cli.settings import build
-from wsplf_cli.weak import cam as _cams
-from wsplf_cli.weak import method as stage
-from wsplf_cli.weak.cam import Learnt
-from wsplf_cli.weak.features import FittedProbes
+from wsplf_cli.options import PseudolabelOptions
+from wsplf_cli.recipes import Recipe
+from wsplf_cli.weak.cam import Classifiers, FittedProbes, compute_cams, dense_inference, window_side
+from wsplf_cli.weak.epithelium import search_area
 from wsplf_cli.weak.linear_probe import LinearProbe
+from wsplf_cli.weak.mil.ensemble import MilEnsemble
+
+OPTIONS = PseudolabelOptions(mpp=2.0, recipe=Recipe(backbone_mode="both", tile_px=64))
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"head": "mean"}, "--head mean"),
-        ({"epochs": 3}, "--epochs 3"),
-        ({"folds": 2}, "--folds 2"),
-        ({"adl": False}, "--no-adl"),
-        ({"contrast": False}, "--no-contrast"),
-        ({"high_frequency": True}, "--high-frequency"),
-    ],
-)
-def test_options_of_mil_networks_are_refused_where_none_are_trained(options, said):
-    with pytest.raises(ConfigError, match=f"^{said} is of MIL networks") as caught:
-        _cams.require_used(PseudolabelOptions(**options))
-    assert "--classifier mil or both" in caught.value.hint
-    for classifier in ("mil", "both"):
-        _cams.require_used(PseudolabelOptions(classifier=classifier, **options))
+@pytest.fixture
+def cohort(make_entry, memory_project, tiny_slide, recorder):
+    entries = [make_entry(label=label, slide_path=tiny_slide) for label in ({"Tumor"}, set()) * 2]
+    slides, _ = prepare_cohort(memory_project(entries), entries, ["Tumor"], OPTIONS, recorder)
+    return slides
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_uses_all_of_its_options(name):
-    _cams.require_used(build(PseudolabelOptions, {"recipe": name}))
+@pytest.fixture(scope="module")
+def backbone():
+    return build_backbone("small").eval()
 
 
-@pytest.mark.parametrize("tile_px", [32, 64, 100, 192, 513])
-def test_blocks_are_large_enough_for_tiles_of_any_size(tile_px):
-    side = _cams.block_side(tile_px)
-    assert side % 32 == 0
-    assert side >= max(256, 2 * tile_px)
+def probes_of(cohort, backbone, *, seed=0, epithelium=None):
+    weights = np.random.default_rng(seed).normal(0, 0.05, (len(cohort), 3 * backbone.channels)).astype(np.float32)
+    probes = {slide.entry.id: LinearProbe(weight, 0.3) for slide, weight in zip(cohort, weights, strict=True)}
+    return FittedProbes(probes, {}, epithelium)
 
 
-def test_a_place_is_judged_by_the_mean_of_both_kinds_and_unseen_by_its_own_fold(
-    make_entry, memory_project, tiny_slide, recorder
-):
-    entries = [make_entry(label=kind, slide_path=tiny_slide) for kind in ({"Tumor"}, set()) * 2]
-    options = PseudolabelOptions(classifier="both", tiles=TileOptions(mpp=2.0, tile_px=64))
-    prepared, _ = stage._tile(memory_project(entries), entries, options, recorder)
-    fold_of = {one.entry.id: number % 2 for number, one in enumerate(prepared)}
-    torch.manual_seed(0)
-    committee, backbone = _committee(fold_of), build_backbone("small").eval()
-    rng = np.random.default_rng(0)
-    weights = rng.normal(0, 0.05, (4, 3 * backbone.channels)).astype(np.float32)
-    judges = {one.entry.id: LinearProbe(weight, 0.3) for one, weight in zip(prepared, weights, strict=True)}
-    places = {"judged": FittedProbes(judges, {}), "backbone": backbone}
-    networks, places, both = (
-        _look(prepared, learnt, options, recorder)
-        for learnt in (Learnt(committee), Learnt(**places), Learnt(committee, **places))
-    )
-    assert [result.status for result in both[1]] == ["done"] * 4
-    for one in prepared:
-        for which in ("mean", "unseen"):
-            first, second, mean = (
-                getattr(looked[one.entry.id], which).logits[0] for looked, _ in (networks, places, both)
-            )
-            np.testing.assert_allclose((first + second) / 2, mean, rtol=1e-3, atol=1e-3)
-            assert np.isfinite(mean[~np.isnan(mean)]).all()
-    first, second = (networks[0][one.entry.id].unseen.logits for one in prepared[:2])
-    assert not np.allclose(first, second, equal_nan=True), "the same slide, judged by other folds"
-    means = [networks[0][one.entry.id].mean.logits for one in prepared[:2]]
-    np.testing.assert_allclose(*means, atol=1e-3)
-
-
-def _look(prepared, learnt, options, recorder):
-    (looked,), results = _cams.look([prepared], [learnt], options=options, device=torch.device("cpu"), tracker=recorder)
-    return looked, results
-
-
-def _committee(fold_of):
+def ensemble_of(fold_of):
     networks = []
     for _ in set(fold_of.values()):
         backbone = build_backbone("small").eval()
         networks.append(MilNetwork(backbone, torch.nn.Linear(backbone.channels, 1)).eval())
-    return _cams.MilEnsemble(fold_of, networks)
+    return MilEnsemble(fold_of, networks)
+
+
+@pytest.mark.parametrize("tile_px", [32, 64, 100, 192, 513])
+def test_windows_are_large_enough_for_tiles_of_any_size(tile_px):
+    side = window_side(tile_px)
+    assert side % 32 == 0
+    assert side >= max(256, 2 * tile_px)
+
+
+def test_the_inference_follows_the_options(cohort, backbone):
+    options = PseudolabelOptions(mpp=2.0, recipe=Recipe(tile_px=200, tta=4))
+    inference = dense_inference(cohort[0], backbone, options)
+    assert (inference.mpp, inference.mpp_slide, inference.stride, inference.rotations) == (2.0, 0.5, 8, 4)
+    assert inference.window_px == 416
+
+
+def test_with_both_classifiers_the_cam_is_their_mean_and_networks_are_out_of_fold(cohort, backbone, recorder):
+    fold_of = {slide.entry.id: index % 2 for index, slide in enumerate(cohort)}
+    torch.manual_seed(0)
+    ensemble, probes = ensemble_of(fold_of), probes_of(cohort, backbone)
+    networks_only, probes_only, both = (
+        compute_cams(cohort, {"Tumor": classifiers}, OPTIONS, recorder)
+        for classifiers in (
+            Classifiers(ensemble=ensemble),
+            Classifiers(probes, backbone),
+            Classifiers(probes, backbone, ensemble),
+        )
+    )
+    assert [result.status for result in both[1]] == ["done"] * 4
+    ids = [slide.entry.id for slide in cohort]
+    for entry_id in ids:
+        for kind in ("mean", "out_of_fold"):
+            of_networks, of_probes, mean = (
+                getattr(logits["Tumor"][entry_id], kind).values for logits, _ in (networks_only, probes_only, both)
+            )
+            np.testing.assert_allclose((of_networks + of_probes) / 2, mean, rtol=1e-3, atol=1e-3)
+            assert np.isfinite(mean[~np.isnan(mean)]).all()
+    first, second = (networks_only[0]["Tumor"][entry_id] for entry_id in ids[:2])
+    assert not np.allclose(first.out_of_fold.values, second.out_of_fold.values, equal_nan=True), "one slide, two folds"
+    np.testing.assert_allclose(first.mean.values, second.mean.values, atol=1e-3)
+    alone = probes_only[0]["Tumor"][ids[0]]
+    assert alone.mean is alone.out_of_fold, "the probes of a slide are all out of fold"
+
+
+def test_classes_have_their_own_logits_from_one_pass_of_the_backbone(cohort, backbone, recorder):
+    calls = []
+    hook = backbone.register_forward_hook(lambda *args: calls.append(1))
+    classifiers = {
+        name: Classifiers(probes_of(cohort, backbone, seed=seed), backbone)
+        for seed, name in enumerate(("Tumor", "Stroma"))
+    }
+    logits, _ = compute_cams(cohort[:1], classifiers, OPTIONS, recorder)
+    passes = len(calls)
+    single, _ = compute_cams(cohort[:1], {"Stroma": classifiers["Stroma"]}, OPTIONS, recorder)
+    hook.remove()
+    assert len(calls) == 2 * passes
+    entry_id = cohort[0].entry.id
+    stroma = logits["Stroma"][entry_id].mean.values
+    np.testing.assert_allclose(stroma, single["Stroma"][entry_id].mean.values, atol=1e-4)
+    assert not np.allclose(stroma, logits["Tumor"][entry_id].mean.values, equal_nan=True)
+
+
+def test_probes_that_are_restricted_to_epithelium_are_low_elsewhere(cohort, backbone, recorder):
+    epithelium = search_area(PseudolabelOptions()).probe
+    maps = []
+    for probe in (None, epithelium):
+        fitted = replace(probes_of(cohort, backbone), epithelium=probe)
+        classifiers = Classifiers(fitted, backbone)
+        assert classifiers.search_in == ("tissue" if probe is None else "epithelium")
+        logits, _ = compute_cams(cohort[:1], {"Tumor": classifiers}, OPTIONS, recorder)
+        maps.append(logits["Tumor"][cohort[0].entry.id].mean.values)
+    free, restricted = maps
+    assert (np.isnan(free) == np.isnan(restricted)).all()
+    assert np.nanmean(restricted < free) > 0.3
+
+
+def test_a_slide_that_cannot_be_read_has_no_logits(cohort, backbone, recorder):
+    lost = replace(cohort[1].entry, slide_path=None, problem="a.tif: gone")
+    cohort = [cohort[0], replace(cohort[1], entry=lost)]
+    classifiers = {"Tumor": Classifiers(probes_of(cohort, backbone), backbone)}
+    logits, results = compute_cams(cohort, classifiers, OPTIONS, recorder)
+    assert [result.status for result in results] == ["done", "failed"]
+    assert set(logits["Tumor"]) == {cohort[0].entry.id}

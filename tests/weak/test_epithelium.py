@@ -9,8 +9,8 @@ import torch
 from wsplf_cli.errors import ConfigError
 from wsplf_cli.metrics import auroc
 from wsplf_cli.networks.backbone import build_backbone
-from wsplf_cli.options import PseudolabelOptions
 from wsplf_cli.networks.inference import as_batch
+from wsplf_cli.options import PseudolabelOptions
 from wsplf_cli.recipes import Recipe
 from wsplf_cli.slides.window import DenseInference
 from wsplf_cli.synthetic.kinds import BACKGROUND, EPITHELIUM

@@ -1,4 +1,4 @@
-"""The contract of every file in ``wsplf_cli/prompts``, and what each strategy promises besides."""
+"""The contract of every file in ``weak/prompts``, and what each strategy does besides."""
 
 import subprocess
 import sys
@@ -72,10 +72,10 @@ def test_same_generator_same_prompts(strategy):
     cam = two_discs()
     first, again = (strategy(cam, np.random.default_rng(7)) for _ in range(2))
     assert len(first) == len(again)
-    for one, other in zip(first, again, strict=True):
-        np.testing.assert_array_equal(one.points_px, other.points_px)
-        np.testing.assert_array_equal(one.point_labels, other.point_labels)
-        np.testing.assert_array_equal(one.box_px, other.box_px)
+    for prompt, same in zip(first, again, strict=True):
+        np.testing.assert_array_equal(prompt.points_px, same.points_px)
+        np.testing.assert_array_equal(prompt.point_labels, same.point_labels)
+        np.testing.assert_array_equal(prompt.box_px, same.box_px)
 
 
 def test_strategy_leaves_the_cam_as_it_was(strategy):
@@ -106,7 +106,7 @@ def test_sampled_works_on_fewer_pixels_than_points():
 
 
 @pytest.mark.parametrize("name", ["spread", "boxes"])
-def test_one_prompt_for_each_piece_largest_first(name):
+def test_one_prompt_for_each_component_largest_first(name):
     first, second = plugins.load("weak.prompts", name).build()(two_discs(), np.random.default_rng(0))
     assert np.linalg.norm(first.points_px[0] - [35, 40]) < 8
     assert np.linalg.norm(second.points_px[0] - [95, 90]) < 8
@@ -144,7 +144,7 @@ def test_more_foreground_more_points():
     assert counts[0] < counts[1] < counts[2] <= 6
 
 
-def test_box_holds_the_piece_with_a_small_margin_inside_the_tile():
+def test_box_holds_the_component_with_a_small_margin_inside_the_tile():
     cam = np.zeros((200, 200), np.float32)
     cam[0:50, 60:120] = 0.8
     (prompt,) = plugins.load("weak.prompts", "boxes").build()(cam, np.random.default_rng(0))
@@ -163,11 +163,12 @@ def test_negatives_of_a_box_are_in_it():
     assert ((negatives >= [left, top]) & (negatives <= [right, bottom])).all()
 
 
-def test_no_place_gives_no_point():
+def test_where_nothing_is_allowed_there_is_no_point():
     points = spread_points(np.zeros((8, 8), bool), np.ones((8, 8)), np.random.default_rng(0), count=3, apart_px=1.0)
     assert points.shape == (0, 2)
 
 
 def test_prompts_load_no_torch():
-    code = "import sys, wsplf_cli.weak.prompts.spread, wsplf_cli.weak.prompts.boxes, wsplf_cli.weak.prompts.sampled as s; s.build()"
-    subprocess.run([sys.executable, "-c", f"{code}; assert 'torch' not in sys.modules"], check=True)
+    modules = ", ".join(f"wsplf_cli.weak.prompts.{name}" for name in STRATEGIES)
+    code = f"import sys, {modules}; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

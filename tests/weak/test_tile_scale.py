@@ -1,9 +1,11 @@
+"""EP-SAM's CAM: each tile with its own scale and threshold."""
+
 import numpy as np
 
 from wsplf_cli.weak.tile_scale import PERCENTILE, tile_cam
 
 
-def test_every_tile_that_is_called_tumour_is_mostly_foreground_however_it_compares_with_others():
+def test_every_tile_is_mostly_foreground_however_it_compares_with_others():
     rng = np.random.default_rng(0)
     logits = np.sort(rng.normal(0.5, 0.2, (40, 40)).astype(np.float32), axis=1)
     logits[:, 20:] += 50  # the other tile is far above
@@ -14,7 +16,7 @@ def test_every_tile_that_is_called_tumour_is_mostly_foreground_however_it_compar
     assert cam.dtype == np.float32
 
 
-def test_a_tile_that_is_called_normal_is_background_where_that_is_asked_for_and_glass_always():
+def test_a_tile_of_a_low_mean_is_background_where_that_is_asked_for_and_glass_always():
     logits = np.full((20, 40), -1, np.float32)
     logits[:, 20:] = np.nan
     logits[3, 3] = 5
@@ -27,7 +29,7 @@ def test_a_tile_that_is_called_normal_is_background_where_that_is_asked_for_and_
     assert (everywhere >= 0.5).mean() > 0.5
 
 
-def test_specks_are_opened_away_and_a_flat_tile_says_nothing():
+def test_specks_are_removed_and_a_flat_tile_has_no_foreground():
     logits = np.full((20, 20), 0.1, np.float32)
     logits[10, 10] = 1
     assert not (tile_cam(logits, side=20) >= 0.5).any()

@@ -56,17 +56,28 @@ def network(seed: int = 0) -> MilNetwork:
     return MilNetwork(backbone, plugins.load("weak.heads", "gated-attention").build(backbone.channels, 1))
 
 
-def train(seed: int) -> MilNetwork:
+def train(seed: int, *, epochs: int = 4) -> MilNetwork:
     model = network(seed)
-    settings = MilSettings(epochs=4, tiles_per_bag=8, backbone_rate=2e-3)
-    fit(
-        model, cohort(0), settings=settings, rng=np.random.default_rng(seed), device=torch.device("cpu"), track=Silent()
-    )
+    settings = MilSettings(epochs=epochs, tiles_per_bag=8, backbone_rate=2e-3)
+    rng = np.random.default_rng(seed)
+    fit(model, cohort(0), settings=settings, rng=rng, device=torch.device("cpu"), track=Silent())
     return model
 
 
-def test_slide_labels_alone_teach_which_tiles_are_positive() -> None:
-    model = train(0)
+@pytest.fixture(scope="module")
+def trained() -> dict[str, torch.Tensor]:
+    """The weights of a network that has learned dots."""
+    return train(0).state_dict()
+
+
+def copy_of(weights: dict[str, torch.Tensor]) -> MilNetwork:
+    model = network().eval()
+    model.load_state_dict(weights)
+    return model
+
+
+def test_slide_labels_alone_teach_which_tiles_are_positive(trained) -> None:
+    model = copy_of(trained)
     bag = cohort(7, slides=1)[0]
     tiles = as_batch(bag.tiles.read(np.arange(8)))
     with torch.no_grad():
@@ -75,7 +86,7 @@ def test_slide_labels_alone_teach_which_tiles_are_positive() -> None:
 
 
 def test_same_seed_same_weights() -> None:
-    first, second = train(3), train(3)
+    first, second = train(3, epochs=1), train(3, epochs=1)
     for weight, again in zip(first.parameters(), second.parameters(), strict=True):
         torch.testing.assert_close(weight, again)
 
@@ -100,6 +111,7 @@ def reviewed(indices: NDArray[np.integer]) -> NDArray[np.float32]:
     return layers
 
 
+@pytest.mark.slow
 def test_what_a_person_rejected_on_positive_slides_is_learned_as_negative() -> None:
     """Every positive slide has three tiles of dark dots, which a person rejects, and two of red dots."""
     margins = {}
@@ -199,9 +211,9 @@ def large(seed: int, *, count: int = 90) -> list[Bag]:
     ]
 
 
-def sampled_tiles(monkeypatch: pytest.MonkeyPatch, *, score_above: int, score_most: int) -> list[list[int]]:
+def sampled_tiles(trained, monkeypatch: pytest.MonkeyPatch, *, score_above: int, score_most: int) -> list[list[int]]:
     """The tiles that each step takes of a positive bag, by a network that has learned dots before."""
-    model, samples = train(0), []
+    model, samples = copy_of(trained), []
 
     def recorded(logits: NDArray[np.float32], count: int, *, rng: np.random.Generator) -> NDArray[np.intp]:
         indices = sample_hard(logits, count, rng=rng)
@@ -224,17 +236,19 @@ def sampled_tiles(monkeypatch: pytest.MonkeyPatch, *, score_above: int, score_mo
     return samples[::2]  # the positive bag's, each before the negative one's
 
 
-def test_after_the_settle_epochs_the_likeliest_tile_of_a_large_slide_is_in_every_step(monkeypatch) -> None:
-    steps = sampled_tiles(monkeypatch, score_above=80, score_most=90)
+@pytest.mark.slow
+def test_after_the_settle_epochs_the_likeliest_tile_of_a_large_slide_is_in_every_step(trained, monkeypatch) -> None:
+    steps = sampled_tiles(trained, monkeypatch, score_above=80, score_most=90)
     assert len(steps) == 6
     assert [89 in step for step in steps[2:]] == [True] * 4
     monkeypatch.undo()
-    steps = sampled_tiles(monkeypatch, score_above=90, score_most=90)
+    steps = sampled_tiles(trained, monkeypatch, score_above=90, score_most=90)
     assert [89 in step for step in steps].count(True) < 4, "a slide of so few tiles is not scored"
 
 
-def test_scoring_part_of_a_slide_each_epoch_finds_the_likeliest_tile_in_its_turn(monkeypatch) -> None:
-    steps = sampled_tiles(monkeypatch, score_above=80, score_most=45)
+@pytest.mark.slow
+def test_scoring_part_of_a_slide_each_epoch_finds_the_likeliest_tile_in_its_turn(trained, monkeypatch) -> None:
+    steps = sampled_tiles(trained, monkeypatch, score_above=80, score_most=45)
     assert all(89 in step for step in steps[-2:])
 
 

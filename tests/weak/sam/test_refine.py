@@ -1,4 +1,5 @@
-from dataclasses import dataclass, field
+"""A CAM refined in windows: where masks help, where they are discarded, and that regions lie where they should."""
+
 from typing import Any
 
 import numpy as np
@@ -7,20 +8,27 @@ import torch
 from numpy.typing import NDArray
 
 from wsplf_cli.schema import Prompt, TileMask
+from wsplf_cli.slides.map import SlideMap
+from wsplf_cli.slides.window import Window
 from wsplf_cli.weak.prompts import spread
-from wsplf_cli.weak.sam.refine import RefinedWindow, Window, best_mask, crop, fuse_cam_and_sam, refine
+from wsplf_cli.weak.sam.refine import (
+    RefinedRegion,
+    RefinedWindow,
+    best_mask,
+    crop,
+    foreground_windows,
+    fuse_cam_and_sam,
+    refine,
+    soft_dice,
+)
 
 
-@dataclass
-class FakeSlide:
-    """A slide that knows where it is read: red = column / 4, green = row / 4, at level 0."""
+class PositionSlide:
+    """A slide whose colours say where it is read: red = column / 4, green = row / 4, at level 0."""
 
-    width_px0: int = 800
-    height_px0: int = 600
-    reads: list[tuple[float, float]] = field(default_factory=list)
+    width_px0, height_px0 = 800, 600
 
     def read(self, x_px0: float, y_px0: float, *, size_px: tuple[int, int], downsample: float) -> NDArray[np.uint8]:
-        self.reads.append((x_px0, y_px0))
         columns = np.clip((x_px0 + (np.arange(size_px[0]) + 0.5) * downsample) / 4, 0, 255)
         rows = np.clip((y_px0 + (np.arange(size_px[1]) + 0.5) * downsample) / 4, 0, 255)
         red, green = np.meshgrid(columns, rows)
@@ -28,7 +36,7 @@ class FakeSlide:
 
 
 class DiscSam:
-    """Answers every prompt with the disc of radius 60 um around (300, 200), which it sees in the colours."""
+    """Answers every prompt with the disc of radius 60 um around (300, 200), by the colours of the window."""
 
     side_px = 128
 
@@ -39,6 +47,13 @@ class DiscSam:
         x, y = embedding[..., 0].numpy() * 4 + 2, embedding[..., 1].numpy() * 4 + 2
         disc = (x - 300) ** 2 + (y - 200) ** 2 < 60**2
         return [[TileMask(~disc, 0.99), TileMask(disc, 0.9)] for _ in prompts]
+
+
+class EmptySam(DiscSam):
+    """Answers every prompt with an empty mask of high estimated IoU."""
+
+    def prompt(self, embedding: Any, prompts: list[Prompt]) -> list[list[TileMask]]:
+        return [[TileMask(np.zeros((128, 128), bool), 0.99)] for _ in prompts]
 
 
 class Prompted:
@@ -61,72 +76,89 @@ def square_cam() -> NDArray[np.float32]:
     return cam
 
 
-def run(cam: NDArray[np.float32], *, sam: Any = None) -> list[Any]:
-    return list(
-        refine(
-            FakeSlide(),  # type: ignore[arg-type]
-            cam,
-            Prompted(sam or DiscSam()),
-            cell_px0=8.0,
-            mpp=1.0,
-            mpp_slide=1.0,
-            rng=np.random.default_rng(0),
-        )
-    )
+def regions_of(cam: NDArray[np.float32], *, sam: DiscSam | None = None) -> list[RefinedRegion]:
+    slide_map, refiner = SlideMap(cam, 8.0), Prompted(sam or DiscSam())
+    rng = np.random.default_rng(0)
+    return list(refine(PositionSlide(), slide_map, refiner, window_downsample=1.0, rng=rng))  # type: ignore[arg-type]
 
 
 def overlap_with_the_disc(cam: NDArray[np.float32]) -> float:
-    """IoU of what is voted for with the disc that SAM sees."""
-    (part,) = run(cam)
-    rows, columns = np.nonzero(part.vote >= 0.5)
-    x = part.origin_px0[0] + (columns + 0.5) * part.downsample
-    y = part.origin_px0[1] + (rows + 0.5) * part.downsample
+    """IoU of the refined foreground with the disc that SAM answers."""
+    (region,) = regions_of(cam)
+    rows, columns = np.nonzero(region.probability >= 0.5)
+    x = region.origin_px0[0] + (columns + 0.5) * region.downsample
+    y = region.origin_px0[1] + (rows + 0.5) * region.downsample
     inside = (x - 300) ** 2 + (y - 200) ** 2 < 60**2
-    area = np.pi * 60**2 / part.downsample**2
+    area = np.pi * 60**2 / region.downsample**2
     return float(inside.sum() / (len(x) + area - inside.sum()))
 
 
-def test_masks_of_sam_give_an_unsure_cam_its_outline_in_the_right_place() -> None:
+def test_masks_of_sam_give_an_uncertain_cam_its_outline_at_the_right_position() -> None:
     assert overlap_with_the_disc(square_cam() * np.float32(0.55 / 0.9)) > 0.9
 
 
-def test_where_the_cam_is_sure_it_is_kept() -> None:
+def test_a_certain_cam_is_kept() -> None:
     assert overlap_with_the_disc(square_cam()) == pytest.approx(np.pi / 4, abs=0.05)
 
 
-def test_nothing_in_the_cam_gives_nothing() -> None:
-    assert run(np.full((75, 100), 0.4, np.float32)) == []
+def test_a_cam_without_foreground_gives_no_region() -> None:
+    assert regions_of(np.full((75, 100), 0.4, np.float32)) == []
 
 
-def test_far_pieces_are_refined_apart() -> None:
+def test_components_far_apart_are_refined_separately() -> None:
     cam = np.zeros((75, 100), np.float32)
     cam[5:12, 5:12] = cam[62:70, 85:95] = 0.9
-    assert len(run(cam)) == 2
+    assert len(regions_of(cam)) == 2
 
 
-def test_mask_that_disagrees_with_the_cam_is_refused() -> None:
-    class Wrong(DiscSam):
-        def prompt(self, embedding: Any, prompts: list[Prompt]) -> list[list[TileMask]]:
-            return [[TileMask(np.zeros((128, 128), bool), 0.99)] for _ in prompts]
-
+def test_a_mask_that_contradicts_the_cam_is_discarded() -> None:
     cam = square_cam()
-    (part,) = run(cam, sam=Wrong())
-    area = (part.vote >= 0.5).sum() * (part.downsample / 8) ** 2
+    (region,) = regions_of(cam, sam=EmptySam())
+    area = (region.probability >= 0.5).sum() * (region.downsample / 8) ** 2
     assert area == pytest.approx((cam >= 0.5).sum(), rel=0.1)
-    assert part.sam.max() == 0
+    assert region.sam.max() == 0
 
 
-def test_best_mask_is_the_one_that_neither_misses_nor_adds() -> None:
+def test_the_region_says_which_pixels_sam_covers_and_how_sure_it_is() -> None:
+    (region,) = regions_of(square_cam())
+    covered = region.sam > 0
+    assert region.sam[covered] == pytest.approx(0.9, abs=1e-5)
+    assert covered.sum() * region.downsample**2 == pytest.approx(np.pi * 60**2, rel=0.1)
+    inside = region.cam >= 0.5
+    assert inside.sum() * region.downsample**2 == pytest.approx(120**2, rel=0.1)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_windows_cover_all_foreground(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    cam = (rng.random((75, 100)) < 0.02).astype(np.float32)
+    groups = foreground_windows(PositionSlide(), SlideMap(cam, 8.0), side_px=128, window_downsample=1.0)  # type: ignore[arg-type]
+    covered = np.zeros((75, 100), bool)
+    for window in (window for group in groups for window in group):
+        left, top = window.x_px0 / 8, window.y_px0 / 8
+        covered[max(0, int(np.ceil(top))) : int(top + 16), max(0, int(np.ceil(left))) : int(left + 16)] = True
+    assert covered[cam > 0].all()
+
+
+def test_the_best_mask_neither_misses_nor_adds() -> None:
     cam = np.zeros((40, 40), np.float32)
     cam[10:30, 10:30] = 1.0
     small, right, large = (np.zeros((40, 40), bool) for _ in range(3))
     small[15:20, 15:20] = right[11:30, 10:29] = large[2:38, 2:38] = True
-    chosen, agreement = best_mask([TileMask(small, 0.9), TileMask(right, 0.9), TileMask(large, 0.9)], cam)
-    assert chosen.mask is right
+    mask, agreement = best_mask([TileMask(small, 0.9), TileMask(right, 0.9), TileMask(large, 0.9)], cam)
+    assert mask.mask is right
     assert agreement > 0.9
 
 
-def test_crop_is_in_the_place_that_was_asked_for() -> None:
+def test_soft_dice_is_one_for_the_same_and_zero_for_disjoint_areas() -> None:
+    cam = np.zeros((40, 40), np.float32)
+    cam[10:30, 10:30] = 1.0
+    assert soft_dice(cam > 0, cam) == pytest.approx(1)
+    assert soft_dice(cam == 0, cam) == 0
+    assert soft_dice(np.zeros((40, 40), bool), np.zeros((40, 40), np.float32)) == 0
+
+
+def test_a_crop_lies_where_it_was_asked_for_and_is_zero_outside() -> None:
     cam = np.zeros((20, 30), np.float32)
     cam[7, 12] = 1.0
     cut = crop(cam, x=10, y=5, side=8, size=64)

@@ -1,3 +1,5 @@
+"""Tuning of SAM's decoder on given masks, some of them wrong."""
+
 import numpy as np
 import pytest
 import torch
@@ -27,11 +29,11 @@ def example(sam, target, *, seed=0):
     return Example(lambda: embedding, cam, target, np.ones(target.shape, np.float32))
 
 
-def iou(sam, one):
-    (prompt,) = spread.build()(one.cam, np.random.default_rng(0))
-    logits, _ = sam.logits(torch.from_numpy(one.embedding()).float(), [prompt], window_px=64)
-    found = logits[0, 0].detach().numpy() > 0
-    return (found & one.target).sum() / (found | one.target).sum()
+def iou(sam, window):
+    (prompt,) = spread.build()(window.cam, np.random.default_rng(0))
+    logits, _ = sam.logits(torch.from_numpy(window.embedding()).float(), [prompt], window_px=64)
+    mask = logits[0, 0].detach().numpy() > 0
+    return (mask & window.target).sum() / (mask | window.target).sum()
 
 
 @pytest.mark.parametrize("loss", [robust_loss, overlap_loss])
@@ -44,7 +46,7 @@ def test_tuning_learns_the_masks_and_leaves_the_sam_that_it_started_from(sam, lo
     curve = tune(tuned, examples, strategy=spread.build(), loss=loss, settings=settings, rng=rng, track=recorder)
     assert recorder.steps == 12
     assert curve.loss[-1] < 0.7 * curve.loss[0]
-    before_iou, after_iou = (np.mean([iou(each, one) for one in examples]) for each in (sam, tuned))
+    before_iou, after_iou = (np.mean([iou(network, window) for window in examples]) for network in (sam, tuned))
     assert 1 - after_iou < 0.6 * (1 - before_iou)
     assert all(torch.equal(value, before[name]) for name, value in sam.network.state_dict().items())
     assert tuned.network.image_encoder is sam.network.image_encoder
@@ -71,7 +73,7 @@ def test_the_robust_loss_gives_way_where_a_confident_decoder_is_contradicted():
     target[..., :4] = 1
     target[..., 7, 7] = 1  # one wrong pixel
     gradients = []
-    for loss in (robust_loss, lambda *all: torch.nn.functional.binary_cross_entropy_with_logits(*all[:2])):
+    for loss in (robust_loss, lambda *args: torch.nn.functional.binary_cross_entropy_with_logits(*args[:2])):
         loss(logits, target, torch.ones_like(target)).sum().backward()
         gradients.append(logits.grad[0, 0, 7, 7].abs().item())
         logits.grad = None
@@ -91,10 +93,10 @@ def test_pixels_of_no_weight_do_not_count(loss):
     assert loss(logits, target, weight).shape == (2, 4)
 
 
-def test_a_prompt_for_one_piece_learns_that_piece_and_nothing_of_the_others():
+def test_a_prompt_for_one_component_learns_that_component_and_nothing_of_the_others():
     both = square(4, 4, 16) | square(40, 40, 16)
-    one = Example(lambda: None, np.where(both, np.float32(0.9), np.float32(0)), both, np.ones((64, 64), np.float32))
-    target, weight = target_of(Prompt(np.array([[10.5, 10.5]], np.float32), np.ones(1, np.int8)), one)
+    window = Example(lambda: None, np.where(both, np.float32(0.9), np.float32(0)), both, np.ones((64, 64), np.float32))
+    target, weight = target_of(Prompt(np.array([[10.5, 10.5]], np.float32), np.ones(1, np.int8)), window)
     assert np.array_equal(target, square(4, 4, 16))
     assert (weight[square(40, 40, 16)] == 0).all()
     assert (weight[~square(40, 40, 16)] == 1).all()
