@@ -206,6 +206,7 @@ def test_a_run_leaves_its_cams_and_what_it_estimated(first):
     assert details["learn_seconds"] > 0
 
 
+@pytest.mark.slow
 def test_another_run_gives_the_same_polygons_and_replaces_those_before(first, tmp_path):
     again = run(copy(first.path, tmp_path))
     for name in POSITIVES:
@@ -346,7 +347,7 @@ def test_what_cannot_work_is_refused_before_any_work(unrun, tmp_path):
     assert not (path.parent / "wsplf").exists()
 
 
-@pytest.mark.parametrize("refiner", ["none", "slic", "sam-only"])
+@pytest.mark.parametrize("refiner", ["none", pytest.param("slic", marks=pytest.mark.slow), "sam-only"])
 def test_every_refiner_draws_the_tumour_from_what_was_learned_once(first, tmp_path, refiner):
     drawn = run(copy(first.path, tmp_path), memory=first.memory, recipe={"refiner": refiner})
     assert len(first.memory) == 1
@@ -355,7 +356,10 @@ def test_every_refiner_draws_the_tumour_from_what_was_learned_once(first, tmp_pa
         assert overlap(drawn.annotations(name)) > (0.4 if refiner == "sam-only" else 0.6)
 
 
-@pytest.mark.parametrize("recipe", [{"selection": "agreement"}, {"selection": "ids", "first_round": "cam"}])
+@pytest.mark.parametrize(
+    "recipe",
+    [{"selection": "agreement"}, pytest.param({"selection": "ids", "first_round": "cam"}, marks=pytest.mark.slow)],
+)
 def test_rounds_tune_the_decoder_and_reuse_the_embeddings(first, tmp_path, monkeypatch, recipe):
     monkeypatch.setattr(rounds, "MOST_WINDOWS", 6)
     tuned = run(copy(first.path, tmp_path), memory=first.memory, recipe={"rounds": 2} | recipe)
@@ -368,6 +372,7 @@ def test_rounds_tune_the_decoder_and_reuse_the_embeddings(first, tmp_path, monke
     assert set(curves["SAM decoder loss"]["y"]) == {"round 1", "round 2"}
 
 
+@pytest.mark.slow
 def test_the_cache_is_bounded_and_can_be_left_out(unrun, first, tmp_path):
     path = copy(unrun, tmp_path)
     run(path, memory=first.memory, cache_gb=0.0)

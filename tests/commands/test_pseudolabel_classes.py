@@ -198,6 +198,7 @@ def test_run_and_cams_say_which_class(first):
         assert any(line.startswith(f"{name}: foreground of the CAM:") for line in first.said)
 
 
+@pytest.mark.slow
 def test_a_run_again_keeps_what_a_person_drew_and_replaces_its_own_polygons_of_both_classes(first, tmp_path):
     path = copy(first.path, tmp_path)
     project = open_project(path, ProjectOptions())
@@ -216,7 +217,7 @@ def test_a_run_again_keeps_what_a_person_drew_and_replaces_its_own_polygons_of_b
         assert drawn.measurements[AREA] == pytest.approx(drawn.shape.area, rel=1e-3)
 
 
-@pytest.mark.parametrize("refiner", ["sam", "slic"])
+@pytest.mark.parametrize("refiner", ["sam", pytest.param("slic", marks=pytest.mark.slow)])
 def test_refined_outlines_of_two_classes_never_overlap(first, tmp_path, refiner):
     both = run(copy(first.path, tmp_path), memory=first.memory, refiner=refiner).drawn("ab")
     luad, lusc = area(both["LUAD"]), area(both["LUSC"])
@@ -226,6 +227,7 @@ def test_refined_outlines_of_two_classes_never_overlap(first, tmp_path, refiner)
         assert annotation.measurements[AREA] == pytest.approx(annotation.shape.area, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_rounds_tune_a_decoder_for_each_class(first, tmp_path, monkeypatch):
     monkeypatch.setattr(rounds, "MOST_WINDOWS", 3)
     tuned = run(copy(first.path, tmp_path), memory=first.memory, refiner="sam", rounds=1)

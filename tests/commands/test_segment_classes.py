@@ -86,7 +86,7 @@ def roles_of(path, monkeypatch):
     return targets
 
 
-@pytest.mark.parametrize("segmenter", ["unet", "sam"])
+@pytest.mark.parametrize("segmenter", ["unet", pytest.param("sam", marks=pytest.mark.slow)])
 def test_one_model_has_an_output_for_each_class(project, recorder, segmenter):
     report = train(*entries_of(project), replace(OPTIONS, segmenter=segmenter), recorder)
     assert [result.status for result in report.entries] == ["done"] * 4 + ["skipped"]

@@ -1,7 +1,11 @@
 """An ensemble of MIL networks: one per fold, their logits on one scale."""
 
+from dataclasses import replace
+from functools import partial
+
 import numpy as np
 import pytest
+from shapely import box
 
 from wsplf_cli import plugins
 from wsplf_cli.cohort.class_tracker import ClassTracker
@@ -10,8 +14,12 @@ from wsplf_cli.networks.backbone import build_backbone
 from wsplf_cli.networks.mil import MilNetwork
 from wsplf_cli.options import PseudolabelOptions
 from wsplf_cli.recipes import Recipe
+from wsplf_cli.review.memory import Review
+from wsplf_cli.review.regions import ReviewRegions
 from wsplf_cli.weak.cam import dense_inference
+from wsplf_cli.weak.mil import ensemble
 from wsplf_cli.weak.mil.ensemble import MilEnsemble, centre_and_spread, fit_ensemble, network_map, on_one_scale
+from wsplf_cli.weak.mil.training import MilSettings
 
 OPTIONS = PseudolabelOptions(mpp=2.0, recipe=Recipe(backbone_mode="fine-tuned", tile_px=64, epochs=1, folds=2))
 
@@ -43,8 +51,7 @@ def test_out_of_fold_logits_are_of_the_slides_own_fold_and_the_mean_is_of_all():
     fold_of = {"p": 0, "n": 0, "m": 1}
     plain = {entry_id: rng.normal(size=(20, 30)) for entry_id in fold_of}
     maps = {entry_id: np.stack([logits, 5 * logits + 2]).astype(np.float16) for entry_id, logits in plain.items()}
-    ensemble = MilEnsemble(fold_of, [None, None])
-    scaled = on_one_scale(["n", "m"], ensemble, maps)
+    scaled = on_one_scale(["n", "m"], MilEnsemble(fold_of, [None, None]), maps)
     for entry_id, fold in fold_of.items():
         negative = "n" if fold == 0 else "m"
         centre, spread = centre_and_spread([maps[negative][fold].astype(np.float32).ravel()])
@@ -69,9 +76,10 @@ class Curves:
         self.kept[name] = {key: list(values) for key, values in y.items()}
 
 
-def test_one_network_is_trained_for_each_fold_and_its_curve_is_kept(cohort, recorder):
+def test_one_network_is_trained_for_each_fold_and_its_curve_is_kept(cohort, recorder, monkeypatch):
     curves = Curves()
-    ensemble = fit_ensemble(
+    monkeypatch.setattr(ensemble, "MilSettings", partial(MilSettings, tiles_per_bag=2, least_steps=2))
+    result = fit_ensemble(
         tiles_of(cohort),
         "Tumor",
         make_network,
@@ -79,11 +87,42 @@ def test_one_network_is_trained_for_each_fold_and_its_curve_is_kept(cohort, reco
         rng=np.random.default_rng(0),
         tracker=ClassTracker(recorder, curves, ""),
     )
-    assert set(ensemble.fold_of.values()) == {0, 1}
-    assert len(ensemble.networks) == 2
+    assert set(result.fold_of.values()) == {0, 1}
+    assert len(result.networks) == 2
     assert {name: len(losses) for name, losses in curves.kept["MIL loss"].items()} == {"fold 1": 1, "fold 2": 1}
     assert recorder.started[-1] == ("MIL", recorder.steps - len(cohort))
     slide = cohort[0]
-    logits = network_map(slide, ensemble.networks[0], dense_inference(slide, ensemble.networks[0].backbone, OPTIONS))
+    logits = network_map(slide, result.networks[0], dense_inference(slide, result.networks[0].backbone, OPTIONS))
     assert logits.shape[0] == 1
     assert 0 < np.isnan(logits).mean() < 1
+
+
+def test_each_network_learns_from_the_other_folds_and_from_what_a_person_decided(cohort, recorder, monkeypatch):
+    square = box(400, 300, 528, 428)
+    regions = {"Tumor": ReviewRegions(positive=(square,)), "Stroma": ReviewRegions(negative=(square,))}
+    cohort[0] = replace(cohort[0], review=Review(cohort[0].entry.id, (), regions))
+    trained, fit = [], ensemble.fit
+    monkeypatch.setattr(
+        ensemble, "fit", lambda network, bags, **options: trained.append(bags) or fit(network, bags, **options)
+    )
+    monkeypatch.setattr(ensemble, "MilSettings", partial(MilSettings, tiles_per_bag=1, least_steps=1))
+    result = fit_ensemble(
+        tiles_of(cohort),
+        "Tumor",
+        make_network,
+        options=OPTIONS,
+        rng=np.random.default_rng(0),
+        tracker=ClassTracker(recorder, Curves(), ""),
+    )
+    for fold, bags in enumerate(trained):
+        assert {bag.entry_id for bag in bags} == {key for key, of_slide in result.fold_of.items() if of_slide != fold}
+        assert {bag.entry_id: bag.target.tolist() for bag in bags} == {
+            slide.entry.id: [float(slide.is_positive("Tumor"))]
+            for slide in cohort
+            if result.fold_of[slide.entry.id] != fold
+        }
+    known = {bag.entry_id: bag.known for bags in trained for bag in bags}
+    assert [known[slide.entry.id] is not None for slide in cohort] == [True, False, False, False]
+    layers = known[cohort[0].entry.id](np.arange(len(cohort[0].grid.xy_px0)))
+    assert layers[:, 0].any()
+    assert not layers[:, 1].any()
