@@ -1,4 +1,4 @@
-"""How much tumour there is on positive slides, judged by what they have more of than negative slides.
+"""How much tumour there is on positive slides, estimated from what they have more of than negative slides.
 
 The scores of negative slides show how scores are distributed without tumour. What positive slides have above a score in
 excess of that, on average, is tumour, or tissue that no negative slide has. The largest excess above any score, less
