@@ -217,7 +217,8 @@ def test_a_run_again_keeps_what_a_person_drew_and_replaces_its_own_polygons_of_b
         assert drawn.measurements[AREA] == pytest.approx(drawn.shape.area, rel=1e-3)
 
 
-@pytest.mark.parametrize("refiner", ["sam", pytest.param("slic", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("refiner", ["sam", "slic"])
 def test_refined_outlines_of_two_classes_never_overlap(first, tmp_path, refiner):
     both = run(copy(first.path, tmp_path), memory=first.memory, refiner=refiner).drawn("ab")
     luad, lusc = area(both["LUAD"]), area(both["LUSC"])

@@ -177,7 +177,7 @@ def test_classes_share_the_features_and_have_their_own_labels_and_reviews(prepar
     assert (sampled["Stroma"].known == -1).any()
 
 
-@pytest.mark.parametrize("rotations", [1, 4])
+@pytest.mark.parametrize("rotations", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_the_map_of_a_probe_has_the_logits_of_its_instances(prepare, rotations):
     """The map is computed in the other order: each neighbourhood's part of the logit first, the means after."""
     mask = np.ones((SIDE // 8, SIDE // 8), bool)
