@@ -77,7 +77,7 @@ def pseudolabel(
         return _draw(project, learned, networks, options, run=run, trackers=trackers)
 
 
-def _draw(  # noqa: PLR0913  where progress is shown is passed, never global
+def _draw(
     project: Project,
     learned: CohortFit,
     networks: Networks,

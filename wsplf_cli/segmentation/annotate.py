@@ -55,7 +55,7 @@ def is_ruled_out(entry: Entry, path_class: str) -> bool:
     return entry.label is not None and path_class not in entry.label.classes and not entry.held_out
 
 
-def segment_slide(  # noqa: PLR0913  the settings of one call, each with its name
+def segment_slide(
     entry: Entry,
     review: Review,
     model: LoadedModel,

@@ -60,7 +60,7 @@ def model_canvas(slide: Slide, *, mpp: float, tile_px: int, mpp_slide: float) ->
     )
 
 
-def predict_slide(  # noqa: PLR0913  the settings of one call, each with its name
+def predict_slide(
     slide: Slide,
     tissue: TissueMask,
     infer: Infer,

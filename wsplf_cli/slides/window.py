@@ -248,7 +248,7 @@ class WindowCounter:
             return np.full((window.side_px, window.side_px, 3), 255, np.uint8)
 
 
-def infer_strips(  # noqa: PLR0913  the settings of one call, each with its name
+def infer_strips(
     slide: Slide,
     tissue: TissueMask,
     infer: Infer,

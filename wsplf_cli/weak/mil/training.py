@@ -175,7 +175,7 @@ def fit(
     return curve
 
 
-def _score_large_bags(  # noqa: PLR0913  rng, device and tracker are passed, never global
+def _score_large_bags(
     network: MilNetwork,
     large: Sequence[tuple[Bag, TileScores]],
     *,

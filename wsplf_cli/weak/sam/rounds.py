@@ -68,7 +68,7 @@ class _Rounds:
     tracker: Tracker
 
 
-def tune_rounds(  # noqa: PLR0913  where progress is shown is passed, never global
+def tune_rounds(
     sam: Sam,
     cams: CamsOfClass,
     *,

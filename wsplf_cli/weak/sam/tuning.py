@@ -57,7 +57,7 @@ class Curve:
     loss: list[float] = field(default_factory=list)
 
 
-def tune(  # noqa: PLR0913  rng, device and tracker are passed, never global
+def tune(
     sam: Sam,
     examples: Sequence[Example],
     *,
