@@ -4,7 +4,6 @@ from dataclasses import replace
 from uuid import uuid4
 
 import pytest
-from qupath_objects import delete_annotations
 from shapely import box, union_all
 
 from wsplf_cli.backends.embedded import open_project
@@ -12,6 +11,7 @@ from wsplf_cli.errors import ProjectError
 from wsplf_cli.options import ProjectOptions
 from wsplf_cli.qupath import geojson
 from wsplf_cli.review.memory import read_review, write_polygons
+from wsplf_cli.review.regions import ReviewRegions
 from wsplf_cli.schema import Annotation
 
 DELETED, LEFT = box(100, 100, 300, 300), box(500, 100, 600, 200)
@@ -31,24 +31,23 @@ def stage(tiny_project, recorder):
         def project(self):
             return open_project(tiny_project, ProjectOptions())
 
-        def review(self, path_class="Tumor"):
+        def review(self):
             project = self.project()
-            return read_review(project, project.entries()[0], path_class, recorder)
+            return read_review(project, project.entries()[0], ["Tumor", "Stroma"], recorder)
 
         def run(self, *shapes, run_id, path_class="Tumor"):
             polygons = [polygon(shape, run_id, path_class=path_class) for shape in shapes]
-            review = self.review(path_class)
-            write_polygons(self.project(), review, annotations=polygons, origin="pseudolabel", run_id=run_id)
+            write_polygons(self.project(), self.review(), annotations=polygons, origin="pseudolabel", run_id=run_id)
 
         def delete(self, shape):
             project = self.project()
-            delete_annotations(project, "1", [one.id for one in project.annotations("1") if one.shape.equals(shape)])
+            project.remove("1", [drawn.id for drawn in project.annotations("1") if drawn.shape.equals(shape)])
 
     return Stage()
 
 
-def refused(review):
-    return union_all(list(review.regions.negative))
+def negative(review, path_class="Tumor"):
+    return union_all(list(review.of(path_class).negative))
 
 
 def test_a_deletion_is_still_known_after_the_next_runs(stage):
@@ -56,12 +55,12 @@ def test_a_deletion_is_still_known_after_the_next_runs(stage):
     stage.delete(DELETED)
     for run_id in ("2", "3"):
         stage.run(LEFT, run_id=run_id)
-        assert refused(stage.review()).equals(DELETED)
-    (kept,) = geojson.read(stage.folder / "wsplf" / "removed" / "1.geojson")
-    assert (kept.path_class, kept.name) == ("Tumor", "removed in review")
+        assert negative(stage.review()).equals(DELETED)
+    (remembered,) = geojson.read(stage.folder / "wsplf" / "removed" / "1.geojson")
+    assert (remembered.path_class, remembered.name) == ("Tumor", "removed in review")
 
 
-def test_what_a_run_itself_takes_away_is_no_deletion(stage):
+def test_what_a_run_itself_replaces_is_no_deletion(stage):
     stage.run(DELETED, LEFT, run_id="1")
     stage.run(LEFT, run_id="2")
     assert stage.review().removed == {}
@@ -74,8 +73,8 @@ def test_drawing_there_takes_a_deletion_back(stage):
     stage.run(LEFT, run_id="2")
     stage.project().replace("1", origin="human", annotations=[replace(polygon(DELETED), origin="human")])
     review = stage.review()
-    assert refused(review).is_empty
-    assert [shape.equals(DELETED) for shape in review.regions.positive] == [True]
+    assert negative(review).is_empty
+    assert [shape.equals(DELETED) for shape in review.of("Tumor").positive] == [True]
 
 
 def test_a_deletion_concerns_its_own_class(stage):
@@ -83,14 +82,37 @@ def test_a_deletion_concerns_its_own_class(stage):
     stage.delete(DELETED)
     stage.run(box(700, 500, 800, 600), run_id="2", path_class="Stroma")
     stage.run(LEFT, run_id="3")
-    assert refused(stage.review()).equals(DELETED)
-    assert refused(stage.review("Stroma")).is_empty
+    assert negative(stage.review()).equals(DELETED)
+    assert negative(stage.review(), "Stroma").is_empty
 
 
-def test_an_unreadable_memory_stops_with_what_to_do(stage):
+def test_an_unreadable_memory_is_an_error_that_names_the_file(stage):
     stage.run(DELETED, LEFT, run_id="1")
     stage.delete(DELETED)
     stage.run(LEFT, run_id="2")
     (stage.folder / "wsplf" / "removed" / "1.geojson").write_text("{", encoding="utf-8")
     with pytest.raises(ProjectError, match=r"1\.geojson"):
         stage.review()
+
+
+def test_a_class_that_was_not_asked_for_has_no_regions(stage):
+    assert stage.review().of("Necrosis") == ReviewRegions()
+
+
+def test_one_reading_gives_the_regions_of_every_class(stage):
+    stage.project().replace("1", origin="human", annotations=[replace(polygon(DELETED), origin="human")])
+    review = stage.review()
+    assert [len(review.of(name).positive) for name in ("Tumor", "Stroma")] == [1, 0]
+    assert [len(review.of(name).negative) for name in ("Tumor", "Stroma")] == [0, 1]
+    assert review.entry_id == "1"
+    assert len(review.annotations) == 1
+    assert not review.complete
+
+
+def test_an_image_that_was_saved_over_the_run_is_said_once_and_rejects_nothing(stage, recorder):
+    stage.run(DELETED, LEFT, run_id="1")
+    stage.delete(DELETED)
+    stage.delete(LEFT)
+    assert negative(stage.review()).is_empty
+    (line,) = recorder.said
+    assert "nothing is left of the 2 polygons" in line

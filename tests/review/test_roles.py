@@ -3,22 +3,20 @@
 from dataclasses import replace
 from uuid import uuid4
 
-import numpy as np
 import pytest
-from qupath_objects import delete_annotations
 from shapely import MultiPolygon, box, union_all
 from shapely.affinity import translate
 
 from wsplf_cli.backends.embedded import open_project
 from wsplf_cli.options import ProjectOptions
-from wsplf_cli.review.regions import ReviewRegions, known_cells, removed, review_regions
-from wsplf_cli.schema import DESCRIPTION_KEY, REVIEW_KEY, REVIEWED_KEY, Annotation, Entry, TileGrid
+from wsplf_cli.review.regions import ReviewRegions, removed, review_regions
+from wsplf_cli.schema import DESCRIPTION_KEY, REVIEW_KEY, REVIEWED_KEY, Annotation, Entry
 
-PLACE = box(100, 100, 300, 300)
+SQUARE = box(100, 100, 300, 300)
 OTHER = box(500, 100, 600, 200)
 
 
-def polygon(shape=PLACE, origin="pseudolabel", **fields):
+def polygon(shape=SQUARE, origin="pseudolabel", **fields):
     return Annotation(uuid4(), shape, **({"path_class": "Tumor", "origin": origin} | fields))
 
 
@@ -45,30 +43,30 @@ class Image:
     def annotations(self):
         return self.project().annotations("1")
 
-    def change(self, one, **fields):
+    def change(self, annotation, **fields):
         """A person changes an annotation: its regions stay on it, as QuPath keeps them."""
-        self.delete(one)
-        self.draw(replace(one, **fields))
+        self.delete(annotation)
+        self.draw(replace(annotation, **fields))
 
-    def delete(self, one):
-        delete_annotations(self.project(), "1", [one.id])
+    def delete(self, annotation):
+        self.project().remove("1", [annotation.id])
 
     def draw(self, *annotations):
         self.project().replace("1", origin="human", annotations=annotations)
 
     def regions(self, path_class="Tumor", *, reviewed=False):
-        now = self.annotations()
-        gone = removed(self.written, now, path_class, reviewed=reviewed)
-        return review_regions(now, path_class, removed=gone or [], reviewed=reviewed)
+        annotations = self.annotations()
+        deleted = removed(self.written, annotations, path_class, reviewed=reviewed)
+        return review_regions(annotations, path_class, removed=deleted or [], reviewed=reviewed)
 
 
 def area(shapes):
     return union_all(list(shapes)).area
 
 
-def is_only(regions, role, shape=PLACE):
+def is_only(regions, role, shape=SQUARE):
     """Whether the shape has this role, and no other role is given to anything in it."""
-    pending = [one for one, _ in regions.pending]
+    pending = [pending_shape for pending_shape, _ in regions.pending]
     roles = {"positive": regions.positive, "pending": pending, "negative": regions.negative, "ignored": regions.ignored}
     covered = {name: union_all(list(shapes)).intersection(shape).area for name, shapes in roles.items()}
     return covered.pop(role) == pytest.approx(shape.area, rel=1e-3) and not any(covered.values())
@@ -88,8 +86,8 @@ def test_untouched_prediction_teaches_nothing(image):
 
 @pytest.mark.parametrize("origin", ["pseudolabel", "prediction"])
 def test_accepted_is_truth(image, origin):
-    (one,) = image.run(polygon(origin=origin), origin=origin)
-    image.change(one, metadata=dict(one.metadata) | {REVIEW_KEY: "accepted"}, locked=True)
+    (annotation,) = image.run(polygon(origin=origin), origin=origin)
+    image.change(annotation, metadata=dict(annotation.metadata) | {REVIEW_KEY: "accepted"}, locked=True)
     (after,) = image.annotations()
     assert (after.review, after.edited) == ("accepted", False)
     assert is_only(image.regions(), "positive")
@@ -97,29 +95,29 @@ def test_accepted_is_truth(image, origin):
 
 @pytest.mark.parametrize("origin", ["pseudolabel", "prediction"])
 def test_rejected_is_background(image, origin):
-    (one,) = image.run(polygon(origin=origin), origin=origin)
-    image.change(one, metadata=dict(one.metadata) | {REVIEW_KEY: "rejected"})
+    (annotation,) = image.run(polygon(origin=origin), origin=origin)
+    image.change(annotation, metadata=dict(annotation.metadata) | {REVIEW_KEY: "rejected"})
     assert is_only(image.regions(), "negative")
 
 
 def test_moved_outline_is_truth_as_it_is_now(image):
-    (one,) = image.run(polygon())
+    (annotation,) = image.run(polygon())
     bigger = box(100, 100, 320, 300)
-    image.change(one, shape=bigger)
+    image.change(annotation, shape=bigger)
     assert is_only(image.regions(), "positive", bigger)
 
 
 def test_part_that_was_cut_off_is_background(image):
-    (one,) = image.run(polygon())
-    image.change(one, shape=box(100, 100, 200, 300))
+    (annotation,) = image.run(polygon())
+    image.change(annotation, shape=box(100, 100, 200, 300))
     regions = image.regions()
     assert is_only(regions, "positive", box(100, 100, 200, 300))
     assert is_only(regions, "negative", box(201, 100, 300, 300))
 
 
 def test_a_corrected_outline_leaves_no_slivers_of_background(image):
-    (one,) = image.run(polygon())
-    image.change(one, shape=box(103, 98, 303, 297))
+    (annotation,) = image.run(polygon())
+    image.change(annotation, shape=box(103, 98, 303, 297))
     assert image.regions().negative == ()
 
 
@@ -127,10 +125,10 @@ def test_a_corrected_outline_leaves_no_slivers_of_background(image):
     "change", [{"locked": True}, {"name": "lymph node"}, {"metadata": {DESCRIPTION_KEY: "atypical"}}]
 )
 def test_locked_named_or_described_is_truth(image, change):
-    (one,) = image.run(polygon())
+    (annotation,) = image.run(polygon())
     if "metadata" in change:
-        change = {"metadata": dict(one.metadata) | change["metadata"]}
-    image.change(one, **change)
+        change = {"metadata": dict(annotation.metadata) | change["metadata"]}
+    image.change(annotation, **change)
     assert is_only(image.regions(), "positive")
 
 
@@ -163,41 +161,41 @@ def test_deleted_is_background(image):
 
 
 def test_when_nothing_is_left_it_was_written_over_and_nothing_is_rejected(image):
-    for one in image.run(polygon(), polygon(OTHER)):
-        image.delete(one)
+    for annotation in image.run(polygon(), polygon(OTHER)):
+        image.delete(annotation)
     assert removed(image.written, image.annotations(), "Tumor") is None
     assert image.regions() == ReviewRegions()
 
 
 def test_all_deleted_in_an_image_marked_as_reviewed_is_background(image):
-    for one in image.run(polygon(), polygon(OTHER)):
-        image.delete(one)
+    for annotation in image.run(polygon(), polygon(OTHER)):
+        image.delete(annotation)
     assert is_only(image.regions(reviewed=True), "negative", OTHER)
 
 
 @pytest.mark.parametrize("path_class", ["Stroma", None, "Other"])
 def test_given_another_class_or_none_is_background(image, path_class):
-    (one,) = image.run(polygon())
-    image.change(one, path_class=path_class)
+    (annotation,) = image.run(polygon())
+    image.change(annotation, path_class=path_class)
     assert is_only(image.regions(), "negative")
 
 
 def test_given_another_class_is_truth_for_that_class(image):
-    (one,) = image.run(polygon())
-    image.change(one, path_class="Stroma")
+    (annotation,) = image.run(polygon())
+    image.change(annotation, path_class="Stroma")
     assert is_only(image.regions("Stroma"), "positive")
 
 
 @pytest.mark.parametrize("path_class", ["Ignore*", "Region*"])
 def test_given_an_ignored_class_is_neither(image, path_class):
-    (one,) = image.run(polygon())
-    image.change(one, path_class=path_class)
+    (annotation,) = image.run(polygon())
+    image.change(annotation, path_class=path_class)
     assert is_only(image.regions(), "ignored")
 
 
 def test_rejected_with_another_class_is_still_background(image):
-    (one,) = image.run(polygon())
-    image.change(one, path_class="Stroma", metadata=dict(one.metadata) | {REVIEW_KEY: "rejected"})
+    (annotation,) = image.run(polygon())
+    image.change(annotation, path_class="Stroma", metadata=dict(annotation.metadata) | {REVIEW_KEY: "rejected"})
     assert is_only(image.regions(), "negative")
 
 
@@ -208,7 +206,7 @@ def test_polygon_of_another_class_by_a_person_is_background(image, path_class):
 
 
 @pytest.mark.parametrize("path_class", ["Region*", "Tissue", "ROI", "Region 2", "roi_3", None, "Immune cells*"])
-def test_polygon_that_only_marks_a_place_teaches_nothing(image, path_class):
+def test_polygon_that_only_marks_an_area_teaches_nothing(image, path_class):
     image.draw(polygon(origin="human", path_class=path_class))
     assert image.regions() == ReviewRegions()
 
@@ -220,8 +218,8 @@ def test_drawn_ignore_is_ignored_even_within_truth(image):
 
 
 def test_a_person_who_rejects_and_draws_better_means_the_better_one(image):
-    (one,) = image.run(polygon())
-    image.change(one, metadata=dict(one.metadata) | {REVIEW_KEY: "rejected"})
+    (annotation,) = image.run(polygon())
+    image.change(annotation, metadata=dict(annotation.metadata) | {REVIEW_KEY: "rejected"})
     better = box(150, 150, 350, 350)
     image.draw(polygon(better, origin="human"))
     regions = image.regions()
@@ -251,10 +249,10 @@ def test_split_in_two_without_marks_is_truth_and_the_cut_is_no_background(image)
 
 
 def test_split_in_two_with_marks_is_truth(image):
-    (one,) = image.run(polygon())
+    (annotation,) = image.run(polygon())
     halves = box(100, 100, 199, 300), box(201, 100, 300, 300)
-    image.change(one, shape=halves[0])
-    image.draw(replace(one, id=uuid4(), shape=halves[1]))
+    image.change(annotation, shape=halves[0])
+    image.draw(replace(annotation, id=uuid4(), shape=halves[1]))
     assert area(image.regions().positive) == pytest.approx(area(halves))
 
 
@@ -262,30 +260,30 @@ def test_merged_is_truth(image):
     first, second, _ = image.run(polygon(), polygon(OTHER), polygon(box(800, 600, 900, 700)))
     image.delete(first)
     image.delete(second)
-    image.draw(polygon(MultiPolygon([PLACE, OTHER]), origin="human"))
+    image.draw(polygon(MultiPolygon([SQUARE, OTHER]), origin="human"))
     regions = image.regions()
-    assert area(regions.positive) == pytest.approx(PLACE.area + OTHER.area)
+    assert area(regions.positive) == pytest.approx(SQUARE.area + OTHER.area)
     assert regions.negative == ()
 
 
 def test_duplicate_counts_once(image):
-    (one,) = image.run(polygon())
-    image.draw(replace(one, id=uuid4()))
+    (annotation,) = image.run(polygon())
+    image.draw(replace(annotation, id=uuid4()))
     assert is_only(image.regions(), "pending")
 
 
 def test_duplicate_that_was_moved_is_truth_where_it_is(image):
-    (one,) = image.run(polygon())
-    moved = translate(PLACE, 400, 300)
-    image.draw(replace(one, id=uuid4(), shape=moved))
+    (annotation,) = image.run(polygon())
+    moved = translate(SQUARE, 400, 300)
+    image.draw(replace(annotation, id=uuid4(), shape=moved))
     regions = image.regions()
     assert is_only(regions, "pending")
     assert is_only(regions, "positive", moved)
 
 
 def test_reviewed_image_is_truth_as_it_stands(image):
-    one, _ = image.run(polygon(), polygon(OTHER))
-    image.change(one, metadata=dict(one.metadata) | {REVIEW_KEY: "rejected"})
+    annotation, _ = image.run(polygon(), polygon(OTHER))
+    image.change(annotation, metadata=dict(annotation.metadata) | {REVIEW_KEY: "rejected"})
     regions = image.regions(reviewed=True)
     assert is_only(regions, "negative")
     assert is_only(regions, "positive", OTHER)
@@ -302,7 +300,7 @@ def test_reviewed_is_what_the_mark_says(value, reviewed):
 
 
 def test_lines_and_points_teach_nothing(image):
-    image.draw(polygon(PLACE.boundary, origin="human"))
+    image.draw(polygon(SQUARE.boundary, origin="human"))
     assert image.regions() == ReviewRegions()
 
 
@@ -319,22 +317,3 @@ def test_before_qupath_0_4_edits_deletions_and_drawings_count_too(image, version
     assert is_only(regions, "positive", box(100, 100, 320, 300))
     assert is_only(regions, "negative", OTHER)
     assert is_only(regions, "positive", box(50, 500, 90, 600))
-
-
-def grid(*corners, side=100.0):
-    return TileGrid("1", 32, 1.0, side, np.array(corners, np.int32), np.ones(len(corners), np.float32))
-
-
-def test_known_places_lie_where_the_shapes_are():
-    regions = ReviewRegions(positive=(box(0, 0, 50, 100),), negative=(box(100, 0, 200, 50),))
-    layers = known_cells(regions, grid((0, 0), (100, 0), (300, 0)), np.arange(3), side_px=4)
-    assert layers[0, 0].tolist() == [[1, 1, 0, 0]] * 4
-    assert layers[1, 1].tolist() == [[1] * 4, [1] * 4, [0] * 4, [0] * 4]
-    assert layers[0, 1].sum() == layers[1, 0].sum() == layers[2].sum() == 0
-
-
-def test_in_a_reviewed_image_all_else_is_known_background_but_what_is_ignored():
-    regions = ReviewRegions(positive=(box(0, 0, 50, 100),), ignored=(box(50, 0, 75, 100),), complete=True)
-    layers = known_cells(regions, grid((0, 0)), np.arange(1), side_px=4)
-    assert layers[0, 0].tolist() == [[1, 1, 0, 0]] * 4
-    assert layers[0, 1].tolist() == [[0, 0, 0, 1]] * 4

@@ -1,3 +1,5 @@
+"""A segmentation model on a whole slide: outlines without seams, whatever the bands and windows."""
+
 import numpy as np
 import pytest
 import torch
@@ -6,119 +8,148 @@ from scipy import ndimage
 from shapely import union_all
 
 from wsplf_cli.geometry import rasterise
+from wsplf_cli.networks.inference import on_arrays
+from wsplf_cli.schema import TissueMask
 from wsplf_cli.segmentation.models.unet import build
-from wsplf_cli.segmentation.predict import Outlined, Sweep, outline, predictor, sweep, windows_of
+from wsplf_cli.segmentation.predict import ClassPrediction, ModelScale, OutlineSettings, outline, predict_slide
+from wsplf_cli.slides.open import open_slide
+from wsplf_cli.slides.window import DamagedWindows, StripInference, infer_strips
 
 
-def _scene(height: int, width: int, *, seed: int = 0, sigma: float = 9.0) -> NDArray[np.float32]:
+def scene(height: int, width: int, *, seed: int = 0, sigma: float = 9.0) -> NDArray[np.float32]:
+    """Smooth probabilities with islands and lakes."""
     noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(height, width)), sigma)
     return (1 / (1 + np.exp(-noise / noise.std() * 2))).astype(np.float32)
 
 
-def _reader(scene: NDArray[np.float32], side: int):
-    padded = np.pad(scene, ((0, side), (0, side)))
-    rgb = np.repeat((padded[..., None] * 255).round().astype(np.uint8), 3, axis=2)
-    return lambda x, y: np.pad(
-        rgb[y : y + side, x : x + side],
-        ((0, side - len(rgb[y : y + side])), (0, side - rgb[y : y + side, x : x + side].shape[1]), (0, 0)),
+def settings(**fields: float) -> OutlineSettings:
+    return OutlineSettings(
+        **({"threshold": 0.6, "tolerance_px0": 0.0, "min_area_px0": 0.0, "min_hole_px0": 0.0} | fields)
     )
 
 
-def _as_is(windows: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return windows[:, None, ..., 0].astype(np.float32) / 255
-
-
-def _canvas(scene: NDArray[np.float32], side: int, predict=_as_is, wanted=lambda x, y: True) -> NDArray[np.float32]:
-    plan = Sweep(scene.shape[1], scene.shape[0], side)
-    read = _reader(scene, side)
-    strips = list(sweep(plan, classes=1, read=read, predict=predict, wanted=wanted, advance=lambda done: None))
-    (canvas,) = np.concatenate(strips, axis=1)
-    return canvas
-
-
-def _outlines(canvas: NDArray[np.float32], *, band_rows: int = 1024, **changes: float) -> list[Outlined]:
-    values = {"threshold": 0.6, "downsample": 2.0, "tolerance_px0": 0.0, "min_area_px0": 0.0, "min_hole_px0": 0.0}
-    (found,) = outline(iter(np.array_split(canvas[None], 7, axis=1)), **(values | changes), band_rows=band_rows)
-    return found
-
-
-@pytest.mark.parametrize("size", [(200, 300), (64, 64), (30, 500), (129, 65)])
-def test_windows_of_what_is_already_right_give_it_back(size: tuple[int, int]) -> None:
-    scene = _scene(*size)
-    canvas = _canvas(scene, 64)
-    assert canvas.shape == scene.shape
-    assert np.abs(canvas - scene).max() < 1 / 255
-
-
-def test_no_seams_where_windows_disagree() -> None:
-    def biased(windows: NDArray[np.uint8]) -> NDArray[np.float32]:
-        ramp = np.linspace(0, 1, windows.shape[2], dtype=np.float32)
-        return np.broadcast_to(ramp, windows.shape[:3])[:, None].copy()
-
-    canvas = _canvas(np.zeros((64, 400), np.float32), 64, predict=biased)
-    steps = np.abs(np.diff(canvas, axis=1))
-    assert steps.max() < 0.15  # set side by side, the windows would jump by 1
-
-
-def test_two_halves_stitched_are_one_tile() -> None:
-    torch.manual_seed(0)
-    model = build(1, pretrained=False).eval()
-    torch.nn.init.normal_(model.logits.weight)
-    predict = predictor(model, device=torch.device("cpu"))
-    scene = _scene(64, 112)
-    whole = _canvas(scene, 64, predict=predict)
-    alone = _canvas(scene[:, :64].copy(), 64, predict=predict)
-    assert np.allclose(whole[:, :48], alone[:, :48], atol=1e-5)
-    assert np.array_equal(whole, _canvas(scene, 64, predict=predict))
-
-
-def test_only_wanted_windows_are_predicted() -> None:
-    seen = []
-
-    def predict(windows: NDArray[np.uint8]) -> NDArray[np.float32]:
-        seen.append(len(windows))
-        return np.ones(windows.shape[:3], np.float32)[:, None]
-
-    def left(x: int, y: int) -> bool:
-        return x < 100
-
-    canvas = _canvas(np.ones((64, 500), np.float32), 64, predict=predict, wanted=left)
-    assert (canvas[:, :100] == 1).all()
-    assert (canvas[:, 200:] == 0).all()
-    assert sum(seen) == windows_of(Sweep(500, 64, 64), left) == 3
+def outlined(
+    canvas: NDArray[np.float32], *, downsample: float = 2.0, band_rows: int = 1024, **fields: float
+) -> ClassPrediction:
+    strips = iter(np.array_split(canvas[None], 7, axis=1))
+    (prediction,) = outline(strips, settings(**fields), downsample=downsample, band_rows=band_rows)
+    return prediction
 
 
 @pytest.mark.parametrize("band_rows", [8, 40, 64])
 def test_bands_do_not_change_the_polygons(band_rows: int) -> None:
-    canvas = _scene(250, 180, sigma=4)
-    whole, banded = _outlines(canvas), _outlines(canvas, band_rows=band_rows)
-    assert len(whole) > 10
-    assert [round(one.shape.area, 6) for one in whole] == [round(one.shape.area, 6) for one in banded]
-    difference = union_all([one.shape for one in whole]) ^ union_all([one.shape for one in banded])
-    assert difference.area < 1e-6
-    for one, other in zip(whole[:5], banded[:5], strict=True):
-        assert one.confidence == pytest.approx(other.confidence, abs=1e-6)
+    canvas = scene(250, 180, sigma=4)
+    whole, banded = outlined(canvas), outlined(canvas, band_rows=band_rows)
+    assert len(whole.polygons) > 10
+    assert [round(shape.area, 6) for shape in whole.polygons] == [round(shape.area, 6) for shape in banded.polygons]
+    assert (union_all(whole.polygons) ^ union_all(banded.polygons)).area < 1e-6
+    for first, second in zip(whole.polygons[:5], banded.polygons[:5], strict=True):
+        confidences = whole.probability.mean_inside(first), banded.probability.mean_inside(second)
+        assert confidences[0] == pytest.approx(confidences[1], abs=1e-6)
 
 
 def test_polygons_are_the_mask_at_level_0() -> None:
-    canvas = _scene(250, 180)
-    found = _outlines(canvas, downsample=3.0)
-    mask = rasterise([one.shape for one in found], origin_px0=(0, 0), downsample=3.0, size_px=(180, 250))
+    canvas = scene(250, 180)
+    polygons = outlined(canvas, downsample=3.0).polygons
+    mask = rasterise(polygons, origin_px0=(0, 0), downsample=3.0, size_px=(180, 250))
     truth = canvas >= 0.6
     assert (mask & truth).sum() / (mask | truth).sum() > 0.99
 
 
-def test_small_pieces_and_small_holes_go_and_confidence_is_the_mean_inside() -> None:
+def test_small_components_and_small_holes_are_dropped_and_confidence_is_the_mean_inside() -> None:
     canvas = np.full((200, 200), 0.1, np.float32)
     canvas[20:120, 20:120] = 0.9
     canvas[60:64, 60:64] = 0.1
     canvas[80:110, 80:110] = 0.1
     canvas[150:154, 150:154] = 1.0
-    found = _outlines(canvas, downsample=1.0, min_area_px0=100.0, min_hole_px0=100.0)
-    assert len(found) == 1
-    assert len(found[0].shape.interiors) == 1
-    assert 0.8 < found[0].confidence <= 0.9
+    prediction = outlined(canvas, downsample=1.0, min_area_px0=100.0, min_hole_px0=100.0)
+    (polygon,) = prediction.polygons
+    assert len(polygon.interiors) == 1
+    assert 0.8 < prediction.probability.mean_inside(polygon) <= 0.9
 
 
 def test_no_foreground_gives_no_polygon() -> None:
-    assert _outlines(np.zeros((64, 64), np.float32)) == []
+    assert outlined(np.zeros((64, 64), np.float32)).polygons == []
+
+
+def test_the_map_of_confidences_has_cells_of_eight_canvas_pixels() -> None:
+    canvas = scene(100, 90)
+    probability = outlined(canvas, downsample=3.0).probability
+    assert probability.downsample == 24.0
+    assert probability.values.shape == (13, 12)
+    assert probability.values[0, 0] == pytest.approx(canvas[:8, :8].mean(), abs=1e-5)
+
+
+def test_a_class_that_does_not_compete_neither_takes_nor_loses_pixels() -> None:
+    canvas = np.zeros((2, 64, 64), np.float32)
+    canvas[0, 10:40, 10:40], canvas[1, 20:50, 20:50] = 0.8, 0.9
+    areas = {}
+    for competing in ((True, True), (True, False), (False, True)):
+        predictions = outline([canvas], settings(threshold=0.5), downsample=1.0, competing=competing)
+        areas[competing] = [sum(shape.area for shape in prediction.polygons) for prediction in predictions]
+    assert areas[True, True] == pytest.approx([500, 900], abs=3)
+    assert areas[True, False] == areas[False, True] == pytest.approx([900, 900], abs=3)
+
+
+class ArraySlide:
+    """Grey values of a canvas as a slide, black outside."""
+
+    def __init__(self, canvas: NDArray[np.float32]) -> None:
+        self.rgb = np.repeat((canvas[..., None] * 255).round().astype(np.uint8), 3, axis=2)
+
+    def read(self, x_px0: float, y_px0: float, *, size_px: tuple[int, int], downsample: float) -> NDArray[np.uint8]:
+        x, y = int(x_px0), int(y_px0)
+        part = self.rgb[y : y + size_px[1], x : x + size_px[0]]
+        return np.pad(part, ((0, size_px[1] - part.shape[0]), (0, size_px[0] - part.shape[1]), (0, 0)))
+
+
+def network_canvas(canvas: NDArray[np.float32], network: torch.nn.Module) -> NDArray[np.float32]:
+    height, width = canvas.shape
+    strips = infer_strips(
+        ArraySlide(canvas),  # type: ignore[arg-type]
+        TissueMask(np.ones((height // 8, width // 8), bool), 8.0),
+        on_arrays(network, device=torch.device("cpu"), activation=torch.sigmoid),
+        StripInference(width_px=width, height_px=height, window_px=64, downsample=1.0),
+        channels=1,
+        damaged=DamagedWindows(),
+        advance=lambda done: None,
+    )
+    (probability,) = np.concatenate(list(strips), axis=1)
+    return probability
+
+
+def test_a_window_of_a_stitched_canvas_is_as_the_network_gives_it_alone() -> None:
+    torch.manual_seed(0)
+    model = build(1, pretrained=False).eval()
+    torch.nn.init.normal_(model.logits.weight)
+    canvas = scene(64, 112)
+    whole = network_canvas(canvas, model)
+    alone = network_canvas(canvas[:, :64].copy(), model)
+    assert np.allclose(whole[:, :48], alone[:, :48], atol=1e-5)
+    assert np.array_equal(whole, network_canvas(canvas, model))
+
+
+def darkness(windows: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The probability of one class: what is dark."""
+    return (windows.mean(axis=3, dtype=np.float32) < 190).astype(np.float32)[:, None]
+
+
+@pytest.mark.parametrize("tile_px", [64, 160])
+def test_a_whole_slide_is_predicted_where_its_tissue_is(tiny_slide, tile_px) -> None:
+    progress = []
+    with open_slide(tiny_slide) as slide:
+        (prediction,), damaged = predict_slide(
+            slide,
+            darkness,
+            ModelScale(mpp=2.0, tile_px=tile_px),
+            settings(threshold=0.5, min_area_px0=2000.0, min_hole_px0=1e6),
+            mpp_slide=0.5,
+            absent=[False],
+            advance=progress.append,
+        )
+    assert damaged == 0
+    assert progress == sorted(progress)
+    truth = np.pi * 380 * 280
+    (polygon,) = prediction.polygons
+    assert polygon.area == pytest.approx(truth, rel=0.05)
+    assert polygon.centroid.coords[0] == pytest.approx((500, 380), abs=8)

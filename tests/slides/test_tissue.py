@@ -152,7 +152,7 @@ def test_no_tissue_is_said_loudly(full):
     speck = TissueMask(np.pad(np.ones((2, 2), bool), 50), 10.0)
     with pytest.raises(SlideError, match="no tile has 50%") as caught:
         make_grid("1", speck, tile_px=200, mpp=1, mpp_slide=1, min_tissue=0.5)
-    assert "--min-tissue" in caught.value.hint
+    assert "min-tissue" in caught.value.hint
 
 
 def test_a_tile_shows_its_place_on_the_slide(tmp_path):

@@ -330,9 +330,10 @@ def _picture(path: Path) -> openslide.ImageSlide | None:
     if path.suffix.lower() not in PICTURES:
         return None
     try:
-        picture = Image.open(path, formats=("PNG", "JPEG"))
-        if picture.width * picture.height <= MAX_PICTURE_PX and picture.mode in {"1", "L", "LA", "P", "RGB", "RGBA"}:
-            return openslide.ImageSlide(picture.convert("RGBA" if picture.has_transparency_data else "RGB"))
+        with Image.open(path, formats=("PNG", "JPEG")) as picture:
+            small = picture.width * picture.height <= MAX_PICTURE_PX
+            if small and picture.mode in {"1", "L", "LA", "P", "RGB", "RGBA"}:
+                return openslide.ImageSlide(picture.convert("RGBA" if picture.has_transparency_data else "RGB"))
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow raises SyntaxError for a broken PNG
         raise SlideError(f"{path.name}: cannot be opened ({error})", hint="check the file") from error
     raise SlideError(

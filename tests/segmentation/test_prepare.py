@@ -1,0 +1,116 @@
+"""What a project's annotations and labels teach of each class."""
+
+from dataclasses import replace
+from uuid import uuid4
+
+import numpy as np
+import pytest
+from shapely import box
+
+from wsplf_cli.cohort.run import Skipped
+from wsplf_cli.errors import ProjectError, SlideError
+from wsplf_cli.options import ProjectOptions, TileOptions, TrainOptions
+from wsplf_cli.review.regions import ReviewRegions
+from wsplf_cli.schema import REVIEWED_KEY, Annotation
+from wsplf_cli.segmentation.prepare import TrainingCohort, class_targets, describe_targets
+from wsplf_cli.segmentation.sampling import ClassTargets
+
+SQUARE = box(400, 300, 520, 420)
+CLASSES = ("LUAD", "LUSC")
+OPTIONS = TrainOptions(project=ProjectOptions(positive=("luad=LUAD", "lusc=LUSC")), tiles=TileOptions(tile_px=64))
+
+
+def annotation(path_class, shape=SQUARE, **fields):
+    return Annotation(uuid4(), shape, path_class, **({"origin": "pseudolabel"} | fields))
+
+
+@pytest.fixture
+def gather(memory_project, recorder, monkeypatch):
+    def make(annotations):
+        project = memory_project()
+        monkeypatch.setattr(project, "annotations", lambda entry_id: annotations)
+        return TrainingCohort(project, CLASSES, OPTIONS, recorder)
+
+    return make
+
+
+def test_a_slide_with_polygons_becomes_a_training_slide(gather, make_entry, tiny_slide):
+    cohort = gather([annotation("LUAD")])
+    entry = make_entry("a.tif", label={"LUAD"}, slide_path=tiny_slide, metadata={"patient": "P1"})
+    counts = cohort.add(entry)
+    (slide,) = cohort.slides
+    assert (slide.name, slide.group) == ("a.tif", "P1")
+    assert counts["blocks"] == len(slide.grid.xy_px0)
+    assert slide.grid.tile_px == 128
+    assert slide.read(np.array([0])).shape == (1, 128, 128, 3)
+    assert [(targets.positive, targets.known, targets.has_polygons) for targets in slide.classes] == [
+        (True, True, True),
+        (False, True, False),
+    ]
+    assert (counts["pending"], counts["positive"], counts["negative"], counts["reviewed"]) == (1, 0, 0, 0)
+
+
+def test_held_out_slides_and_slides_without_polygon_or_label_are_skipped(gather, make_entry, tiny_slide):
+    cohort = gather([])
+    held_out = cohort.add(make_entry(label={"LUAD"}, slide_path=tiny_slide, split="test"))
+    assert held_out == Skipped("held out (split: test)")
+    nothing = cohort.add(make_entry(slide_path=tiny_slide))
+    assert isinstance(nothing, Skipped)
+    assert "no polygon" in nothing.reason
+    with pytest.raises(SlideError):
+        cohort.add(make_entry(label=set(), problem="gone"))
+    assert cohort.slides == []
+
+
+def test_a_class_without_a_polygon_is_named(gather, make_entry, tiny_slide):
+    cohort = gather([annotation("LUAD")])
+    cohort.add(make_entry(label={"LUAD", "LUSC"}, slide_path=tiny_slide))
+    with pytest.raises(ProjectError, match="no polygon of class 'LUSC'") as caught:
+        cohort.require_polygons()
+    assert "wsplf pseudolabel" in caught.value.hint
+
+
+def test_a_label_without_the_class_teaches_background_and_outweighs_pending_polygons(make_entry):
+    pending = ReviewRegions(pending=((SQUARE, 0.8),))
+    targets = class_targets(make_entry(label={"LUSC"}), pending, "LUAD")
+    assert (targets.positive, targets.known, targets.regions.pending) == (False, True, ())
+
+
+def test_a_class_of_which_nobody_has_spoken_is_not_known(make_entry):
+    assert not class_targets(make_entry(), ReviewRegions(negative=(SQUARE,)), "LUAD").known
+    assert not class_targets(make_entry(label={"LUAD"}), ReviewRegions(), "LUAD").known
+
+
+def test_polygons_and_a_reviewed_image_make_the_background_known(make_entry):
+    assert class_targets(make_entry(), ReviewRegions(positive=(SQUARE,)), "LUAD").known
+    assert class_targets(make_entry(), ReviewRegions(pending=((SQUARE, 1.0),)), "LUAD").known
+    reviewed = class_targets(make_entry(), ReviewRegions(complete=True), "LUAD")
+    assert (reviewed.known, reviewed.positive) == (True, False)
+
+
+def test_a_polygon_by_a_person_counts_on_a_slide_that_is_labelled_negative(make_entry):
+    targets = class_targets(make_entry(label=set()), ReviewRegions(positive=(SQUARE,)), "LUAD")
+    assert targets.has_polygons
+    assert targets.known
+    assert not targets.positive
+
+
+def test_a_prediction_in_a_reviewed_image_is_truth(gather, make_entry, tiny_slide):
+    cohort = gather([annotation("LUAD", origin="prediction")])
+    entry = make_entry(slide_path=tiny_slide, metadata={REVIEWED_KEY: "2026-01-31 A. Person"})
+    counts = cohort.add(entry)
+    assert (counts["positive"], counts["reviewed"]) == (1, 1)
+    plain = gather([annotation("LUAD", origin="prediction")]).add(replace(entry, metadata={}))
+    assert isinstance(plain, Skipped)
+
+
+def test_the_description_counts_slides_and_polygons_by_role():
+    targets = [
+        ClassTargets(True, ReviewRegions(positive=(SQUARE,), pending=((SQUARE, 0.5),) * 2), known=True),
+        ClassTargets(False, ReviewRegions(negative=(SQUARE,), complete=True), known=True),
+        ClassTargets(False, ReviewRegions(), known=False),
+    ]
+    assert describe_targets(targets) == (
+        "learning from: 1 slides with polygons, 1 polygons a person decided on, 2 pending pseudo-labels,"
+        " 1 areas of background by a person, 1 slides reviewed as a whole, 1 negative slides"
+    )
