@@ -5,7 +5,7 @@ import pytest
 from shapely import box
 
 from wsplf_cli.cohort import slide as module
-from wsplf_cli.cohort.slide import CohortSlide, prepare_cohort, require_both_labels, tile_sources
+from wsplf_cli.cohort.slide import CohortSlide, prepare_cohort, require_both_labels, tiles_of
 from wsplf_cli.errors import ProjectError
 from wsplf_cli.options import PseudolabelOptions
 from wsplf_cli.recipes import Recipe
@@ -24,12 +24,12 @@ def entries(make_entry, tiny_slide):
 @pytest.fixture
 def cohort(entries, memory_project, tiny_slide, recorder, make_entry):
     chosen = [entries[0], make_entry("c.tif", label=set(), slide_path=tiny_slide)]
-    slides, _ = prepare_cohort(memory_project(chosen), chosen, ["Tumor"], OPTIONS, recorder)
-    return slides
+    return prepare_cohort(memory_project(chosen), chosen, ["Tumor"], OPTIONS, recorder).slides
 
 
 def test_a_slide_is_prepared_with_tissue_tiles_and_counts(entries, memory_project, recorder):
-    (slide,), results = prepare_cohort(memory_project(entries), entries, ["Tumor"], OPTIONS, recorder)
+    prepared = prepare_cohort(memory_project(entries), entries, ["Tumor"], OPTIONS, recorder)
+    (slide,), results = prepared.slides, prepared.results
     assert slide.entry is entries[0]
     assert slide.mpp == 0.5
     assert slide.tissue.mask.any()
@@ -40,7 +40,8 @@ def test_a_slide_is_prepared_with_tissue_tiles_and_counts(entries, memory_projec
 
 
 def test_a_slide_that_cannot_be_read_fails_alone(entries, memory_project, recorder):
-    slides, results = prepare_cohort(memory_project(entries), entries, ["Tumor"], OPTIONS, recorder)
+    prepared = prepare_cohort(memory_project(entries), entries, ["Tumor"], OPTIONS, recorder)
+    slides, results = prepared.slides, prepared.results
     assert [result.status for result in results] == ["done", "failed"]
     assert [slide.entry.name for slide in slides] == ["a.tif"]
 
@@ -52,7 +53,7 @@ def test_tiles_overlap_by_half(cohort):
 
 def test_the_mpp_is_the_projects_and_a_difference_is_said(make_entry, tiny_slide, memory_project, recorder):
     entry = make_entry("a.tif", label={"Tumor"}, slide_path=tiny_slide, mpp=1.0)
-    (slide,), _ = prepare_cohort(memory_project([entry]), [entry], ["Tumor"], OPTIONS, recorder)
+    (slide,) = prepare_cohort(memory_project([entry]), [entry], ["Tumor"], OPTIONS, recorder).slides
     assert slide.mpp == 1.0
     assert slide.grid.side_px0 == 64
     assert any("using the project's" in line for line in recorder.said)
@@ -62,7 +63,7 @@ def test_a_review_is_read_for_each_class(entries, memory_project, recorder, monk
     project = memory_project(entries)
     drawn = Annotation(id=None, shape=box(0, 0, 50, 50), path_class="Tumor")
     monkeypatch.setattr(project, "annotations", lambda entry_id: [drawn])
-    (slide,), _ = prepare_cohort(project, entries[:1], ["Tumor", "Stroma"], OPTIONS, recorder)
+    (slide,) = prepare_cohort(project, entries[:1], ["Tumor", "Stroma"], OPTIONS, recorder).slides
     assert [len(slide.regions(name).positive) for name in ("Tumor", "Stroma")] == [1, 0]
     assert [len(slide.regions(name).negative) for name in ("Tumor", "Stroma")] == [0, 1]
 
@@ -98,7 +99,8 @@ def test_tiles_are_the_same_from_memory_and_from_the_slide(cohort, monkeypatch, 
         "read_tiles",
         lambda entry, grid, indices: reads.append(len(indices)) or read_tiles(entry, grid, indices),
     )
-    tiles = tile_sources(cohort)[cohort[0].entry.id]
+    tiles = tiles_of(cohort)[0]
+    assert tiles.slide is cohort[0]
     indices = np.array([5, 2])
     expected = read_tiles(cohort[0].entry, cohort[0].grid, indices)
     for _ in range(2):
@@ -114,3 +116,10 @@ def test_both_labels_are_needed_and_the_reasons_are_given(cohort):
     assert "wsplf doctor" in caught.value.hint
     with pytest.raises(ProjectError, match="no negative slide"):
         require_both_labels(cohort[:1], "Tumor", results)
+
+
+def test_the_data_of_an_entry_is_read_once_for_all_classes(entries, memory_project, recorder, monkeypatch):
+    project, reads = memory_project(entries), []
+    monkeypatch.setattr(project, "annotations", lambda entry_id: reads.append(entry_id) or [])
+    prepare_cohort(project, entries, ["Tumor", "Stroma"], OPTIONS, recorder)
+    assert reads == [entry.id for entry in entries]

@@ -1,3 +1,5 @@
+"""``wsplf segment`` with a model that needs no training: what is written, and what is left alone."""
+
 import json
 from dataclasses import replace
 from uuid import uuid4
@@ -8,10 +10,9 @@ import torch
 from shapely import box, union_all
 from torch import nn
 
-from wsplf_cli.commands.segment import is_known_negative, segment
+from wsplf_cli.commands.segment import segment
 from wsplf_cli.errors import ConfigError
 from wsplf_cli.options import RunOptions, SegmentOptions
-from wsplf_cli.review.merge import without
 from wsplf_cli.schema import REVIEWED_KEY, Annotation, Entry, Replaced, Silent, SlideLabel
 from wsplf_cli.segmentation import checkpoint
 from wsplf_cli.segmentation.checkpoint import Checkpoint
@@ -29,16 +30,16 @@ class Project:
         self.folder = folder
         self.path = folder / "project.qpproj"
         self.version = "0.6.0"
-        self.there = list(annotations)
+        self.existing = list(annotations)
         self.written = {}
 
     def annotations(self, entry_id):
-        return self.there
+        return self.existing
 
     def replace(self, entry_id, *, origin, annotations):
         assert origin == "prediction"
         self.written[entry_id] = list(annotations)
-        return Replaced(added=len(annotations), removed=0, kept=len(self.there))
+        return Replaced(added=len(annotations), removed=0, kept=len(self.existing))
 
 
 class Darkness(nn.Module):
@@ -80,33 +81,18 @@ def entry(path, label=None, **fields):
 
 def test_polygons_lie_where_the_tumour_is_in_level_0_pixels(slide, project):
     report = segment(project, [entry(slide)], SegmentOptions(), Silent())
-    (found,) = project.written["7"]
-    assert found.shape.intersection(TUMOUR_PX0).area / found.shape.union(TUMOUR_PX0).area > 0.97
-    assert (found.path_class, found.origin, found.review) == ("Tumor", "prediction", "pending")
-    assert found.run_id == report.run_id
-    assert found.measurements["wsplf: area um^2"] == pytest.approx(found.shape.area * 0.25, rel=1e-3)
-    assert 0.9 < found.measurements["wsplf: confidence"] <= 1
+    (annotation,) = project.written["7"]
+    assert annotation.shape.intersection(TUMOUR_PX0).area / annotation.shape.union(TUMOUR_PX0).area > 0.97
+    assert (annotation.path_class, annotation.origin, annotation.review) == ("Tumor", "prediction", "pending")
+    assert annotation.run_id == report.run_id
+    assert annotation.measurements["wsplf: area um^2"] == pytest.approx(annotation.shape.area * 0.25, rel=1e-3)
+    assert 0.9 < annotation.measurements["wsplf: confidence"] <= 1
     assert report.entries[0].counts["polygons"] == 1
     run = json.loads((project.folder / "wsplf" / "runs" / report.run_id / "run.json").read_text(encoding="utf-8"))
     assert run["details"]["model_run"] == "run 1"
 
 
-@pytest.mark.parametrize(
-    ("label", "split", "negative"),
-    [
-        (NEGATIVE, None, True),
-        (NEGATIVE, "train", True),
-        (NEGATIVE, "test", False),
-        (NEGATIVE, "Held-out", False),
-        (POSITIVE, None, False),
-        (None, None, False),
-    ],
-)
-def test_known_negative_slides_are_those_with_the_label_and_not_held_back(slide, label, split, negative):
-    assert is_known_negative(entry(slide, label, split=split), "Tumor") == negative
-
-
-def test_negative_slide_gets_no_polygon_and_what_was_held_back_is_told(slide, project):
+def test_negative_slide_gets_no_polygon_and_the_suppressed_area_is_counted(slide, project):
     report = segment(project, [entry(slide, NEGATIVE)], SegmentOptions(), Silent())
     assert project.written == {"7": []}
     assert report.entries[0].counts["suppressed_um2"] == pytest.approx(TUMOUR_PX0.area * 0.25, rel=0.03)
@@ -117,23 +103,23 @@ def test_negative_slide_gets_no_polygon_and_what_was_held_back_is_told(slide, pr
 def test_what_a_person_decided_on_is_not_drawn_again(slide, project):
     kept = Annotation(uuid4(), box(140, 180, 300, 380), "Tumor", origin="prediction", review="accepted")
     drawn = Annotation(uuid4(), box(300, 180, 480, 380), "Tumor", origin="human")
-    project.there = [kept, drawn]
+    project.existing = [kept, drawn]
     segment(project, [entry(slide)], SegmentOptions(), Silent())
-    (found,) = project.written["7"]
-    assert found.shape.intersection(kept.shape).area == 0
-    assert found.shape.area == pytest.approx(160 * 160, rel=0.05)
-    assert found.measurements["wsplf: area um^2"] == pytest.approx(found.shape.area * 0.25, rel=1e-3)
+    (annotation,) = project.written["7"]
+    assert annotation.shape.intersection(kept.shape).area == 0
+    assert annotation.shape.area == pytest.approx(160 * 160, rel=0.05)
+    assert annotation.measurements["wsplf: area um^2"] == pytest.approx(annotation.shape.area * 0.25, rel=1e-3)
 
 
 def test_predicting_twice_gives_the_same_polygons(slide, project):
     written = []
     for _ in range(2):
         segment(project, [entry(slide)], SegmentOptions(), Silent())
-        written.append([(one.shape.wkb, dict(one.measurements)) for one in project.written["7"]])
+        written.append([(annotation.shape.wkb, dict(annotation.measurements)) for annotation in project.written["7"]])
     assert written[0] == written[1]
 
 
-def test_threshold_and_least_area_are_heeded(slide, project):
+def test_threshold_and_least_area_are_used(slide, project):
     for options in (SegmentOptions(threshold=1.0), SegmentOptions(min_area_um2=1e6)):
         segment(project, [entry(slide)], options, Silent())
         assert project.written["7"] == []
@@ -163,18 +149,6 @@ def test_a_model_is_found_by_name_or_by_folder(slide, project, tmp_path):
     assert report.entries[0].counts["polygons"] == 1
 
 
-def test_what_is_cut_keeps_its_parts_and_drops_slivers():
-    whole = Annotation(uuid4(), box(0, 0, 100, 10), "Tumor", origin="prediction")
-    far = Annotation(uuid4(), box(0, 50, 10, 60), "Tumor", origin="prediction")
-    kept = Annotation(uuid4(), box(40, -5, 97, 15), "Tumor", origin="prediction", review="rejected")
-    left = without([whole, far], [kept.shape], min_area_px0=50)
-    assert [one.shape.area for one in left] == [400, 100]
-    assert left[1] is far
-    assert left[0].id != whole.id
-    assert len(without([whole], [kept.shape])) == 2
-    assert union_all([one.shape for one in without([whole], [kept.shape])]).intersection(kept.shape).area == 0
-
-
 def test_a_reviewed_image_is_left_as_it_is(slide, project):
     reviewed = entry(slide, metadata={REVIEWED_KEY: "2026-01-31 A. Person"})
     report = segment(project, [reviewed], SegmentOptions(), Silent())
@@ -187,6 +161,6 @@ def test_nothing_is_drawn_where_a_person_said_that_it_is_not_tumour(slide, proje
     stroma = Annotation(uuid4(), half, "Stroma")
     monkeypatch.setattr(project, "annotations", lambda entry_id: [stroma])
     segment(project, [entry(slide)], SegmentOptions(), Silent())
-    found = union_all([one.shape for one in project.written["7"]])
-    assert found.intersection(half).area < 1
-    assert found.intersection(TUMOUR_PX0).area > 0.9 * (TUMOUR_PX0.area - half.area)
+    drawn = union_all([annotation.shape for annotation in project.written["7"]])
+    assert drawn.intersection(half).area < 1
+    assert drawn.intersection(TUMOUR_PX0).area > 0.9 * (TUMOUR_PX0.area - half.area)

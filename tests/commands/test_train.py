@@ -1,3 +1,5 @@
+"""``wsplf train``: what each slide teaches, and what a training leaves behind."""
+
 import json
 from dataclasses import replace
 from uuid import uuid4
@@ -38,16 +40,16 @@ def slides(tmp_path_factory):
     folder = tmp_path_factory.mktemp("slides")
     rng = np.random.default_rng(0)
     entries = []
-    for number in range(4):
+    for index in range(4):
         rgb = np.full((512, 512, 3), 243, np.uint8)
         rgb[60:460, 60:460] = (225, 160, 195)
-        if number < 2:
+        if index < 2:
             rgb[200:330, 200:360] = (130, 80, 150)
         noisy = np.clip(rgb + rng.normal(0, 4, rgb.shape), 0, 255).astype(np.uint8)
-        path = folder / f"S{number}.tif"
+        path = folder / f"S{index}.tif"
         write_pyramid(path, noisy, mpp=1.0)
-        label = SlideLabel(frozenset({"Tumor"} if number < 2 else ()))
-        entries.append(Entry(str(number), path.name, path, 512, 512, 1.0, "slide", label=label))
+        label = SlideLabel(frozenset({"Tumor"} if index < 2 else ()))
+        entries.append(Entry(str(index), path.name, path, 512, 512, 1.0, "slide", label=label))
     return entries
 
 
@@ -103,14 +105,14 @@ def test_pending_pseudo_labels_of_a_slide_that_became_negative_teach_nothing(sli
 
 
 def test_every_role_of_a_review_is_counted(slides, tmp_path, recorder):
-    regions = [
+    annotations = [
         annotation(),
         annotation(review="accepted"),
         annotation(box(70, 70, 120, 120), review="rejected"),
         annotation(box(70, 130, 120, 180), origin="human", path_class="Stroma"),
     ]
     dry = replace(OPTIONS, run=RunOptions(dry_run=True))
-    report = train(Project(tmp_path, {"0": regions}), slides, dry, recorder)
+    report = train(Project(tmp_path, {"0": annotations}), slides, dry, recorder)
     counts = report.entries[0].counts
     assert {key: counts[key] for key in ("positive", "pending", "negative")} == {
         "positive": 1,
@@ -178,7 +180,7 @@ def test_ctrl_c_leaves_the_model_that_was_there(slides, tmp_path):
 
 def test_unknown_segmenter_or_name_is_a_clear_error(slides, tmp_path):
     project = Project(tmp_path, {"0": [annotation()]})
-    with pytest.raises(ConfigError, match="unknown segmenter"):
+    with pytest.raises(ConfigError, match="unknown model 'nothing'"):
         train(project, slides, replace(OPTIONS, segmenter="nothing"), Silent())
     with pytest.raises(ConfigError, match="--name"):
         train(project, slides, replace(OPTIONS, name="../out"), Silent())

@@ -4,6 +4,7 @@ from dataclasses import replace
 from uuid import uuid4
 
 import pytest
+from qupath_objects import delete_annotations
 from shapely import box, union_all
 
 from wsplf_cli.backends.embedded import open_project
@@ -41,7 +42,9 @@ def stage(tiny_project, recorder):
 
         def delete(self, shape):
             project = self.project()
-            project.remove("1", [drawn.id for drawn in project.annotations("1") if drawn.shape.equals(shape)])
+            delete_annotations(
+                project, "1", [drawn.id for drawn in project.annotations("1") if drawn.shape.equals(shape)]
+            )
 
     return Stage()
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 from uuid import uuid4
 
 import pytest
+from qupath_objects import delete_annotations
 from shapely import MultiPolygon, box, union_all
 from shapely.affinity import translate
 
@@ -49,7 +50,7 @@ class Image:
         self.draw(replace(annotation, **fields))
 
     def delete(self, annotation):
-        self.project().remove("1", [annotation.id])
+        delete_annotations(self.project(), "1", [annotation.id])
 
     def draw(self, *annotations):
         self.project().replace("1", origin="human", annotations=annotations)

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from shapely import box, union_all
 
+from wsplf_cli.options import SegmentOptions
 from wsplf_cli.review.memory import Review
 from wsplf_cli.review.regions import ReviewRegions
 from wsplf_cli.schema import Annotation, Entry, SlideLabel
 from wsplf_cli.segmentation.annotate import LoadedModel, is_ruled_out, segment_slide
 from wsplf_cli.segmentation.checkpoint import Checkpoint
-from wsplf_cli.slides.open import open_slide
 from wsplf_cli.synthetic.pyramid import write_pyramid
 
 AREA, CONFIDENCE = "wsplf: area um^2", "wsplf: confidence"
@@ -53,17 +53,9 @@ def model(*classes):
 def segmented(path, *, label, annotations=(), regions=None, split=None, classes=(), min_area_um2=200.0):
     entry = Entry("7", "a.tif", path, 800, 700, 0.5, "slide", split=split)
     entry = replace(entry, label=None if label is None else SlideLabel(frozenset(label)))
-    with open_slide(path) as slide:
-        return segment_slide(
-            entry,
-            slide,
-            Review("7", tuple(annotations), regions or {}),
-            model(*classes),
-            mpp_slide=0.5,
-            min_area_um2=min_area_um2,
-            run_id="run 1",
-            advance=lambda windows: None,
-        )
+    review = Review("7", tuple(annotations), regions or {})
+    options = SegmentOptions(min_area_um2=min_area_um2)
+    return segment_slide(entry, review, model(*classes), options, run_id="run 1", advance=lambda windows: None)
 
 
 def of_class(result, path_class):

@@ -1,5 +1,7 @@
 """A segmentation model on a whole slide: outlines without seams, whatever the bands and windows."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -11,9 +13,10 @@ from wsplf_cli.geometry import rasterise
 from wsplf_cli.networks.inference import on_arrays
 from wsplf_cli.schema import TissueMask
 from wsplf_cli.segmentation.models.unet import build
-from wsplf_cli.segmentation.predict import ClassPrediction, ModelScale, OutlineSettings, outline, predict_slide
+from wsplf_cli.segmentation.predict import ClassPrediction, OutlineSettings, model_canvas, outline, predict_slide
 from wsplf_cli.slides.open import open_slide
-from wsplf_cli.slides.window import DamagedWindows, StripInference, infer_strips
+from wsplf_cli.slides.tissue import tissue_mask
+from wsplf_cli.slides.window import StripInference, WindowCounter, infer_strips
 
 
 def scene(height: int, width: int, *, seed: int = 0, sigma: float = 9.0) -> NDArray[np.float32]:
@@ -22,14 +25,14 @@ def scene(height: int, width: int, *, seed: int = 0, sigma: float = 9.0) -> NDAr
     return (1 / (1 + np.exp(-noise / noise.std() * 2))).astype(np.float32)
 
 
-def settings(**fields: float) -> OutlineSettings:
+def settings(**fields: Any) -> OutlineSettings:
     return OutlineSettings(
         **({"threshold": 0.6, "tolerance_px0": 0.0, "min_area_px0": 0.0, "min_hole_px0": 0.0} | fields)
     )
 
 
 def outlined(
-    canvas: NDArray[np.float32], *, downsample: float = 2.0, band_rows: int = 1024, **fields: float
+    canvas: NDArray[np.float32], *, downsample: float = 2.0, band_rows: int = 1024, **fields: Any
 ) -> ClassPrediction:
     strips = iter(np.array_split(canvas[None], 7, axis=1))
     (prediction,) = outline(strips, settings(**fields), downsample=downsample, band_rows=band_rows)
@@ -85,7 +88,7 @@ def test_a_class_that_does_not_compete_neither_takes_nor_loses_pixels() -> None:
     canvas[0, 10:40, 10:40], canvas[1, 20:50, 20:50] = 0.8, 0.9
     areas = {}
     for competing in ((True, True), (True, False), (False, True)):
-        predictions = outline([canvas], settings(threshold=0.5), downsample=1.0, competing=competing)
+        predictions = outline([canvas], settings(threshold=0.5, competing=competing), downsample=1.0)
         areas[competing] = [sum(shape.area for shape in prediction.polygons) for prediction in predictions]
     assert areas[True, True] == pytest.approx([500, 900], abs=3)
     assert areas[True, False] == areas[False, True] == pytest.approx([900, 900], abs=3)
@@ -111,8 +114,7 @@ def network_canvas(canvas: NDArray[np.float32], network: torch.nn.Module) -> NDA
         on_arrays(network, device=torch.device("cpu"), activation=torch.sigmoid),
         StripInference(width_px=width, height_px=height, window_px=64, downsample=1.0),
         channels=1,
-        damaged=DamagedWindows(),
-        advance=lambda done: None,
+        counter=WindowCounter(),
     )
     (probability,) = np.concatenate(list(strips), axis=1)
     return probability
@@ -137,18 +139,15 @@ def darkness(windows: NDArray[np.uint8]) -> NDArray[np.float32]:
 @pytest.mark.parametrize("tile_px", [64, 160])
 def test_a_whole_slide_is_predicted_where_its_tissue_is(tiny_slide, tile_px) -> None:
     progress = []
+    counter = WindowCounter(progress.append)
     with open_slide(tiny_slide) as slide:
-        (prediction,), damaged = predict_slide(
-            slide,
-            darkness,
-            ModelScale(mpp=2.0, tile_px=tile_px),
-            settings(threshold=0.5, min_area_px0=2000.0, min_hole_px0=1e6),
-            mpp_slide=0.5,
-            absent=[False],
-            advance=progress.append,
-        )
-    assert damaged == 0
+        canvas = model_canvas(slide, mpp=2.0, tile_px=tile_px, mpp_slide=0.5)
+        tissue = tissue_mask(slide, mpp_slide=0.5)
+        outlines = settings(threshold=0.5, min_area_px0=2000.0, min_hole_px0=1e6)
+        (prediction,) = predict_slide(slide, tissue, darkness, canvas, outlines, counter=counter)
+    assert counter.damaged == 0
     assert progress == sorted(progress)
+    assert progress[-1] == counter.done
     truth = np.pi * 380 * 280
     (polygon,) = prediction.polygons
     assert polygon.area == pytest.approx(truth, rel=0.05)

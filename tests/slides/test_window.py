@@ -11,12 +11,12 @@ from wsplf_cli.errors import SlideError
 from wsplf_cli.schema import TissueMask
 from wsplf_cli.slides.window import (
     READ_AHEAD,
-    DamagedWindows,
     DenseInference,
     MapRegion,
     StripInference,
     TissueTest,
     Window,
+    WindowCounter,
     infer_map,
     infer_strips,
     read_batches,
@@ -193,17 +193,16 @@ def test_cells_follow_the_tissue_at_any_scale() -> None:
     assert (columns.min(), columns.max() + 1) == (15, 22)  # the centre of cell 22 is at 90, where the tissue ends
 
 
-def canvas_of(rgb, *, infer=pixel_values, window_px=64, tissue=None, channels=1, damaged=None, advance=None, scale=1):
+def canvas_of(rgb, *, infer=pixel_values, window_px=64, tissue=None, channels=1, damaged=None, counter=None, scale=1):
     """The stitched strips of a slide, float32 [C, rows, columns]."""
     height, width = rgb.shape[0] // scale, rgb.shape[1] // scale
     strips = infer_strips(
-        ArraySlide(rgb) if damaged is None else ArraySlide(rgb, damaged=damaged[0]),  # type: ignore[arg-type]
+        ArraySlide(rgb, damaged=damaged),  # type: ignore[arg-type]
         tissue or all_tissue(*rgb.shape[:2]),
         infer,
         StripInference(width_px=width, height_px=height, window_px=window_px, downsample=float(scale)),
         channels=channels,
-        damaged=DamagedWindows() if damaged is None else damaged[1],
-        advance=advance or (lambda done: None),
+        counter=counter or WindowCounter(),
     )
     canvas = np.concatenate(list(strips), axis=1)
     assert canvas.dtype == np.float32
@@ -249,7 +248,7 @@ def test_only_windows_with_tissue_are_read_and_the_rest_is_zero() -> None:
         counts.append(len(windows))
         return np.ones(windows.shape[:3], np.float32)[:, None]
 
-    (canvas,) = canvas_of(noise(64, 500), infer=ones, tissue=tissue, advance=progress.append)
+    (canvas,) = canvas_of(noise(64, 500), infer=ones, tissue=tissue, counter=WindowCounter(progress.append))
     assert (canvas[:, :96] == 1).all()
     assert (canvas[:, 112:] == 0).all()
     assert sum(counts) == progress[-1] == 2
@@ -257,9 +256,9 @@ def test_only_windows_with_tissue_are_read_and_the_rest_is_zero() -> None:
 
 def test_damaged_windows_are_white_and_counted() -> None:
     rgb = np.zeros((64, 400, 3), np.uint8)
-    damaged = DamagedWindows()
-    (canvas,) = canvas_of(rgb, damaged=((220, 30), damaged))
-    assert damaged.count == 1  # the window from 192 to 256
+    counter = WindowCounter()
+    (canvas,) = canvas_of(rgb, damaged=(220, 30), counter=counter)
+    assert (counter.damaged, counter.done) == (1, 8)  # the window from 192 to 256
     assert (canvas[:, 208:240] == 1).all()
     assert (canvas[:, :192] == 0).all()
     assert (canvas[:, 256:] == 0).all()

@@ -21,8 +21,7 @@ OPTIONS = PseudolabelOptions(mpp=2.0, recipe=Recipe(backbone_mode="both", tile_p
 @pytest.fixture
 def cohort(make_entry, memory_project, tiny_slide, recorder):
     entries = [make_entry(label=label, slide_path=tiny_slide) for label in ({"Tumor"}, set()) * 2]
-    slides, _ = prepare_cohort(memory_project(entries), entries, ["Tumor"], OPTIONS, recorder)
-    return slides
+    return prepare_cohort(memory_project(entries), entries, ["Tumor"], OPTIONS, recorder).slides
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from wsplf_cli.options import PseudolabelOptions
 from wsplf_cli.recipes import Recipe
 from wsplf_cli.slides.window import DenseInference
 from wsplf_cli.synthetic.kinds import BACKGROUND, EPITHELIUM
-from wsplf_cli.synthetic.tissue import paint_planned, random_plan
+from wsplf_cli.synthetic.tissue import random_layout, render_layout
 from wsplf_cli.weak.epithelium import restrict_instances, restrict_to_epithelium, search_area
 from wsplf_cli.weak.linear_probe import LinearProbe
 from wsplf_cli.weak.pooling import CONTEXT_SIGMAS_PX, pool_context
@@ -61,7 +61,7 @@ def test_the_shipped_probe_separates_synthetic_epithelium():
     logits, truth = [], []
     for seed in range(8):
         rng = np.random.default_rng([77, seed])
-        canvas = paint_planned(rng, random_plan(rng, (256, 256), 1.0))
+        canvas = render_layout(rng, random_layout(rng, (256, 256), 1.0))
         with torch.no_grad():
             features = backbone(as_batch(canvas.rgb[None]))[0].numpy()
         structure = canvas.structure[middle]

@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
-import torch
 
-from wsplf_cli.weak.linear_probe import FeatureBasis, LinearProbe, fit_logistic, fit_ridge
+from wsplf_cli.weak.linear_probe import FeatureBasis, LinearProbe, fit_labelled, fit_logistic, unscaled
 
 
 def test_a_probe_is_linear_and_takes_half_precision() -> None:
@@ -25,7 +24,7 @@ def test_both_labels_and_all_slides_weigh_alike_however_many_instances_they_have
     """The first feature is constant: its logit is the bias, which is 0 where both labels weigh the same."""
     features = [np.zeros((count, 1), np.float32) for count in (900, 30, 50)]
     labels = [np.full(900, 1, np.int8), np.full(30, -1, np.int8), np.full(50, -1, np.int8)]
-    probe = fit_logistic(features, labels, ridge=1.0)
+    probe = fit_labelled(features, labels, ridge=1.0)
     assert probe.bias == pytest.approx(0, abs=1e-4)
 
 
@@ -36,19 +35,43 @@ def test_instances_without_a_label_teach_nothing() -> None:
     labels[200:] = 0
     changed = features.copy()
     changed[200:] += 9
-    first, second = (fit_logistic([inputs], [labels], ridge=1.0) for inputs in (features, changed))
+    first, second = (fit_labelled([inputs], [labels], ridge=1.0) for inputs in (features, changed))
     assert np.array_equal(first.weight, second.weight)
     assert first.bias == second.bias
     assert first.weight[0] > 5 * np.abs(first.weight[1:]).max()
 
 
 def test_a_stronger_ridge_gives_smaller_weights() -> None:
-    inputs = torch.randn(200, 3, generator=torch.Generator().manual_seed(0))
-    target = inputs @ torch.tensor([2.0, -1.0, 0.5])
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(500, 3)).astype(np.float32)
+    positive = features @ np.array([2.0, -1.0, 0.5]) + rng.normal(size=500) > 0
+    weight = np.full(500, 1 / 500)
+    weak, strong = (fit_logistic(features, positive, weight, ridge=ridge) for ridge in (1e-3, 1.0))
+    assert np.corrcoef(weak.weight, [2.0, -1.0, 0.5])[0, 1] > 0.98
+    assert np.linalg.norm(strong.weight) < 0.5 * np.linalg.norm(weak.weight)
 
-    def loss(logits):
-        return (logits - target).square().mean()
 
-    exact, shrunk = (fit_ridge(inputs, loss, ridge=ridge, steps=50, history=8) for ridge in (0.0, 5.0))
-    np.testing.assert_allclose(exact.weight, [2.0, -1.0, 0.5], atol=1e-3)
-    assert np.linalg.norm(shrunk.weight) < 0.5 * np.linalg.norm(exact.weight)
+def test_the_fit_has_the_least_loss() -> None:
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(200, 2)).astype(np.float32)
+    positive = features[:, 0] + rng.normal(size=200) > 0
+    weight = rng.random(200) / 100
+    probe = fit_logistic(features, positive, weight, ridge=0.1)
+
+    def loss(coefficients, bias):
+        logits = features @ coefficients + bias
+        entropy = np.logaddexp(0, np.where(positive, -logits, logits))
+        return float((weight * entropy).sum() + 0.05 * (coefficients**2).sum())
+
+    least = loss(probe.weight, probe.bias)
+    for step in ([0.01, 0, 0], [-0.01, 0, 0], [0, 0.01, 0], [0, -0.01, 0], [0, 0, 0.01], [0, 0, -0.01]):
+        assert loss(probe.weight + np.array(step[:2]), probe.bias + step[2]) > least
+
+
+def test_a_probe_of_standardised_features_becomes_one_of_the_features() -> None:
+    rng = np.random.default_rng(0)
+    features = rng.normal(3, 2, (50, 4)).astype(np.float32)
+    mean, spread = features.mean(axis=0), features.std(axis=0)
+    probe = LinearProbe(rng.normal(size=4).astype(np.float32), 0.3)
+    expected = probe((features - mean) / spread)
+    np.testing.assert_allclose(unscaled(probe, mean, spread)(features), expected, atol=1e-5)

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-import torch
 
 from wsplf_cli import plugins
-from wsplf_cli.cohort.slide import prepare_cohort, tile_sources
+from wsplf_cli.cohort.class_tracker import ClassTracker
+from wsplf_cli.cohort.slide import prepare_cohort, tiles_of
 from wsplf_cli.networks.backbone import build_backbone
 from wsplf_cli.networks.mil import MilNetwork
 from wsplf_cli.options import PseudolabelOptions
@@ -24,8 +24,7 @@ def make_network():
 @pytest.fixture
 def cohort(make_entry, tiny_slide, memory_project, recorder):
     entries = [make_entry(f"{index}.tif", label=label, slide_path=tiny_slide) for index, label in enumerate(LABELS)]
-    slides, _ = prepare_cohort(memory_project(entries), entries, ["Tumor"], OPTIONS, recorder)
-    return slides
+    return prepare_cohort(memory_project(entries), entries, ["Tumor"], OPTIONS, recorder).slides
 
 
 LABELS = [{"Tumor"}, set(), {"Tumor"}, set()]
@@ -73,15 +72,12 @@ class Curves:
 def test_one_network_is_trained_for_each_fold_and_its_curve_is_kept(cohort, recorder):
     curves = Curves()
     ensemble = fit_ensemble(
-        cohort,
+        tiles_of(cohort),
         "Tumor",
-        tile_sources(cohort),
         make_network,
         options=OPTIONS,
         rng=np.random.default_rng(0),
-        device=torch.device("cpu"),
-        curves=curves,
-        tracker=recorder,
+        tracker=ClassTracker(recorder, curves, ""),
     )
     assert set(ensemble.fold_of.values()) == {0, 1}
     assert len(ensemble.networks) == 2

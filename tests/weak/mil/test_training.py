@@ -60,7 +60,7 @@ def train(seed: int, *, epochs: int = 4) -> MilNetwork:
     model = network(seed)
     settings = MilSettings(epochs=epochs, tiles_per_bag=8, backbone_rate=2e-3)
     rng = np.random.default_rng(seed)
-    fit(model, cohort(0), settings=settings, rng=rng, device=torch.device("cpu"), track=Silent())
+    fit(model, cohort(0), settings=settings, rng=rng, track=Silent())
     return model
 
 
@@ -99,7 +99,7 @@ def test_the_tracker_advances_as_often_as_announced() -> None:
             self.steps += steps
 
     counter, settings, bags = Counter(), MilSettings(epochs=1, tiles_per_bag=2, least_steps=3), cohort(0)
-    fit(network(), bags, settings=settings, rng=np.random.default_rng(0), device=torch.device("cpu"), track=counter)
+    fit(network(), bags, settings=settings, rng=np.random.default_rng(0), track=counter)
     assert counter.steps == steps_of(bags, settings) == 3
 
 
@@ -123,7 +123,7 @@ def test_what_a_person_rejected_on_positive_slides_is_learned_as_negative() -> N
         bags = [replace(bag, known=known) for bag in bags[:2]] + bags[2:]
         model = network()
         settings = MilSettings(epochs=6, tiles_per_bag=8, backbone_rate=2e-3)
-        fit(model, bags, settings=settings, rng=np.random.default_rng(0), device=torch.device("cpu"), track=Silent())
+        fit(model, bags, settings=settings, rng=np.random.default_rng(0), track=Silent())
         batch = as_batch(bags[0].tiles.read(np.arange(8)))
         with torch.no_grad():
             logits = model.cam(batch).mean(dim=(1, 2, 3))
@@ -178,7 +178,7 @@ def test_training_in_passes_ends_where_training_in_one_does() -> None:
         settings = MilSettings(epochs=1, tiles_per_bag=4, least_steps=2, most_tiles_per_pass=most)
         generator = np.random.default_rng(0)
         torch.manual_seed(0)
-        fit(model, cohort(0), settings=settings, rng=generator, device=torch.device("cpu"), track=Silent())
+        fit(model, cohort(0), settings=settings, rng=generator, track=Silent())
         ends.append(model.state_dict())
     for key, value in ends[0].items():
         torch.testing.assert_close(value, ends[1][key], atol=1e-3, rtol=1e-2)
@@ -191,7 +191,7 @@ def test_a_frozen_encoder_is_left_as_it_is_and_its_head_learns() -> None:
     model = MilNetwork(backbone, plugins.load("weak.heads", "mean").build(backbone.channels, 1))
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
     settings = MilSettings(epochs=5, tiles_per_bag=8, head_rate=2e-2, most_tiles_per_pass=8)
-    fit(model, cohort(0), settings=settings, rng=np.random.default_rng(0), device=torch.device("cpu"), track=Silent())
+    fit(model, cohort(0), settings=settings, rng=np.random.default_rng(0), track=Silent())
     assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
     bag = cohort(7, slides=1)[0]
     tiles = as_batch(bag.tiles.read(np.arange(8)))
@@ -232,7 +232,7 @@ def sampled_tiles(trained, monkeypatch: pytest.MonkeyPatch, *, score_above: int,
         score_most=score_most,
     )
     rng = np.random.default_rng(0)
-    fit(model, large(0), settings=settings, rng=rng, device=torch.device("cpu"), track=Silent())
+    fit(model, large(0), settings=settings, rng=rng, track=Silent())
     return samples[::2]  # the positive bag's, each before the negative one's
 
 
@@ -259,5 +259,5 @@ def test_scores_are_the_instance_logits_whatever_the_batches() -> None:
     with torch.no_grad():
         expected = model.cam(tiles).mean(dim=(1, 2, 3)).numpy()
     settings = MilSettings(epochs=1, tiles_per_bag=1, most_tiles_per_pass=1)
-    scores = score(model, bag.tiles, indices, settings=settings, device=torch.device("cpu"))
+    scores = score(model, bag.tiles, indices, settings=settings)
     np.testing.assert_allclose(scores, expected, atol=1e-4)
