@@ -188,8 +188,9 @@ def test_what_a_negative_slide_would_get_is_counted_and_not_drawn(first):
 
 
 def test_a_run_leaves_its_cams_and_what_it_estimated(first):
-    labelled = METADATA.keys() - {"unlabelled", "held out"}
-    assert {path.stem for path in (first.run_folder / "cams").iterdir()} == {first.ids[name] for name in labelled}
+    assert {path.stem for path in (first.run_folder / "cams").iterdir()} == {
+        first.ids[name] for name in first.results()
+    }
     details = first.report.details
     assert details["search_in"] == "epithelium"
     assert 0 < details["positive_rate"] <= 1
@@ -249,8 +250,8 @@ def after_review(first, tmp_path_factory):
     project.set_metadata({ids["reviewed"]: {REVIEWED_KEY: "2026-01-31 A. Person"}})
     deleted = largest("deleted")
     elsewhere = replace(deleted, id=uuid4(), shape=box(380, 380, 450, 450))
-    review = Review(ids["deleted"])
-    write_polygons(project, review, annotations=[deleted, elsewhere], origin="pseudolabel", run_id=deleted.run_id)
+    written = {"annotations": [deleted, elsewhere], "origin": "pseudolabel", "run_id": deleted.run_id}
+    write_polygons(project, Review(ids["deleted"]), **written)
     for name in ("deleted", "saved over"):
         over_tumour = [drawn.id for drawn in project.annotations(ids[name]) if drawn.shape.intersects(TUMOUR)]
         delete_annotations(project, ids[name], over_tumour)
