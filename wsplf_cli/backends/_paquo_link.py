@@ -137,14 +137,15 @@ class Link:
 
 
 def _listen(stream: IO[bytes], answers: "queue.Queue[dict[str, Any] | None]") -> None:
-    while True:
-        try:
-            answer = receive(stream)
-        except (OSError, ValueError):  # closed meanwhile, or not our protocol
-            answer = None
-        answers.put(answer)
-        if answer is None:
-            return
+    """Put every answer of ``stream`` into ``answers``, ``None`` at its end; then close it."""
+    with stream:
+        answer: dict[str, Any] | None = {}
+        while answer is not None:
+            try:
+                answer = receive(stream)
+            except (OSError, ValueError):  # closed meanwhile, or not our protocol
+                answer = None
+            answers.put(answer)
 
 
 def _stop(child: "subprocess.Popen[bytes]", stderr: IO[bytes]) -> None:
