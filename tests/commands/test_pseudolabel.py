@@ -32,13 +32,8 @@ TUMOUR = box(140, 160, 320, 340)
 AREA, CONFIDENCE = "wsplf: area um^2", "wsplf: confidence"
 POSITIVE, NEGATIVE = {"label": "tumor"}, {"label": "normal"}
 #: The slide called "wrong" holds tumour, and its label says that it does not.
-METADATA = {
-    "edited": POSITIVE,
-    "rejected": POSITIVE,
-    "drawn": POSITIVE,
-    "reviewed": POSITIVE,
-    "deleted": POSITIVE,
-    "saved over": POSITIVE,
+POSITIVES = ["edited", "rejected", "drawn", "reviewed", "deleted", "saved over"]
+METADATA = dict.fromkeys(POSITIVES, POSITIVE) | {
     "n1": NEGATIVE,
     "n2": NEGATIVE,
     "n3": NEGATIVE,
@@ -46,7 +41,6 @@ METADATA = {
     "unlabelled": {},
     "held out": POSITIVE | {"split": "test"},
 }
-POSITIVES = [name for name, metadata in METADATA.items() if metadata == POSITIVE]
 
 
 def paint(*, tumour, seed):

@@ -135,7 +135,10 @@ def test_a_threshold_for_other_logits_has_the_same_positive_rate() -> None:
     assert matched.negative_rate == pytest.approx(first.negative_rate, abs=0.01)
 
 
-@pytest.mark.parametrize(("count", "alpha"), [(6, 0.01), (40, 0.05), pytest.param(120, 0.01, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("count", "alpha"),
+    [(6, 0.01), pytest.param(40, 0.05, marks=pytest.mark.slow), pytest.param(120, 0.01, marks=pytest.mark.slow)],
+)
 def test_the_bound_holds_on_average_for_new_negative_slides(count: int, alpha: float) -> None:
     rng = np.random.default_rng(0)
     shares, bounds = [], []

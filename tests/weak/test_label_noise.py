@@ -112,7 +112,9 @@ def test_of_few_slides_that_are_clearly_separated_none_is_suspected() -> None:
     assert search_mislabelled(small_cohort(wrong={}), ASSIGNMENTS, most=2) == {}
 
 
-@pytest.mark.parametrize("wrong", [{7: 0.3}, {1: 0.0}, {1: 0.0, 7: 0.3}])
+@pytest.mark.parametrize(
+    "wrong", [*(pytest.param(wrong, marks=pytest.mark.slow) for wrong in ({7: 0.3}, {1: 0.0})), {1: 0.0, 7: 0.3}]
+)
 def test_slides_without_which_the_labels_are_separated_are_suspected_with_the_reason(wrong: dict[int, float]) -> None:
     reasons = search_mislabelled(small_cohort(wrong=wrong), ASSIGNMENTS, most=2)
     assert set(reasons) == set(wrong)

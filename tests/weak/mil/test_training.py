@@ -85,6 +85,7 @@ def test_slide_labels_alone_teach_which_tiles_are_positive(trained) -> None:
     assert logits[:3].min() > logits[3:].max()
 
 
+@pytest.mark.slow
 def test_same_seed_same_weights() -> None:
     first, second = train(3, epochs=1), train(3, epochs=1)
     for weight, again in zip(first.parameters(), second.parameters(), strict=True):

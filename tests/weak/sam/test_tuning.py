@@ -36,7 +36,7 @@ def iou(sam, window):
     return (mask & window.target).sum() / (mask | window.target).sum()
 
 
-@pytest.mark.parametrize("robust", [True, False])
+@pytest.mark.parametrize("robust", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_tuning_learns_the_masks_and_leaves_the_sam_that_it_started_from(sam, robust, recorder):
     examples = [example(sam, square(8 + 6 * n, 12 + 5 * n, 20), seed=n) for n in range(4)]
     before = {name: value.clone() for name, value in sam.network.state_dict().items()}
