@@ -20,7 +20,7 @@ from random import Random
 from unittest import mock
 
 FOLDER = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(FOLDER), str(FOLDER.parent)]
+sys.path[:0] = [str(FOLDER / "support"), str(FOLDER.parent)]
 
 import kills  # noqa: E402 (found by the line above)
 
