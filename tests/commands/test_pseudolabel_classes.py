@@ -250,6 +250,7 @@ def test_a_class_without_a_slide_that_can_be_used_is_named(unrun, tmp_path):
         pseudolabel(project, entries, PseudolabelOptions(project=LUNG), Silent())
 
 
+@pytest.mark.slow
 def test_a_slide_whose_data_is_damaged_is_left_out_for_all_classes(unrun, tmp_path):
     path = copy(unrun, tmp_path)
     shutil.copy(unrun.parents[1] / "n1.tif", tmp_path / "n1.tif")
