@@ -316,6 +316,7 @@ def test_recipes_of_a_settings_file_run_beside_the_built_in_ones(run, stand_ins,
     assert len(stand_ins.calls) > calls
 
 
+@pytest.mark.slow
 def test_the_real_commands_run_on_a_tiny_cohort(tmp_path, recorder, monkeypatch):
     monkeypatch.setattr("wsplf_cli.commands.train.FitSettings", partial(FitSettings, tiles_per_epoch=16))
     slides = make_cohort(tmp_path, seed=0, train=(2, 2), test=(1, 1), size_px=512, workers=1)

@@ -56,6 +56,7 @@ def made_before(folder):
     return folder
 
 
+@pytest.mark.slow
 def test_demo_measures_every_stage_and_leaves_what_it_made(tmp_path, recorder, stages, capfd):
     out = made_before(tmp_path / "demo")
     results = run(out, recorder)
@@ -82,6 +83,7 @@ def test_demo_measures_every_stage_and_leaves_what_it_made(tmp_path, recorder, s
     assert stages["train"][1].epochs == SMALL.segmenter_epochs
 
 
+@pytest.mark.slow
 def test_demo_that_is_run_again_is_made_anew(tmp_path, recorder, stages):
     first, second = run(tmp_path, recorder), run(tmp_path, recorder)
     assert {**first, "seconds": 0} == {**second, "seconds": 0}
@@ -90,6 +92,7 @@ def test_demo_that_is_run_again_is_made_anew(tmp_path, recorder, stages):
     assert len({entry.metadata["patient"] for entry in entries}) == 6
 
 
+@pytest.mark.slow
 def test_demo_says_which_slide_a_stage_failed_on(tmp_path, recorder, stages, monkeypatch):
     failed = EntryResult("1", "S01.tif", "failed", reason="S01.tif: cannot be read")
     monkeypatch.setattr(

@@ -349,6 +349,7 @@ def test_every_refiner_draws_the_tumour_from_what_was_learned_once(first, tmp_pa
 IDS = pytest.param({"selection": "ids", "first_round": "cam"}, marks=pytest.mark.slow)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", [{"selection": "agreement"}, IDS])
 def test_rounds_tune_the_decoder_and_reuse_the_embeddings(first, tmp_path, monkeypatch, recipe):
     monkeypatch.setattr(rounds, "MOST_WINDOWS", 6)

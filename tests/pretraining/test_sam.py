@@ -157,6 +157,7 @@ def test_learning_rate_goes_up_and_down():
     assert rates[-1] < 0.02
 
 
+@pytest.mark.slow
 def test_a_few_steps_write_weights_that_load_and_do_not_vary(tmp_path, windows, monkeypatch):
     monkeypatch.setattr(trainer, "generate_in_background", lambda seed: (windows for _ in range(1)))
     monkeypatch.setattr(trainer, "evaluate", lambda sam, *, seed: {})

@@ -16,6 +16,7 @@ def template(tmp_path_factory):
     return kills.make_project(tmp_path_factory.mktemp("kills") / "template", people=5)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="a process does not kill itself in the same way on Windows")
 def test_killed_writer_leaves_old_or_new_and_is_undone_to_the_byte(template, tmp_path):
     trial = shutil.copytree(template.parent, tmp_path / "trial") / template.name

@@ -53,6 +53,7 @@ def test_saved_and_loaded_gives_the_same_output(name: str) -> None:
         assert torch.equal(first(tiles), second(tiles))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_two_tiles_can_be_learned_by_heart(name: str) -> None:
     model = _build(name, 1).train()
