@@ -1,35 +1,41 @@
 """The command on a small cohort, with all of its parts as they are: one run for most tests, one more after a review."""
 
 import json
-import shutil
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from uuid import uuid4
 
 import numpy as np
 import pytest
+from pseudolabel_runs import (
+    AREA,
+    CONFIDENCE,
+    Done,
+    area,
+    copy,
+    make_project,
+    overlap,
+    paint,
+    run_pseudolabel,
+    use_small_fits,
+)
 from qupath_objects import delete_annotations
-from shapely import box, union_all
+from shapely import box
 
 from wsplf_cli.backends.embedded import open_project
 from wsplf_cli.cohort.labels import resolve_labels
 from wsplf_cli.commands.pseudolabel import pseudolabel
 from wsplf_cli.errors import ConfigError, ProjectError
 from wsplf_cli.options import ProjectOptions, PseudolabelOptions, RunOptions
-from wsplf_cli.qupath.create import Image, create_project
 from wsplf_cli.recipes import Recipe
 from wsplf_cli.review.memory import Review, write_polygons
-from wsplf_cli.schema import REVIEW_KEY, REVIEWED_KEY, Annotation, Silent, StageReport
-from wsplf_cli.synthetic.pyramid import write_pyramid
-from wsplf_cli.weak import features, method, self_training
+from wsplf_cli.schema import REVIEW_KEY, REVIEWED_KEY, Annotation, Silent
+from wsplf_cli.weak import method
 from wsplf_cli.weak.mil import ensemble
 from wsplf_cli.weak.mil.training import MilSettings
 from wsplf_cli.weak.sam import rounds
 
-SIDE = 512
 TUMOUR = box(140, 160, 320, 340)
-AREA, CONFIDENCE = "wsplf: area um^2", "wsplf: confidence"
 POSITIVE, NEGATIVE = {"label": "tumor"}, {"label": "normal"}
 #: The slide called "wrong" holds tumour, and its label says that it does not.
 POSITIVES = ["edited", "rejected", "drawn", "reviewed", "deleted", "saved over"]
@@ -43,96 +49,25 @@ METADATA = dict.fromkeys(POSITIVES, POSITIVE) | {
 }
 
 
-def paint(*, tumour, seed):
-    """Pink tissue with a few dark dots, and many of them in the tumour."""
-    rng = np.random.default_rng(seed)
-    rgb = np.full((SIDE, SIDE, 3), 244, np.uint8)
-    rgb[40:472, 40:472] = (226, 160, 200)
-    dots = rng.random((SIDE, SIDE)) < 0.06
-    if tumour:
-        dots[160:340, 140:320] |= rng.random((180, 180)) < 0.45
-    dots[:40] = dots[472:] = dots[:, :40] = dots[:, 472:] = False
-    rgb[dots] = (90, 50, 130)
-    return rgb
-
-
 @pytest.fixture(scope="module", autouse=True)
 def small_fits():
-    """Fewer instances, folds and rounds than usual, so that a run takes a few seconds."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(features, "INSTANCES_PER_SLIDE", 500)
-        patch.setattr(method, "FOLDS", 3)
-        patch.setattr(method, "REPEATS", 1)
-        patch.setattr(self_training, "ROUNDS", 1)
+        use_small_fits(patch)
         yield
 
 
-class Recorder(Silent):
-    """A Tracker that keeps what is said."""
-
-    def __init__(self):
-        self.said = []
-
-    def say(self, message):
-        self.said.append(message)
-
-
-@dataclass
-class Done:
-    """A project after a run."""
-
-    path: Path
-    ids: dict[str, str]
-    report: StageReport
-    said: list[str]
-    memory: dict
-
-    def annotations(self, name):
-        return open_project(self.path, ProjectOptions()).annotations(self.ids[name])
-
-    def results(self):
-        return {result.name.removesuffix(".tif"): result for result in self.report.entries}
-
-    @property
-    def run_folder(self):
-        return self.path.parent / "wsplf" / "runs" / self.report.run_id
-
-
 def run(path, *, only=None, memory=None, recipe=None, **options):
-    project, tracker = open_project(path, ProjectOptions()), Recorder()
-    entries = resolve_labels(project.entries(), ProjectOptions())
-    ids = {entry.name.removesuffix(".tif"): entry.id for entry in entries}
-    chosen = [entry for entry in entries if only is None or entry.name.removesuffix(".tif") in only]
-    memory = {} if memory is None else memory
     recipe = Recipe(**(recipe or {}))
-    report = pseudolabel(project, chosen, PseudolabelOptions(recipe=recipe, **options), tracker, memory=memory)
-    return Done(path, ids, report, tracker.said, memory)
-
-
-def area(annotations):
-    return union_all([annotation.shape for annotation in annotations])
-
-
-def overlap(annotations, shape=TUMOUR):
-    drawn = area(annotations)
-    return drawn.intersection(shape).area / drawn.union(shape).area
+    return run_pseudolabel(path, PseudolabelOptions(recipe=recipe, **options), only=only, memory=memory)
 
 
 @pytest.fixture(scope="module")
 def unrun(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cohort")
-    images = []
-    for seed, (name, metadata) in enumerate(METADATA.items()):
-        path = folder / f"{name}.tif"
-        write_pyramid(path, paint(tumour=not name.startswith("n"), seed=seed), mpp=1.0)
-        images.append(Image(path, path.name, SIDE, SIDE, 1.0, [(1.0, SIDE, SIDE)], metadata))
-    return create_project(folder / "project", images, classes=[])
-
-
-def copy(path, folder):
-    """A copy of a project's folder; its slides stay where they are."""
-    shutil.copytree(path.parent, folder / "project")
-    return folder / "project" / path.name
+    slides = {
+        name: (paint(None if name.startswith("n") else TUMOUR, seed=seed), metadata)
+        for seed, (name, metadata) in enumerate(METADATA.items())
+    }
+    return make_project(tmp_path_factory.mktemp("cohort"), slides)
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +79,7 @@ def first(unrun, tmp_path_factory):
 def test_positive_slides_get_the_tumour_and_no_other_slide_gets_a_polygon(first):
     assert first.report.failed == 0
     for name in POSITIVES:
-        assert overlap(first.annotations(name)) > 0.8
+        assert overlap(first.annotations(name), TUMOUR) > 0.8
     for name in METADATA.keys() - set(POSITIVES):
         assert first.annotations(name) == []
 
@@ -320,7 +255,7 @@ def test_a_slide_that_is_missing_is_named_and_the_others_go_on(unrun, tmp_path):
     entries = resolve_labels(project.entries(), ProjectOptions())
     chosen = [entry for entry in entries if entry.name.split(".")[0] in ("edited", "rejected", "n1", "n2")]
     chosen[0] = replace(chosen[0], slide_path=None, problem="slide not found")
-    report = pseudolabel(project, chosen, PseudolabelOptions(recipe=Recipe(refiner="none")), Recorder())
+    report = pseudolabel(project, chosen, PseudolabelOptions(recipe=Recipe(refiner="none")), Silent())
     failed = [(entry.name, entry.status) for entry in report.entries if entry.status != "done"]
     assert failed == [("edited.tif", "failed")]
     assert project.annotations(chosen[1].id)
@@ -343,7 +278,7 @@ def test_every_refiner_draws_the_tumour_from_what_was_learned_once(first, tmp_pa
     assert len(first.memory) == 1
     assert drawn.report.details["learn_seconds"] == first.report.details["learn_seconds"]
     for name in POSITIVES:
-        assert overlap(drawn.annotations(name)) > (0.4 if refiner == "sam-only" else 0.6)
+        assert overlap(drawn.annotations(name), TUMOUR) > (0.4 if refiner == "sam-only" else 0.6)
 
 
 IDS = pytest.param({"selection": "ids", "first_round": "cam"}, marks=pytest.mark.slow)
@@ -358,7 +293,7 @@ def test_rounds_tune_the_decoder_and_reuse_the_embeddings(first, tmp_path, monke
     assert len(windows) == 2
     assert windows[0] > 0
     assert tuned.report.details["embedded"] == 0
-    assert overlap(tuned.annotations("edited")) > 0.7
+    assert overlap(tuned.annotations("edited"), TUMOUR) > 0.7
     curves = json.loads((tuned.run_folder / "curves.json").read_text(encoding="utf-8"))
     assert set(curves["SAM decoder loss"]["y"]) == {"round 1", "round 2"}
 

@@ -2,138 +2,61 @@
 
 import json
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from uuid import uuid4
 
-import numpy as np
 import pytest
 import tifffile
-from shapely import box, union_all
+from pseudolabel_runs import AREA, area, copy, make_project, overlap, paint, run_pseudolabel, use_small_fits
+from shapely import box
 
 from wsplf_cli.backends.embedded import open_project
 from wsplf_cli.cohort.labels import resolve_labels
 from wsplf_cli.commands.pseudolabel import pseudolabel
 from wsplf_cli.errors import ProjectError
 from wsplf_cli.options import ProjectOptions, PseudolabelOptions
-from wsplf_cli.qupath.create import Image, create_project
 from wsplf_cli.recipes import Recipe
-from wsplf_cli.schema import Annotation, Silent, StageReport
-from wsplf_cli.synthetic.pyramid import write_pyramid
-from wsplf_cli.weak import features, method, self_training
+from wsplf_cli.schema import Annotation, Silent
+from wsplf_cli.weak import features
 from wsplf_cli.weak.mil import ensemble
 from wsplf_cli.weak.mil.training import MilSettings
 from wsplf_cli.weak.sam import rounds
 
-SIDE = 512
 AREAS = {"LUAD": box(80, 80, 300, 300), "LUSC": box(240, 200, 430, 430)}
 WORDS = {"a1": "luad", "a2": "luad", "b1": "lusc", "b2": "lusc", "ab": "luad;lusc", "n1": "normal", "n2": "normal"}
 LUNG = ProjectOptions(positive=("luad=LUAD", "lusc=LUSC"))
-AREA = "wsplf: area um^2"
-
-
-def paint(*classes, seed=0):
-    """Pink tissue with small dots; an area of LUAD is full of dots, one of LUSC is blue."""
-    rng = np.random.default_rng(seed)
-    rgb = np.full((SIDE, SIDE, 3), 244, np.uint8)
-    rgb[40:472, 40:472] = (226, 160, 200)
-    dots = rng.random((SIDE, SIDE)) < 0.06
-    for name in classes:
-        left, top, right, bottom = map(int, AREAS[name].bounds)
-        part = np.s_[top:bottom, left:right]
-        if name == "LUAD":
-            dots[part] |= rng.random((bottom - top, right - left)) < 0.45
-        else:
-            rgb[part] = (120, 130, 200)
-    dots[:40] = dots[472:] = dots[:, :40] = dots[:, 472:] = False
-    rgb[dots] = (90, 50, 130)
-    return rgb
 
 
 @pytest.fixture(scope="module", autouse=True)
 def small_fits():
-    """Fewer instances, folds and rounds than usual, so that a run takes a few seconds."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(features, "INSTANCES_PER_SLIDE", 500)
-        patch.setattr(method, "FOLDS", 3)
-        patch.setattr(method, "REPEATS", 1)
-        patch.setattr(self_training, "ROUNDS", 1)
+        use_small_fits(patch)
         yield
 
 
-class Recorder(Silent):
-    """A Tracker that keeps what is said."""
-
-    def __init__(self):
-        self.said = []
-
-    def say(self, message):
-        self.said.append(message)
-
-
-@dataclass
-class Done:
-    """A project after a run."""
-
-    path: Path
-    ids: dict[str, str]
-    report: StageReport
-    said: list[str]
-    memory: dict
-    passes: int = 0
-
-    def drawn(self, name):
-        """The annotations of an entry, by class."""
-        of_class = {path_class: [] for path_class in AREAS}
-        for annotation in open_project(self.path, ProjectOptions()).annotations(self.ids[name]):
-            of_class.setdefault(annotation.path_class, []).append(annotation)
-        return of_class
-
-    def counts(self, name):
-        return next(result.counts for result in self.report.entries if result.name == f"{name}.tif")
-
-    @property
-    def run_folder(self):
-        return self.path.parent / "wsplf" / "runs" / self.report.run_id
+def drawn_by_class(done, name):
+    """The annotations of an entry, by class."""
+    of_class = {path_class: [] for path_class in AREAS}
+    for annotation in done.annotations(name):
+        of_class.setdefault(annotation.path_class, []).append(annotation)
+    return of_class
 
 
 def run(path, *, only=None, memory=None, **recipe):
-    project, tracker = open_project(path, ProjectOptions()), Recorder()
-    entries = resolve_labels(project.entries(), LUNG)
-    ids = {entry.name.removesuffix(".tif"): entry.id for entry in entries}
-    chosen = [entry for entry in entries if only is None or entry.name.removesuffix(".tif") in only]
-    memory = {} if memory is None else memory
     recipe = Recipe(**({"refiner": "none", "search_in": "tissue", "tile_px": 64} | recipe))
     options = PseudolabelOptions(project=LUNG, recipe=recipe, min_area_um2=500.0)
-    report = pseudolabel(project, chosen, options, tracker, memory=memory)
-    return Done(path, ids, report, tracker.said, memory)
-
-
-def area(annotations):
-    return union_all([annotation.shape for annotation in annotations])
-
-
-def overlap(annotations, shape):
-    drawn = area(annotations)
-    return drawn.intersection(shape).area / drawn.union(shape).area
+    return run_pseudolabel(path, options, only=only, memory=memory)
 
 
 @pytest.fixture(scope="module")
 def unrun(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cohort")
-    images = []
+    """LUAD is full of dots, LUSC is blue."""
+    slides = {}
     for seed, (name, word) in enumerate(WORDS.items()):
-        path = folder / f"{name}.tif"
-        write_pyramid(path, paint(*(area for area in AREAS if area.lower() in word), seed=seed), mpp=1.0)
-        images.append(Image(path, path.name, SIDE, SIDE, 1.0, [(1.0, SIDE, SIDE)], {"label": word}))
-    return create_project(folder / "project", images, classes=[])
-
-
-def copy(path, folder):
-    """A copy of a project's folder; its slides stay where they are."""
-    shutil.copytree(path.parent, folder / "project")
-    return folder / "project" / path.name
+        dense, blue = (shape if path_class.lower() in word else None for path_class, shape in AREAS.items())
+        slides[name] = (paint(dense, blue, seed=seed), {"label": word})
+    return make_project(tmp_path_factory.mktemp("cohort"), slides)
 
 
 @pytest.fixture(scope="module")
@@ -156,10 +79,10 @@ def first(unrun, backbone_maps, tmp_path_factory):
 def test_two_classes_are_separated_by_slide_labels_alone(first):
     assert first.report.failed == 0
     for name, path_class in (("a1", "LUAD"), ("b1", "LUSC")):
-        drawn = first.drawn(name)
+        drawn = drawn_by_class(first, name)
         assert overlap(drawn.pop(path_class), AREAS[path_class]) > 0.3
         assert not any(drawn.values())
-    both = first.drawn("ab")
+    both = drawn_by_class(first, "ab")
     assert area(both["LUSC"]).intersection(AREAS["LUSC"]).area > 0.4 * AREAS["LUSC"].area
     assert area(both["LUAD"]).intersection(area(both["LUSC"])).area < 1
     for annotation in (*both["LUAD"], *both["LUSC"]):
@@ -167,13 +90,13 @@ def test_two_classes_are_separated_by_slide_labels_alone(first):
 
 
 def test_negative_slides_get_no_polygon_of_any_class(first):
-    assert not any(first.drawn("n1").values())
-    assert not any(first.drawn("n2").values())
+    assert not any(drawn_by_class(first, "n1").values())
+    assert not any(drawn_by_class(first, "n2").values())
 
 
 def test_polygons_are_counted_by_class(first):
     for name in WORDS:
-        counts, drawn = first.counts(name), first.drawn(name)
+        counts, drawn = first.results()[name].counts, drawn_by_class(first, name)
         assert [counts[f"polygons {path_class}"] for path_class in AREAS] == [len(drawn[name]) for name in AREAS]
         assert counts["polygons"] == sum(map(len, drawn.values()))
 
@@ -206,7 +129,7 @@ def test_a_run_again_keeps_what_a_person_drew_and_replaces_its_own_polygons_of_b
     by_hand = Annotation(uuid4(), half, "LUAD")
     project.replace(first.ids["ab"], origin="human", annotations=[by_hand])
     again = run(path)
-    before, after = first.drawn("ab"), again.drawn("ab")
+    before, after = drawn_by_class(first, "ab"), drawn_by_class(again, "ab")
     assert [drawn.id for drawn in after["LUAD"] if drawn.origin == "human"] == [by_hand.id]
     new = [drawn for of_class in after.values() for drawn in of_class if drawn.origin == "pseudolabel"]
     assert {drawn.path_class for drawn in new} == {"LUAD", "LUSC"}
@@ -220,7 +143,8 @@ def test_a_run_again_keeps_what_a_person_drew_and_replaces_its_own_polygons_of_b
 @pytest.mark.slow
 @pytest.mark.parametrize("refiner", ["sam", "slic"])
 def test_refined_outlines_of_two_classes_never_overlap(first, tmp_path, refiner):
-    both = run(copy(first.path, tmp_path), memory=first.memory, refiner=refiner).drawn("ab")
+    both = run(copy(first.path, tmp_path), memory=first.memory, refiner=refiner)
+    both = drawn_by_class(both, "ab")
     luad, lusc = area(both["LUAD"]), area(both["LUSC"])
     assert min(luad.area, lusc.area) > 0
     assert luad.intersection(lusc).area < 1
