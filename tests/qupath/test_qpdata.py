@@ -4,12 +4,13 @@ from uuid import UUID, uuid4
 import numpy as np
 import pytest
 import shapely
+from own_annotations import made, new_qpdata, stored
 from qupath_objects import DETECTION, Workbench
 from shapely import LineString, MultiPolygon, Point, Polygon, box
 
 from wsplf_cli.qupath import qpdata
 from wsplf_cli.qupath.javaser.graph import Block, Instance, JavaStreamError
-from wsplf_cli.qupath.qpdata import QpData, mark
+from wsplf_cli.qupath.qpdata import mark
 from wsplf_cli.qupath.shapes import shape_hash, storable
 from wsplf_cli.schema import (
     Annotation,
@@ -21,24 +22,6 @@ HOLED = Polygon([(100, 100), (300, 100.12), (300, 300), (100, 300)], [[(150, 150
 ROI = "qupath.lib.objects.PathROIObject"
 
 SQUARE = box(10, 20, 30, 40)
-
-
-def _own(shape: shapely.Geometry, *, name: str = "", path_class: str | None = "Tumor") -> Annotation:
-    return Annotation(uuid4(), shape, path_class, run_id="run-1", name=name, measurements={"wsplf: confidence": 0.5})
-
-
-def _fresh(version: str = "0.6.0") -> QpData:
-    return qpdata.create(version=version, server="{}", path="/slide.tif", properties={})
-
-
-def _written(*annotations: Annotation, version: str = "0.6.0") -> list[Annotation]:
-    """Annotations as they are read from a new file that they were written to with wsplf's marks."""
-    data = _fresh(version)
-    data.add(
-        [part for annotation in annotations for part in mark([annotation], origin="pseudolabel")],
-        colours={"Tumor": -3670016},
-    )
-    return [node.annotation for node in qpdata.loads(data.dumps()).annotation_nodes()]
 
 
 ROIS = {
@@ -131,9 +114,9 @@ def test_annotations_without_ids_get_stable_different_ones() -> None:
 
 def test_changed_shape_or_class_counts_as_edited() -> None:
     for change in ({"shape": box(10, 20, 30, 41)}, {"path_class": "Stroma"}):
-        (part,) = mark([_own(SQUARE)], origin="pseudolabel")
+        (part,) = mark([made(SQUARE)], origin="pseudolabel")
         fields = {"shape": part.shape, "path_class": part.path_class} | change
-        data = _fresh()
+        data = new_qpdata()
         data.add([Annotation(part.id, metadata=part.metadata, name=part.name, **fields)], colours={})
         (found,) = qpdata.loads(data.dumps()).annotation_nodes()
         assert found.annotation.edited
@@ -141,7 +124,7 @@ def test_changed_shape_or_class_counts_as_edited() -> None:
 
 
 def test_renamed_locked_noted_accepted_or_rejected_is_decided() -> None:
-    (part,) = _written(_own(SQUARE, name="a"))
+    (part,) = stored(made(SQUARE, name="a"))
     assert is_pending(part)
     fields = {"id": part.id, "shape": part.shape, "path_class": "Tumor", "origin": "pseudolabel", "name": "a"}
     for change in (
@@ -167,7 +150,7 @@ def test_counts_are_those_of_summary_json() -> None:
 
 
 def test_truncated_file_is_refused_in_one_line() -> None:
-    raw = _fresh().dumps()
+    raw = new_qpdata().dumps()
     for cut in range(0, len(raw) - 1, 7):
         with pytest.raises(JavaStreamError) as caught:
             qpdata.loads(raw[:cut])

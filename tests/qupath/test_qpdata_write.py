@@ -2,14 +2,14 @@ import json
 from uuid import uuid4
 
 import pytest
-import shapely
+from own_annotations import made, new_qpdata, stored
 from qupath_objects import DETECTION, Workbench
 from shapely import LineString, MultiPolygon, Polygon, box
 
 from wsplf_cli.qupath import javaser, qpdata
 from wsplf_cli.qupath.javaser.graph import Block, Instance, Stream, get
 from wsplf_cli.qupath.pathobjects import tree
-from wsplf_cli.qupath.qpdata import QpData, mark
+from wsplf_cli.qupath.qpdata import mark
 from wsplf_cli.schema import (
     CLASS_KEY,
     NAME_KEY,
@@ -26,32 +26,14 @@ HOLED = Polygon([(100, 100), (300, 100.12), (300, 300), (100, 300)], [[(150, 150
 SQUARE = box(10, 20, 30, 40)
 
 
-def _own(shape: shapely.Geometry, *, name: str = "", path_class: str | None = "Tumor") -> Annotation:
-    return Annotation(uuid4(), shape, path_class, run_id="run-1", name=name, measurements={"wsplf: confidence": 0.5})
-
-
-def _fresh(version: str = "0.6.0") -> QpData:
-    return qpdata.create(version=version, server="{}", path="/slide.tif", properties={})
-
-
-def _written(*annotations: Annotation, version: str = "0.6.0") -> list[Annotation]:
-    """Annotations as they are read from a new file that they were written to with wsplf's marks."""
-    data = _fresh(version)
-    data.add(
-        [part for annotation in annotations for part in mark([annotation], origin="pseudolabel")],
-        colours={"Tumor": -3670016},
-    )
-    return [node.annotation for node in qpdata.loads(data.dumps()).annotation_nodes()]
-
-
 def _bytes_of(node: Instance) -> bytes:
     return javaser.dumps(Stream([node], {}))
 
 
 @pytest.mark.parametrize("version", ["0.2.3", "0.3.2", "0.4.4", "0.6.0-rc3"])
 def test_polygon_with_hole_is_written_and_read_back(version: str) -> None:
-    own = _own(HOLED, name="pseudo", path_class="Tumor:Positive")
-    (read,) = _written(own, version=version)
+    own = made(HOLED, name="pseudo", path_class="Tumor:Positive")
+    (read,) = stored(own, version=version)
     assert read.id == own.id
     assert read.shape.equals_exact(HOLED.normalize(), 1e-9) or read.shape.equals(HOLED)
     assert len(read.shape.interiors) == 1
@@ -67,7 +49,7 @@ def test_polygon_with_hole_is_written_and_read_back(version: str) -> None:
 
 
 def test_new_file_has_the_form_of_the_projects_version() -> None:
-    old, new = _fresh("0.2.3").dumps(), _fresh("0.6.0").dumps()
+    old, new = new_qpdata("0.2.3").dumps(), new_qpdata("0.6.0").dumps()
     assert old[6:].startswith(b"\x00\x13Data file version 2")
     assert b"Image path: /slide.tif" in old
     assert new[6:].startswith(b"\x00\x13Data file version 3")
@@ -77,8 +59,8 @@ def test_new_file_has_the_form_of_the_projects_version() -> None:
 
 
 def test_hole_free_polygon_is_stored_in_single_precision_without_a_closing_point() -> None:
-    data = _fresh()
-    data.add(mark([_own(Polygon([(0.1, 0.2), (7, 0), (7, 7)]))], origin="prediction"), colours={})
+    data = new_qpdata()
+    data.add(mark([made(Polygon([(0.1, 0.2), (7, 0), (7, 7)]))], origin="prediction"), colours={})
     proxy = b"qupath.lib.roi.PolygonROI$SerializationProxy"
     assert proxy in data.dumps()
     assert b"WKB" not in data.dumps()
@@ -87,8 +69,8 @@ def test_hole_free_polygon_is_stored_in_single_precision_without_a_closing_point
 
 
 def test_parts_of_a_shape_become_annotations_of_their_own() -> None:
-    two = _own(MultiPolygon([SQUARE, box(50, 50, 60, 60)]))
-    first, second = _written(two)
+    two = made(MultiPolygon([SQUARE, box(50, 50, 60, 60)]))
+    first, second = stored(two)
     assert first.id == two.id
     assert second.id not in (two.id, None)
     assert {first.shape.area, second.shape.area} == {400, 100}
@@ -97,17 +79,17 @@ def test_parts_of_a_shape_become_annotations_of_their_own() -> None:
 
 
 def test_lines_and_empty_shapes_are_not_written() -> None:
-    assert mark([_own(LineString([(0, 0), (5, 5)]))], origin="pseudolabel") == []
-    assert mark([_own(Polygon())], origin="pseudolabel") == []
+    assert mark([made(LineString([(0, 0), (5, 5)]))], origin="pseudolabel") == []
+    assert mark([made(Polygon())], origin="pseudolabel") == []
 
 
 def test_bow_tie_is_repaired_before_writing() -> None:
-    shapes = [annotation.shape for annotation in _written(_own(Polygon([(0, 0), (4, 4), (4, 0), (0, 4)])))]
+    shapes = [annotation.shape for annotation in stored(made(Polygon([(0, 0), (4, 4), (4, 0), (0, 4)])))]
     assert sorted(shape.area for shape in shapes) == pytest.approx([4, 4])
 
 
 def test_human_annotation_gets_no_marks() -> None:
-    (part,) = mark([_own(SQUARE)], origin="human")
+    (part,) = mark([made(SQUARE)], origin="human")
     assert not any(key.startswith("wsplf") for key in part.metadata)
 
 
@@ -141,7 +123,7 @@ def test_adding_and_removing_gives_the_bytes_of_before() -> None:
     bench = Workbench()
     raw = bench.put(bench.node(bench.corners("RectangleROI", 0, 0, 1, 1), path_class="Tumor"))
     data = qpdata.loads(raw)
-    data.add(mark([_own(HOLED)], origin="pseudolabel"), colours={})
+    data.add(mark([made(HOLED)], origin="pseudolabel"), colours={})
     changed = qpdata.loads(data.dumps())
     assert len(changed.annotation_nodes()) == 2
     changed.remove([node.node for node in changed.annotation_nodes() if node.annotation.origin == "pseudolabel"])
@@ -149,16 +131,16 @@ def test_adding_and_removing_gives_the_bytes_of_before() -> None:
 
 
 def test_file_without_hierarchy_can_be_written_to() -> None:
-    data = _fresh()
+    data = new_qpdata()
     data._stream.contents[6] = None
     assert qpdata.loads(data.dumps()).annotation_nodes() == []
-    data.add(mark([_own(SQUARE)], origin="pseudolabel"), colours={})
+    data.add(mark([made(SQUARE)], origin="pseudolabel"), colours={})
     assert len(qpdata.loads(data.dumps()).annotation_nodes()) == 1
 
 
 def test_object_opened_after_it_was_found_is_still_removed() -> None:
-    data = _fresh()
-    data.add(mark([_own(SQUARE, name=f"name {place}") for place in range(9)], origin="prediction"), colours={})
+    data = new_qpdata()
+    data.add(mark([made(SQUARE, name=f"name {place}") for place in range(9)], origin="prediction"), colours={})
     read = qpdata.loads(data.dumps())
     found = read.annotation_nodes()
     node = found[-1].node
@@ -172,7 +154,7 @@ def test_object_opened_after_it_was_found_is_still_removed() -> None:
 
 def test_colour_of_a_derived_class_goes_to_all_parts_until_0_4() -> None:
     for version, colours in (("0.4.4", [True, True]), ("0.5.1", [True, False])):
-        data = _fresh(version)
+        data = new_qpdata(version)
         data.add([Annotation(uuid4(), SQUARE, "Tumor: Positive")], colours={"Tumor: Positive": -3670016})
         (node,) = (node.node for node in qpdata.loads(data.dumps()).annotation_nodes())
         path_class = node.open().values[0][6] if not isinstance(node, Instance) else node.values[0][6]
@@ -194,6 +176,6 @@ def test_planes_are_kept() -> None:
     plane = Plane(c=-1, z=3, t=2)
     for shape in (SQUARE, HOLED):
         (part,) = mark([Annotation(uuid4(), shape, None, plane=plane)], origin="human")
-        data = _fresh()
+        data = new_qpdata()
         data.add([part], colours={})
         assert [node.annotation.plane for node in qpdata.loads(data.dumps()).annotation_nodes()] == [plane]
