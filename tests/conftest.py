@@ -6,6 +6,8 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tests are small, and threads only wait
 
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -90,6 +92,18 @@ class MemoryProject:
 def memory_project(tmp_path):
     """Makes a project of given entries that needs no files."""
     return lambda entries=(): MemoryProject(tmp_path, entries)
+
+
+@pytest.fixture
+def slides(tmp_path, tiny_slide):
+    """A folder with two slides, in a folder below it a third, a broken one and a text."""
+    folder = tmp_path / "slides"
+    (folder / "below").mkdir(parents=True)
+    for name in ("a.tif", "b.tif", "below/c.tif"):
+        shutil.copy(tiny_slide, folder / name)
+    (folder / "broken.svs").write_bytes(b"no slide")
+    (folder / "notes.txt").write_text("no slide either")
+    return folder
 
 
 class Recorder:

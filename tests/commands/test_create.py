@@ -24,18 +24,6 @@ def by_name(report):
     return {result.name: result for result in report.entries}
 
 
-@pytest.fixture
-def slides(tmp_path, tiny_slide):
-    """A folder with two slides, in a folder below it a third, a broken one and a text."""
-    folder = tmp_path / "slides"
-    (folder / "below").mkdir(parents=True)
-    for name in ("a.tif", "b.tif", "below/c.tif"):
-        shutil.copy(tiny_slide, folder / name)
-    (folder / "broken.svs").write_bytes(b"no slide")
-    (folder / "notes.txt").write_text("no slide either")
-    return folder
-
-
 def test_a_project_is_made_of_the_slides_that_open_and_the_others_are_named(tmp_path, slides, recorder):
     report = create(tmp_path / "new", [slides / "b.tif", slides], CreateOptions(), recorder)
     assert [(one.name, one.status) for one in report.entries] == [

@@ -25,18 +25,6 @@ def document_of(path):
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-@pytest.fixture
-def slides(tmp_path, tiny_slide):
-    """A folder with two slides, in a folder below it a third, a broken one and a text."""
-    folder = tmp_path / "slides"
-    (folder / "below").mkdir(parents=True)
-    for name in ("a.tif", "b.tif", "below/c.tif"):
-        shutil.copy(tiny_slide, folder / name)
-    (folder / "broken.svs").write_bytes(b"no slide")
-    (folder / "notes.txt").write_text("no slide either")
-    return folder
-
-
 def uris_of(project):
     return [image["serverBuilder"]["uri"] for image in document_of(project)["images"]]
 
