@@ -207,6 +207,7 @@ def test_the_files_hold_what_the_table_says(run, tmp_path):
         assert [len(plot.findall(f".//*[@id='row-{line}']//{{*}}use")) for line in range(3)] == [2, 2, 2]
 
 
+@pytest.mark.slow
 def test_what_is_finished_is_not_run_again_until_something_changes(cohort, run, stand_ins):
     run(recipes=("fine-tuned",), seeds=1)
     run(recipes=("fine-tuned",), seeds=2)

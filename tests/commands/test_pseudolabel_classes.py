@@ -23,6 +23,8 @@ from wsplf_cli.weak.mil import ensemble
 from wsplf_cli.weak.mil.training import MilSettings
 from wsplf_cli.weak.sam import rounds
 
+pytestmark = pytest.mark.slow  # the quick set runs the command with one class
+
 AREAS = {"LUAD": box(80, 80, 300, 300), "LUSC": box(240, 200, 430, 430)}
 WORDS = {"a1": "luad", "a2": "luad", "b1": "lusc", "b2": "lusc", "ab": "luad;lusc", "n1": "normal", "n2": "normal"}
 LUNG = ProjectOptions(positive=("luad=LUAD", "lusc=LUSC"))
@@ -121,7 +123,6 @@ def test_run_and_cams_say_which_class(first):
         assert any(line.startswith(f"{name}: foreground of the CAM:") for line in first.said)
 
 
-@pytest.mark.slow
 def test_a_run_again_keeps_what_a_person_drew_and_replaces_its_own_polygons_of_both_classes(first, tmp_path):
     path = copy(first.path, tmp_path)
     project = open_project(path, ProjectOptions())
@@ -140,7 +141,6 @@ def test_a_run_again_keeps_what_a_person_drew_and_replaces_its_own_polygons_of_b
         assert drawn.measurements[AREA] == pytest.approx(drawn.shape.area, rel=1e-3)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("refiner", ["sam", "slic"])
 def test_refined_outlines_of_two_classes_never_overlap(first, tmp_path, refiner):
     both = run(copy(first.path, tmp_path), memory=first.memory, refiner=refiner)
@@ -152,7 +152,6 @@ def test_refined_outlines_of_two_classes_never_overlap(first, tmp_path, refiner)
         assert annotation.measurements[AREA] == pytest.approx(annotation.shape.area, rel=1e-3)
 
 
-@pytest.mark.slow
 def test_rounds_tune_a_decoder_for_each_class(first, tmp_path, monkeypatch):
     monkeypatch.setattr(rounds, "MOST_WINDOWS", 3)
     tuned = run(copy(first.path, tmp_path), memory=first.memory, refiner="sam", rounds=1)
@@ -174,7 +173,6 @@ def test_a_class_without_a_slide_that_can_be_used_is_named(unrun, tmp_path):
         pseudolabel(project, entries, PseudolabelOptions(project=LUNG), Silent())
 
 
-@pytest.mark.slow
 def test_a_slide_whose_data_is_damaged_is_left_out_for_all_classes(unrun, tmp_path):
     path = copy(unrun, tmp_path)
     shutil.copy(unrun.parents[1] / "n1.tif", tmp_path / "n1.tif")
@@ -198,7 +196,6 @@ def test_a_slide_whose_data_is_damaged_is_left_out_for_all_classes(unrun, tmp_pa
     assert set(report.details["classes"]) == {"LUAD", "LUSC"}
 
 
-@pytest.mark.slow
 def test_mil_networks_are_fitted_for_each_class(unrun, tmp_path, monkeypatch):
     monkeypatch.setattr(ensemble, "MilSettings", partial(MilSettings, tiles_per_bag=2, least_steps=2))
     only = ["a1", "b1", "n1"]
