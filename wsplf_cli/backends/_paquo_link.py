@@ -67,7 +67,7 @@ class Link:
             ProjectError: there is no QuPath, it cannot be started, or it is one that paquo does not know.
         """
         package_home = str(Path(__file__).parents[2])
-        paths = [package_home, os.environ.get("PYTHONPATH", "")]
+        paths = [os.environ.get("PYTHONPATH", ""), package_home]  # what the user put there comes first
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
         self._child = subprocess.Popen(
