@@ -1,7 +1,6 @@
 """What several test files need: the shared data, a small slide, a small project."""
 
 import os
-from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tests are small, and threads only wait
 
@@ -10,12 +9,11 @@ import shutil
 
 import numpy as np
 import pytest
+from shared_folder import SHARED
 
 from wsplf_cli.qupath.create import Image, create_project
 from wsplf_cli.schema import Entry, PathClass, SlideLabel
 from wsplf_cli.synthetic.pyramid import write_pyramid
-
-SHARED = Path(os.environ.get("WSPLF_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
 @pytest.fixture(scope="session")

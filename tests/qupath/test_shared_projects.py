@@ -12,9 +12,9 @@ import numpy as np
 import PIL.Image
 import pytest
 import shapely
-from conftest import SHARED
 from shapely import Polygon, box
 from shapely.geometry.base import BaseGeometry
+from shared_folder import SHARED
 
 from wsplf_cli.backends.embedded import EmbeddedProject, open_project
 from wsplf_cli.errors import ProjectError
