@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 #: Directions of most variance that are kept, and how far their variances are equalised: 0 not at all, 0.5 fully.
 _KEPT_DIRECTIONS = 192
@@ -93,7 +94,8 @@ def fit_logistic(
         ridge: Weight of the squared norm.
     """
     model = LogisticRegression(C=1.0 / ridge, tol=_TOLERANCE, max_iter=_MOST_STEPS)
-    model.fit(features, positive, sample_weight=weight)
+    with threadpool_limits(1):  # a step is short: two threads wait for each other, and take three times as long
+        model.fit(features, positive, sample_weight=weight)
     return LinearProbe(model.coef_[0].astype(np.float32), float(model.intercept_[0]))
 
 
