@@ -1,42 +1,25 @@
 import numpy as np
 from shapely import box
+from training_slides import SIDE, training_slide
 
-from wsplf_cli.schema import TileGrid
 from wsplf_cli.segmentation.sampling import (
     DECIDED_WEIGHT,
     FULL_WEIGHT,
     IGNORE,
     BalancedCropSampler,
     Blocks,
-    ClassTargets,
     ReviewRegions,
     TrainingSlide,
     draw_validation_tiles,
     rasterise_targets,
 )
 
-SIDE = 64
-
-
-def _slide(name, *, regions=None, group="", positive=True, columns=2, colour=None):
-    """A row of blocks of 64 pixels at 1 um; inside ``colour``, boxes in level-0 pixels, the slide is dark."""
-    xy = np.array([[SIDE * column, 0] for column in range(columns)], np.int32)
-    grid = TileGrid(name, SIDE, 1.0, float(SIDE), xy, np.ones(columns, np.float32))
-    canvas = np.full((SIDE, SIDE * columns, 3), 215, np.uint8)
-    for left, top, right, bottom in colour or []:
-        canvas[top:bottom, left:right] = (120, 70, 140)
-
-    def read(indices):
-        return np.stack([canvas[:, SIDE * index : SIDE * (index + 1)] for index in indices])
-
-    return TrainingSlide(name, group or name, grid, read, (ClassTargets(positive, regions or ReviewRegions()),))
-
 
 def test_decided_polygons_overrule_pseudo_labels_and_rejected_ones_are_background():
     regions = ReviewRegions(
         positive=(box(0, 0, 20, 20),), pending=((box(0, 0, 40, 40), 0.6),), negative=(box(50, 50, 60, 60),)
     )
-    target, weight = rasterise_targets(regions, _slide("a").grid, 0)
+    target, weight = rasterise_targets(regions, training_slide("a").grid, 0)
     assert (target[:20, :20] == 1).all()
     assert (weight[:20, :20] == DECIDED_WEIGHT).all()
     assert target[30, 30] == 1
@@ -48,47 +31,47 @@ def test_decided_polygons_overrule_pseudo_labels_and_rejected_ones_are_backgroun
 
 
 def test_the_outline_of_a_pseudo_label_is_ignored_and_that_of_a_person_is_not():
-    pending, _ = rasterise_targets(ReviewRegions(pending=((box(10, 10, 40, 40), 1.0),)), _slide("a").grid, 0)
+    pending, _ = rasterise_targets(ReviewRegions(pending=((box(10, 10, 40, 40), 1.0),)), training_slide("a").grid, 0)
     assert (pending[20, 37:43] == IGNORE).all()
     assert pending[20, 34] == 1
     assert pending[20, 46] == 0
-    decided, _ = rasterise_targets(ReviewRegions(positive=(box(10, 10, 40, 40),)), _slide("a").grid, 0)
+    decided, _ = rasterise_targets(ReviewRegions(positive=(box(10, 10, 40, 40),)), training_slide("a").grid, 0)
     assert IGNORE not in decided
-    beside, _ = rasterise_targets(ReviewRegions(pending=((box(66, 10, 90, 40), 1.0),)), _slide("a").grid, 0)
+    beside, _ = rasterise_targets(ReviewRegions(pending=((box(66, 10, 90, 40), 1.0),)), training_slide("a").grid, 0)
     assert (beside[20, 62:] == IGNORE).all()
 
 
 def test_truth_is_stronger_than_background_and_ignored_stronger_than_both():
     square = box(10, 10, 40, 40)
     both = ReviewRegions(positive=(square,), negative=(box(10, 10, 40, 60),))
-    target, weight = rasterise_targets(both, _slide("a").grid, 0)
+    target, weight = rasterise_targets(both, training_slide("a").grid, 0)
     assert (target[12:38, 12:38] == 1).all()
     assert (target[42:58, 12:38] == 0).all()
     assert (weight[12:58, 12:38] == DECIDED_WEIGHT).all()
     ignored, _ = rasterise_targets(
-        ReviewRegions(positive=(square,), ignored=(box(20, 20, 30, 30),)), _slide("a").grid, 0
+        ReviewRegions(positive=(square,), ignored=(box(20, 20, 30, 30),)), training_slide("a").grid, 0
     )
     assert (ignored[21:29, 21:29] == IGNORE).all()
 
 
 def test_a_rejected_area_over_a_pseudo_label_is_background_with_the_weight_of_truth():
     regions = ReviewRegions(pending=((box(0, 0, 60, 60), 0.9),), negative=(box(20, 20, 40, 40),))
-    target, weight = rasterise_targets(regions, _slide("a").grid, 0)
+    target, weight = rasterise_targets(regions, training_slide("a").grid, 0)
     assert (target[21:39, 21:39] == 0).all()
     assert (weight[21:39, 21:39] == DECIDED_WEIGHT).all()
     assert (target[8:12, 8:12] == 1).all()
 
 
 def test_background_of_a_reviewed_image_weighs_more():
-    _, weight = rasterise_targets(ReviewRegions(complete=True), _slide("a").grid, 0)
+    _, weight = rasterise_targets(ReviewRegions(complete=True), training_slide("a").grid, 0)
     assert FULL_WEIGHT < weight[0, 0] < DECIDED_WEIGHT
 
 
 def test_crops_are_balanced_and_those_of_tumour_hold_tumour():
-    marked = _slide(
+    marked = training_slide(
         "a", regions=ReviewRegions(pending=((box(70, 5, 100, 30), 1.0),), negative=(box(260, 20, 300, 60),)), columns=8
     )
-    empty = _slide("b", positive=False, columns=8)
+    empty = training_slide("b", positive=False, columns=8)
     draw = BalancedCropSampler(Blocks([marked, empty]), side_px=32, rng=np.random.default_rng(0))
     crops = [crop.block for crop in draw(400)]
     assert {crop.target.shape for crop in crops} == {(1, 32, 32)}
@@ -99,7 +82,7 @@ def test_crops_are_balanced_and_those_of_tumour_hold_tumour():
 
 
 def test_errors_on_negative_slides_are_shown_more_often_and_those_on_positive_ones_are_not():
-    positive, negative = _slide("a", columns=10), _slide("b", positive=False, columns=10)
+    positive, negative = training_slide("a", columns=10), training_slide("b", positive=False, columns=10)
     draw = BalancedCropSampler(Blocks([positive, negative]), side_px=32, rng=np.random.default_rng(0))
     for _ in range(10):
         crops = draw(40)
@@ -114,7 +97,7 @@ def test_errors_on_negative_slides_are_shown_more_often_and_those_on_positive_on
 
 def test_blocks_beyond_the_memory_bound_are_read_again():
     reads = []
-    slide = _slide("a")
+    slide = training_slide("a")
 
     def read(indices):
         reads.extend(indices)
@@ -131,6 +114,11 @@ def test_blocks_beyond_the_memory_bound_are_read_again():
 
 
 def test_validation_tiles_cover_each_place_once():
-    tiles = draw_validation_tiles(Blocks([_slide("a")]), side_px=32, max_tiles=100, rng=np.random.default_rng(0))
+    tiles = draw_validation_tiles(
+        Blocks([training_slide("a")]), side_px=32, max_tiles=100, rng=np.random.default_rng(0)
+    )
     assert len(tiles) == 8
-    assert len(draw_validation_tiles(Blocks([_slide("a")]), side_px=32, max_tiles=3, rng=np.random.default_rng(0))) == 3
+    assert (
+        len(draw_validation_tiles(Blocks([training_slide("a")]), side_px=32, max_tiles=3, rng=np.random.default_rng(0)))
+        == 3
+    )

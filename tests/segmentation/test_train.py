@@ -3,40 +3,23 @@ import pytest
 import torch
 from shapely import box
 from torch import nn
+from training_slides import training_slide
 
-from wsplf_cli.schema import Silent, TileGrid
+from wsplf_cli.schema import Silent
 from wsplf_cli.segmentation.sampling import (
     DECIDED_WEIGHT,
     FULL_WEIGHT,
     IGNORE,
     Block,
-    ClassTargets,
     ReviewRegions,
-    TrainingSlide,
 )
 from wsplf_cli.segmentation.train import FitSettings, choose_threshold, fit, hold_out, segmentation_loss
-
-SIDE = 64
-
-
-def _slide(name, *, regions=None, group="", positive=True, columns=2, colour=None):
-    """A row of blocks of 64 pixels at 1 um; inside ``colour``, boxes in level-0 pixels, the slide is dark."""
-    xy = np.array([[SIDE * column, 0] for column in range(columns)], np.int32)
-    grid = TileGrid(name, SIDE, 1.0, float(SIDE), xy, np.ones(columns, np.float32))
-    canvas = np.full((SIDE, SIDE * columns, 3), 215, np.uint8)
-    for left, top, right, bottom in colour or []:
-        canvas[top:bottom, left:right] = (120, 70, 140)
-
-    def read(indices):
-        return np.stack([canvas[:, SIDE * index : SIDE * (index + 1)] for index in indices])
-
-    return TrainingSlide(name, group or name, grid, read, (ClassTargets(positive, regions or ReviewRegions()),))
 
 
 def test_patients_are_held_out_whole_and_never_the_only_one_with_polygons():
     regions = ReviewRegions(pending=((box(0, 0, 9, 9), 1.0),))
-    slides = [_slide(f"p{n}", regions=regions, group=f"P{n // 2}") for n in range(8)]
-    slides += [_slide(f"n{n}", positive=False, group=f"N{n // 2}") for n in range(8)]
+    slides = [training_slide(f"p{n}", regions=regions, group=f"P{n // 2}") for n in range(8)]
+    slides += [training_slide(f"n{n}", positive=False, group=f"N{n // 2}") for n in range(8)]
     held = hold_out(slides, share=0.25, rng=np.random.default_rng(0))
     assert sum(group.startswith("P") for group in held) == 1
     assert sum(group.startswith("N") for group in held) == 1
@@ -76,10 +59,10 @@ def lesson():
     """Four positive slides, each with one dark square that is marked, and two negative ones."""
     places = [(10, 10, 50, 40), (70, 20, 110, 60), (5, 30, 45, 60), (80, 5, 120, 35)]
     slides = [
-        _slide(f"p{n}", regions=ReviewRegions(pending=((box(*place), 0.9),)), colour=[place])
+        training_slide(f"p{n}", regions=ReviewRegions(pending=((box(*place), 0.9),)), colour=[place])
         for n, place in enumerate(places)
     ]
-    return [*slides, _slide("n0", positive=False), _slide("n1", positive=False)]
+    return [*slides, training_slide("n0", positive=False), training_slide("n1", positive=False)]
 
 
 def _fit(slides, *, seed=0, **changes):
