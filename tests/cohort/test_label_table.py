@@ -22,8 +22,36 @@ def test_table_is_read_whatever_its_separator_bom_and_line_ends(tmp_path, text):
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "sep=;\r\nslide;label;note\r\na;tumor;x,y,z\r\n",
+        "\ufeffsep=;\nslide;label;note\na;tumor;x,y,z\n",
+        '\ufeff"sep=;"\r\nslide;label;note\r\na;tumor;x,y,z\r\n',
+        'sep=,\nslide,label,note\na,tumor,"x,y,z"\n',
+        'sep=,,,\nslide,label,note\na,tumor,"x,y,z"\n',
+        "SEP=\t\nslide\tlabel\tnote\na\ttumor\tx,y,z\n",
+        "sep=\\t\nslide\tlabel\tnote\na\ttumor\tx,y,z\n",
+        '"sep=\t"\nslide\tlabel\tnote\na\ttumor\tx,y,z\n',
+        "sep=|\nslide|label|note\na|tumor|x,y,z\n",
+    ],
+)
+def test_first_line_that_names_the_separator_is_no_row(tmp_path, text):
+    path = tmp_path / "labels.csv"
+    path.write_bytes(text.encode())
+    assert read_table(path) == [{"slide": "a", "label": "tumor", "note": "x,y,z"}]
+
+
+def test_row_of_an_error_is_counted_with_the_line_that_names_the_separator(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_bytes(b"sep=;\nslide;label\na;b;c\n")
+    with pytest.raises(ConfigError, match="row 3 has 3 cells"):
+        read_table(path)
+
+
+@pytest.mark.parametrize(
     ("content", "says"),
     [
+        (b"sep=;", "needs a column"),
         (b"", "needs a column"),
         (b"file,label\na,b\n", "needs a column"),
         (b"slide,grade\na,b\n", "needs a column"),

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,10 +13,14 @@ from wsplf_cli.schema import Entry
 NAME_COLUMNS = ("slide", "image", "name")
 LABEL_COLUMN = "label"
 OTHER_COLUMNS = ("patient", "split")
+#: The first line by which Excel is told the separator, such as ``sep=;``; a tab is also written as ``\t``.
+_SEPARATOR_LINE = re.compile(r'"?sep=(\\t|[^\r\n"])"?[,;\t ]*(\r\n|\r|\n|$)', re.IGNORECASE)
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
     """The rows of a CSV file, keys in lower case: UTF-8 with or without a BOM, separated by ``,`` ``;`` or tabs.
+
+    A first line ``sep=;`` names the separator, which may then be any character.
 
     Raises:
         ConfigError: the file cannot be read, or has no column for the slide or for the label.
@@ -26,8 +31,13 @@ def read_table(path: Path) -> list[dict[str, str]]:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8", hint='save it as "CSV UTF-8"') from error
-    header = text.partition("\n")[0]
-    separator = max(",;\t", key=header.count)
+    separator_line = _SEPARATOR_LINE.match(text)
+    if separator_line is None:
+        header = text.partition("\n")[0]
+        separator = max(",;\t", key=header.count)
+    else:
+        separator = separator_line[1].replace("\\t", "\t")
+        text = text[separator_line.end() :]
     try:
         table = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True))
     except csv.Error as error:
@@ -39,7 +49,7 @@ def read_table(path: Path) -> list[dict[str, str]]:
             hint="columns found: " + (", ".join(keys) or "none"),
         )
     rows = []
-    for line, cells in enumerate(table[1:], start=2):
+    for line, cells in enumerate(table[1:], start=2 + (separator_line is not None)):
         if not any(cell.strip() for cell in cells):
             continue
         if len(cells) > len(keys):
