@@ -165,6 +165,15 @@ def test_a_file_without_an_entry_fails_and_the_others_are_imported(tiny_project:
         import_into(tiny_project, lost)
 
 
+def test_features_without_a_shape_do_not_keep_the_others_out(tiny_project: Path, tmp_path: Path, recorder: Any) -> None:
+    without = [{**feature(box(0, 0, 1, 1)), "geometry": geometry} for geometry in (None, {}, {"type": "Point"})]
+    without[2]["geometry"]["coordinates"] = []
+    path = feature_collection(tmp_path / "positive.geojson", feature(box(0, 0, 1, 1)), *without)
+    report = import_into(tiny_project, path, tracker=recorder)
+    assert report.entries[0].counts == {"added": 1, "already there": 0, "left out": 3}
+    assert "positive.tif: not imported: 3 annotations without a shape" in recorder.said
+
+
 def test_image_names_the_entry(tiny_project: Path, tmp_path: Path) -> None:
     path = feature_collection(tmp_path / "anything.json", feature(box(0, 0, 1, 1)))
     import_into(tiny_project, path, image="unlabelled")

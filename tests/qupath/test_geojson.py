@@ -92,10 +92,11 @@ def test_forms_of_old_versions_are_read(tmp_path: Path) -> None:
         ("nonsense", "not an object"),
         ({"type": "Circle"}, "not 'Feature'"),
         ({"type": "Polygon"}, "no coordinates"),
-        (_feature(None), "no geometry"),
+        (_feature([]), "no geometry"),
+        (_feature({"coordinates": [1, 2]}), "no geometry"),
         (_feature({"type": "Circle", "coordinates": [0, 0]}), "no geometry 'Circle'"),
         (_feature({"type": "Polygon"}), "coordinates"),
-        (_feature({"type": "Polygon", "coordinates": []}), ""),
+        (_feature({"type": "GeometryCollection"}), "list of geometries"),
         (_feature({"type": "Polygon", "coordinates": [[[0, 0], [1, 1], [1, 0]]]}), "at least 4 positions"),
         (_feature({"type": "Polygon", "coordinates": [[["a", 0], [1, 1], [1, 0], ["a", 0]]]}), ""),
         (_feature({"type": "Polygon", "coordinates": [[[float("nan"), 0], [1, 1], [1, 0], [float("nan"), 0]]]}), ""),
@@ -145,7 +146,7 @@ def test_features_inside_others_and_lists_in_lists_are_read(tmp_path: Path) -> N
 
 
 def test_malformed_child_is_named(tmp_path: Path) -> None:
-    document = [_feature(), _feature(childObjects=[_feature(), _feature(None)])]
+    document = [_feature(), _feature(childObjects=[_feature(), _feature([])])]
     with pytest.raises(ProjectError, match=r"^truth.geojson: feature 1, child 1: it has no geometry"):
         geojson.read(_file(tmp_path, document))
 
@@ -236,6 +237,39 @@ def test_ellipse_of_qupath_is_the_ellipse_in_its_bounds(tmp_path: Path) -> None:
     rough = {"type": "Polygon", "isEllipse": True, "coordinates": [[[0, 5], [10, 0], [20, 5], [10, 10], [0, 5]]]}
     (one,) = geojson.read(_file(tmp_path, _feature(rough)))
     assert one.shape.area == pytest.approx(math.pi * 10 * 5, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        None,
+        {},
+        *({"type": kind, "coordinates": []} for kind in ("Point", "MultiPoint", "LineString", "MultiLineString")),
+        *({"type": kind, "coordinates": []} for kind in ("Polygon", "MultiPolygon")),
+        {"type": "MultiPolygon", "coordinates": [[], []]},
+        {"type": "GeometryCollection", "geometries": []},
+        {"type": "GeometryCollection", "geometries": [{"type": "Polygon", "coordinates": []}, None]},
+    ],
+)
+def test_feature_without_a_shape_is_left_out_and_counted(tmp_path: Path, geometry: Any) -> None:
+    contents = geojson.load(_file(tmp_path, [_feature(), _feature(geometry), _feature(geometry, name="b")]))
+    assert len(contents.annotations) == 1
+    assert +contents.left_out == {"annotations without a shape": 2}
+
+
+def test_feature_that_lacks_its_geometry_is_left_out_and_what_is_inside_it_is_read(tmp_path: Path) -> None:
+    outer = {"type": "Feature", "properties": {"childObjects": [_feature()]}}
+    contents = geojson.load(_file(tmp_path, [outer]))
+    assert len(contents.annotations) == 1
+    assert +contents.left_out == {"annotations without a shape": 1}
+
+
+def test_parts_without_coordinates_are_passed_over(tmp_path: Path) -> None:
+    several = {"type": "MultiPolygon", "coordinates": [[], [RING]]}
+    collection = {"type": "GeometryCollection", "geometries": [{"type": "LineString", "coordinates": []}, TRIANGLE]}
+    for geometry in (several, collection):
+        (annotation,) = geojson.read(_file(tmp_path, _feature(geometry)))
+        assert annotation.shape.equals(Polygon(RING))
 
 
 def test_collection_gives_the_kind_of_most_dimensions(tmp_path: Path) -> None:

@@ -57,9 +57,9 @@ def load(path: Path) -> Contents:
     """The annotations of a GeoJSON file (also compressed, whatever its name), in order, objects inside objects too.
 
     The file is a FeatureCollection, a list of features, one feature or a bare geometry, in the forms of QuPath 0.2 to
-    0.7. Detections, cells, tiles and TMA cores are left out and counted. A MultiPolygon is one annotation of several
-    parts. Shapes that cross themselves are repaired. A feature without an id gets an id that depends on its content, so
-    that the same feature always has the same id.
+    0.7. Detections, cells, tiles, TMA cores and features without a shape are left out and counted. A MultiPolygon is
+    one annotation of several parts. Shapes that cross themselves are repaired. A feature without an id gets an id that
+    depends on its content, so that the same feature always has the same id.
 
     Raises:
         ProjectError: not GeoJSON, or a feature is malformed; the message names the feature by its index from 0.
@@ -165,7 +165,7 @@ class _Reader:
             properties, kind = _properties(feature)
             if kind in _LEFT_OUT:
                 self.contents.left_out[_LEFT_OUT[kind]] += bool(_LEFT_OUT[kind])
-            elif feature.get("geometry") == {}:  # QuPath writes this for an object without a shape
+            elif geometries.is_null(feature.get("geometry")):
                 self.contents.left_out["annotations without a shape"] += 1
             else:
                 self._drafts.append(self._draft(feature, properties))

@@ -32,11 +32,31 @@ class Outline:
     shape: BaseGeometry | None = None
 
 
+def is_null(geometry: Any) -> bool:
+    """Whether a feature's geometry says that there is no shape, as RFC 7946 allows.
+
+    That is null or no geometry at all, ``{}`` (which QuPath writes), empty coordinates, and a GeometryCollection or a
+    MultiPolygon of nothing but such parts.
+    """
+    if geometry is None or geometry == {}:
+        return True
+    if not isinstance(geometry, dict) or geometry.get("type") not in GEOMETRIES:
+        return False
+    if geometry["type"] == "GeometryCollection":
+        members = geometry.get("geometries")
+        return isinstance(members, list) and all(map(is_null, members))
+    coordinates = geometry.get("coordinates")
+    if geometry["type"] == "MultiPolygon" and isinstance(coordinates, list):
+        return all(part == [] for part in coordinates)
+    return bool(coordinates == [])
+
+
 def parse(geometry: Mapping[str, Any]) -> Outline:
     """The outline of a GeoJSON geometry.
 
     Of a GeometryCollection, QuPath takes the geometries of the highest dimension, and so do we: its polygons, else its
-    lines, else its points. A polygon with QuPath's mark ``isEllipse`` is the ellipse in its bounds.
+    lines, else its points. A polygon with QuPath's mark ``isEllipse`` is the ellipse in its bounds. Parts without
+    coordinates are passed over.
 
     Raises:
         ValueError: it is malformed; the text says how, as a sentence about the feature ("its ...").
@@ -52,7 +72,7 @@ def parse(geometry: Mapping[str, Any]) -> Outline:
     if kind == "Polygon":
         outline = Outline([_rings(coordinates)])
     elif kind == "MultiPolygon":
-        outline = Outline([_rings(part) for part in _list_of(coordinates, "polygons")])
+        outline = Outline([_rings(part) for part in _list_of(coordinates, "polygons") if part != []])
     else:
         outline = Outline(shape=_other(str(kind), coordinates))
     if outline.polygons and str(geometry.get("isEllipse", "")).lower() == "true":
@@ -201,7 +221,7 @@ def _other(kind: str, coordinates: list[Any]) -> BaseGeometry:
 
 def _collection(geometries: Any) -> Outline:
     members = _list_of(geometries, "geometries")
-    outlines = [parse(geometry if isinstance(geometry, dict) else {}) for geometry in members]
+    outlines = [parse(geometry if isinstance(geometry, dict) else {}) for geometry in members if not is_null(geometry)]
     areas = [part for outline in outlines for part in outline.polygons]
     if areas:
         return Outline(areas)
