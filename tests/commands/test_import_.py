@@ -22,7 +22,7 @@ from annotation_exchange import (
 from shapely import Polygon, box
 
 from wsplf_cli import cli
-from wsplf_cli.errors import ProjectError
+from wsplf_cli.errors import ConfigError, ProjectError
 from wsplf_cli.qupath import geojson
 from wsplf_cli.qupath.create import Image, create_project
 from wsplf_cli.schema import Annotation, Plane
@@ -172,6 +172,47 @@ def test_features_without_a_shape_do_not_keep_the_others_out(tiny_project: Path,
     report = import_into(tiny_project, path, tracker=recorder)
     assert report.entries[0].counts == {"added": 1, "already there": 0, "left out": 3}
     assert "positive.tif: not imported: 3 annotations without a shape" in recorder.said
+
+
+def test_folder_is_imported_file_by_file(tiny_project: Path, tmp_path: Path) -> None:
+    with_annotations(tiny_project)
+    opened(tiny_project).add("2", [Annotation(uuid4(), box(0, 0, 9, 9), "Tumor")])
+    export_project(tiny_project, tmp_path / "out", compress=True)
+    for name in ("._positive.tif.geojson.gz", "notes.txt", "labels.csv"):
+        (tmp_path / "out" / name).write_bytes(b"\x00\x05")
+    (tmp_path / "out" / "sub.json").mkdir()
+    shutil.rmtree(tiny_project.parent / "data")
+    report = import_into(tiny_project, tmp_path / "out")
+    assert [(entry.name, entry.status, entry.counts["added"]) for entry in report.entries] == [
+        ("positive.tif", "done", 11),
+        ("negative.tif", "done", 1),
+        ("unlabelled.tif", "done", 0),
+    ]
+
+
+def test_file_of_a_folder_that_cannot_be_imported_fails_by_itself(tiny_project: Path, tmp_path: Path) -> None:
+    (folder := tmp_path / "in").mkdir()
+    feature_collection(folder / "negative.json", feature(box(0, 0, 1, 1)))
+    (folder / "positive.GEOJSON").write_text("[7]", encoding="utf-8")
+    feature_collection(folder / "stranger.geojson", feature(box(0, 0, 1, 1)))
+    report = import_into(tiny_project, folder)
+    assert {entry.name: entry.status for entry in report.entries} == {
+        "positive.tif": "failed",
+        "negative.tif": "done",
+        "stranger.geojson": "failed",
+    }
+    assert len(opened(tiny_project).annotations("2")) == 1
+
+
+def test_folder_that_says_nothing_of_what_to_import_is_refused(tiny_project: Path, tmp_path: Path) -> None:
+    (folder := tmp_path / "in").mkdir()
+    with pytest.raises(ConfigError, match="no GeoJSON or XML file in this folder"):
+        import_into(tiny_project, folder)
+    feature_collection(folder / "a.geojson", feature(box(0, 0, 1, 1)))
+    assert import_into(tiny_project, folder, image="positive").failed == 0
+    feature_collection(folder / "b.geojson", feature(box(0, 0, 2, 2)))
+    with pytest.raises(ConfigError, match=r"--image is one image, but .*in holds 2 files"):
+        import_into(tiny_project, folder, image="positive")
 
 
 def test_image_names_the_entry(tiny_project: Path, tmp_path: Path) -> None:

@@ -67,7 +67,8 @@ def export(project: ProjectPath, *, options: ExportOptions, screen: "Screen") ->
 def import_(
     project: ProjectPath,
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILE", help="GeoJSON (.geojson, .json, .gz) or ASAP XML files.")
+        list[Path],
+        typer.Argument(metavar="FILE", help="GeoJSON (.geojson, .json, .gz) or ASAP XML files, or folders of these."),
     ],
     *,
     options: ImportOptions,
@@ -75,7 +76,7 @@ def import_(
 ) -> int:
     """Add annotations from GeoJSON or ASAP files.
 
-    Annotations that are there stay, and are not added a second time.
+    Each file belongs to the image of its name. Annotations that are there stay, and are not added a second time.
     """
     from wsplf_cli.commands.import_ import import_files as run_command
 

@@ -17,6 +17,9 @@ from wsplf_cli.qupath.geojson import Contents
 from wsplf_cli.schema import Entry, EntryResult, Tracker
 from wsplf_cli.slides.entry import slide_of
 
+#: How the names of the files end that ``list_files`` finds in a folder, also with .gz behind it.
+SUFFIXES = (".geojson", ".json", ".xml")
+
 
 @dataclass(slots=True)
 class FilesOfEntries:
@@ -24,6 +27,38 @@ class FilesOfEntries:
 
     by_entry: dict[str, list[Path]] = field(default_factory=dict)
     unmatched: list[EntryResult] = field(default_factory=list)
+
+
+def list_files(paths: Sequence[Path], image: str | None) -> list[Path]:
+    """The files to import: those that are named, and the GeoJSON and XML files in each named folder, sorted by name.
+
+    Subfolders are not searched. Hidden files are passed over: macOS keeps one beside each file on some drives.
+
+    Raises:
+        ConfigError: a folder cannot be read, holds no such file, or holds several although ``image`` names one entry.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            files.append(path)
+            continue
+        try:
+            names = sorted(child.name for child in path.iterdir() if child.is_file())
+        except OSError as error:
+            raise ConfigError(f"{path}: the folder cannot be read: {error.strerror}") from error
+        in_folder = [
+            path / name
+            for name in names
+            if not name.startswith(".") and name.lower().removesuffix(".gz").endswith(SUFFIXES)
+        ]
+        if not in_folder:
+            message = f"{path}: there is no GeoJSON or XML file in this folder"
+            raise ConfigError(message, hint="give the folder that holds the files; subfolders are not searched")
+        if image is not None and len(in_folder) > 1:
+            message = f"--image is one image, but {path} holds {len(in_folder)} files"
+            raise ConfigError(message, hint="leave --image out, or give the file of that image")
+        files += in_folder
+    return files
 
 
 def match_files(files: Sequence[Path], entries: Sequence[Entry], image: str | None) -> FilesOfEntries:

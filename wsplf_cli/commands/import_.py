@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from wsplf_cli.backends import Project
-from wsplf_cli.cohort.annotation_files import AsapGroups, is_xml, load_asap, load_geojson, match_files
+from wsplf_cli.cohort.annotation_files import AsapGroups, is_xml, list_files, load_asap, load_geojson, match_files
 from wsplf_cli.cohort.duplicates import new_annotations
 from wsplf_cli.cohort.run import for_each_entry
 from wsplf_cli.errors import ConfigError
@@ -17,7 +17,7 @@ COUNTS = ("added", "already there", "left out")
 
 
 def import_files(
-    project: Project, entries: Sequence[Entry], files: Sequence[Path], options: ImportOptions, tracker: Tracker
+    project: Project, entries: Sequence[Entry], paths: Sequence[Path], options: ImportOptions, tracker: Tracker
 ) -> StageReport:
     """Add the annotations of files to entries. Existing annotations are not changed, and none is added twice.
 
@@ -27,7 +27,7 @@ def import_files(
     Args:
         project: The project to write to.
         entries: The entries that the files may belong to.
-        files: GeoJSON files, also compressed, and XML files of ASAP.
+        paths: GeoJSON files, also compressed, XML files of ASAP, and folders that hold such files.
         options: The options of the command.
         tracker: Where progress is shown.
 
@@ -35,10 +35,11 @@ def import_files(
         One result per entry with what was added, and one for each file that belongs to no entry.
 
     Raises:
-        ConfigError: ``--asap-class`` is malformed, or there is no ASAP file.
+        ConfigError: ``--asap-class`` is malformed, or there is no ASAP file; a folder holds no file to import.
         ProjectError: no file belongs to an entry, or a file of the project cannot be written.
     """
     groups = AsapGroups(options.asap_class)
+    files = list_files(paths, options.image)
     asap_files = {path for path in files if is_xml(path)}
     if groups and not asap_files:
         raise ConfigError("--asap-class is for ASAP's XML, but no file is one", hint="leave --asap-class out")
