@@ -19,6 +19,7 @@ Origin = Literal["human", "pseudolabel", "prediction"]
 Review = Literal["pending", "accepted", "rejected"]
 Status = Literal["done", "skipped", "failed"]
 ObjectKind = Literal["root", "annotation", "detection", "cell", "tile", "tma_core"]
+BoundsRoi = Literal["", "EllipseROI", "RectangleROI"]
 
 #: Keys of the object metadata by which wsplf knows its own annotations again (string -> string).
 ORIGIN_KEY = "wsplf.origin"
@@ -120,7 +121,8 @@ class Annotation:
     """One annotation of an entry. ``shape`` is in level-0 pixels, y down; ``rgb`` is its own colour, if it has one.
 
     ``origin`` and ``review`` come from the object's metadata. ``edited`` is true when wsplf made the annotation and its
-    shape or class is no longer as wsplf wrote it.
+    shape or class is no longer as wsplf wrote it. ``roi`` is QuPath's name of the kind of shape where QuPath keeps the
+    bounds of the shape and not its vertices.
     """
 
     id: UUID
@@ -136,6 +138,7 @@ class Annotation:
     edited: bool = False
     plane: Plane = Plane()
     rgb: tuple[int, int, int] | None = None
+    roi: BoundsRoi = ""
 
 
 def is_pending(annotation: Annotation) -> bool:

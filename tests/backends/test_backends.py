@@ -20,6 +20,7 @@ from wsplf_cli.errors import ConfigError, ProjectError, SlideError
 from wsplf_cli.qupath import qpdata
 from wsplf_cli.qupath.javaclasses import Maker
 from wsplf_cli.qupath.rois import write_roi
+from wsplf_cli.qupath.shapes import ellipse
 from wsplf_cli.qupath.values import Values
 from wsplf_cli.schema import Annotation, PathClass, Plane, Replaced
 
@@ -352,6 +353,16 @@ def test_added_annotations_are_as_they_were_given(open_: Open, tiny_project: Pat
     assert after[: len(before)] == before
     assert [_normal(annotation) for annotation in after[len(before) :]] == [_normal(one) for one in added]
     assert open_().path_classes()[1:] == [PathClass("New: Positive", (7, 8, 9))]
+
+
+def test_ellipses_and_rectangles_are_added_and_read_as_such(open_: Open) -> None:
+    added = [
+        Annotation(uuid4(), ellipse((10.25, 20, 900, 400)), None, roi="EllipseROI", plane=Plane(0, 2, 1)),
+        Annotation(uuid4(), box(10.25, 20, 900, 400), None, roi="RectangleROI"),
+    ]
+    open_().add("1", added)
+    assert [_normal(annotation) for annotation in open_().annotations("1")] == [_normal(one) for one in added]
+    assert [path_object.roi for path_object in open_().objects("1")[1:]] == ["EllipseROI", "RectangleROI"]
 
 
 def test_adding_nothing_writes_nothing(open_: Open, tiny_project: Path) -> None:

@@ -17,6 +17,7 @@ from wsplf_cli.backends import _paquo_link, embedded, paquo
 from wsplf_cli.backends._paquo_link import Link, receive, send
 from wsplf_cli.errors import MissingDependency, ProjectError, SlideError
 from wsplf_cli.options import ProjectOptions
+from wsplf_cli.qupath.shapes import ellipse
 from wsplf_cli.schema import Annotation
 
 JPYPE = """
@@ -214,6 +215,24 @@ def test_what_qupath_saved_wrongly_is_not_put_in_place(fake: Fake, child: Callab
 
 def _wkb(annotation: Annotation) -> str:
     return str(paquo._annotation_record(annotation)["wkb"])
+
+
+def test_ellipse_of_qupath_is_the_one_of_the_embedded_backend(fake: Fake, child: Callable[[str], None]) -> None:
+    project = fake("")
+    bounds = (10.25, 20, 900, 400)
+    embedded.open_project(project.path, ProjectOptions()).replace("1", origin="pseudolabel", annotations=[])
+    embedded.open_project(project.path, ProjectOptions()).add(
+        "1", [Annotation(uuid4(), ellipse(bounds), None, roi="EllipseROI")]
+    )
+    (other,) = embedded.open_project(project.path, ProjectOptions()).annotations("1")
+    in_qupath = Annotation(other.id, ellipse(bounds, vertices=100), None)
+    fields = f"'id': '{other.id}', 'roi': 'EllipseROI', 'wkb': '{_wkb(in_qupath)}'"
+    child(f"send(sys.stdout.buffer, {{'objects': [{_object('root')}, {{**{_object()}, {fields}}}]}})")
+    project = paquo.open_project(project.path, ProjectOptions())
+    (annotation,) = project.annotations("1")
+    assert annotation.roi == other.roi == "EllipseROI"
+    assert annotation.shape.equals_exact(other.shape, 1e-9)
+    project.close()
 
 
 def test_qupath_never_gets_a_damaged_file(fake: Fake, child: Callable[[str], None]) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from annotation_exchange import (
     DATA,
+    HOLED,
     comparable,
     export_project,
     feature,
@@ -19,7 +20,8 @@ from annotation_exchange import (
     opened,
     with_annotations,
 )
-from shapely import Polygon, box
+from qupath_objects import Workbench
+from shapely import MultiPolygon, Polygon, box
 
 from wsplf_cli import cli
 from wsplf_cli.errors import ConfigError, ProjectError
@@ -74,7 +76,33 @@ def test_what_qupath_wrote_survives_the_round_trip(shared_data: Path, tmp_path: 
     for entry_id, annotations in before.items():
         after = opened(path).annotations(entry_id)
         assert comparable(after) == comparable(annotations)
-        assert all(one.shape.equals_exact(other.shape, 0.02) for one, other in zip(after, annotations, strict=True))
+        pairs = zip(after, annotations, strict=True)
+        assert all(one.shape.equals_exact(other.shape, 0.02, normalize=True) for one, other in pairs)
+
+
+def test_kinds_of_rois_are_the_same_after_export_and_import(tiny_project: Path, tmp_path: Path) -> None:
+    bench = Workbench()
+    rois = [bench.corners(kind, 10.13, 20, 50, 40) for kind in ("EllipseROI", "RectangleROI", "LineROI")]
+    rois += [bench.points("PointsROI", [(1, 2)]), bench.points("PointsROI", [(1, 2), (3, 4)])]
+    rois += [
+        bench.points("PolygonROI", [(0, 0), (9, 1), (5, 7)]),
+        bench.points("PolylineROI", [(0, 0), (9, 1), (5, 7)]),
+    ]
+    rois += [bench.wkb(HOLED), bench.wkb(MultiPolygon([box(0, 0, 5, 5), box(9, 9, 12, 12)]))]
+    (tiny_project.parent / DATA.format(1)).write_bytes(bench.put(*map(bench.node, rois)))
+    before = opened(tiny_project).objects("1")
+    features = []
+    for out in (tmp_path / "first", tmp_path / "second"):
+        export_project(tiny_project, out, images="positive")
+        features.append(json.loads((out / "positive.tif.geojson").read_text(encoding="utf-8"))["features"])
+        assert import_into(tiny_project, out).details["added"] == 0
+        shutil.rmtree(tiny_project.parent / "data")
+        import_into(tiny_project, out)
+        after = opened(tiny_project).objects("1")
+        assert [one.roi for one in after] == [one.roi for one in before]
+        assert all(one.shape.equals_exact(other.shape, 0.006) for one, other in zip(after, before, strict=True))
+    assert [feature["geometry"].get("isEllipse") for feature in features[0]] == [True] + [None] * 8
+    assert features[0] == features[1]
 
 
 def test_importing_twice_adds_nothing_and_writes_nothing(tiny_project: Path, tmp_path: Path) -> None:

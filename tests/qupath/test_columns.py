@@ -1,5 +1,6 @@
 """What is read and written by columns is what the graphs give."""
 
+import struct
 from random import Random
 from uuid import UUID, uuid4
 
@@ -13,6 +14,7 @@ from wsplf_cli.qupath.compose import NewAnnotation
 from wsplf_cli.qupath.javaser.graph import JavaStreamError
 from wsplf_cli.qupath.pathobjects import tree
 from wsplf_cli.qupath.qpdata import QpData, mark
+from wsplf_cli.qupath.shapes import ellipse
 from wsplf_cli.schema import Annotation, Plane
 
 HOLED = Polygon([(100, 100), (300, 100.12), (300, 300), (100, 300)], [[(150, 150), (150, 200), (200, 200), (200, 150)]])
@@ -115,6 +117,45 @@ def test_shapes_with_holes_are_read_by_columns_as_from_graphs_and_refused_alike(
                 read.annotation_nodes()
             reasons.append(caught.value.message)
         assert reasons[0] == reasons[1]
+
+
+@pytest.mark.parametrize("version", ["0.2.3", "0.6.0"])
+def test_rectangles_and_ellipses_are_written_and_read_by_columns_as_by_graphs(version: str) -> None:
+    random = Random(0)
+    annotations = [
+        Annotation(
+            UUID(int=index + 1),
+            ellipse((index, 5, index + 100_000.125, 90)) if index % 7 == 0 else box(index, 5, index + 100_000.125, 90),
+            "Tumor",
+            name=random.choice(["", "a"]),
+            plane=random.choice([Plane(), Plane(0, 1, 2)]),
+            roi="EllipseROI" if index % 7 == 0 else "RectangleROI",
+        )
+        for index in range(100)
+    ]
+    composed, graphs = _fresh(version), _fresh(version)
+    for data in (composed, graphs):
+        data.add(annotations, colours={})
+    root = graphs._root()
+    assert root is not None
+    for node, _, _ in tree(root):
+        if isinstance(node, NewAnnotation):
+            node.open()
+    raw = composed.dumps()
+    assert raw == graphs.dumps()
+    assert _alike(qpdata.loads(raw).objects(), _graphs(raw).objects())
+    read = [node.annotation for node in qpdata.loads(raw).annotation_nodes()]
+    assert [(one.roi, one.plane, one.name) for one in read] == [(one.roi, one.plane, one.name) for one in annotations]
+    assert all(one.shape.equals_exact(other.shape, 0) for one, other in zip(read, annotations, strict=True))
+
+
+def test_rectangle_whose_corner_is_no_number_is_read_as_its_graph_is() -> None:
+    data = _fresh()
+    data.add([Annotation(UUID(int=n), box(n, 5, 77, 90), None, roi="RectangleROI") for n in range(1, 9)], colours={})
+    raw = data.dumps()
+    end = raw.rindex(struct.pack(">d", 77))
+    damaged = raw[:end] + struct.pack(">d", float("nan")) + raw[end + 8 :]
+    assert _alike(qpdata.loads(damaged).objects(), _graphs(damaged).objects())
 
 
 def test_text_that_is_no_utf8_in_a_packed_object_is_refused() -> None:

@@ -237,6 +237,7 @@ def test_ellipse_of_qupath_is_the_ellipse_in_its_bounds(tmp_path: Path) -> None:
     rough = {"type": "Polygon", "isEllipse": True, "coordinates": [[[0, 5], [10, 0], [20, 5], [10, 10], [0, 5]]]}
     (one,) = geojson.read(_file(tmp_path, _feature(rough)))
     assert one.shape.area == pytest.approx(math.pi * 10 * 5, rel=1e-3)
+    assert one.shape.bounds == (0, 0, 20, 10)
 
 
 @pytest.mark.parametrize(
@@ -270,6 +271,45 @@ def test_parts_without_coordinates_are_passed_over(tmp_path: Path) -> None:
     for geometry in (several, collection):
         (annotation,) = geojson.read(_file(tmp_path, _feature(geometry)))
         assert annotation.shape.equals(Polygon(RING))
+
+
+SLANTED = [[0, 0], [10, 0.02], [10, 5], [0, 5], [0, 0]]
+BOX = [[0, 0], [10, 0], [10, 5], [0, 5], [0, 0]]
+
+
+def _polygon(*rings: list[list[float]], **members: Any) -> dict[str, Any]:
+    return {"type": "Polygon", "coordinates": rings, **members}
+
+
+@pytest.mark.parametrize(
+    ("geometry", "roi"),
+    [
+        (_polygon(BOX), "RectangleROI"),
+        (_polygon(BOX[::-1]), "RectangleROI"),
+        (_polygon([*BOX[2:], *BOX[1:3]]), "RectangleROI"),
+        (_polygon([*BOX[:2], *BOX[1:]]), "RectangleROI"),
+        (_polygon([[0, 0.001], *BOX[1:4], [0, 0.001]]), "RectangleROI"),
+        ({"type": "MultiPolygon", "coordinates": [[BOX]]}, "RectangleROI"),
+        ({"type": "GeometryCollection", "geometries": [_polygon(BOX)]}, "RectangleROI"),
+        (_polygon(BOX, isEllipse=False), "RectangleROI"),
+        (_polygon(BOX, isEllipse=None), "RectangleROI"),
+        (_polygon([*BOX[:3], [4, 5], *BOX[3:]]), ""),
+        (_polygon(SLANTED), ""),
+        (_polygon([[5, 0], [10, 5], [5, 10], [0, 5], [5, 0]]), ""),
+        (_polygon([[0, 0], [10, 5], [10, 0], [0, 5], [0, 0]]), ""),
+        (_polygon(BOX, [[2, 2], [3, 2], [3, 3], [2, 3], [2, 2]]), ""),
+        (_polygon(RING), ""),
+        (_polygon(RING, isEllipse=True), "EllipseROI"),
+        (_polygon(BOX, isEllipse="TRUE"), "EllipseROI"),
+        ({"type": "MultiPolygon", "coordinates": [[RING], [BOX]], "isEllipse": True}, "EllipseROI"),
+        ({"type": "LineString", "coordinates": [[0, 0], [4, 8]], "isEllipse": True}, "EllipseROI"),
+        ({"type": "LineString", "coordinates": [[0, 0], [4, 0]], "isEllipse": True}, ""),
+        ({"type": "Point", "coordinates": [0, 0], "isEllipse": True}, ""),
+    ],
+)
+def test_rectangles_and_ellipses_are_those_of_qupaths_reader(tmp_path: Path, geometry: Any, roi: str) -> None:
+    (annotation,) = geojson.read(_file(tmp_path, _feature(geometry)))
+    assert annotation.roi == roi
 
 
 def test_collection_gives_the_kind_of_most_dimensions(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from shapely.geometry import shape as to_shape
 
 from wsplf_cli.errors import ProjectError
 from wsplf_cli.qupath import geojson
+from wsplf_cli.qupath.shapes import ellipse
 from wsplf_cli.schema import Annotation, PathClass, Plane
 
 
@@ -131,6 +132,22 @@ def test_library_of_geojson_finds_nothing_wrong_with_what_is_written(tmp_path: P
     assert [feature["geometry"]["type"] for feature in collection.features] == [shape.geom_type for shape in shapes]
     assert collection.is_valid, collection.errors()
     assert {str(feature["geometry"]["plane"]) for feature in collection.features} == {"{'c': 0, 'z': 1, 't': 2}"}
+
+
+def test_ellipses_alone_have_qupaths_mark_behind_the_plane(tmp_path: Path) -> None:
+    path = tmp_path / "a.geojson"
+    annotations = [
+        Annotation(uuid4(), ellipse((1.25, 2, 300.5, 40)), None, roi="EllipseROI", plane=Plane(0, 1, 2)),
+        Annotation(uuid4(), box(0, 0, 1, 1), None, roi="RectangleROI"),
+        Annotation(uuid4(), ellipse((0, 0, 9, 9)), None),
+    ]
+    geojson.write(path, annotations)
+    marked, rectangle, polygon = (feature["geometry"] for feature in json.loads(path.read_text())["features"])
+    assert list(marked) == ["type", "coordinates", "plane", "isEllipse"]
+    assert marked["isEllipse"] is True
+    assert to_shape(marked).bounds == (1.25, 2, 300.5, 40)
+    assert list(rectangle) == list(polygon) == ["type", "coordinates"]
+    assert [annotation.roi for annotation in geojson.read(path)] == ["EllipseROI", "RectangleROI", ""]
 
 
 @pytest.mark.parametrize("name", ["a.geojson", "a.geojson.gz"])

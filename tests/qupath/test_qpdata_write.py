@@ -1,4 +1,5 @@
 import json
+from typing import Literal
 from uuid import uuid4
 
 import pytest
@@ -10,6 +11,7 @@ from wsplf_cli.qupath import javaser, qpdata
 from wsplf_cli.qupath.javaser.graph import Block, Instance, Stream, get
 from wsplf_cli.qupath.pathobjects import tree
 from wsplf_cli.qupath.qpdata import mark
+from wsplf_cli.qupath.shapes import ellipse
 from wsplf_cli.schema import (
     CLASS_KEY,
     NAME_KEY,
@@ -66,6 +68,29 @@ def test_hole_free_polygon_is_stored_in_single_precision_without_a_closing_point
     assert b"WKB" not in data.dumps()
     (found,) = qpdata.loads(data.dumps()).annotation_nodes()
     assert len(found.annotation.shape.exterior.coords) == 4
+
+
+@pytest.mark.parametrize("kind", ["EllipseROI", "RectangleROI"])
+def test_ellipses_and_rectangles_are_stored_by_their_bounds(kind: Literal["EllipseROI", "RectangleROI"]) -> None:
+    bounds = (0.1, 20.25, 100_000.3, 41)
+    shape = ellipse(bounds) if kind == "EllipseROI" else box(*bounds)
+    data = new_qpdata()
+    data.add([Annotation(uuid4(), shape, None, roi=kind, plane=Plane(0, 1, 2))], colours={})
+    read = qpdata.loads(data.dumps())
+    (node,) = read.annotation_nodes()
+    assert isinstance(node.node, Instance)
+    roi = node.node.values[0][7]
+    assert roi.desc.name == f"qupath.lib.roi.{kind}$SerializationProxy"
+    assert [field.name for field in roi.desc.fields] == ["c", "t", "x", "x2", "y", "y2", "z", "name"]
+    assert [get(roi, name) for name in ("x", "y", "x2", "y2")] == pytest.approx(bounds, abs=1e-9)
+    assert [get(roi, name) for name in ("c", "z", "t", "name")] == [0, 1, 2, None]
+    assert node.annotation.roi == read.objects()[1].roi == kind
+    assert node.annotation.shape.equals_exact(shape, 1e-9)
+
+
+def test_box_of_a_run_stays_a_polygon() -> None:
+    (read,) = stored(made(SQUARE))
+    assert read.roi == ""
 
 
 def test_parts_of_a_shape_become_annotations_of_their_own() -> None:

@@ -131,6 +131,7 @@ class QuPath:
             )
         self._numbers = numbers
         self._plane = jpype.JClass("qupath.lib.regions.ImagePlane")
+        self._rois = jpype.JClass("qupath.lib.roi.ROIs")
         self._uuid = jpype.JClass("java.util.UUID")
         self._core = jpype.JClass("qupath.lib.objects.TMACoreObject")
         # before 0.5 (for detections before 0.6) the methods for an object's metadata are private
@@ -247,7 +248,15 @@ class QuPath:
     def _new_annotation(self, record: Mapping[str, Any]) -> Any:
         """A new annotation of QuPath from a record."""
         geometry = self._java.WKBReader().read(base64.b64decode(record["wkb"]))
-        roi = self._java.GeometryTools.geometryToROI(geometry, self._plane.getPlaneWithChannel(*record["plane"]))
+        plane = self._plane.getPlaneWithChannel(*record["plane"])
+        bounds = geometry.getEnvelopeInternal()
+        corner_and_size = bounds.getMinX(), bounds.getMinY(), bounds.getWidth(), bounds.getHeight()
+        if record["roi"] == "EllipseROI":
+            roi = self._rois.createEllipseROI(*corner_and_size, plane)
+        elif record["roi"] == "RectangleROI":
+            roi = self._rois.createRectangleROI(*corner_and_size, plane)
+        else:
+            roi = self._java.GeometryTools.geometryToROI(geometry, plane)
         annotation = self._java.PathObjects.createAnnotationObject(roi, self._class_of(record["class"]))
         metadata = dict(record["metadata"])
         if self._numbers >= (0, 4):

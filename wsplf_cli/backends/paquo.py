@@ -29,6 +29,7 @@ from wsplf_cli.qupath.colours import pack_rgb
 from wsplf_cli.qupath.images import uri_path
 from wsplf_cli.qupath.javaser.graph import JavaStreamError
 from wsplf_cli.qupath.records import StoredObject, annotations, path_objects, rgb_of
+from wsplf_cli.qupath.shapes import ellipse
 from wsplf_cli.schema import Annotation, Entry, Origin, PathClass, PathObject, Plane, Replaced
 
 INSTALL = "pip install paquo"
@@ -259,7 +260,7 @@ def _stored_objects(records: Sequence[Mapping[str, Any]], stored: embedded.Entry
         objects.append(
             StoredObject(
                 kind=record["kind"],
-                shape=_shape(record.get("wkb")),
+                shape=_shape(record.get("wkb"), record.get("roi", "")),
                 name=record["name"],
                 path_class=record["class"],
                 locked=record["locked"],
@@ -277,8 +278,10 @@ def _stored_objects(records: Sequence[Mapping[str, Any]], stored: embedded.Entry
     return objects
 
 
-def _shape(text: str | None) -> BaseGeometry:
-    return Polygon() if text is None else shapely.from_wkb(base64.b64decode(text))
+def _shape(text: str | None, roi: str = "") -> BaseGeometry:
+    """The shape of WKB in base64; QuPath gives an ellipse fewer vertices than the embedded backend does."""
+    shape = Polygon() if text is None else shapely.from_wkb(base64.b64decode(text))
+    return ellipse(shape.bounds) if roi == "EllipseROI" and shape.area else shape
 
 
 def _annotation_record(annotation: Annotation) -> dict[str, Any]:
@@ -287,6 +290,7 @@ def _annotation_record(annotation: Annotation) -> dict[str, Any]:
     return {
         "id": str(annotation.id),
         "wkb": base64.b64encode(shapely.to_wkb(annotation.shape, byte_order=0)).decode("ascii"),
+        "roi": annotation.roi,
         "plane": [plane.c, plane.z, plane.t],
         "class": annotation.path_class,
         "color": pack_rgb(annotation.rgb),

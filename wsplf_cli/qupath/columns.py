@@ -20,7 +20,7 @@ from wsplf_cli.qupath.javaser.layout import FixedBytes, Layout, Reference, Varia
 from wsplf_cli.qupath.javaser.table import Ints, Table, batches
 from wsplf_cli.qupath.pathobjects import METADATA_MAP, kind_of
 from wsplf_cli.qupath.records import StoredObject, rgb_of
-from wsplf_cli.qupath.rois import FIRST_PLANE, POLYGON, WKB, check_wkb, roi_kind
+from wsplf_cli.qupath.rois import FIRST_PLANE, POLYGON, RECTANGLE, WKB, check_wkb, roi_kind
 from wsplf_cli.qupath.values import Values
 from wsplf_cli.schema import Plane
 
@@ -46,7 +46,7 @@ class _Form:
     roi: Instance
     probability: FixedBytes
     usual: bool
-    """Whether the shape is a polygon or WKB and nothing follows: all is read from columns, not only the class."""
+    """Whether the shape is a polygon, a rectangle or WKB, and nothing follows: then all is read from columns."""
 
 
 def _form(template: Instance) -> _Form | None:
@@ -76,7 +76,7 @@ def _form(template: Instance) -> _Form | None:
     tint = None if colour is None else _integer(colour)
     if colour is not None and tint is None:
         return None
-    usual = isinstance(roi, Instance) and roi.desc.name in {POLYGON, WKB} and not more
+    usual = isinstance(roi, Instance) and roi.desc.name in {POLYGON, RECTANGLE, WKB} and not more
     return _Form(name, tint, keys, texts, names, numbers, array, count, locked, path_class, roi, probability, usual)
 
 
@@ -198,7 +198,8 @@ class _Columns:
         probabilities = self.numbers(form.probability, ">f8").tolist()
         tints = [None] * self.size if form.colour is None else self.numbers(form.colour, ">i4").tolist()
         planes = self.planes(form.roi)
-        shapes = self.polygons(form.roi) if form.roi.desc.name == POLYGON else self.geometries(form.roi)
+        read_shapes = {POLYGON: self.polygons, RECTANGLE: self.rectangles, WKB: self.geometries}
+        shapes = read_shapes[form.roi.desc.name](form.roi)
         kind, roi = kind_of(self.layout.template)[1], roi_kind(form.roi)
         objects = np.empty(self.size, object)
         objects[:] = [
@@ -337,6 +338,18 @@ class _Columns:
                 shapes[good] = shapely.polygons(rings)
         listed: list[Any] = shapes.tolist()
         return listed
+
+    def rectangles(self, roi: Instance) -> list[Any]:
+        """The shapes of rectangle ROIs; odd where a corner is not a finite number."""
+        try:
+            x, y, x2, y2 = (self.numbers(_field(roi, name, "D"), ">f8") for name in ("x", "y", "x2", "y2"))
+        except ValueError:
+            self.odd[:] = True
+            return [None] * self.size
+        bounds = np.minimum(x, x2), np.minimum(y, y2), np.maximum(x, x2), np.maximum(y, y2)
+        self.odd |= ~np.isfinite(bounds).all(axis=0)
+        boxes: list[Any] = shapely.box(*(side.astype(np.float64) for side in bounds)).tolist()
+        return boxes
 
     def geometries(self, roi: Instance) -> list[Any]:
         """The shapes of ROIs stored as WKB; all are odd where one is."""

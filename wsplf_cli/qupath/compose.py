@@ -17,13 +17,16 @@ from wsplf_cli.qupath.javaclasses import Maker
 from wsplf_cli.qupath.javaser.graph import Block, ClassDesc, Instance, encode_text
 from wsplf_cli.qupath.javaser.tags import BASE_HANDLE
 from wsplf_cli.qupath.pathobjects import ANNOTATION, METADATA_MAP
-from wsplf_cli.qupath.rois import POLYGON, WKB, write_roi
+from wsplf_cli.qupath.rois import POLYGON, RECTANGLE, WKB, write_roi
 from wsplf_cli.schema import Annotation
 
 _NO_CHILDREN = b"\x77\x04" + struct.pack(">i", 0)
 _NAN = b"\x77\x08" + struct.pack(">d", math.nan)
 _LIST = "qupath.lib.measurements.DefaultMeasurementList"
 _MEASUREMENT = "qupath.lib.measurements.DoubleMeasurement"
+
+Coordinates = tuple[str, tuple[bytes, ...]]
+"""The class of a ROI, and the bytes of its coordinates: x and y of a polygon, WKB, or the bounds of a rectangle."""
 
 
 class NewAnnotation:
@@ -78,7 +81,7 @@ class AnnotationWriter:
                 Block(struct.pack(">i", 0)),
                 maker.boolean(annotation.locked),
                 self.path_class(annotation.path_class),
-                write_roi(maker, annotation.shape, plane=annotation.plane),
+                write_roi(maker, annotation.shape, plane=annotation.plane, bounds_roi=annotation.roi),
                 Block(struct.pack(">d", math.nan)),
             ],
         )
@@ -97,7 +100,7 @@ class AnnotationWriter:
         """Write annotations that nobody opened, one after another."""
         templates: dict[Any, _Template] = {}
         coordinates = _coordinate_bytes(nodes)
-        for node, arrays in zip(nodes, coordinates, strict=True):
+        for node, stored in zip(nodes, coordinates, strict=True):
             annotation = node.annotation
             form = (
                 tuple(annotation.metadata),
@@ -106,54 +109,66 @@ class AnnotationWriter:
                 annotation.locked,
                 annotation.plane,
                 annotation.rgb,
-                arrays is not None and len(arrays),
+                stored is not None and stored[0],
             )
-            template = None if arrays is None else templates.get(form)
-            if arrays is None or template is None or not template.sure:
+            template = None if stored is None else templates.get(form)
+            if stored is None or template is None or not template.sure:
                 begin, before = len(writer.out), writer.next
                 writer.put([node.open()])
-                if arrays is not None and template is None:
-                    templates[form] = _Template(self, writer, annotation, wkb=len(arrays) == 1)
-                elif arrays is not None and template is not None:
+                if stored is not None and template is None:
+                    templates[form] = _Template(self, writer, annotation, roi=stored[0])
+                elif stored is not None and template is not None:
                     # the second of a form shows whether the stream's own classes are laid out as the template has it
                     template.sure = bytes(writer.out[begin:]) == template.fill(
-                        annotation, self.metadata(annotation), arrays
+                        annotation, self.metadata(annotation), stored[1]
                     )
                     template.sure &= writer.next - before == template.handles + (annotation.name != "")
                 continue
-            writer.out += template.fill(annotation, self.metadata(annotation), arrays)
+            writer.out += template.fill(annotation, self.metadata(annotation), stored[1])
             writer.next += template.handles + (annotation.name != "")
 
 
-def _coordinate_bytes(nodes: Sequence[NewAnnotation]) -> list[tuple[bytes, ...] | None]:
-    """The bytes that QuPath stores of each shape: x and y of a polygon, WKB if it has holes; None for other shapes."""
-    coordinates: list[tuple[bytes, ...] | None] = []
+def _coordinate_bytes(nodes: Sequence[NewAnnotation]) -> list[Coordinates | None]:
+    """What QuPath stores of each shape: a polygon, WKB if it has holes, or a rectangle; None for other shapes."""
+    coordinates: list[Coordinates | None] = []
     for at in range(0, len(nodes), 20_000):
-        shapes = np.empty(len(nodes[at : at + 20_000]), object)
-        shapes[:] = [node.annotation.shape for node in nodes[at : at + 20_000]]
+        annotations = [node.annotation for node in nodes[at : at + 20_000]]
+        shapes = np.empty(len(annotations), object)
+        shapes[:] = [annotation.shape for annotation in annotations]
+        rois = np.array([annotation.roi for annotation in annotations])
         plain = (
             (shapely.get_type_id(shapes) == 3)
             & (shapely.get_num_interior_rings(shapes) == 0)
             & ~shapely.is_empty(shapes)
+            & (rois == "")
         )
         coords, owner = shapely.get_coordinates(shapes, return_index=True)
         sizes = np.bincount(owner, minlength=len(shapes)) * 4
         ends = np.cumsum(sizes)
         x, y = (np.ascontiguousarray(coords[:, axis].astype(">f4")).tobytes() for axis in (0, 1))
-        batch: list[tuple[bytes, ...] | None] = [
-            (x[begin : end - 4], y[begin : end - 4]) if simple else None
+        batch: list[Coordinates | None] = [
+            (POLYGON, (x[begin : end - 4], y[begin : end - 4])) if simple else None
             for begin, end, simple in zip((ends - sizes).tolist(), ends.tolist(), plain.tolist(), strict=True)
         ]
         for index in np.flatnonzero(shapely.get_num_interior_rings(shapes) > 0).tolist():
-            batch[index] = (shapely.to_wkb(shapes[index], output_dimension=2, byte_order=0),)
+            batch[index] = WKB, (shapely.to_wkb(shapes[index], output_dimension=2, byte_order=0),)
+        rectangles = np.flatnonzero((rois == "RectangleROI") & ~shapely.is_empty(shapes))
+        bounds = shapely.bounds(shapes[rectangles])[:, [0, 2, 1, 3]].astype(
+            ">f8"
+        )  # Java sorts the fields: x, x2, y, y2
+        for index, corners in zip(rectangles.tolist(), bounds, strict=True):
+            batch[index] = RECTANGLE, (corners.tobytes(),)
         coordinates += batch
     return coordinates
 
 
 class _Template:
-    """The bytes that annotations of one form share: those with the same keys, names, class, lock, plane and colour."""
+    """The bytes that annotations of one form share: those with the same keys, names, class, lock, plane and colour.
 
-    def __init__(self, group: AnnotationWriter, writer: Any, annotation: Annotation, *, wkb: bool) -> None:
+    ``roi`` is the class of their ROI: POLYGON, WKB or RECTANGLE.
+    """
+
+    def __init__(self, group: AnnotationWriter, writer: Any, annotation: Annotation, *, roi: str) -> None:
         maker = group.maker
         self.sure = False
 
@@ -178,11 +193,13 @@ class _Template:
         path_class = group.path_class(annotation.path_class)
         self.after = _NO_CHILDREN + refer(maker.boolean(annotation.locked))
         self.after += b"\x70" if path_class is None else refer(path_class)
-        self.after += b"\x73" + class_reference(WKB if wkb else POLYGON)
-        self.after += struct.pack(">iii", annotation.plane.c, annotation.plane.t, annotation.plane.z)
-        self.after += b"\x70" if wkb else b"\x70\x70"  # no name, no statistics
-        self.array = b"\x75" + class_reference("[B" if wkb else "[F")
-        self.unit = 1 if wkb else 4
+        self.after += b"\x73" + class_reference(roi) + struct.pack(">ii", annotation.plane.c, annotation.plane.t)
+        z_and_nulls = struct.pack(">i", annotation.plane.z) + (b"\x70\x70" if roi == POLYGON else b"\x70")
+        # a polygon has neither name nor statistics, WKB no statistics, a rectangle no name, behind its corners
+        self.after += b"" if roi == RECTANGLE else z_and_nulls
+        self.end = z_and_nulls if roi == RECTANGLE else b""
+        self.array = b"" if roi == RECTANGLE else b"\x75" + class_reference("[B" if roi == WKB else "[F")
+        self.unit = 1 if roi == WKB else 4
         if names:
             count = len(names).to_bytes(4, "big")
             self.measurements += (
@@ -201,9 +218,10 @@ class _Template:
             self.after = b"\x70" + self.after
         # the object, its metadata with two arrays and the values, two lists and the measurements, the ROI with its
         # arrays
-        self.handles = 1 + 3 + len(keys) + (2 + len(names) if names else 0) + (2 if wkb else 3)
+        roi_handles = {POLYGON: 3, WKB: 2, RECTANGLE: 1}[roi]
+        self.handles = 1 + 3 + len(keys) + (2 + len(names) if names else 0) + roi_handles
 
-    def fill(self, annotation: Annotation, metadata: Mapping[str, str], arrays: tuple[bytes, ...]) -> bytes:
+    def fill(self, annotation: Annotation, metadata: Mapping[str, str], coordinates: tuple[bytes, ...]) -> bytes:
         """The bytes of one annotation."""
         parts = [self.start, _string(annotation.name) if annotation.name else b"\x70", self.metadata]
         parts += map(_string, metadata.values())
@@ -211,9 +229,9 @@ class _Template:
         for name, value in zip(self.names, annotation.measurements.values(), strict=True):
             parts += (self.number, struct.pack(">d", value), name)
         parts.append(self.after)
-        for raw in arrays:
-            parts += (self.array, (len(raw) // self.unit).to_bytes(4, "big"), raw)
-        parts += (_NAN, b"\x78")
+        for raw in coordinates:
+            parts += (self.array, (len(raw) // self.unit).to_bytes(4, "big"), raw) if self.array else (raw,)
+        parts += (self.end, _NAN, b"\x78")
         return b"".join(parts)
 
 

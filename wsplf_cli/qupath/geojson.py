@@ -185,12 +185,13 @@ class _Reader:
             shapes = geometries.build([draft.outline for draft in self._drafts])
         except GEOSException as error:
             raise ProjectError(f"{self.path}: a shape cannot be built: {_short(error)}") from error
-        for draft, shape in zip(self._drafts, shapes, strict=True):
+        rois = geometries.bounds_rois([draft.outline for draft in self._drafts], shapes)
+        for draft, shape, roi in zip(self._drafts, shapes, rois, strict=True):
             if shape.is_empty:
                 self.contents.left_out[_EMPTY] += 1
             else:
                 identity = draft.id or self._derived_id(shapely.to_wkb(shape, hex=True), draft.fields)
-                self.contents.annotations.append(Annotation(id=identity, shape=shape, **draft.fields))
+                self.contents.annotations.append(Annotation(id=identity, shape=shape, roi=roi, **draft.fields))
         self._drafts.clear()
 
     def _draft(self, feature: Mapping[str, Any], properties: Mapping[str, Any]) -> _Draft:
@@ -345,6 +346,8 @@ def _feature(annotation: Annotation, geometry: str, rgb: Mapping[str, Rgb]) -> s
     if annotation.plane != Plane():
         plane = annotation.plane
         geometry = f'{geometry[:-1]},"plane":{{"c":{plane.c},"z":{plane.z},"t":{plane.t}}}}}'
+    if annotation.roi == "EllipseROI":
+        geometry = f'{geometry[:-1]},"isEllipse":true}}'
     text = json.dumps(properties, ensure_ascii=False, separators=(",", ":"))
     return f'{{"type":"Feature","id":"{annotation.id}","geometry":{geometry},"properties":{text}}}'
 

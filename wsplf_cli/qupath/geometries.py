@@ -13,23 +13,34 @@ from shapely import MultiPolygon, Polygon
 from shapely.geometry.base import BaseGeometry
 
 from wsplf_cli.qupath.features import GEOMETRIES
-from wsplf_cli.qupath.shapes import GRID_PX, polygons
+from wsplf_cli.qupath.shapes import GRID_PX, are_rectangles, ellipse, polygons
+from wsplf_cli.schema import BoundsRoi
 
 Ring = NDArray[np.float64]
 Shapes = NDArray[np.object_]
 
 #: No image is larger, in pixels; far beyond, geometry in double precision is no longer valid.
 _FARTHEST_PX = 1e9
-#: Segments in a quarter of an ellipse: its area is right to 0.01 %.
-_QUARTER_SEGMENTS = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Outline:
-    """A geometry that is read and not built yet: the rings of each polygon, outer one first; or a finished shape."""
+    """A geometry that is read and not built yet: the rings of each polygon, outer one first; or a finished shape.
+
+    ``ellipse`` says that the finished shape is the ellipse in its bounds.
+    """
 
     polygons: Sequence[Sequence[Ring]] = ()
     shape: BaseGeometry | None = None
+    ellipse: bool = False
+
+    @property
+    def bounds(self) -> tuple[float, ...]:
+        """Left, top, right, bottom."""
+        if self.shape is not None:
+            return tuple(self.shape.bounds)
+        corners = np.concatenate([rings[0] for rings in self.polygons])
+        return (*corners.min(axis=0).tolist(), *corners.max(axis=0).tolist())
 
 
 def is_null(geometry: Any) -> bool:
@@ -55,12 +66,22 @@ def parse(geometry: Mapping[str, Any]) -> Outline:
     """The outline of a GeoJSON geometry.
 
     Of a GeometryCollection, QuPath takes the geometries of the highest dimension, and so do we: its polygons, else its
-    lines, else its points. A polygon with QuPath's mark ``isEllipse`` is the ellipse in its bounds. Parts without
-    coordinates are passed over.
+    lines, else its points. A geometry with QuPath's mark ``isEllipse`` is the ellipse in its bounds, if these have an
+    area. Parts without coordinates are passed over.
 
     Raises:
         ValueError: it is malformed; the text says how, as a sentence about the feature ("its ...").
     """
+    outline = _unmarked(geometry)
+    if str(geometry.get("isEllipse", "")).lower() == "true":
+        left, top, right, bottom = outline.bounds
+        if right > left and bottom > top:
+            return Outline(shape=ellipse(outline.bounds), ellipse=True)
+    return outline
+
+
+def _unmarked(geometry: Mapping[str, Any]) -> Outline:
+    """The outline of a geometry, whatever QuPath's mark ``isEllipse`` says."""
     kind = geometry.get("type")
     if kind not in GEOMETRIES:
         raise ValueError("it has no geometry" if kind is None else f"there is no geometry {kind!r}")
@@ -70,15 +91,10 @@ def parse(geometry: Mapping[str, Any]) -> Outline:
     if not isinstance(coordinates, list):
         raise ValueError("its geometry has no coordinates")
     if kind == "Polygon":
-        outline = Outline([_rings(coordinates)])
-    elif kind == "MultiPolygon":
-        outline = Outline([_rings(part) for part in _list_of(coordinates, "polygons") if part != []])
-    else:
-        outline = Outline(shape=_other(str(kind), coordinates))
-    if outline.polygons and str(geometry.get("isEllipse", "")).lower() == "true":
-        corners = np.concatenate([part[0] for part in outline.polygons])
-        return Outline([[ellipse(*corners.min(axis=0), *corners.max(axis=0))]])
-    return outline
+        return Outline([_rings(coordinates)])
+    if kind == "MultiPolygon":
+        return Outline([_rings(part) for part in _list_of(coordinates, "polygons") if part != []])
+    return Outline(shape=_other(str(kind), coordinates))
 
 
 def build(outlines: Sequence[Outline]) -> list[BaseGeometry]:
@@ -105,6 +121,14 @@ def build(outlines: Sequence[Outline]) -> list[BaseGeometry]:
     return shapes
 
 
+def bounds_rois(outlines: Sequence[Outline], shapes: Sequence[BaseGeometry]) -> list[BoundsRoi]:
+    """The kind of ROI that QuPath makes of each shape that ``build`` made of an outline, where it keeps the bounds."""
+    return [
+        "EllipseROI" if outline.ellipse else "RectangleROI" if rectangle else ""
+        for outline, rectangle in zip(outlines, are_rectangles(shapes), strict=True)
+    ]
+
+
 def on_grid(shapes: Sequence[BaseGeometry]) -> Shapes:
     """The shapes as QuPath 0.6 and later have them after reading: valid, on the 0.01-pixel grid; some become empty.
 
@@ -127,14 +151,6 @@ def on_grid(shapes: Sequence[BaseGeometry]) -> Shapes:
 def texts(shapes: Shapes) -> list[str]:
     """The GeoJSON text of each shape, compact; whole numbers without a fraction, as QuPath writes them."""
     return [text.replace(".0,", ",").replace(".0]", "]") for text in shapely.to_geojson(shapes)]
-
-
-def ellipse(left: float, top: float, right: float, bottom: float) -> Ring:
-    """The outline of the ellipse in a box, float64 [257, 2], closed."""
-    angles = np.arange(4 * _QUARTER_SEGMENTS + 1) % (4 * _QUARTER_SEGMENTS) * (np.pi / 2 / _QUARTER_SEGMENTS)
-    across = (left + right) / 2 + np.cos(angles) * (right - left) / 2
-    down = (top + bottom) / 2 + np.sin(angles) * (bottom - top) / 2
-    return np.column_stack([across, down])
 
 
 def _repaired(shape: BaseGeometry) -> BaseGeometry:

@@ -87,12 +87,15 @@ _TABLE: dict[str, tuple[int, int, tuple[tuple[str, str, str], ...], str]] = {
         ),
         "",
     ),
-    "qupath.lib.roi.LineROI$SerializationProxy": (
-        1,
-        2,
-        (*_PLANE[:2], *_CORNERS, _PLANE[2], ("L", "name", _STRING)),
-        "",
-    ),
+    **{
+        f"qupath.lib.roi.{kind}$SerializationProxy": (
+            1,
+            2,
+            (*_PLANE[:2], *_CORNERS, _PLANE[2], ("L", "name", _STRING)),
+            "",
+        )
+        for kind in ("LineROI", "EllipseROI", "RectangleROI")
+    },
     "qupath.lib.roi.PointsROI$SerializationProxy": (1, 2, (*_PLANE, ("L", "name", _STRING), *_POINTS), ""),
     "qupath.lib.roi.PolylineROI$SerializationProxy": (1, 2, (*_PLANE, *_POINTS), ""),
     "qupath.lib.roi.GeometryROI$WKBSerializationProxy": (

@@ -25,6 +25,7 @@ from wsplf_cli.schema import (
     RUN_KEY,
     SHAPE_KEY,
     Annotation,
+    BoundsRoi,
     ObjectKind,
     Origin,
     PathObject,
@@ -125,6 +126,7 @@ def annotations(objects: Sequence[StoredObject]) -> list[Annotation]:
                     edited,
                     stored.plane,
                     stored.rgb,
+                    _BOUNDS_ROIS.get(stored.roi, ""),
                 )
             )
     return records
@@ -132,6 +134,7 @@ def annotations(objects: Sequence[StoredObject]) -> list[Annotation]:
 
 _ORIGINS = frozenset(get_args(Origin))
 _REVIEWS = frozenset(get_args(Review))
+_BOUNDS_ROIS: dict[str, BoundsRoi] = {"EllipseROI": "EllipseROI", "RectangleROI": "RectangleROI"}
 
 
 def path_objects(

@@ -12,15 +12,14 @@ from shapely.geometry.base import BaseGeometry
 
 from wsplf_cli.qupath.javaclasses import Maker
 from wsplf_cli.qupath.javaser.graph import Array, Instance, JavaStreamError, get
-from wsplf_cli.qupath.shapes import odd_area
-from wsplf_cli.schema import Plane
+from wsplf_cli.qupath.shapes import ellipse, odd_area
+from wsplf_cli.schema import BoundsRoi, Plane
 
 POLYGON = "qupath.lib.roi.PolygonROI$SerializationProxy"
+RECTANGLE = "qupath.lib.roi.RectangleROI$SerializationProxy"
 WKB = "qupath.lib.roi.GeometryROI$WKBSerializationProxy"
 
 FIRST_PLANE = Plane()
-#: Segments in a quarter of an ellipse: its area is right to 0.01 %.
-_QUARTER_SEGMENTS = 64
 _MAX_WKB_DEPTH = 8
 _MAX_RINGS = 2_000
 """Rings of an old area at most: the time to combine them grows faster than their number."""
@@ -71,14 +70,17 @@ def read_roi(node: Any, spend: Callable[[int], None] = lambda size: None) -> Bas
     return Polygon()
 
 
-def write_roi(maker: Maker, shape: BaseGeometry, *, plane: Plane = FIRST_PLANE) -> Instance:
-    """The ROI that QuPath itself makes of a shape, except that boxes stay polygons.
+def write_roi(maker: Maker, shape: BaseGeometry, *, plane: Plane = FIRST_PLANE, bounds_roi: BoundsRoi = "") -> Instance:
+    """The ROI that QuPath itself makes of a shape, except that boxes stay polygons: the bounds of a ``bounds_roi``.
 
     A polygon without holes, points and a line are in single precision; everything else, such as holes and several
     parts, is WKB in double precision. The statistics that QuPath caches are left out: QuPath computes missing ones, and
     does not check those that are there.
     """
     plane_fields = {"c": plane.c, "t": plane.t, "z": plane.z}
+    if bounds_roi and not shape.is_empty:
+        corners = dict(zip(("x", "y", "x2", "y2"), shape.bounds, strict=True))
+        return maker.object(f"qupath.lib.roi.{bounds_roi}$SerializationProxy", name=None, **plane_fields, **corners)
     points = shapely.get_coordinates(shape)
     if shape.geom_type == "LineString" and len(points) == 2:
         corners = dict(zip(("x", "y", "x2", "y2"), points.ravel().tolist(), strict=True))
@@ -122,10 +124,7 @@ def _from_corners(kind: str, corners: tuple[float, ...]) -> BaseGeometry:
     left, right, top, bottom = min(x, x2), max(x, x2), min(y, y2), max(y, y2)
     if kind == "RectangleROI":
         return shapely.box(left, top, right, bottom)
-    angles = np.arange(4 * _QUARTER_SEGMENTS) * (np.pi / 2 / _QUARTER_SEGMENTS)
-    across = (left + right) / 2 + np.cos(angles) * (right - left) / 2
-    down = (top + bottom) / 2 + np.sin(angles) * (bottom - top) / 2
-    return Polygon(np.column_stack([across, down]))
+    return ellipse((left, top, right, bottom))
 
 
 def _from_points(kind: str, points: NDArray[np.float64]) -> BaseGeometry:

@@ -21,6 +21,8 @@ at 2,000 the outline of a 5 mm region still has a vertex every 10 um."""
 MAX_AREA_CHANGE = 0.005
 """Share of the area that simplifying to MAX_VERTICES may add and take away; a shape that needs more keeps the vertices
 that it has at this bound."""
+ELLIPSE_VERTICES = 256
+"""Vertices of an ellipse: with these its area is right to 0.01 %."""
 _FIRST_TOLERANCE_PX = 0.25
 _BATCH = 20_000
 _MANY_CROSSINGS = 25
@@ -60,6 +62,36 @@ def storable(shapes: Sequence[BaseGeometry]) -> list[list[Polygon]]:
 def polygons(shape: BaseGeometry) -> list[Polygon]:
     """The polygons in a shape of any kind, in order."""
     return [part for part in _parts(shape) if isinstance(part, Polygon) and not part.is_empty]
+
+
+def ellipse(bounds: Sequence[float], *, vertices: int = ELLIPSE_VERTICES) -> Polygon:
+    """The ellipse in ``bounds`` (left, top, right, bottom), with a multiple of 4 ``vertices``, the rightmost first."""
+    left, top, right, bottom = bounds
+    angles = np.arange(vertices) * (2 * np.pi / vertices)
+    x = (left + right) / 2 + np.cos(angles) * (right - left) / 2
+    y = (top + bottom) / 2 + np.sin(angles) * (bottom - top) / 2
+    return Polygon(np.column_stack([x, y]))
+
+
+@_quiet
+def are_rectangles(shapes: Sequence[BaseGeometry] | Shapes) -> NDArray[np.bool_]:
+    """Whether each shape is an upright rectangle of four corners on the 0.01-pixel grid, bool [N].
+
+    QuPath's reader of GeoJSON makes a RectangleROI of these, by JTS's ``isRectangle`` (0.6 and later on that grid).
+    """
+    rectangles = np.zeros(len(shapes), bool)
+    for index, batch in enumerate(_batches(_array(shapes))):
+        plain = (shapely.get_type_id(batch) == _POLYGON) & (shapely.get_num_interior_rings(batch) == 0)
+        boxes = shapely.box(*shapely.bounds(batch).T)
+        tolerance_px2 = GRID_PX * shapely.length(boxes)
+        plain &= shapely.area(boxes) - shapely.area(batch) <= tolerance_px2  # few are left; false for NaN
+        candidates = index * _BATCH + np.flatnonzero(plain)
+        snapped = shapely.remove_repeated_points(_snapped(batch[plain]))
+        snapped_boxes = shapely.box(*shapely.bounds(snapped).T)
+        rectangles[candidates] = shapely.equals_exact(
+            shapely.normalize(snapped), shapely.normalize(snapped_boxes), tolerance=0
+        ) & (shapely.area(snapped) > 0)
+    return rectangles
 
 
 def part_id(first: UUID, part: int) -> UUID:
