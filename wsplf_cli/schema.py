@@ -122,7 +122,8 @@ class Annotation:
 
     ``origin`` and ``review`` come from the object's metadata. ``edited`` is true when wsplf made the annotation and its
     shape or class is no longer as wsplf wrote it. ``roi`` is QuPath's name of the kind of shape where QuPath keeps the
-    bounds of the shape and not its vertices.
+    bounds of the shape and not its vertices. ``has_id`` is false where ``id`` is not from QuPath, which
+    gives none before 0.4, but from wsplf.
     """
 
     id: UUID
@@ -139,6 +140,7 @@ class Annotation:
     plane: Plane = Plane()
     rgb: tuple[int, int, int] | None = None
     roi: BoundsRoi = ""
+    has_id: bool = True
 
 
 def is_pending(annotation: Annotation) -> bool:

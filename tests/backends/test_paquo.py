@@ -10,6 +10,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from qupath_objects import Workbench
 from shapely import box
 
 from wsplf_cli import plugins
@@ -232,6 +233,24 @@ def test_ellipse_of_qupath_is_the_one_of_the_embedded_backend(fake: Fake, child:
     (annotation,) = project.annotations("1")
     assert annotation.roi == other.roi == "EllipseROI"
     assert annotation.shape.equals_exact(other.shape, 1e-9)
+    project.close()
+
+
+def test_id_that_qupath_invents_at_reading_is_none(fake: Fake, child: Callable[[str], None]) -> None:
+    path = fake("").path
+    bench = Workbench()
+    rectangle = bench.corners("RectangleROI", 0, 0, 9, 9)
+    lasting = {"Object ID": str(uuid4())}
+    (path.parent / "data" / "1" / "data.qpdata").write_bytes(
+        bench.put(bench.node(rectangle), bench.node(rectangle, metadata=lasting))
+    )
+    reading = embedded.open_project(path, ProjectOptions()).annotations("1")
+    objects = ", ".join(f"{{**{_object()}, 'id': {identity!r}}}" for identity in (str(uuid4()), lasting["Object ID"]))
+    child(f"send(sys.stdout.buffer, {{'objects': [{_object('root')}, {objects}]}})")
+    project = paquo.open_project(path, ProjectOptions())
+    annotations = project.annotations("1")
+    assert [one.has_id for one in annotations] == [one.has_id for one in reading] == [False, True]
+    assert [one.id for one in annotations] == [one.id for one in reading]
     project.close()
 
 

@@ -21,12 +21,13 @@ from annotation_exchange import (
     with_annotations,
 )
 from qupath_objects import Workbench
-from shapely import MultiPolygon, Polygon, box
+from shapely import MultiPolygon, Polygon, box, set_precision
 
 from wsplf_cli import cli
 from wsplf_cli.errors import ConfigError, ProjectError
 from wsplf_cli.qupath import geojson
 from wsplf_cli.qupath.create import Image, create_project
+from wsplf_cli.qupath.shapes import ellipse
 from wsplf_cli.schema import Annotation, Plane
 
 
@@ -112,6 +113,55 @@ def test_importing_twice_adds_nothing_and_writes_nothing(tiny_project: Path, tmp
     report = import_into(tiny_project, tmp_path / "out" / "positive.tif.geojson")
     assert report.entries[0].counts == {"added": 0, "already there": 11, "left out": 0}
     assert (tiny_project.parent / DATA.format(1)).read_bytes() == before
+
+
+@pytest.mark.parametrize("version", ["0.2.3", "0.3.2"])
+@pytest.mark.parametrize("ids", ["none", "new"])
+def test_annotations_of_qupath_without_ids_are_not_doubled(
+    tiny_slide: Path, tmp_path: Path, version: str, ids: str
+) -> None:
+    image = Image(tiny_slide, "positive.tif", 1024, 768, 0.5, [(1.0, 1024, 768)])
+    project = create_project(tmp_path / "project", [image], classes=[], version=version)
+    bench = Workbench(version=version)
+    rois = [bench.corners(kind, 10.126, 20, 950, 740) for kind in ("EllipseROI", "RectangleROI")]
+    rois += [bench.points("PointsROI", [(1, 2)]), bench.points("PolygonROI", [(0.123, 0), (9, 1), (5, 7)])]
+    rois += [bench.wkb(HOLED), bench.corners("LineROI", 0, 0, 9, 4)]
+    nodes = [bench.node(roi, name="n", path_class="Tumor: Positive", locked=True) for roi in rois]
+    data = project.parent / DATA.format(1)
+    data.parent.mkdir(parents=True, exist_ok=True)
+    data.write_bytes(bench.put(*nodes, bench.node(rois[1])))
+    before = data.read_bytes()
+    written_by_qupath = []
+    for annotation in opened(project).annotations("1"):
+        bounds = annotation.shape.bounds
+        shape = ellipse(bounds, vertices=100) if annotation.roi == "EllipseROI" else annotation.shape
+        written = feature(set_precision(shape, 0.01).reverse(), classification={"name": annotation.path_class})
+        written["properties"] |= {"name": annotation.name} if annotation.name else {}
+        written_by_qupath.append({**written, "id": "PathAnnotationObject" if ids == "none" else str(uuid4())})
+    written_by_qupath[-1]["properties"] = {}
+    path = feature_collection(tmp_path / "positive.geojson", *written_by_qupath)
+    assert import_into(project, path).entries[0].counts == {"added": 0, "already there": 7, "left out": 0}
+    assert data.read_bytes() == before
+    path = feature_collection(tmp_path / "positive.geojson", *written_by_qupath, feature(box(1, 1, 2, 2)))
+    assert import_into(project, path).details["added"] == 1
+    assert import_into(project, path).details["added"] == 0
+
+
+def test_file_without_ids_is_not_doubled_where_qupath_gives_ids(tiny_project: Path, tmp_path: Path) -> None:
+    features = [feature(box(n, n, 50, 50), id=None) for n in (0, 1, 1)]
+    path = feature_collection(tmp_path / "positive.geojson", *features)
+    opened(tiny_project).add("1", [Annotation(uuid4(), box(0, 0, 50, 50), None)])
+    assert [import_into(tiny_project, path).details["added"] for _ in range(2)] == [2, 0]
+
+
+def test_ids_that_qupath_gives_after_an_import_do_not_double_it(tiny_project: Path, tmp_path: Path) -> None:
+    one = feature(box(5, 5, 50, 50))
+    path = feature_collection(tmp_path / "positive.geojson", one)
+    bench = Workbench()
+    metadata = {"Object ID": str(uuid4()), "wsplf.id": one["id"]}
+    node = bench.node(bench.corners("RectangleROI", 5, 5, 50, 50), metadata=metadata)
+    (tiny_project.parent / DATA.format(1)).write_bytes(bench.put(node))
+    assert import_into(tiny_project, path).details["added"] == 0
 
 
 def test_shapes_far_from_the_origin_are_known_again(tiny_project: Path, tmp_path: Path) -> None:

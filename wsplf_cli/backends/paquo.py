@@ -251,6 +251,8 @@ def _stored_objects(records: Sequence[Mapping[str, Any]], stored: embedded.Entry
     """
     in_file = [] if stored is None else stored.data.objects()
     stored_ids = {item.id for item in in_file}
+    nodes = [] if stored is None else stored.nodes
+    wsplf_ids = {node.annotation.id for node in nodes if not node.annotation.has_id}
     in_order = [item.kind for item in in_file] == [record["kind"] for record in records]
     objects = []
     for index, record in enumerate(records):
@@ -271,6 +273,7 @@ def _stored_objects(records: Sequence[Mapping[str, Any]], stored: embedded.Entry
                 probability=record["probability"],
                 roi=record.get("roi", ""),
                 id=identity,
+                has_id=identity not in wsplf_ids,
                 missing=record["missing"],
                 nucleus=_shape(record["nucleus"]) if record.get("nucleus") else None,
             )

@@ -133,7 +133,9 @@ def annotations(
             continue
         moved = shapely.transform(shape, transform)
         records.append(
-            Annotation(id=_id(outline, times), shape=moved, path_class=path_class or None, name=outline.name)
+            Annotation(
+                id=_id(outline, times), shape=moved, path_class=path_class or None, name=outline.name, has_id=False
+            )
         )
     return records, len(file.outlines) - len(records)
 

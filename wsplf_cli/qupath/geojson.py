@@ -191,7 +191,9 @@ class _Reader:
                 self.contents.left_out[_EMPTY] += 1
             else:
                 identity = draft.id or self._derived_id(shapely.to_wkb(shape, hex=True), draft.fields)
-                self.contents.annotations.append(Annotation(id=identity, shape=shape, roi=roi, **draft.fields))
+                self.contents.annotations.append(
+                    Annotation(id=identity, shape=shape, roi=roi, has_id=draft.id is not None, **draft.fields)
+                )
         self._drafts.clear()
 
     def _draft(self, feature: Mapping[str, Any], properties: Mapping[str, Any]) -> _Draft:

@@ -55,6 +55,7 @@ class StoredObject:
     probability: float | None = None
     roi: str = ""
     id: UUID | None = None
+    has_id: bool = True
     missing: bool = False
     nucleus: BaseGeometry | None = None
 
@@ -109,6 +110,7 @@ def annotations(objects: Sequence[StoredObject]) -> list[Annotation]:
                 metadata.get(SHAPE_KEY) != shape_hash or metadata.get(CLASS_KEY, "") != (stored.path_class or "")
             )
             run_id = metadata.get(RUN_KEY, "")
+            has_id = stored.has_id and _has_id(stored)
             metadata.pop(ID_KEY, None)
             metadata.pop(FALLBACK_ID_KEY, None)
             records.append(
@@ -127,6 +129,7 @@ def annotations(objects: Sequence[StoredObject]) -> list[Annotation]:
                     stored.plane,
                     stored.rgb,
                     _BOUNDS_ROIS.get(stored.roi, ""),
+                    has_id,
                 )
             )
     return records
@@ -190,6 +193,13 @@ def _wsplf_hashes(objects: Sequence[StoredObject]) -> list[str | None]:
 
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}-?(?:[0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}").fullmatch
+
+
+def _has_id(stored: StoredObject) -> bool:
+    """Whether QuPath gave the object its id, and not after wsplf had given it another in a file without ids."""
+    if FALLBACK_ID_KEY in stored.metadata:
+        return False
+    return stored.id is not None or _UUID(stored.metadata.get(ID_KEY, "")) is not None
 
 
 def _identity(stored: StoredObject, times: Counter[str]) -> UUID:
