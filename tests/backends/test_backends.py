@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -363,6 +364,14 @@ def test_ellipses_and_rectangles_are_added_and_read_as_such(open_: Open) -> None
     open_().add("1", added)
     assert [_normal(annotation) for annotation in open_().annotations("1")] == [_normal(one) for one in added]
     assert [path_object.roi for path_object in open_().objects("1")[1:]] == ["EllipseROI", "RectangleROI"]
+
+
+def test_data_names_the_project_and_no_folder_of_its_making(open_: Open, tiny_project: Path) -> None:
+    for entry_id in ("1", "1", "2"):
+        open_().add(entry_id, [_own()])
+        raw = _data(tiny_project, int(entry_id)).read_bytes()
+        assert f"{open_().path}::{entry_id}".encode() in raw
+        assert str(Path(tempfile.gettempdir()) / "wsplf-").encode() not in raw
 
 
 def test_adding_nothing_writes_nothing(open_: Open, tiny_project: Path) -> None:

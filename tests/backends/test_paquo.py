@@ -4,6 +4,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -251,6 +252,43 @@ def test_id_that_qupath_invents_at_reading_is_none(fake: Fake, child: Callable[[
     annotations = project.annotations("1")
     assert [one.has_id for one in annotations] == [one.has_id for one in reading] == [False, True]
     assert [one.id for one in annotations] == [one.id for one in reading]
+    project.close()
+
+
+SAVING = """
+from pathlib import Path
+from uuid import uuid4
+from shapely import box
+from wsplf_cli.qupath import qpdata
+from wsplf_cli.schema import Annotation
+if request["do"] == "load":
+    project = Path(request["project"])
+else:
+    path = project.parent / "data" / "2" / "data.qpdata"
+    properties = {qpdata.ENTRY_KEY: f"{project}::2", "other": "kept"}
+    server = '{},"id":"%s"' % path
+    data = qpdata.create(version="0.6.0", server=server, path="", properties=properties)
+    data.add([Annotation(uuid4(), box(0, 0, 9, 9), None)], colours={})
+    path.write_bytes(data.dumps())
+    path.with_name("summary.json").write_text("{}")
+"""
+
+
+def test_temporary_folder_is_not_left_in_what_qupath_saved(
+    fake: Fake, child: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (temporary := tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    project = fake("")
+    child(f"{SAVING}send(sys.stdout.buffer, {{'objects': [{_object('root')}]}})")
+    project.add("2", [Annotation(uuid4(), box(0, 0, 9, 9), None)])
+    path = project.folder / "data" / "2" / "data.qpdata"
+    raw = path.read_bytes()
+    assert str(temporary).encode() not in raw
+    assert f"{project.path}::2".encode() in raw
+    assert f'"id":"{path}"'.encode() in raw
+    assert b"kept" in raw
+    assert len(embedded.open_project(project.path, ProjectOptions()).annotations("2")) == 1
     project.close()
 
 

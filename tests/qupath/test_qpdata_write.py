@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 from typing import Literal
 from uuid import uuid4
 
@@ -8,9 +9,9 @@ from qupath_objects import DETECTION, Workbench
 from shapely import LineString, MultiPolygon, Polygon, box
 
 from wsplf_cli.qupath import javaser, qpdata
-from wsplf_cli.qupath.javaser.graph import Block, Instance, Stream, get
+from wsplf_cli.qupath.javaser.graph import Block, Instance, Stream, content, get
 from wsplf_cli.qupath.pathobjects import tree
-from wsplf_cli.qupath.qpdata import mark
+from wsplf_cli.qupath.qpdata import QpData, mark
 from wsplf_cli.qupath.shapes import ellipse
 from wsplf_cli.schema import (
     CLASS_KEY,
@@ -58,6 +59,49 @@ def test_new_file_has_the_form_of_the_projects_version() -> None:
     header = javaser.loads(new).contents[1].value
     assert json.loads(header) == {"dataVersion": 3, "qupathVersion": "0.6.0", "server": {}}
     assert qpdata.loads(new).image_type == "UNSET"
+
+
+def _paths(data: QpData) -> tuple[str | None, dict[str, str]]:
+    """The path in the header, and the properties of the image."""
+    (properties,) = (item for item in data._stream.contents if isinstance(item, Instance) and "Map" in item.desc.name)
+    texts = [item.value for item in content(properties)[1:]]
+    head = data._stream.contents[1].value
+    return json.loads(head).get("id") if head.startswith("{") else None, dict(zip(texts[::2], texts[1::2], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("version", "path", "path_after"),
+    [
+        ("0.6.0", "/tmp/wsplf-x1/data/2/data.qpdata", str(Path("/study/data/2/data.qpdata"))),
+        ("0.6.0", "/private/tmp/wsplf-x1/data/2/data.qpdata", str(Path("/study/data/2/data.qpdata"))),
+        ("0.6.0", "/tmp/wsplf-x12/data/2/data.qpdata", "/tmp/wsplf-x12/data/2/data.qpdata"),
+        ("0.5.1", "OpenslideImageServer: file:/slides/a.svs", "OpenslideImageServer: file:/slides/a.svs"),
+        ("0.6.0", None, None),
+        ("0.2.3", None, None),
+    ],
+)
+def test_location_of_a_file_that_was_saved_elsewhere_is_set(
+    version: str, path: str | None, path_after: str | None
+) -> None:
+    properties = {"a": qpdata.ENTRY_KEY, qpdata.ENTRY_KEY: "/tmp/wsplf-x1/project.qpproj::2", "b": "c"}
+    data = qpdata.create(version=version, server='{"a":"\\u003d"}', path="/slide.tif", properties=properties)
+    if path is not None:
+        data._stream.contents[1] = data._maker.text(data._stream.contents[1].value[:-1] + f',"id":"{path}"}}')
+    data.add(mark([made(SQUARE)], origin="pseudolabel"), colours={})
+    before = qpdata.loads(data.dumps())
+    moved = qpdata.loads(data.dumps())
+    project = Path("/study/project.qpproj")
+    moved.set_location(project=project, entry_id="2", moved_from=Path("/tmp/wsplf-x1"))
+    moved = qpdata.loads(moved.dumps())
+    assert _paths(moved) == (path_after, properties | {qpdata.ENTRY_KEY: f"{project}::2"})
+    assert repr(moved.objects()) == repr(before.objects())
+
+
+def test_file_without_properties_has_no_location_to_set() -> None:
+    data = new_qpdata()
+    raw = data.dumps()
+    data.set_location(project=Path("p.qpproj"), entry_id="1", moved_from=Path("x"))
+    assert data.dumps() == raw
 
 
 def test_hole_free_polygon_is_stored_in_single_precision_without_a_closing_point() -> None:

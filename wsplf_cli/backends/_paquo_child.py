@@ -175,7 +175,6 @@ class QuPath:
             hierarchy.removeObjects(removed, True)
         if added.size():
             (hierarchy.addObjects if self._java.compatibility.supports_addobjects else hierarchy.addPathObjects)(added)
-        data.setProperty("PROJECT_ENTRY_ID", self._java.String(request["entry_key"]))
         entry.saveImageData(data)
         return {"count": int(hierarchy.nObjects())}
 

@@ -217,16 +217,17 @@ class PaquoProject:
     ) -> None:
         """Change the loaded entry, let QuPath save its copy, check what it saved, and put that in place."""
         self._files.check_unchanged(entry_id)
-        key = f"{self.path}::{entry_id}"
         new_records = [_annotation_record(item) for item in add]
-        request = {"do": "save", "entry_key": key, "remove": list(remove), "add": new_records}
-        self._ask(self._qupath(), entry_id, request)
-        folder = Path(staged["project"]).parent / "data" / entry_id
+        self._ask(self._qupath(), entry_id, {"do": "save", "remove": list(remove), "add": new_records})
+        staged_folder = Path(staged["project"]).parent
+        folder = staged_folder / "data" / entry_id
         try:
-            content = (folder / embedded.DATA).read_bytes()
+            saved = qpdata.loads((folder / embedded.DATA).read_bytes())
             summary = (folder / "summary.json").read_bytes()
-            count = int(qpdata.loads(content).counts()["nObjects"])
-        except (OSError, JavaStreamError) as error:
+            count = int(saved.counts()["nObjects"])
+            saved.set_location(project=self.path, entry_id=entry_id, moved_from=staged_folder)
+            content = saved.dumps()
+        except (OSError, ValueError, JavaStreamError) as error:
             raise SlideError(
                 f"{self._data(entry_id)}: what QuPath saved cannot be read ({error}); the old file is in place",
                 hint="use --backend embedded",

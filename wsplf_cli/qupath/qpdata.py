@@ -7,15 +7,16 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from wsplf_cli.class_names import class_name
-from wsplf_cli.qupath import columns, javaser
+from wsplf_cli.qupath import columns, gson, javaser
 from wsplf_cli.qupath.compose import AnnotationWriter, NewAnnotation
 from wsplf_cli.qupath.javaclasses import Maker
-from wsplf_cli.qupath.javaser.graph import Block, ClassDesc, Enum, Instance, JavaStreamError, Stream, Text, get
+from wsplf_cli.qupath.javaser.graph import Block, ClassDesc, Enum, Instance, JavaStreamError, Stream, Text, content, get
 from wsplf_cli.qupath.javaser.table import Packed
 from wsplf_cli.qupath.pathobjects import (
     ID_KEY,
@@ -44,6 +45,8 @@ from wsplf_cli.schema import (
     PathObject,
 )
 
+#: The property of the image that names the project's file and the entry's id.
+ENTRY_KEY = "PROJECT_ENTRY_ID"
 _HIERARCHY = "qupath.lib.objects.hierarchy.PathObjectHierarchy"
 _NO_IDS_BEFORE = (0, 4)
 _COLOUR_ALL_PARTS_BEFORE = (0, 5)
@@ -132,6 +135,26 @@ class QpData:
             self._put_root(root)
         parts = body(root)
         set_children(parts, [*parts.children, *nodes])
+
+    def set_location(self, *, project: Path, entry_id: str, moved_from: Path) -> None:
+        """Record that the file is the data of an entry of ``project``, where it was saved in the folder ``moved_from``.
+
+        QuPath records the project and the entry's id among the image's properties, and from 0.6 on its own path in the
+        header.
+        """
+        contents = self._stream.contents
+        head = contents[1] if len(contents) > 1 else None
+        if isinstance(head, Text) and head.value.startswith("{"):
+            fields = gson.loads(head.value)
+            if moved_from.name in Path(str(fields.get("id") or "")).parts:
+                fields["id"] = str(project.parent / "data" / entry_id / "data.qpdata")
+                contents[1] = self._maker.text(gson.dumps(fields, indent=False))
+        for item in contents:
+            if isinstance(item, Instance) and item.desc.name == "java.util.HashMap":
+                pairs = content(item)  # behind a block with the size: key, value, key, value, ...
+                for index in range(1, len(pairs) - 1, 2):
+                    if isinstance(pairs[index], Text) and pairs[index].value == ENTRY_KEY:
+                        pairs[index + 1] = self._maker.text(f"{project}::{entry_id}")
 
     def counts(self) -> dict[str, Any]:
         """The counts of the hierarchy that summary.json holds."""
