@@ -174,7 +174,7 @@ class EmbeddedProject:
             version=self.version,
             server=gson.dumps(image["serverBuilder"], indent=False) if chain else None,
             path=uri_path(uri) or uri,
-            properties={qpdata.ENTRY_KEY: f"{self.path}::{entry_id}"},
+            properties={"PROJECT_ENTRY_ID": f"{self.path}::{entry_id}"},
         )
 
     def _edit(

@@ -44,6 +44,14 @@ def unpack_rgb(packed: Any) -> Rgb | None:
     return (argb >> 16) & 255, (argb >> 8) & 255, argb & 255
 
 
+def read_rgb(value: Any) -> Rgb | None:
+    """(r, g, b) of a JSON value: a list of three or four numbers, or a packed number; None of anything else."""
+    if isinstance(value, list) and len(value) in (3, 4) and all(isinstance(channel, int | float) for channel in value):
+        red, green, blue = (min(255, max(0, int(channel))) for channel in value[:3])
+        return red, green, blue
+    return unpack_rgb(value)
+
+
 def class_rgb(name: str, *, known: Mapping[str, Rgb]) -> Rgb:
     """The colour of a class: the project's (``known``, by full name), else the one that QuPath 0.4 to 0.7 chooses."""
     if name in known:

@@ -19,7 +19,7 @@ from wsplf_cli.class_names import class_name
 from wsplf_cli.errors import ProjectError
 from wsplf_cli.files import replacing
 from wsplf_cli.qupath import features, geometries
-from wsplf_cli.qupath.colours import Rgb, class_rgb, unpack_rgb
+from wsplf_cli.qupath.colours import Rgb, class_rgb, read_rgb
 from wsplf_cli.qupath.geometries import Outline
 from wsplf_cli.schema import ORIGIN_KEY, REVIEW_KEY, RUN_KEY, Annotation, PathClass, Plane, Review
 
@@ -214,7 +214,7 @@ class _Reader:
             "metadata": metadata,
             "locked": _plain(properties.get("isLocked", properties.get("locked"))).lower() == "true",
             "plane": _plane(geometry.get("plane") if isinstance(geometry, dict) else None),
-            "rgb": _rgb(properties.get("color")),
+            "rgb": read_rgb(properties.get("color")),
         }
         return _Draft(_id(feature, properties), outline, fields)
 
@@ -269,7 +269,7 @@ def _class(value: Any) -> tuple[str | None, Rgb | None]:
     wrong = next((name for name in names if not isinstance(name, str)), None)
     if wrong is not None:
         raise ValueError(f"the name of its class is {wrong!r}, not a text")
-    return class_name(": ".join(names)), _rgb(value.get("color", value.get("colorRGB")))
+    return class_name(": ".join(names)), read_rgb(value.get("color", value.get("colorRGB")))
 
 
 def _class_names(value: Mapping[str, Any]) -> list[Any]:
@@ -278,14 +278,6 @@ def _class_names(value: Mapping[str, Any]) -> list[Any]:
         return names
     parent = value.get("parentClass")
     return [*(_class_names(parent) if isinstance(parent, dict) else []), value.get("name")]
-
-
-def _rgb(value: Any) -> Rgb | None:
-    """(r, g, b) of a list of three or four numbers, or of a packed number; None of anything else."""
-    if isinstance(value, list) and len(value) in (3, 4) and all(isinstance(channel, int | float) for channel in value):
-        red, green, blue = (min(255, max(0, int(channel))) for channel in value[:3])
-        return red, green, blue
-    return unpack_rgb(value)
 
 
 def _plane(value: Any) -> Plane:
