@@ -18,6 +18,14 @@ PART = re.compile(r"\..+\.[0-9a-f]{8}\.wsplf-part")
 """Names of the files that wsplf is writing, or that a killed command left behind."""
 
 
+def is_apple_double(name: str) -> bool:
+    """Whether a file name is that of a companion file, such as ``._slide.tif``: macOS keeps attributes in it.
+
+    It has the suffix of the file that it belongs to, on disks that are not macOS's own, and is never that kind of file.
+    """
+    return name.startswith("._")
+
+
 def part_of(path: Path) -> Path:
     """A new temporary name in the folder of ``path``."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.wsplf-part")

@@ -1,6 +1,7 @@
 """wsplf project create."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -14,6 +15,8 @@ from wsplf_cli.commands.create import create
 from wsplf_cli.errors import ConfigError, ProjectError
 from wsplf_cli.options import CreateOptions, ProjectOptions
 from wsplf_cli.synthetic.pyramid import write_pyramid
+
+symlinks = pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
 
 
 def document_of(path):
@@ -136,6 +139,32 @@ def test_slides_of_one_name_both_go_in(tmp_path, slides, recorder):
     first, second = open_project(tmp_path / "new", ProjectOptions()).entries()
     assert (first.name, second.name) == ("a.tif", "a.tif")
     assert first.slide_path != second.slide_path
+
+
+@symlinks
+def test_slides_behind_links_are_added_and_each_file_once_per_name(tmp_path, slides, recorder):
+    study = tmp_path / "study"
+    study.mkdir()
+    (study / "linked").symlink_to(slides, target_is_directory=True)
+    (study / "a.tif").symlink_to(slides / "a.tif")
+    (study / "Case 7.tif").symlink_to(slides / "b.tif")
+    (study / "around").symlink_to(study, target_is_directory=True)
+    (study / "gone.tif").symlink_to(tmp_path / "absent.tif")
+    report = create(tmp_path / "new", [study], CreateOptions(), recorder)
+    assert sorted(one.name for one in report.entries if one.status == "done") == [
+        "Case 7.tif",
+        "a.tif",
+        "b.tif",
+        "c.tif",
+    ]
+    assert "warning: b.tif and Case 7.tif are one file; it is added under both names" in recorder.said
+
+
+def test_companion_files_of_macos_are_no_slides(tmp_path, slides, recorder):
+    (slides / "._a.tif").write_bytes(b"\0\5\x16\7")
+    (slides / "broken.svs").unlink()
+    report = create(tmp_path / "new", [slides], CreateOptions(), recorder)
+    assert {one.name: one.status for one in report.entries} == dict.fromkeys(("a.tif", "b.tif", "c.tif"), "done")
 
 
 def test_a_picture_is_left_to_qupath(tmp_path, slides, recorder):

@@ -1,6 +1,7 @@
 """wsplf project relink."""
 
 import json
+import os
 import shutil
 import unicodedata
 
@@ -160,6 +161,23 @@ def test_slides_are_searched_by_name_and_size(project, slides, tmp_path, recorde
     assert str(archive / "other" / "b.tif") in report["b.tif"].reason
     assert "no file of this name and size" in report["c.tif"].reason
     assert uris_of(project)[0] == f"file:{archive.as_posix()}/a.tif"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
+def test_slides_behind_links_are_found_and_one_file_is_no_choice(project, slides, tmp_path, recorder):
+    readdress(project, f"file:{slides.as_posix()}", "file:/D:/slides")
+    store, study = tmp_path / "store", tmp_path / "study"
+    slides.rename(store)
+    study.mkdir()
+    (store / "a.tif").rename(store / "0001.tif")
+    (study / "a.tif").symlink_to(store / "0001.tif")
+    (study / "linked").symlink_to(store, target_is_directory=True)
+    (study / "b.tif").symlink_to(store / "b.tif")
+    (store / "up").symlink_to(study, target_is_directory=True)
+    report = relink(project, RelinkOptions(search=study), recorder)
+    assert [one.status for one in report.entries] == ["done"] * 3
+    found = [entry.slide_path for entry in open_project(project, ProjectOptions()).entries()]
+    assert found == [study / "a.tif", study / "b.tif", study / "linked" / "below" / "c.tif"]
 
 
 def test_a_name_in_the_other_form_of_unicode_is_found(tmp_path, tiny_slide, recorder):

@@ -143,7 +143,11 @@ def jobs_of(names: Sequence[str], seed: int, entries: Sequence[Entry], options: 
 def _truth_state(truth: Path) -> list[tuple[str, int, int]]:
     """(name, size, time) of each file of the truth: when one changes, finished jobs were measured on another truth."""
     folder = truth if truth.is_dir() else truth.parent
-    paths = [path for path in folder.rglob("*") if path.is_file() and path.suffix in (".geojson", ".gz", ".qpdata")]
+    paths = [
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix in (".geojson", ".gz", ".qpdata") and not files.is_apple_double(path.name)
+    ]
     stats = [(str(path.relative_to(folder)), path.stat()) for path in sorted(paths)]
     return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
 

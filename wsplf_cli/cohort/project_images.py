@@ -11,7 +11,7 @@ from wsplf_cli.cohort.label_table import match_table
 from wsplf_cli.cohort.names import IMAGE_SUFFIX
 from wsplf_cli.errors import ConfigError, SlideError
 from wsplf_cli.qupath.create import THUMBNAIL_COMMENT, Image, level_sizes
-from wsplf_cli.qupath.images import files_in
+from wsplf_cli.qupath.images import file_identity, files_in
 from wsplf_cli.schema import Entry, Tracker
 from wsplf_cli.slides.open import PICTURES, Slide
 
@@ -19,26 +19,46 @@ from wsplf_cli.slides.open import PICTURES, Slide
 THUMBNAIL_PX = (1000, 600)
 
 
-def slide_files(paths: Sequence[Path]) -> list[Path]:
-    """The files among ``paths``, and those in the folders among them that look like slides; each once, absolute.
+def slide_files(paths: Sequence[Path], tracker: Tracker) -> list[Path]:
+    """The files among ``paths``, and those in the folders among them that look like slides, each once.
+
+    Links are followed. A file that two paths of one name lead to counts once; under two names it counts twice, and the
+    user is told.
 
     Raises:
         ConfigError: a folder holds no slides.
     """
     files: list[Path] = []
     for path in paths:
-        if not path.is_dir():
-            files.append(path)
+        files += _slides_in(path) if path.is_dir() else [path]
+    first_name: dict[tuple[int, int], str] = {}
+    distinct: dict[tuple[object, str], Path] = {}
+    for path in files:
+        try:
+            identity = file_identity(path)
+        except OSError:  # opening it says what is wrong
+            distinct.setdefault((path.absolute(), path.name), path)
             continue
-        slides = [
-            file
-            for file in files_in(path)
-            if IMAGE_SUFFIX.search(file.name.casefold()) and file.suffix.lower() not in PICTURES
-        ]
-        if not slides:
-            raise ConfigError(f"{path}: no slides in this folder", hint="name the slide files")
-        files += sorted(slides)
-    return list({path.absolute(): path for path in files}.values())
+        distinct.setdefault((identity, path.name), path)
+        if first_name.setdefault(identity, path.name) != path.name:
+            tracker.say(f"warning: {path.name} and {first_name[identity]} are one file; it is added under both names")
+    return list(distinct.values())
+
+
+def _slides_in(folder: Path) -> list[Path]:
+    """The slides in a folder and below it.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    slides = [
+        file
+        for file in files_in(folder)
+        if IMAGE_SUFFIX.search(file.name.casefold()) and file.suffix.lower() not in PICTURES
+    ]
+    if not slides:
+        raise ConfigError(f"{folder}: no slides in this folder", hint="name the slide files")
+    return sorted(slides)
 
 
 def slide_entry(index: int, path: Path, name: str = "") -> Entry:

@@ -37,7 +37,7 @@ def create(folder: Path, slides: Sequence[Path], options: CreateOptions, tracker
     began = time.monotonic()
     refuse_project(folder)
     rows = read_table(options.labels) if options.labels is not None else []
-    paths = slide_files(slides)
+    paths = slide_files(slides, tracker)
     images: dict[str, Image] = {}
     name_of_scan: dict[str, str] = {}
 

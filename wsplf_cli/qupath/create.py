@@ -8,6 +8,7 @@ from typing import Any
 from uuid import uuid4
 
 from wsplf_cli.errors import ProjectError
+from wsplf_cli.files import is_apple_double
 from wsplf_cli.qupath import gson
 from wsplf_cli.qupath.addresses import file_uri
 from wsplf_cli.qupath.atomic import write_files
@@ -97,9 +98,8 @@ def refuse_project(folder: Path) -> None:
     Raises:
         ProjectError: it does.
     """
-    leftovers = (
-        [*sorted(folder.glob("*.qpproj")), *sorted(folder.glob("data/*/data.qpdata*"))] if folder.is_dir() else []
-    )
+    files = [*sorted(folder.glob("*.qpproj")), *sorted(folder.glob("data/*/data.qpdata*"))] if folder.is_dir() else []
+    leftovers = [path for path in files if not is_apple_double(path.name)]
     if leftovers:
         raise ProjectError(f"{leftovers[0]} already exists", hint="choose another folder")
 

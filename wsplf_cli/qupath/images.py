@@ -1,13 +1,17 @@
 """Finds the image of an entry: at its recorded address, beside the moved project, or by its name."""
 
+import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
+from wsplf_cli.files import is_apple_double
 from wsplf_cli.runs import layout
+
+log = logging.getLogger(__name__)
 
 #: How deep the folders of the project and around it are searched, and for how many files and folders at most: enough
 #: for a study's folder, not for a disk. The folder that the user names is searched whole, within sane limits.
@@ -91,10 +95,10 @@ class Finder:
     def _named(self, name: str) -> list[Path]:
         if self._by_name is None:
             self._by_name = {}
-            for path in _unique(self._candidates()):
+            for path in self._candidates():
                 self._by_name.setdefault(path.name.casefold(), []).append(path)
         same_name = self._by_name.get(name.casefold(), [])
-        return [path for path in same_name if path.name == name] or same_name
+        return distinct_files([path for path in same_name if path.name == name] or same_name)
 
     def _candidates(self) -> Iterator[Path]:
         folder = self._project.parent
@@ -107,30 +111,78 @@ class Finder:
 
 
 def files_in(folder: Path, *, depth: int | None = None, most: int = MAX_FILES) -> Iterator[Path]:
-    """The files in a folder, nearest first, without hidden folders and QuPath's; at most ``most`` files and folders."""
+    """The files in a folder, nearest first, without hidden folders and QuPath's; at most ``most`` files and folders.
+
+    Links are followed. A folder that several paths lead to is searched once, so a link to a folder above is no loop.
+    Where the folder is searched whole (no ``depth``), what cannot be read, and what is left out, is logged.
+    """
     level: Sequence[Path] = [folder]
+    searched: set[tuple[int, int]] = set()
     count, level_depth = 0, 0
     while level and (depth is None or level_depth <= depth):
         below: list[Path] = []
         for current in level:
             try:
-                items = sorted(os.scandir(current), key=lambda item: item.name)
-            except OSError:  # a folder without permission
+                identity = file_identity(current)
+                items = [] if identity in searched else sorted(os.scandir(current), key=lambda item: item.name)
+                searched.add(identity)
+            except OSError as error:  # a folder without permission, or a drive that is gone
+                if depth is None:
+                    log.warning("%s is not searched: %s", current, error.strerror)
                 continue
             count += len(items)
             for item in items:
-                if item.is_file():
-                    yield Path(item.path)
-                elif item.is_dir(follow_symlinks=False) and not _skipped(current, item.name):
-                    below.append(Path(item.path))
+                path = Path(item.path)
+                kind = _kind(item)
+                if kind == "file" and not is_apple_double(item.name):
+                    yield path
+                elif kind == "folder" and not _skipped(path):
+                    below.append(path)
+                elif kind == "broken link" and depth is None:
+                    log.warning("%s is a link to something that is not there", path)
             if count >= most:
+                if depth is None:
+                    log.warning("%s holds more than %s files: the rest of it is not searched", folder, most)
                 return
         level, level_depth = below, level_depth + 1
 
 
-def _skipped(parent: Path, name: str) -> bool:
-    return name.startswith(".") or (name in {"data", "classifiers", layout.FOLDER} and any(parent.glob("*.qpproj")))
+def distinct_files(paths: Iterable[Path]) -> list[Path]:
+    """The paths without those that lead to the same file as one before, by a link or through a linked folder."""
+    distinct: dict[tuple[int, int], Path] = {}
+    for path in paths:
+        try:
+            distinct.setdefault(file_identity(path), path)
+        except OSError:  # removed since it was found
+            continue
+    return list(distinct.values())
 
 
-def _unique(paths: Iterator[Path]) -> list[Path]:
-    return list({path.resolve(): path for path in paths}.values())
+def file_identity(path: Path) -> tuple[int, int]:
+    """What all paths to one file or folder share: the device and the number of the file on it.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
+def _kind(item: os.DirEntry[str]) -> str:
+    """What an item of a folder is, or what the link leads to: "file", "folder", "broken link" or ""."""
+    try:
+        if item.is_file():
+            return "file"
+        if item.is_dir():
+            return "folder"
+        return "broken link" if item.is_symlink() else ""
+    except OSError:  # links that lead to each other
+        return "broken link"
+
+
+def _skipped(folder: Path) -> bool:
+    """Whether a folder is hidden, or one of QuPath's and wsplf's own in a project, also where a link leads to it."""
+    return folder.name.startswith(".") or any(
+        path.name in {"data", "classifiers", layout.FOLDER} and any(path.parent.glob("*.qpproj"))
+        for path in ({folder, folder.resolve()} if folder.is_symlink() else {folder})
+    )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from wsplf_cli.errors import ProjectError
+from wsplf_cli.files import is_apple_double
 from wsplf_cli.qupath import colours, gson, servers
 from wsplf_cli.qupath.atomic import write_files
 from wsplf_cli.qupath.images import Finder, Measure, uri_path
@@ -51,7 +52,11 @@ def locate(path: Path) -> Path:
         ProjectError: there is none, or the folder holds several.
     """
     if path.is_dir():
-        project_files = sorted(file for file in path.iterdir() if file.suffix == SUFFIX and file.is_file())
+        project_files = sorted(
+            file
+            for file in path.iterdir()
+            if file.suffix == SUFFIX and file.is_file() and not is_apple_double(file.name)
+        )
         if len(project_files) == 1:
             return project_files[0]
         count = "no" if not project_files else f"{len(project_files)}"

@@ -8,7 +8,7 @@ from typing import Any
 
 from wsplf_cli.qupath import gson, servers
 from wsplf_cli.qupath.addresses import Move, existing, file_uri, moved
-from wsplf_cli.qupath.images import Measure, files_in, uri_path
+from wsplf_cli.qupath.images import Measure, distinct_files, files_in, uri_path
 from wsplf_cli.qupath.project_file import ProjectFile, entry_id
 
 log = logging.getLogger(__name__)
@@ -41,8 +41,8 @@ class Search:
             self._by_name = {}
             for path in files_in(self._folder):
                 self._by_name.setdefault(path.name.casefold(), []).append(path)
-        same_name = {path.resolve(): path for path in self._by_name.get(name.casefold(), [])}
-        sizes = {path: self._measure(path, crop_to_bounds=crop_to_bounds) for path in same_name.values()}
+        same_name = distinct_files(self._by_name.get(name.casefold(), []))
+        sizes = {path: self._measure(path, crop_to_bounds=crop_to_bounds) for path in same_name}
         if min(size_px0) <= 0:
             return list(sizes)
         fitting = [path for path, size in sizes.items() if size == size_px0]
