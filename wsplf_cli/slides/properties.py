@@ -5,8 +5,13 @@ from collections.abc import Mapping
 
 import openslide
 
+from wsplf_cli.slides.numbers import number
+from wsplf_cli.slides.ome import ome_mpp_xy
+
 #: Pixel sizes outside this range (um) are screen resolutions such as 72 dpi, not those of a microscope.
 PLAUSIBLE_MPP = (0.02, 30.0)
+#: OpenSlide's vendor of TIFF files that no vendor has marked.
+GENERIC_TIFF = "generic-tiff"
 #: The side of tiles where the slide does not say it.
 DEFAULT_TILE_PX = 256
 
@@ -24,22 +29,44 @@ def bounds(properties: Mapping[str, str], width: int, height: int) -> tuple[int,
 
 
 def mpp_xy(properties: Mapping[str, str]) -> tuple[tuple[float, float] | None, str]:
-    """Micrometres per pixel in x and y with their source, or None with the reason."""
+    """Micrometres per pixel in x and y with their source, or None with the reason.
+
+    In a TIFF file without a vendor, OME-XML comes before the resolution, as in Bio-Formats: that is often one of a
+    screen.
+    """
+    reasons = []
+    for size_xy, source in (_ome_xml(properties), _vendor(properties), _tiff_resolution(properties)):
+        if size_xy is None:
+            reasons += [source] if source else []
+            continue
+        mean = math.sqrt(size_xy[0] * size_xy[1])
+        if PLAUSIBLE_MPP[0] <= mean <= PLAUSIBLE_MPP[1]:
+            return size_xy, source
+        reasons.append(f"{source} says {mean:.4g}, which is not that of a microscope")
+    return None, "; ".join(dict.fromkeys(reasons)) or "not in the slide"
+
+
+def _ome_xml(properties: Mapping[str, str]) -> tuple[tuple[float, float] | None, str]:
+    if properties.get(openslide.PROPERTY_NAME_VENDOR) != GENERIC_TIFF:
+        return None, ""
+    sides = (number(properties.get(f"openslide.level[0].{side}")) for side in ("width", "height"))
+    width, height = (int(side or 0) for side in sides)
+    size_xy, problem = ome_mpp_xy(properties.get("tiff.ImageDescription", ""), (width, height))
+    return size_xy, problem if size_xy is None else "OME-XML"
+
+
+def _vendor(properties: Mapping[str, str]) -> tuple[tuple[float, float] | None, str]:
     mpp_x = number(properties.get(openslide.PROPERTY_NAME_MPP_X))
     mpp_y = number(properties.get(openslide.PROPERTY_NAME_MPP_Y))
-    source = "TIFF resolution" if properties.get(openslide.PROPERTY_NAME_VENDOR) == "generic-tiff" else "slide"
-    if mpp_x is None or mpp_y is None:
-        um_per_unit = {"centimeter": 1e4, "inch": 25400.0}.get(properties.get("tiff.ResolutionUnit", ""))
-        per_x, per_y = (number(properties.get(f"tiff.{axis}Resolution")) for axis in "XY")
-        source = "TIFF resolution"
-        if um_per_unit and per_x and per_y:
-            mpp_x, mpp_y = um_per_unit / per_x, um_per_unit / per_y
-    if mpp_x is None or mpp_y is None:
-        return None, "not in the slide"
-    mean = math.sqrt(mpp_x * mpp_y)
-    if not PLAUSIBLE_MPP[0] <= mean <= PLAUSIBLE_MPP[1]:
-        return None, f"{source} says {mean:.4g}, which is not that of a microscope"
-    return (mpp_x, mpp_y), source
+    source = "TIFF resolution" if properties.get(openslide.PROPERTY_NAME_VENDOR) == GENERIC_TIFF else "slide"
+    return ((mpp_x, mpp_y), source) if mpp_x and mpp_y else (None, "")
+
+
+def _tiff_resolution(properties: Mapping[str, str]) -> tuple[tuple[float, float] | None, str]:
+    um_per_unit = {"centimeter": 1e4, "inch": 25400.0}.get(properties.get("tiff.ResolutionUnit", ""))
+    per_x, per_y = (number(properties.get(f"tiff.{axis}Resolution")) for axis in "XY")
+    size_xy = (um_per_unit / per_x, um_per_unit / per_y) if um_per_unit and per_x and per_y else None
+    return size_xy, "TIFF resolution" if size_xy else ""
 
 
 def magnification(properties: Mapping[str, str]) -> float | None:
@@ -57,14 +84,3 @@ def tile_px(properties: Mapping[str, str]) -> tuple[int, int]:
 def scan_id(properties: Mapping[str, str]) -> str:
     """The identifier that all files of one slide share where a slide consists of several (DICOM); empty otherwise."""
     return properties.get("dicom.SeriesInstanceUID", "")
-
-
-def number(text: str | None) -> float | None:
-    """The text as a number of at least 0, or None for anything else."""
-    if text is None:
-        return None
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) and value >= 0 else None
