@@ -2,11 +2,14 @@
 
 import shutil
 
+import numpy as np
 import pytest
+import tifffile
 
 from wsplf_cli.backends.embedded import open_project
 from wsplf_cli.cohort.checks import check_project
 from wsplf_cli.options import ProjectOptions
+from wsplf_cli.qupath.create import Image, create_project
 
 
 def by_name(checks):
@@ -60,6 +63,21 @@ def test_entry_with_an_unreadable_data_file_fails_and_the_others_do_not(check, t
     assert found["positive.tif"].status == "FAIL"
     assert "data.qpdata" in found["positive.tif"].message
     assert found["negative.tif"].status == "PASS"
+
+
+def test_an_entry_without_colour_fails_and_says_what_is_needed(tmp_path):
+    pixels = np.full((512, 512), 240, np.uint8)
+    pixels[100:400, 100:400] = 100
+    images = []
+    for name, values in [("grey.tif", pixels), ("deep.tif", pixels.astype(np.uint16) * 257)]:
+        tifffile.imwrite(tmp_path / name, values, tile=(128, 128), photometric="minisblack")
+        images.append(Image(tmp_path / name, name, 512, 512, 0.5, [(1.0, 512, 512)], {"label": "tumor"}))
+    project = open_project(create_project(tmp_path / "project", images, classes=[]), ProjectOptions())
+    found = by_name(check_project(project, project.entries(), ProjectOptions()))
+    for name, kind in [("grey.tif", "a greyscale image"), ("deep.tif", "a greyscale image (16 bits per channel)")]:
+        assert found[name].status == "FAIL"
+        assert f"{kind}; wsplf needs a colour image" in found[name].message
+        assert "take the colour scan" in found[name].fix
 
 
 def test_doctor_shows_the_classes(tiny_project):

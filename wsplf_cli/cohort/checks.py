@@ -8,10 +8,11 @@ from wsplf_cli.cohort.labels import LabelRow, classes_of, count_classes, label_r
 from wsplf_cli.errors import ProjectError, SlideError
 from wsplf_cli.options import ProjectOptions
 from wsplf_cli.schema import Check, Entry, titles
+from wsplf_cli.slides.checks import check_pixels, require_colour
 from wsplf_cli.slides.entry import entry_slide
 
-#: Side of the picture that is read of each slide, to see that its pixels can be read.
-TRIAL_PX = 64
+#: Side of the picture that is read of each slide, to see that its pixels can be read and have colour.
+TRIAL_PX = 256
 
 
 def check_project(project: Project, entries: Sequence[Entry], options: ProjectOptions) -> list[Check]:
@@ -33,7 +34,8 @@ def _check_entry(
     entry = row.entry
     try:
         slide, pixel_size = entry_slide(entry, mpp_override=mpp_override)
-        slide.thumbnail(TRIAL_PX)
+        require_colour(slide)
+        check_pixels(slide, slide.thumbnail(TRIAL_PX)[0])
         annotations = project.annotations(entry.id)
     except SlideError as error:
         return Check("FAIL", title, error.message, fix=error.hint)

@@ -5,6 +5,7 @@ was added without cropping. For an image that QuPath derives from a slide (rotat
 image. Every exception of OpenSlide leaves this module as a SlideError.
 """
 
+import logging
 import math
 import os
 from collections import OrderedDict
@@ -17,18 +18,30 @@ from typing import Self
 import numpy as np
 import openslide
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, JpegImagePlugin, PngImagePlugin
 
 from wsplf_cli.errors import SlideError
 from wsplf_cli.schema import Step
 from wsplf_cli.slides import properties
 from wsplf_cli.slides import transforms as views
+from wsplf_cli.slides.file_format import (
+    PICTURE_ERRORS,
+    PICTURES,
+    colour_error,
+    conversion,
+    damaged_picture,
+    picture_kind,
+    unreadable,
+)
+
+log = logging.getLogger(__name__)
 
 #: Largest area read from one level at once. Larger requests are split, so that memory stays bounded.
 MAX_READ_PX = 1 << 24
 #: Plain images are held in memory whole, up to a size; a larger image should be a pyramid.
-PICTURES = {".png", ".jpg", ".jpeg"}
 MAX_PICTURE_PX = 1 << 26
+#: Side of the square that shows whether a slide is transparent.
+TRIAL_PX = 256
 #: Size of the tile cache that all open slides of a process share.
 CACHE_BYTES = 64 << 20
 #: Slides that stay open in a process.
@@ -48,7 +61,7 @@ class Slide:
     """An open slide. Use ``open_slide(...)`` in a ``with`` statement, or ``slide_of(...)`` for a shared slide.
 
     ``width_px0``, ``height_px0``, ``mpp`` and all pixels are those of the image that ``steps`` make of the slide.
-    ``levels``, ``mpp_xy``, ``magnification``, ``tile_px`` and ``scan_id`` are those of the slide's file.
+    ``levels``, ``mpp_xy``, ``magnification``, ``tile_px``, ``scan_id`` and ``vendor`` are those of the slide's file.
     """
 
     def __init__(self, path: Path, *, crop_to_bounds: bool = True, steps: Sequence[Step] = ()) -> None:
@@ -72,6 +85,7 @@ class Slide:
         self.magnification = properties.magnification(file_properties)
         self.tile_px = properties.tile_px(file_properties)
         self.scan_id = properties.scan_id(file_properties)
+        self.vendor = file_properties.get(openslide.PROPERTY_NAME_VENDOR, "")
 
     def __enter__(self) -> Self:
         return self
@@ -119,6 +133,13 @@ class Slide:
         downsample = max(self.width_px0, self.height_px0) / max_px
         size_px = (max(1, round(self.width_px0 / downsample)), max(1, round(self.height_px0 / downsample)))
         return self.read(0, 0, size_px=size_px, downsample=downsample), downsample
+
+    def is_transparent(self) -> bool:
+        """Whether no pixel at the centre of the slide is opaque; ``read`` shows such pixels white."""
+        sides_px = [(self._left, self._width_px0), (self._top, self._height_px0)]
+        corner = [start + max(0, length - TRIAL_PX) // 2 for start, length in sides_px]
+        pixels = self._read_level((corner[0], corner[1]), 0, (TRIAL_PX, TRIAL_PX))
+        return bool(pixels.getchannel("A").getextrema()[1] == 0)
 
     def _read_untransformed(
         self, x_px0: float, y_px0: float, *, size_px: tuple[int, int], downsample: float
@@ -191,8 +212,9 @@ class Slide:
         except openslide.OpenSlideError as error:
             self._handle.close()
             self._handle = _open_handle(self.path)
+            log.info("%s: %s", self.path, error)
             raise SlideError(
-                f"{self.path.name}: damaged image data near x {location[0]}, y {location[1]}, level {level} ({error})",
+                f"{self.path.name}: damaged image data near x {location[0]}, y {location[1]}, level {level}",
                 hint="copy the slide again from its source",
             ) from error
 
@@ -307,13 +329,9 @@ def _open_handle(path: Path) -> openslide.AbstractSlide:
         raise SlideError(f"slide not found: {path}", hint="name its folder with --slides DIR")
     try:
         handle = _picture(path) or openslide.OpenSlide(path)
-    except openslide.OpenSlideUnsupportedFormatError as error:
-        raise SlideError(
-            f"{path.name}: not a slide that OpenSlide can read, or damaged",
-            hint="check the file, or convert it into a tiled pyramidal TIFF",
-        ) from error
     except openslide.OpenSlideError as error:
-        raise SlideError(f"{path.name}: cannot be opened ({error})", hint="check the file") from error
+        log.info("%s: %s", path, error)
+        raise unreadable(path) from error
     if os.getpid() not in _caches:
         _caches[os.getpid()] = openslide.OpenSlideCache(CACHE_BYTES)
     if isinstance(handle, openslide.OpenSlide):
@@ -329,14 +347,38 @@ def _picture(path: Path) -> openslide.ImageSlide | None:
     """
     if path.suffix.lower() not in PICTURES:
         return None
+    with open_picture(path) as picture:
+        if picture.width * picture.height > MAX_PICTURE_PX:
+            raise SlideError(
+                f"{path.name}: a flat picture of {picture.width} x {picture.height} pixels, too large to be read whole"
+                f" (at most {MAX_PICTURE_PX / 1e6:.0f} million)",
+                hint=conversion(path),
+            )
+        if picture.mode not in {"1", "L", "LA", "P", "RGB", "RGBA"}:
+            raise colour_error(path, picture_kind(picture))
+        try:
+            return openslide.ImageSlide(picture.convert("RGBA" if picture.has_transparency_data else "RGB"))
+        except PICTURE_ERRORS as error:
+            log.info("%s: %s", path, error)
+            raise damaged_picture(path) from error
+
+
+def open_picture(path: Path) -> Image.Image:
+    """A PNG or JPEG file, its pixels not yet read, of any size: Pillow's own classes of the formats have no limit.
+
+    Raises:
+        SlideError: The file is none of these, or damaged.
+    """
     try:
-        with Image.open(path, formats=("PNG", "JPEG")) as picture:
-            small = picture.width * picture.height <= MAX_PICTURE_PX
-            if small and picture.mode in {"1", "L", "LA", "P", "RGB", "RGBA"}:
-                return openslide.ImageSlide(picture.convert("RGBA" if picture.has_transparency_data else "RGB"))
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow raises SyntaxError for a broken PNG
-        raise SlideError(f"{path.name}: cannot be opened ({error})", hint="check the file") from error
-    raise SlideError(
-        f"{path.name}: an image of {picture.width} x {picture.height} pixels ({picture.mode}) cannot be read",
-        hint="convert it into a tiled pyramidal TIFF with 8 bits per channel",
-    )
+        with path.open("rb") as stream:
+            head = stream.read(8)
+        if head.startswith(b"\x89PNG"):
+            return PngImagePlugin.PngImageFile(path)
+        if head.startswith(b"\xff\xd8"):
+            return JpegImagePlugin.JpegImageFile(path)
+    except PermissionError as error:
+        raise unreadable(path) from error
+    except PICTURE_ERRORS as error:
+        log.info("%s: %s", path, error)
+        raise damaged_picture(path) from error
+    raise unreadable(path)

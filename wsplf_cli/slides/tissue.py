@@ -10,6 +10,7 @@ from skimage.morphology import isotropic_closing, isotropic_dilation, remove_sma
 
 from wsplf_cli.errors import SlideError
 from wsplf_cli.schema import TissueMask
+from wsplf_cli.slides.checks import require_colour
 from wsplf_cli.slides.open import Slide
 
 log = logging.getLogger(__name__)
@@ -46,8 +47,9 @@ def tissue_mask(slide: Slide, *, mpp_slide: float, mpp: float = 8.0) -> TissueMa
         The mask over the whole entry. It is all False where there is no tissue.
 
     Raises:
-        SlideError: No part of the slide can be read.
+        SlideError: No part of the slide can be read, or it is no colour image.
     """
+    require_colour(slide)
     longer_side_px0 = max(slide.width_px0, slide.height_px0)
     downsample = max(1.0, min(mpp / mpp_slide, longer_side_px0 / MIN_LONGER_SIDE_PX))
     mpp_mask = downsample * mpp_slide
