@@ -248,3 +248,14 @@ def test_planes_are_kept() -> None:
         data = new_qpdata()
         data.add([part], colours={})
         assert [node.annotation.plane for node in qpdata.loads(data.dumps()).annotation_nodes()] == [plane]
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("image_type", ["BRIGHTFIELD_H_E", "BRIGHTFIELD_H_DAB"])
+def test_the_default_stains_are_those_that_qupath_writes(shared_data, image_type):
+    files = (shared_data / "qupath-written" / "0.6.0").rglob("data.qpdata")
+    written = next(raw for raw in map(Path.read_bytes, files) if qpdata.loads(raw).image_type == image_type)
+    new = qpdata.create(version="0.6.0", server="{}", path="", properties={}, image_type=image_type).dumps()
+    start, end = b"ColorDeconvolutionStains", b'255"}'
+    ours, theirs = (raw[raw.index(start) : raw.index(end)] for raw in (new, written))
+    assert ours == theirs

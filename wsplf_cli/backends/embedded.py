@@ -8,9 +8,9 @@ from pathlib import Path
 from wsplf_cli.backends._plan import plan
 from wsplf_cli.errors import ConfigError, ProjectError, SlideError
 from wsplf_cli.options import ProjectOptions
-from wsplf_cli.qupath import gson, project_file, qpdata, servers
+from wsplf_cli.qupath import project_file, qpdata
 from wsplf_cli.qupath.atomic import SavedMeanwhile, write_files
-from wsplf_cli.qupath.images import uri_path
+from wsplf_cli.qupath.entry_data import new_data, summary_file
 from wsplf_cli.qupath.javaser.graph import JavaStreamError
 from wsplf_cli.qupath.qpdata import QpData
 from wsplf_cli.runs.journal import ChangedOnDisk, read_state
@@ -167,15 +167,7 @@ class EmbeddedProject:
 
     def _new_data(self, entry_id: str) -> QpData:
         """The data of an entry that has none yet."""
-        image = self.image(entry_id)
-        chain = servers.builders(image)
-        uri = str(chain[-1].get("uri") or "") if chain else ""
-        return qpdata.create(
-            version=self.version,
-            server=gson.dumps(image["serverBuilder"], indent=False) if chain else None,
-            path=uri_path(uri) or uri,
-            properties={"PROJECT_ENTRY_ID": f"{self.path}::{entry_id}"},
-        )
+        return new_data(self.image(entry_id), entry_id, project=self.path, version=self.version)
 
     def _edit(
         self,
@@ -200,7 +192,7 @@ class EmbeddedProject:
             data.remove([node.node for node in remove])
             data.add(add, colours=colours)
             content = data.dumps()
-            summary = self._summary(entry_id, data)
+            summary = summary_file(self.image(entry_id), data)
         except JavaStreamError as error:
             raise SlideError(
                 f"{path}: cannot be changed: {error.message}", hint="open it in QuPath to check it"
@@ -268,22 +260,6 @@ class EmbeddedProject:
         if stamp is not None and state.digest is not None and _digest(path.read_bytes()) == state.digest:
             return
         raise _changed(path)
-
-    def _summary(self, entry_id: str, data: QpData) -> bytes:
-        """summary.json of an entry."""
-        chain = servers.builders(self.image(entry_id))
-        server = next((builder["metadata"] for builder in chain if isinstance(builder.get("metadata"), dict)), None)
-        document: dict[str, object] = {"timestamp": project_file.now_ms(), "imageType": data.image_type}
-        if server is not None:
-            document["server"] = {
-                "width": server.get("width"),
-                "height": server.get("height"),
-                "sizeC": len(server.get("channels") or []),
-                "sizeZ": server.get("sizeZ", 1),
-                "sizeT": server.get("sizeT", 1),
-            }
-        document["hierarchy"] = data.counts()
-        return gson.dumps(document, indent=False).encode("utf-8")
 
 
 def used_classes(annotations: Collection[Annotation], path_classes: Collection[PathClass]) -> list[PathClass]:

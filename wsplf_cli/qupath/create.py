@@ -12,13 +12,15 @@ from wsplf_cli.files import is_apple_double
 from wsplf_cli.qupath import gson
 from wsplf_cli.qupath.addresses import file_uri
 from wsplf_cli.qupath.atomic import write_files
+from wsplf_cli.qupath.entry_data import new_data, summary_file
 from wsplf_cli.qupath.project_file import class_record, classes_path, now_ms
 from wsplf_cli.schema import PathClass
 
 #: Comment in a thumbnail's file that says that wsplf made it; QuPath's own thumbnails have none.
 THUMBNAIL_COMMENT = b"wsplf"
 
-_OPENSLIDE = "qupath.lib.images.servers.openslide.OpenslideServerBuilder"
+_OPENSLIDE = ("qupath.lib.images.servers.openslide.OpenslideServerBuilder", [])
+_BIO_FORMATS = ("qupath.lib.images.servers.bioformats.BioFormatsServerBuilder", ["--series", "0"])
 _CHANNELS = (("Red", -65536), ("Green", -16711936), ("Blue", -16776961))
 
 
@@ -28,6 +30,7 @@ class Image:
 
     ``mpp`` is one number, or a pair for x and y. ``levels`` are (downsample, width, height) from level 0 on, see
     ``level_sizes``. ``thumbnail`` is a JPEG file for QuPath's list of images; without it QuPath makes one.
+    ``is_picture``: a PNG or JPEG file, which QuPath reads with Bio-Formats instead of OpenSlide.
     """
 
     path: Path
@@ -41,14 +44,21 @@ class Image:
     magnification: float | None = None
     tile_px: tuple[int, int] = (256, 256)
     thumbnail: bytes | None = None
+    is_picture: bool = False
 
 
 def create_project(
-    folder: Path, images: Sequence[Image], *, classes: Sequence[PathClass], version: str = "0.6.0"
+    folder: Path,
+    images: Sequence[Image],
+    *,
+    classes: Sequence[PathClass],
+    version: str = "0.6.0",
+    image_type: str = "UNSET",
 ) -> Path:
     """Write a new project into a folder, which is made if needed; returns its project.qpproj.
 
-    The slides stay where they are; an entry has no data until annotations are written into it.
+    The slides stay where they are. An entry has no data until annotations are written into it, unless ``image_type`` is
+    one of QuPath's types: that stands in its data.
 
     Raises:
         ProjectError: the folder holds a project already, or cannot be written.
@@ -56,6 +66,17 @@ def create_project(
     path = folder.absolute() / "project.qpproj"
     refuse_project(folder)
     builders = [_builder(image) for image in images]
+    records = [
+        {
+            "serverBuilder": builder,
+            "entryID": index,
+            "randomizedName": str(uuid4()),
+            "imageName": image.name,
+            "metadata": dict(image.metadata),
+            "tags": list(image.tags),
+        }
+        for index, (image, builder) in enumerate(zip(images, builders, strict=True), start=1)
+    ]
     now = now_ms()
     document = {
         "version": version,
@@ -63,17 +84,7 @@ def create_project(
         "modifyTimestamp": now,
         "uri": file_uri(path.as_posix()),
         "lastID": len(images),
-        "images": [
-            {
-                "serverBuilder": builder,
-                "entryID": index,
-                "randomizedName": str(uuid4()),
-                "imageName": image.name,
-                "metadata": dict(image.metadata),
-                "tags": list(image.tags),
-            }
-            for index, (image, builder) in enumerate(zip(images, builders, strict=True), start=1)
-        ],
+        "images": records,
     }
     data = path.parent / "data"
     files: dict[Path, Any] = {data / "metadata.json": {}}
@@ -87,8 +98,14 @@ def create_project(
     if classes:
         files[classes_path(path.parent)] = {"pathClasses": [class_record(path_class) for path_class in classes]}
     files[path] = document
+    entry_files: dict[Path, bytes] = {}
+    for record in records if image_type != "UNSET" else []:
+        entry_id = str(record["entryID"])
+        entry_data = new_data(record, entry_id, project=path, version=version, image_type=image_type)
+        entry_files[data / entry_id / "data.qpdata"] = entry_data.dumps()
+        entry_files[data / entry_id / "summary.json"] = summary_file(record, entry_data)
     texts = {file: gson.dumps(value, indent=True).encode("utf-8") for file, value in files.items()}
-    write_files({**thumbnails, **texts})
+    write_files({**thumbnails, **entry_files, **texts})
     return path
 
 
@@ -140,12 +157,13 @@ def _builder(image: Image) -> dict[str, Any]:
     else:
         mpp_xy = image.mpp if isinstance(image.mpp, tuple) else (image.mpp, image.mpp)
         sides = [{"value": float(mpp), "unit": "µm"} for mpp in mpp_xy]
+    reader, arguments = _BIO_FORMATS if image.is_picture else _OPENSLIDE
     power = {} if image.magnification is None else {"magnification": float(image.magnification)}
     return {
         "builderType": "uri",
-        "providerClassName": _OPENSLIDE,
+        "providerClassName": reader,
         "uri": file_uri(image.path.absolute().as_posix()),
-        "args": [],
+        "args": list(arguments),
         "metadata": {
             "name": image.name,
             "width": image.width_px0,

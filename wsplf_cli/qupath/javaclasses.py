@@ -47,6 +47,7 @@ _TABLE: dict[str, tuple[int, int, tuple[tuple[str, str, str], ...], str]] = {
         ),
         "",
     ),
+    "qupath.lib.color.ColorDeconvolutionStains": (1, 12, (), ""),
     "qupath.lib.images.ImageData$ImageType": (0, 18, (), "java.lang.Enum"),
     "qupath.lib.plugins.workflow.Workflow": (1, 12, (), ""),
     "qupath.lib.measurements.DefaultMeasurementList": (1, 2, (("L", "list", "Ljava/util/ArrayList;"),), ""),

@@ -31,6 +31,7 @@ from wsplf_cli.qupath.pathobjects import (
 )
 from wsplf_cli.qupath.records import FALLBACK_ID_KEY, StoredObject, annotations, path_objects, read_object
 from wsplf_cli.qupath.shapes import part_id, shape_hashes, storable
+from wsplf_cli.qupath.stains import default_stains
 from wsplf_cli.qupath.values import Values
 from wsplf_cli.schema import (
     CLASS_KEY,
@@ -290,11 +291,13 @@ def loads(data: bytes) -> QpData:
     return QpData(stream, size=len(data))
 
 
-def create(*, version: str, server: str | None, path: str, properties: Mapping[str, str]) -> QpData:
+def create(
+    *, version: str, server: str | None, path: str, properties: Mapping[str, str], image_type: str = "UNSET"
+) -> QpData:
     """A new data file without objects, in the form of a QuPath version.
 
-    The image type is UNSET: QuPath then asks or estimates, as it does for any image that is opened the first time. A
-    type or stains that we guessed would look like a person's choice.
+    ``image_type`` is one that a person chose; a brightfield type gets QuPath's default stains. With UNSET QuPath asks
+    or estimates, as it does for any image that is opened the first time: a guess of ours would look like a choice.
 
     ``server`` is the entry's server builder as compact JSON (None if it has none), ``path`` the image's path, which
     versions before 0.3 have instead.
@@ -315,8 +318,8 @@ def create(*, version: str, server: str | None, path: str, properties: Mapping[s
         Block(struct.pack(">H", len(title)) + title),
         maker.text(f"Image path: {path}" if old else head),
         locale,
-        maker.constant("qupath.lib.images.ImageData$ImageType", "UNSET"),
-        None,
+        maker.constant("qupath.lib.images.ImageData$ImageType", image_type),
+        default_stains(maker, image_type),
         maker.external("qupath.lib.plugins.workflow.Workflow", [Block(struct.pack(">ii", 1, 0))]),
         maker.object(_HIERARCHY, rootObject=_new_root(maker), tmaGrid=None),
         maker.map({key: maker.text(value) for key, value in properties.items()}),
