@@ -223,9 +223,17 @@ class CreateOptions:
     """``wsplf project create``."""
 
     labels: Path | None = option(
-        None, "Table with the columns slide and label (patient, split): written to the entries."
+        None, "Table with the columns slide and label (patient, split): written to the entries; mpp: the pixel size."
     )
     label_key: str = option("label", "Key of the entry metadata that holds the slide label.")
+    mpp_override: float | None = option(
+        None, "Micrometres per pixel at level 0, for slides that do not state it.", above=0
+    )
+    image_type: str = option(
+        "UNSET",
+        "QuPath's image type of all slides, with its default stains; UNSET lets QuPath ask.",
+        choices=("BRIGHTFIELD_H_E", "BRIGHTFIELD_H_DAB", "BRIGHTFIELD_OTHER", "UNSET"),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,8 @@ from wsplf_cli.backends.embedded import open_project
 from wsplf_cli.commands.create import create
 from wsplf_cli.errors import ConfigError, ProjectError
 from wsplf_cli.options import CreateOptions, ProjectOptions
+from wsplf_cli.slides.entry import entry_slide
+from wsplf_cli.slides.tissue import tissue_mask, tissue_um2
 from wsplf_cli.synthetic.pyramid import write_pyramid
 
 symlinks = pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
@@ -167,11 +169,109 @@ def test_companion_files_of_macos_are_no_slides(tmp_path, slides, recorder):
     assert {one.name: one.status for one in report.entries} == dict.fromkeys(("a.tif", "b.tif", "c.tif"), "done")
 
 
-def test_a_picture_is_left_to_qupath(tmp_path, slides, recorder):
-    Image.new("RGB", (50, 50)).save(slides / "picture.png")
-    report = create(tmp_path / "new", [slides / "picture.png", slides], CreateOptions(), recorder)
-    assert by_name(report)["picture.png"].status == "failed"
-    assert "add it in QuPath" in by_name(report)["picture.png"].reason
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder with three PNG and JPEG files in colour, and one with a fourth channel."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    pixels = np.full((300, 400, 3), 240, np.uint8)
+    pixels[50:200, 50:200] = (200, 100, 150)
+    for name in ("one.png", "two.jpg", "three.jpeg"):
+        Image.fromarray(pixels).save(folder / name, dpi=(300, 300))
+    Image.fromarray(pixels).convert("RGBA").save(folder / "four.PNG")
+    return folder
+
+
+def test_pictures_are_added_with_the_pixel_sizes_of_the_table(tmp_path, pictures, recorder):
+    table = tmp_path / "labels.csv"
+    rows = ("slide;label;mpp", "one.png;tumor;0,5", "two;normal;0.25", "three.jpeg;normal;", "four.png;tumor;1e0", "")
+    table.write_text("\n".join(rows), encoding="utf-8")
+    report = create(tmp_path / "new", [pictures], CreateOptions(labels=table, mpp_override=0.75), recorder)
+    assert [one.status for one in report.entries] == ["done"] * 4
+    entries = {entry.name: entry for entry in open_project(tmp_path / "new", ProjectOptions()).entries()}
+    sizes = {"one.png": 0.5, "two.jpg": 0.25, "three.jpeg": 0.75, "four.PNG": 1.0}
+    assert {name: entry.mpp for name, entry in entries.items()} == sizes
+    assert entries["two.jpg"].metadata == {"label": "normal"}
+    images = document_of(tmp_path / "new" / "project.qpproj")["images"]
+    builder = {image["imageName"]: image["serverBuilder"] for image in images}["one.png"]
+    assert builder["providerClassName"] == "qupath.lib.images.servers.bioformats.BioFormatsServerBuilder"
+    assert builder["args"] == ["--series", "0"]
+    assert builder["metadata"]["levels"] == [{"downsample": 1.0, "width": 400, "height": 300}]
+    slide, pixel_size = entry_slide(entries["one.png"])
+    assert (pixel_size.mpp, pixel_size.warning) == (0.5, "")
+    assert slide.read(100, 100, size_px=(1, 1), downsample=1).tolist() == [[[200, 100, 150]]]
+
+
+def test_pictures_without_a_pixel_size_are_named(tmp_path, pictures, recorder):
+    create(tmp_path / "new", [pictures / "one.png", pictures / "two.jpg"], CreateOptions(), recorder)
+    (line,) = [line for line in recorder.said if "no micrometres per pixel" in line]
+    assert "one.png, two.jpg: give them with --mpp-override, a column mpp" in line
+
+
+def test_pictures_beside_slides_are_left_out_and_counted(tmp_path, slides, pictures, recorder):
+    pictures.rename(slides / "pictures")
+    report = create(tmp_path / "new", [slides, slides / "pictures" / "one.png"], CreateOptions(), recorder)
+    assert sorted(one.name for one in report.entries if one.status == "done") == ["a.tif", "b.tif", "c.tif", "one.png"]
+    assert (
+        f"warning: {slides}: 4 PNG or JPEG files beside the slides are left out; name them if wanted" in recorder.said
+    )
+
+
+def test_the_table_has_the_last_word_on_the_pixel_size(tmp_path, slides, recorder):
+    table = tmp_path / "labels.csv"
+    table.write_text("slide,label,mpp\na.tif,tumor,0.25\nb.tif,normal,0.5\n", encoding="utf-8")
+    options = CreateOptions(labels=table, mpp_override=2.0)
+    create(tmp_path / "new", [slides / "a.tif", slides / "b.tif"], options, recorder)
+    assert [entry.mpp for entry in open_project(tmp_path / "new", ProjectOptions()).entries()] == [0.25, 0.5]
+    assert [line for line in recorder.said if "the table says" in line] == [
+        "warning: a.tif: the table says 0.25 um per pixel, its file 0.5; using the table's"
+    ]
+
+
+@pytest.mark.parametrize("text", ["500", "0", "-1", "half", "nan"])
+def test_what_is_no_pixel_size_is_refused(tmp_path, slides, recorder, text):
+    table = tmp_path / "labels.csv"
+    table.write_text(f"slide,label,mpp\na.tif,tumor,{text}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=f"a.tif: the table gives '{text}' as its mpp"):
+        create(tmp_path / "new", [slides / "a.tif"], CreateOptions(labels=table), recorder)
+    assert not (tmp_path / "new").exists()
+
+
+def test_images_without_colour_are_left_out_with_what_is_needed(tmp_path, slides, recorder):
+    grey = np.full((512, 512), 240, np.uint8)
+    grey[100:400, 100:400] = 100
+    tifffile.imwrite(slides / "grey.tif", grey, tile=(128, 128), photometric="minisblack")
+    tifffile.imwrite(slides / "flat.tif", np.dstack([grey, grey // 2, grey]), photometric="rgb")
+    Image.fromarray(grey).save(slides / "grey.png")
+    Image.fromarray(np.dstack([grey, grey // 2, grey])).convert("P").save(slides / "palette.png")
+    names = ("grey.tif", "flat.tif", "grey.png", "palette.png")
+    report = create(tmp_path / "new", [slides / name for name in ("a.tif", *names)], CreateOptions(), recorder)
+    reasons = {one.name: one.reason for one in report.entries if one.status == "failed"}
+    assert set(reasons) == set(names)
+    assert "a greyscale image; wsplf needs a colour image" in reasons["grey.tif"]
+    assert "take the colour scan" in reasons["grey.tif"]
+    assert "vips tiffsave flat.tif flat_pyramid.tif" in reasons["flat.tif"]
+    assert "a greyscale image" in reasons["grey.png"]
+    assert 'magick "palette.png" "PNG24:palette_rgb.png"' in reasons["palette.png"]
+
+
+def test_of_a_pyramid_in_subifds_the_full_pixels_are_read_with_their_size(tmp_path, recorder):
+    path = tmp_path / "slide.ome.tif"
+    pixels = np.full((1024, 768, 3), 240, np.uint8)
+    pixels[100:600, 100:600] = (200, 100, 150)
+    layout = {"tile": (256, 256), "photometric": "rgb"}
+    size = {"PhysicalSizeX": 500, "PhysicalSizeXUnit": "nm", "PhysicalSizeY": 500, "PhysicalSizeYUnit": "nm"}
+    with tifffile.TiffWriter(path, ome=True) as writer:
+        writer.write(pixels, subifds=2, metadata={"axes": "YXS"} | size, **layout)
+        writer.write(pixels[::2, ::2], subfiletype=1, **layout)
+        writer.write(pixels[::4, ::4], subfiletype=1, **layout)
+    create(tmp_path / "new", [path], CreateOptions(), recorder)
+    (entry,) = open_project(tmp_path / "new", ProjectOptions()).entries()
+    assert (entry.width_px0, entry.height_px0, entry.mpp) == (768, 1024, 0.5)
+    slide, pixel_size = entry_slide(entry)
+    assert np.array_equal(slide.read(0, 0, size_px=(768, 1024), downsample=1), pixels)
+    tissue = tissue_mask(slide, mpp_slide=pixel_size.mpp)
+    assert tissue_um2(tissue, mpp_slide=pixel_size.mpp) == pytest.approx(250**2, rel=0.05)
 
 
 @pytest.mark.shared

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from wsplf_cli.cohort.label_table import read_table
-from wsplf_cli.cohort.project_images import image_of_slide, label_images, slide_entry, slide_files
+from wsplf_cli.cohort.project_images import fill_in_mpp, image_of_slide, label_images, slide_entry, slide_files
 from wsplf_cli.cohort.run import Skipped, for_each_entry
 from wsplf_cli.errors import ProjectError
 from wsplf_cli.options import CreateOptions
@@ -27,8 +27,8 @@ def create(folder: Path, slides: Sequence[Path], options: CreateOptions, tracker
         tracker: Where progress is shown.
 
     Returns:
-        One result per slide file, with the id of its entry; ``details`` has the path of the project and the number of
-        labelled slides.
+        One result per slide file, with the id of its entry; ``details`` has the path of the project, the number of
+        labelled slides and the image type.
 
     Raises:
         ConfigError: there is no slide to add, or the table of labels cannot be used.
@@ -58,9 +58,15 @@ def create(folder: Path, slides: Sequence[Path], options: CreateOptions, tracker
     labelled = list(images.values())
     if options.labels is not None:
         labelled = label_images(labelled, rows, table=options.labels, label_key=options.label_key, tracker=tracker)
-    path = create_project(folder, labelled, classes=[])
-    tracker.say(f"{path}: {len(labelled)} of {len(paths)} slides")
-    details = {"project": path, "labelled": sum(options.label_key in image.metadata for image in labelled)}
+    sized = fill_in_mpp(labelled, options.mpp_override, tracker)
+    path = create_project(folder, sized, classes=[], image_type=options.image_type)
+    chosen = options.image_type if options.image_type != "UNSET" else "not set, QuPath asks when it opens one"
+    tracker.say(f"{path}: {len(labelled)} of {len(paths)} slides; image type: {chosen}")
+    details = {
+        "project": path,
+        "image_type": options.image_type,
+        "labelled": sum(options.label_key in image.metadata for image in labelled),
+    }
     entry_ids = {file_id: str(index) for index, file_id in enumerate(images, start=1)}
     with_ids = tuple(replace(result, id=entry_ids.get(result.id, "")) for result in results)
     return StageReport("project create", "", with_ids, time.monotonic() - began, details)
