@@ -19,7 +19,8 @@ from wsplf_cli.schema import PathClass
 #: Comment in a thumbnail's file that says that wsplf made it; QuPath's own thumbnails have none.
 THUMBNAIL_COMMENT = b"wsplf"
 
-_OPENSLIDE = ("qupath.lib.images.servers.openslide.OpenslideServerBuilder", [])
+#: A reader of QuPath's, and the arguments that it takes.
+_OPENSLIDE: tuple[str, list[str]] = ("qupath.lib.images.servers.openslide.OpenslideServerBuilder", [])
 _BIO_FORMATS = ("qupath.lib.images.servers.bioformats.BioFormatsServerBuilder", ["--series", "0"])
 _CHANNELS = (("Red", -65536), ("Green", -16711936), ("Blue", -16776961))
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tifffile
-from PIL import Image
+from PIL import ImageFile
 
 from wsplf_cli.errors import SlideError
 from wsplf_cli.slides.ome import ome_images
@@ -62,8 +62,10 @@ _MODELS = {5: "a CMYK image", 8: "a CIELab image", 9: "a CIELab image", 10: "a C
 #: What Pillow raises on damaged pictures.
 PICTURE_ERRORS = (OSError, SyntaxError, ValueError, IndexError, KeyError, struct.error)
 #: What tifffile raises on damaged files.
-_PARSE_ERRORS = (tifffile.TiffFileError, OSError, ValueError, KeyError, IndexError, TypeError, struct.error)
-_PARSE_ERRORS += (ArithmeticError, AttributeError, MemoryError)
+_PARSE_ERRORS = (
+    *(tifffile.TiffFileError, OSError, ValueError, KeyError, IndexError, TypeError, struct.error),
+    *(ArithmeticError, AttributeError, MemoryError),
+)
 
 
 def unreadable(path: Path) -> SlideError:
@@ -130,11 +132,11 @@ def damaged_picture(path: Path) -> SlideError:
     return SlideError(f"{path.name}: the picture is damaged or cut short", hint=COPY_AGAIN)
 
 
-def picture_kind(picture: Image.Image) -> str:
+def picture_kind(picture: ImageFile.ImageFile) -> str:
     """What a PNG or JPEG file is where it is no colour image of 8 bits, in words; else empty."""
     if picture.mode in {"CMYK", "YCCK"}:
         return "a CMYK image"
-    has_16_bits = any("16" in str(tile.args) for tile in picture.tile) if picture.format == "PNG" else False
+    has_16_bits = picture.format == "PNG" and any("16" in str(tile.args) for tile in picture.tile)
     if picture.mode not in {"P", "RGB", "RGBA"}:
         return "a greyscale image (16 bits per channel)" if has_16_bits else "a greyscale image"
     return "an image of 16 bits per channel" if has_16_bits else ""

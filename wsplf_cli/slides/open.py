@@ -18,7 +18,7 @@ from typing import Self
 import numpy as np
 import openslide
 from numpy.typing import NDArray
-from PIL import Image, JpegImagePlugin, PngImagePlugin
+from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin
 
 from wsplf_cli.errors import SlideError
 from wsplf_cli.schema import Step
@@ -363,7 +363,7 @@ def _picture(path: Path) -> openslide.ImageSlide | None:
             raise damaged_picture(path) from error
 
 
-def open_picture(path: Path) -> Image.Image:
+def open_picture(path: Path) -> ImageFile.ImageFile:
     """A PNG or JPEG file, its pixels not yet read, of any size: Pillow's own classes of the formats have no limit.
 
     Raises:
