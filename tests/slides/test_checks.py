@@ -1,5 +1,8 @@
 """Slides that cannot be learned from are refused: no colour, more than 8 bits, transparent, cut short."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import tifffile
@@ -25,6 +28,15 @@ def tiff(path, pixels, photometric="rgb", **layout):
 
 def with_alpha(value):
     return np.dstack([RGB, np.full(GREY.shape, value, np.uint8)])
+
+
+def write_png(path, header, rows):
+    """A PNG file from its header and its rows."""
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    framed = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    ]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(framed))
 
 
 def check(path):
@@ -59,6 +71,7 @@ NO_COLOUR = {
         {"metadata": {"axes": "CYX"}},
     ),
     "a colour file in which every pixel is grey": ("n.tif", np.dstack([GREY] * 3), {}),
+    "a dark image without light background": ("o.tif", 255 - RGB, {}),
 }
 
 
@@ -106,6 +119,12 @@ def test_colour_in_another_form_is_read_as_it_is(tmp_path, pixels, photometric, 
         assert np.array_equal(slide.read(0, 0, size_px=(512, 512), downsample=1), RGB)
 
 
+def test_black_around_a_scan_is_no_dark_image(tmp_path):
+    pixels = np.zeros_like(RGB)
+    pixels[:200] = RGB[:200]
+    check(tiff(tmp_path / "a.tif", pixels))
+
+
 def test_an_empty_slide_is_not_taken_for_a_grey_one(tmp_path):
     check(tiff(tmp_path / "white.tif", np.full((512, 512, 3), 255, np.uint8)))
     check(tiff(tmp_path / "glass.tif", np.full((512, 512, 3), 244, np.uint8)))
@@ -135,10 +154,15 @@ def test_a_slide_whose_pixels_are_cut_off_is_refused(tmp_path):
         ("d.png", Image.fromarray(GREY).convert("P"), "a colour file in which every pixel is grey"),
         ("e.png", Image.fromarray(GREY.astype(np.uint16)), "a greyscale image (16 bits per channel)"),
         ("f.jpg", Image.fromarray(RGB).convert("CMYK"), "a CMYK image"),
+        ("g.png", None, "an image of 16 bits per channel"),
     ],
 )
 def test_a_picture_without_colour_is_refused(tmp_path, name, picture, kind):
-    picture.save(tmp_path / name)
+    if picture is None:  # which Pillow does not write
+        rows = b"".join(b"\0" + bytes(64 * 6) for _ in range(64))
+        write_png(tmp_path / name, struct.pack(">IIBBBBB", 64, 64, 16, 2, 0, 0, 0), rows)
+    else:
+        picture.save(tmp_path / name)
     assert refusal(tmp_path / name)[0].startswith(f"{name}: {kind}; wsplf needs a colour image")
 
 

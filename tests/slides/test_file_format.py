@@ -58,6 +58,13 @@ def encoded(pixels, kind):
         ("a.tif", bytes(5000), "only zeros", "copy it again"),
         ("a.svs", b"<!DOCTYPE html><html>404</html>", "a web page", "download"),
         ("a.svs", b"version https://git-lfs.github.com/spec/v1\n", "pointer of Git LFS", "git lfs pull"),
+        (
+            "a.czi",
+            b"ZISRAWFILE" + bytes(100),
+            "a CZI file",
+            "bfconvert -series 0 -tilex 512 -tiley 512 a.czi a.ome.tif",
+        ),
+        ("a.dcm", bytes(128) + b"DICM" + bytes(500), "a DICOM file, not a slide", "pyramidal TIFF"),
         ("a.svs", b"%PDF-1.7", "a PDF file, not a slide", "pyramidal TIFF"),
         ("a.jpg", b"no picture at all", "not a slide", "pyramidal TIFF"),
         ("a.svs", b"no slide", "not a slide", "pyramidal TIFF"),
@@ -161,6 +168,17 @@ def test_damaged_tiffs_are_one_line_whatever_is_changed(tmp_path, rgb, caplog):
         assert error is None or error.message.startswith("a.tif: ")
         assert error is None or not [word for word in LIBRARY_WORDS if word in error.message]
     assert not [record for record in caplog.records if record.name == "tifffile"]
+
+
+def test_jpeg_2000_pixels_that_cannot_be_decoded_are_to_be_copied_or_converted(tmp_path, rgb):
+    path = tmp_path / "a.svs"
+    description = "Aperio Image Library v1\r\n512x512 [0,0 512x512] (128x128) |AppMag = 20|MPP = 0.5"
+    tifffile.imwrite(path, rgb, **TILED, description=description, metadata=None)
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        tiff.pages.first.tags["Compression"].overwrite(33005)
+    with pytest.raises(SlideError, match="damaged") as caught, open_slide(path) as slide:
+        slide.read(0, 0, size_px=(64, 64), downsample=1)
+    assert not [word for word in LIBRARY_WORDS if word in caught.value.message]
 
 
 @pytest.mark.shared

@@ -15,6 +15,10 @@ LEVEL_0_FIRST = {GENERIC_TIFF, "aperio"}
 #: Pixels whose channels differ by no more than this are grey, if their brightness differs by at least the contrast.
 MAX_GREY_SPREAD = 2
 MIN_CONTRAST = 16
+#: An image is dark if half of its pixels are below the first, and hardly any lighter than the second in all channels.
+MAX_DARK = 40
+MIN_LIGHT = 150
+MIN_LIGHT_SHARE = 0.01
 
 
 def require_colour(slide: Slide) -> None:
@@ -39,7 +43,7 @@ def check_pixels(slide: Slide, overview: NDArray[np.uint8]) -> None:
     """Refuse a colour slide that shows nothing to learn from. ``overview``: the whole of it, uint8 [h, w, 3].
 
     Raises:
-        SlideError: Every pixel is grey or transparent, or the file is cut short.
+        SlideError: Every pixel is grey or transparent, the background is dark, or the file is cut short.
     """
     page = first_page(slide.path) if slide.vendor in LEVEL_0_FIRST else None
     if page is not None and page.end > slide.path.stat().st_size:
@@ -49,6 +53,8 @@ def check_pixels(slide: Slide, overview: NDArray[np.uint8]) -> None:
             f"{slide.path.name}: transparent by its fourth channel, so that no pixel shows",
             hint="save it as RGB without transparency",
         )
+    if np.median(overview.max(axis=2)) < MAX_DARK and (overview.min(axis=2) > MIN_LIGHT).mean() < MIN_LIGHT_SHARE:
+        raise colour_error(slide.path, "a dark image without light background, as of several fluorescence channels")
     values = overview.astype(np.int16)
     if np.ptp(values, axis=2).max() <= MAX_GREY_SPREAD and np.ptp(values) >= MIN_CONTRAST:
         raise colour_error(slide.path, "a colour file in which every pixel is grey")

@@ -93,12 +93,15 @@ def _foreign_file(path: Path, head: bytes) -> tuple[str, str]:
     if path.suffix.lower() == ".mrxs" and not path.with_suffix("").is_dir():
         return "the folder with its pixels is not beside it", f"put the folder {path.stem} of the scanner beside it"
     kind = next((kind for signature, kind in _SIGNATURES if head.startswith(signature)), "")
+    kind = "DICOM" if head[128:132] == b"DICM" else kind
     if kind in _CONVERTIBLE:
         return f"a {kind} file, which OpenSlide does not read", conversion(path)
     if kind in _SUFFIXES:
         return f"a {kind} file under another suffix", f"rename it to {path.stem}{_SUFFIXES[kind]}"
     what = f"a {kind} file, not a slide" if kind else "not a slide"
-    return f"{what} that OpenSlide can read", "convert it into a tiled pyramidal TIFF"
+    target = _quoted(f"{path.stem}.ome.tif")
+    convert = f"bfconvert -series 0 -tilex 512 -tiley 512 {_quoted(path.name)} {target}"
+    return f"{what} that OpenSlide can read", convert if kind == "CZI" else "convert it into a tiled pyramidal TIFF"
 
 
 def conversion(path: Path, *, colourspace: bool = False) -> str:
@@ -190,6 +193,15 @@ def _kind(page: tifffile.TiffPage) -> str:
         what = f"an image of {channels} channels" if channels > 1 else "a greyscale image"
         return what if is_usual else f"{what} ({form}{bits})"
     return "" if is_usual else f"an image of {form}{bits}"
+
+
+def damaged_pixels(path: Path, where: str) -> SlideError:
+    """The error for pixels of an open slide that OpenSlide cannot decode."""
+    page = first_page(path)
+    hint = "copy the slide again from its source"
+    if page is not None and _COMPRESSION_NAMES.get(page.compression) == "JPEG 2000":
+        hint += f"; if it is whole, OpenSlide does not read its JPEG 2000: {conversion(path)}"
+    return SlideError(f"{path.name}: damaged image data {where}", hint=hint)
 
 
 def _unreadable_tiff(path: Path) -> SlideError:

@@ -30,6 +30,7 @@ from wsplf_cli.slides.file_format import (
     colour_error,
     conversion,
     damaged_picture,
+    damaged_pixels,
     picture_kind,
     unreadable,
 )
@@ -213,10 +214,8 @@ class Slide:
             self._handle.close()
             self._handle = _open_handle(self.path)
             log.info("%s: %s", self.path, error)
-            raise SlideError(
-                f"{self.path.name}: damaged image data near x {location[0]}, y {location[1]}, level {level}",
-                hint="copy the slide again from its source",
-            ) from error
+            where = f"near x {location[0]}, y {location[1]}, level {level}"
+            raise damaged_pixels(self.path, where) from error
 
 
 @dataclass(frozen=True, slots=True)
