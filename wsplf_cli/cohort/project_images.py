@@ -39,8 +39,11 @@ def slide_files(paths: Sequence[Path], tracker: Tracker) -> list[Path]:
         ConfigError: a folder holds no slides.
     """
     files: list[Path] = []
+    left_out: list[Path] = []
     for path in paths:
-        files += _slides_in(path, tracker) if path.is_dir() else [path]
+        slides, pictures = _slides_in(path) if path.is_dir() else ([path], [])
+        files += slides
+        left_out += pictures
     first_name: dict[tuple[int, int], str] = {}
     distinct: dict[tuple[object, str], Path] = {}
     for path in files:
@@ -52,23 +55,26 @@ def slide_files(paths: Sequence[Path], tracker: Tracker) -> list[Path]:
         distinct.setdefault((identity, path.name), path)
         if first_name.setdefault(identity, path.name) != path.name:
             tracker.say(f"warning: {path.name} and {first_name[identity]} are one file; it is added under both names")
+    not_named = {path.absolute() for path in left_out} - {path.absolute() for path in files}
+    if not_named:
+        tracker.say(f"warning: {len(not_named)} PNG or JPEG files beside the slides are left out; name them if wanted")
     return list(distinct.values())
 
 
-def _slides_in(folder: Path, tracker: Tracker) -> list[Path]:
-    """The slides in a folder and below it; PNG and JPEG files only where there are no others, since scans bring some.
+def _slides_in(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The slides in a folder and below it, and the PNG and JPEG files that are left out, since scans bring some.
+
+    Where there are only PNG and JPEG files, they are the slides.
 
     Raises:
-        ConfigError: there are none.
+        ConfigError: there is none of either.
     """
     images = sorted(file for file in files_in(folder) if IMAGE_SUFFIX.search(file.name.casefold()))
-    slides = [file for file in images if file.suffix.lower() not in PICTURES]
     if not images:
         raise ConfigError(f"{folder}: no slides in this folder", hint="name the slide files")
-    if slides and len(slides) < len(images):
-        left_out = f"{len(images) - len(slides)} PNG or JPEG files beside the slides are left out"
-        tracker.say(f"warning: {folder}: {left_out}; name them if wanted")
-    return slides or images
+    slides = [file for file in images if file.suffix.lower() not in PICTURES]
+    pictures = [file for file in images if file.suffix.lower() in PICTURES]
+    return (slides, pictures) if slides else (pictures, [])
 
 
 def slide_entry(index: int, path: Path, name: str = "") -> Entry:
