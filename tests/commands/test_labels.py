@@ -37,6 +37,14 @@ def test_dry_run_shows_what_the_csv_would_do_and_writes_nothing(tmp_path, make_e
     assert found.counts["positive"] == 1
 
 
+def test_a_column_that_only_new_projects_use_is_named(tmp_path, make_entry, memory_project, recorder):
+    path = tmp_path / "labels.csv"
+    path.write_text("slide,label,mpp\na,tumor,0.5\n")
+    entries = [make_entry("a.tif")]
+    found = labels(memory_project(entries), entries, LabelsOptions(csv=path), recorder)
+    assert "the column mpp is read by project create alone; set pixel sizes in QuPath" in found.warnings
+
+
 def test_csv_in_which_nothing_matches_is_an_error(tmp_path, make_entry, memory_project, recorder):
     path = tmp_path / "labels.csv"
     path.write_text("slide,label\nzzz,tumor\n")

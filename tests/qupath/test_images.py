@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -98,3 +99,16 @@ def test_one_file_under_several_paths_counts_once(archive):
     shutil.copy(archive / "a.tif", archive / "below" / "c.tif")
     paths = [archive / "a.tif", archive / "below" / "a.tif", archive / "below" / "c.tif", archive / "absent.tif"]
     assert distinct_files(paths) == [archive / "a.tif", archive / "below" / "c.tif"]
+
+
+def test_files_of_a_drive_that_does_not_number_them_are_told_apart(archive, monkeypatch):
+    stat = Path.stat
+
+    def without_number(path, **options):
+        status = list(stat(path, **options))
+        status[1] = 0
+        return os.stat_result(status)
+
+    monkeypatch.setattr(Path, "stat", without_number)
+    assert names_in(archive) == ["a.tif", "below/b.tif"]
+    assert len(distinct_files([archive / "a.tif", archive / "below" / "b.tif"])) == 2

@@ -114,6 +114,16 @@ def test_a_tiff_in_strips_is_to_be_converted(tmp_path, rgb):
     assert hint == "vips tiffsave flat.tif flat_pyramid.tif --tile --pyramid --compression jpeg --Q 90"
 
 
+def test_the_fourth_channel_is_left_out_of_the_conversion(tmp_path, rgb, monkeypatch):
+    with_alpha = np.dstack([rgb, np.full(rgb.shape[:2], 255, np.uint8)])
+    tifffile.imwrite(tmp_path / "a.tif", with_alpha, photometric="rgb", extrasamples=["unassalpha"])
+    Image.fromarray(with_alpha).save(tmp_path / "b.png")
+    monkeypatch.setattr("wsplf_cli.slides.open.MAX_PICTURE_PX", 1000)
+    flatten = 'vips flatten {} "{}_pyramid.tif[tile,pyramid,compression=jpeg,Q=90]" --background 255'
+    assert said_of(tmp_path / "a.tif")[1] == flatten.format("a.tif", "a")
+    assert said_of(tmp_path / "b.png")[1] == flatten.format("b.png", "b")
+
+
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
 def test_a_picture_too_large_for_memory_is_to_be_converted(tmp_path, suffix):
     path = tmp_path / f"large{suffix}"

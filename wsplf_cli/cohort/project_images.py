@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,8 +44,8 @@ def slide_files(paths: Sequence[Path], tracker: Tracker) -> list[Path]:
         slides, pictures = _slides_in(path) if path.is_dir() else ([path], [])
         files += slides
         left_out += pictures
-    first_name: dict[tuple[int, int], str] = {}
-    distinct: dict[tuple[object, str], Path] = {}
+    first_name: dict[Hashable, str] = {}
+    distinct: dict[tuple[Hashable, str], Path] = {}
     for path in files:
         try:
             identity = file_identity(path)

@@ -8,6 +8,7 @@ from typing import Any
 from wsplf_cli.backends import Project
 from wsplf_cli.cohort.label_table import match_table, read_table
 from wsplf_cli.cohort.labels import LabelRow, classes_of, count_classes, label_rows, require_both, require_known
+from wsplf_cli.cohort.project_images import MPP_COLUMN
 from wsplf_cli.errors import ConfigError, ProjectError
 from wsplf_cli.options import LabelsOptions
 from wsplf_cli.runs.record import start_run
@@ -66,7 +67,10 @@ def labels(project: Project, entries: Sequence[Entry], options: LabelsOptions, t
     warnings: list[str] = []
     written = 0
     if options.csv is not None:
-        metadata, warnings = match_table(read_table(options.csv), entries, label_key=options.project.label_key)
+        table_rows = read_table(options.csv)
+        metadata, warnings = match_table(table_rows, entries, label_key=options.project.label_key)
+        if any(row.get(MPP_COLUMN) for row in table_rows):
+            warnings.append(f"the column {MPP_COLUMN} is read by project create alone; set pixel sizes in QuPath")
         if not metadata:
             raise ConfigError(f"{options.csv}: no row belongs to an entry", hint=warnings[0] if warnings else "")
         entries = [replace(entry, metadata={**entry.metadata, **metadata.get(entry.id, {})}) for entry in entries]

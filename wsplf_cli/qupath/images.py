@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
@@ -117,7 +117,7 @@ def files_in(folder: Path, *, depth: int | None = None, most: int = MAX_FILES) -
     Where the folder is searched whole (no ``depth``), what cannot be read, and what is left out, is logged.
     """
     level: Sequence[Path] = [folder]
-    searched: set[tuple[int, int]] = set()
+    searched: set[Hashable] = set()
     count, level_depth = 0, 0
     while level and (depth is None or level_depth <= depth):
         below: list[Path] = []
@@ -149,7 +149,7 @@ def files_in(folder: Path, *, depth: int | None = None, most: int = MAX_FILES) -
 
 def distinct_files(paths: Iterable[Path]) -> list[Path]:
     """The paths without those that lead to the same file as one before, by a link or through a linked folder."""
-    distinct: dict[tuple[int, int], Path] = {}
+    distinct: dict[Hashable, Path] = {}
     for path in paths:
         try:
             distinct.setdefault(file_identity(path), path)
@@ -158,14 +158,16 @@ def distinct_files(paths: Iterable[Path]) -> list[Path]:
     return list(distinct.values())
 
 
-def file_identity(path: Path) -> tuple[int, int]:
-    """What all paths to one file or folder share: the device and the number of the file on it.
+def file_identity(path: Path) -> Hashable:
+    """What all paths to one file or folder share: device, number of the file on it, and size.
 
     Raises:
         OSError: there is no such file.
     """
     status = path.stat()
-    return status.st_dev, status.st_ino
+    if status.st_ino == 0:  # a drive that does not number its files
+        return path.resolve()
+    return status.st_dev, status.st_ino, status.st_size
 
 
 def _kind(item: os.DirEntry[str]) -> str:

@@ -104,12 +104,17 @@ def _foreign_file(path: Path, head: bytes) -> tuple[str, str]:
     return f"{what} that OpenSlide can read", convert if kind == "CZI" else "convert it into a tiled pyramidal TIFF"
 
 
-def conversion(path: Path, *, colourspace: bool = False) -> str:
-    """The command line that makes a tiled pyramidal TIFF of a file, with 8 bits per channel if ``colourspace``."""
-    target = f"{path.stem}_pyramid.tif"
-    if colourspace:
-        return f'vips colourspace {_quoted(path.name)} "{target}[tile,pyramid,compression=jpeg,Q=90]" srgb'
-    return f"vips tiffsave {_quoted(path.name)} {_quoted(target)} --tile --pyramid --compression jpeg --Q 90"
+def conversion(path: Path, operation: str = "copy") -> str:
+    """The command line that makes a tiled pyramidal TIFF of a file.
+
+    ``operation`` of libvips: "copy", "flatten" (onto white, without the fourth channel) or "colourspace" (to RGB of 8
+    bits per channel).
+    """
+    source, target = _quoted(path.name), f"{path.stem}_pyramid.tif"
+    if operation == "copy":
+        return f"vips tiffsave {source} {_quoted(target)} --tile --pyramid --compression jpeg --Q 90"
+    more = {"flatten": "--background 255", "colourspace": "srgb"}[operation]
+    return f'vips {operation} {source} "{target}[tile,pyramid,compression=jpeg,Q=90]" {more}'
 
 
 def _quoted(name: str) -> str:
@@ -126,7 +131,7 @@ def colour_error(path: Path, kind: str) -> SlideError:
         merged = _quoted(f"{path.name.partition('.')[0]}_rgb.ome.tif")
         hint = f"if they are red, green and blue: bfconvert -merge {_quoted(path.name)} {merged}"
     if kind.startswith(("a CMYK", "a CIELab", "an image of 16 bits")):
-        hint = conversion(path, colourspace=True)
+        hint = conversion(path, "colourspace")
     return SlideError(f"{path.name}: {kind}; {NEEDED}", hint=hint)
 
 
@@ -154,6 +159,7 @@ class TiffPage:
     """
 
     kind: str
+    has_alpha: bool
     compression: int
     is_tiled: bool
     end: int
@@ -169,7 +175,9 @@ def first_page(path: Path) -> TiffPage | None:
             if not isinstance(page, tifffile.TiffPage) or not page.imagewidth or not page.imagelength:
                 return None
             ends = [offset + count for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False)]
-            return TiffPage(_kind(page), int(page.compression), bool(page.is_tiled), int(max(ends, default=0)))
+            has_alpha = int(page.samplesperpixel) == 4
+            end = int(max(ends, default=0))
+            return TiffPage(_kind(page), has_alpha, int(page.compression), bool(page.is_tiled), end)
     except _PARSE_ERRORS as error:
         log.info("%s: %s", path, error)
         return None
@@ -212,12 +220,13 @@ def _unreadable_tiff(path: Path) -> SlideError:
         return SlideError(f"{path.name}: cut short: some of its pixels are not in the file", hint=COPY_AGAIN)
     if page.kind:
         return colour_error(path, page.kind)
+    convert = conversion(path, "flatten" if page.has_alpha else "copy")
     if page.compression not in _READABLE_COMPRESSIONS:
         name = _COMPRESSION_NAMES.get(page.compression, "")
         message = f"{path.name}: its pixels are compressed as {name or f'number {page.compression} of the TIFF list'}"
-        hint = conversion(path) if name else "save it with JPEG compression in the program that wrote it"
+        hint = convert if name else "save it with JPEG compression in the program that wrote it"
         return SlideError(f"{message}, which OpenSlide does not read in this file", hint=hint)
     if not page.is_tiled:
         message = f"{path.name}: a TIFF in strips, while OpenSlide reads only tiled ones"
-        return SlideError(message, hint=conversion(path))
+        return SlideError(message, hint=convert)
     return SlideError(f"{path.name}: damaged, OpenSlide cannot read it", hint=COPY_AGAIN)

@@ -351,7 +351,7 @@ def _picture(path: Path) -> openslide.ImageSlide | None:
             raise SlideError(
                 f"{path.name}: a flat picture of {picture.width} x {picture.height} pixels, too large to be read whole"
                 f" (at most {MAX_PICTURE_PX / 1e6:.0f} million)",
-                hint=conversion(path),
+                hint=conversion(path, "flatten" if picture.has_transparency_data else "copy"),
             )
         if picture.mode not in {"1", "L", "LA", "P", "RGB", "RGBA"}:
             raise colour_error(path, picture_kind(picture))
