@@ -169,6 +169,14 @@ def test_companion_files_of_macos_are_no_slides(tmp_path, slides, recorder):
     assert {one.name: one.status for one in report.entries} == dict.fromkeys(("a.tif", "b.tif", "c.tif"), "done")
 
 
+def test_jpeg_2000_files_of_a_folder_are_named_with_what_to_do(tmp_path, slides, recorder):
+    (slides / "below" / "d.jp2").write_bytes(b"\x00\x00\x00\x0cjP  \r\n\x87\n" + bytes(100))
+    report = create(tmp_path / "new", [slides], CreateOptions(), recorder)
+    assert by_name(report)["d.jp2"].status == "failed"
+    assert "a JPEG 2000 file, which OpenSlide does not read" in by_name(report)["d.jp2"].reason
+    assert "vips tiffsave d.jp2 d_pyramid.tif" in by_name(report)["d.jp2"].reason
+
+
 @pytest.fixture
 def pictures(tmp_path):
     """A folder with three PNG and JPEG files in colour, and one with a fourth channel."""
