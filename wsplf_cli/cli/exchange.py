@@ -26,7 +26,7 @@ scripts_group = group("scripts", help="Put wsplf's Groovy scripts into a project
 @command("project create", under=project_group)
 def create(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the new project.")],
-    slides: Annotated[list[Path], typer.Argument(metavar="SLIDES", help="Slides, PNG or JPEG files, or folders that hold them.")],
+    slides: Annotated[list[Path], typer.Argument(metavar="SLIDES", help="Slides or pictures, or their folders.")],
     *,
     options: CreateOptions,
     screen: "Screen",

@@ -11,7 +11,9 @@ from wsplf_cli.options import ProjectOptions
 from wsplf_cli.schema import Entry
 
 #: The suffix of an image file; other dots belong to the name.
-IMAGE_SUFFIX = re.compile(r"\.(svs|svslide|ndpi|mrxs|scn|vms|vmu|bif|czi|dcm|qptiff|(ome\.)?tiff?|png|jpe?g|jp2|jpx|j2k)$")
+IMAGE_SUFFIX = re.compile(
+    r"\.(svs|svslide|ndpi|mrxs|scn|vms|vmu|bif|czi|dcm|qptiff|(ome\.)?tiff?|png|jpe?g|jp2|jpx|j2k)$"
+)
 
 #: What Windows, macOS or Linux do not allow in a file name; a leading dot would hide the file.
 _UNSAFE = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]|^\.|[. ]+$|^ +')
