@@ -4,6 +4,7 @@
 ``_um2`` micrometres, ``mpp`` micrometres per pixel. Points are (x, y); arrays are [row, column].
 """
 
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from uuid import UUID
 import numpy as np
 from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
+
+from wsplf_cli.class_names import is_a
 
 Origin = Literal["human", "pseudolabel", "prediction"]
 Review = Literal["pending", "accepted", "rejected"]
@@ -44,6 +47,10 @@ class SlideLabel:
     """The classes that a slide is known to hold; empty means a known negative. ``None`` on an entry: unlabelled."""
 
     classes: frozenset[str]
+
+    def holds(self, path_class: str) -> bool:
+        """Whether the slide is known to hold the class, or one derived from it."""
+        return any(is_a(name, path_class) for name in self.classes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +99,11 @@ class Entry:
     def reviewed(self) -> bool:
         """Whether a person marked the image as reviewed: its annotations are right, and the rest is background."""
         return self.metadata.get(REVIEWED_KEY, "").strip().casefold() not in {"", "no", "false", "0"}
+
+    @property
+    def patient(self) -> str:
+        """The patient where the project names one, else the entry. Slides of one patient stay together."""
+        return unicodedata.normalize("NFC", self.metadata.get("patient", "")).strip() or self.id
 
     @property
     def held_out(self) -> bool:

@@ -93,3 +93,12 @@ def test_asap_coordinates_are_turned_with_the_image(tiny_project: Path, tmp_path
     import_files(project, [turned], [path], ImportOptions(), Silent())
     (one,) = opened(tiny_project).annotations("1")
     assert one.shape.bounds == pytest.approx((768 - 50, 0, 768, 100))
+
+
+def test_asap_groups_are_compared_as_classes_are(tiny_project: Path, tmp_path: Path) -> None:
+    groups = ["tumor:necrotic", "Ko\u0308rnig", "METASTASES"]
+    boxes = [(group, (n * 50, 0, n * 50 + 40, 40)) for n, group in enumerate(groups)]
+    options = ("Tumor: Necrotic=Tumor: Necrotic", "k\u00f6rnig=Grains")
+    import_into(tiny_project, _asap(tmp_path / "positive.xml", *boxes), asap_class=options)
+    classes = [annotation.path_class for annotation in opened(tiny_project).annotations("1")]
+    assert classes == ["Tumor: Necrotic", "Grains", "Tumor"]

@@ -5,6 +5,7 @@ import pytest
 from wsplf_cli.cohort.labels import classes_of, label_rows, label_word, require_both, resolve_labels
 from wsplf_cli.errors import ConfigError, ProjectError
 from wsplf_cli.options import ProjectOptions
+from wsplf_cli.schema import SlideLabel
 
 LUNG = ProjectOptions(positive=("luad=LUAD", " LUSC = LUSC ", "acinar=LUAD"))
 
@@ -64,6 +65,8 @@ def test_tags_of_two_classes_mean_both_and_other_tags_nothing(make_entry):
         ({"positive": ("a=X", "A=Y")}, "two classes"),
         ({"positive": ("a=X", "b=x")}, "'X' and 'x'"),
         ({"positive": ("a=X", "b=X: Y")}, "derived"),
+        ({"positive": ("a=x:y", "b=X: Y: Z")}, "derived"),
+        ({"positive": ("a=K\u00f6rnig", "b=Ko\u0308rnig")}, "are one to wsplf"),
         ({"positive": ("a=X",), "negative": ("A",)}, "both"),
         ({"positive": ("a=X",), "path_class": "Y"}, "--path-class Y has no effect"),
     ],
@@ -161,3 +164,18 @@ def test_split_comes_from_metadata(make_entry):
 def test_a_label_is_shown_in_the_words_of_the_project(make_entry):
     entries = [make_entry(word=word) for word in ("lusc;luad", "luad", "normal")]
     assert [label_word(row.entry, LUNG) for row in label_rows(entries, LUNG)] == ["luad;LUSC", "luad", "normal"]
+
+
+def test_a_label_word_is_known_in_any_unicode_form(make_entry):
+    options = ProjectOptions(positive=("t\u00fcmor=Tumor",), negative=("ge\u0301sund",))
+    assert read([make_entry(word="tu\u0308mor"), make_entry(word="G\u00c9SUND")], options) == [{"Tumor"}, set()]
+
+
+def test_a_slide_label_holds_its_classes_in_any_spelling_and_their_base_classes():
+    label = SlideLabel(frozenset({"Tumor: Necrotic"}))
+    assert [label.holds(name) for name in ("tumor", "Tumor:necrotic", "Stroma", "Tumor: Other")] == [
+        True,
+        True,
+        False,
+        False,
+    ]

@@ -106,9 +106,11 @@ def test_only_the_asked_origin_and_class_count_and_no_rejected_ones(cohort, proj
     assert dice == pytest.approx({"pseudolabel": 0, "prediction": 1, "human": 0})
 
 
-def test_a_derived_class_counts_as_its_base_class(cohort, project_with, recorder, tmp_path):
-    write_truth(tmp_path, "p1", [TRUTH], path_class="Tumor: Necrotic")
-    project = project_with({"1": [annotation(TRUTH, path_class="Tumor: Necrotic")]})
+@pytest.mark.parametrize("path_class", ["Tumor: Necrotic", "tumor:necrotic", "TUMOR"])
+def test_a_derived_class_and_another_spelling_count_as_the_class(cohort, project_with, recorder, tmp_path, path_class):
+    write_truth(tmp_path, "p1", [TRUTH], path_class=path_class)
+    rest = TRUTH.difference(HALF)
+    project = project_with({"1": [annotation(HALF, path_class=path_class), annotation(rest)]})
     assert evaluate(project, cohort[:1], options_for(tmp_path), recorder)["mean_dice"] == pytest.approx(1)
 
 

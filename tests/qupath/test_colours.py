@@ -29,3 +29,8 @@ def test_a_derived_class_follows_the_colour_that_its_base_has_in_the_project() -
 
 def test_a_drawn_colour_is_never_very_dark() -> None:
     assert all(max(class_rgb(f"class {number}", known={})) >= 40 for number in range(300))
+
+
+def test_a_class_in_another_spelling_has_the_colour_of_the_class_in_the_project() -> None:
+    assert class_rgb("tumor", known={"Tumor": (1, 2, 3)}) == (1, 2, 3)
+    assert class_rgb("tumor", known={"Tumor": (1, 2, 3), "tumor": (4, 5, 6)}) == (4, 5, 6)

@@ -119,3 +119,11 @@ def test_an_image_that_was_saved_over_the_run_is_said_once_and_rejects_nothing(s
     assert negative(stage.review()).is_empty
     (line,) = recorder.said
     assert "nothing is left of the 2 polygons" in line
+
+
+def test_a_deletion_counts_for_the_class_in_every_spelling(stage):
+    stage.run(DELETED, LEFT, run_id="1", path_class="tumor")
+    stage.delete(DELETED)
+    assert negative(stage.review()).equals(DELETED)
+    stage.run(LEFT, run_id="2", path_class="TUMOR")
+    assert negative(stage.review()).equals(DELETED)

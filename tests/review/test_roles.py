@@ -318,3 +318,16 @@ def test_before_qupath_0_4_edits_deletions_and_drawings_count_too(image, version
     assert is_only(regions, "positive", box(100, 100, 320, 300))
     assert is_only(regions, "negative", OTHER)
     assert is_only(regions, "positive", box(50, 500, 90, 600))
+
+
+@pytest.mark.parametrize("drawn", ["tumor", "TUMOR", " Tumor", "Tumor:Necrotic", "tumor: Necrotic", "Tumor :necrotic"])
+def test_a_class_drawn_in_another_spelling_or_derived_is_the_class(image, drawn):
+    image.draw(polygon(origin="human", path_class=drawn))
+    assert is_only(image.regions(), "positive")
+
+
+def test_a_pseudo_label_keeps_its_role_where_the_project_spells_its_class_in_another_way(image):
+    image.run(polygon(path_class="tumor"))
+    assert is_only(image.regions(), "pending")
+    image.change(image.written[0], review="rejected", metadata=image.written[0].metadata | {REVIEW_KEY: "rejected"})
+    assert is_only(image.regions(), "negative")

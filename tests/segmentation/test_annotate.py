@@ -162,3 +162,9 @@ def test_the_same_slide_gives_the_same_polygons(slide_path):
         for result in results
     )
     assert first == second
+
+
+@pytest.mark.parametrize("word", ["luad", " LUAD", "LUAD: acinar"])
+def test_a_label_in_another_spelling_than_the_models_class_does_not_rule_it_out(slide_path, word):
+    assert not is_ruled_out(Entry("7", "a", slide_path, 8, 7, 0.5, "", label=SlideLabel(frozenset({word}))), "LUAD")
+    assert [part.path_class for part in segmented(slide_path, label={word}, classes=["LUAD"]).annotations] == ["LUAD"]

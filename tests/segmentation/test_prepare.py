@@ -114,3 +114,19 @@ def test_the_description_counts_slides_and_polygons_by_role():
         "learning from: 1 slides with polygons, 1 polygons a person decided on, 2 pending pseudo-labels,"
         " 1 areas of background by a person, 1 slides reviewed as a whole, 1 negative slides"
     )
+
+
+@pytest.mark.parametrize("drawn", ["luad", "LUAD: Acinar", "luad:acinar", " LUAD "])
+def test_a_class_in_another_spelling_and_a_derived_one_teach_the_class(gather, make_entry, tiny_slide, drawn):
+    cohort = gather([annotation(drawn, origin="human")])
+    counts = cohort.add(make_entry(label={"LUAD"}, slide_path=tiny_slide))
+    (slide,) = cohort.slides
+    assert [targets.positive for targets in slide.classes] == [True, False]
+    assert (counts["positive"], counts["negative"]) == (1, 1)  # background for LUSC
+
+
+def test_slides_of_one_patient_are_one_group_in_any_unicode_form(gather, make_entry, tiny_slide):
+    cohort = gather([annotation("LUAD")])
+    for patient in ("M\u00fcller", "Mu\u0308ller "):
+        cohort.add(make_entry(label={"LUAD"}, slide_path=tiny_slide, metadata={"patient": patient}))
+    assert len({slide.group for slide in cohort.slides}) == 1

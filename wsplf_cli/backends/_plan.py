@@ -1,10 +1,11 @@
 """What replacing wsplf's annotations of an entry removes and adds: the same for every backend."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from wsplf_cli.class_names import class_key, spelling_of
 from wsplf_cli.qupath import qpdata
-from wsplf_cli.schema import CLASS_KEY, SHAPE_KEY, Annotation, Origin, is_pending
+from wsplf_cli.schema import CLASS_KEY, SHAPE_KEY, Annotation, Origin, PathClass, is_pending
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,12 +17,21 @@ class Plan:
     kept: int
 
 
-def plan(existing: Sequence[Annotation], *, origin: Origin, annotations: Sequence[Annotation]) -> Plan:
+def plan(
+    existing: Sequence[Annotation],
+    *,
+    origin: Origin,
+    annotations: Sequence[Annotation],
+    path_classes: Sequence[PathClass] = (),
+) -> Plan:
     """How ``annotations`` replace the pending ones of ``origin`` among the ``existing`` annotations of an entry.
 
     A shape that a person has decided on already (accepted, rejected or edited) is not written a second time. Where
-    nothing would change, nothing is removed and nothing is added.
+    nothing would change, nothing is removed and nothing is added. wsplf's annotations are written in the spelling of
+    their class among ``path_classes``, the classes of the project.
     """
+    if origin != "human":
+        annotations = [_as_spelled(annotation, path_classes) for annotation in annotations]
     own_indices = [index for index, annotation in enumerate(existing) if annotation.origin == origin != "human"]
     pending = [index for index in own_indices if is_pending(existing[index])]
     decided = {_written_as(existing[index]) for index in own_indices if not is_pending(existing[index])}
@@ -33,9 +43,16 @@ def plan(existing: Sequence[Annotation], *, origin: Origin, annotations: Sequenc
     return Plan(remove=tuple(pending), add=tuple(new), kept=kept)
 
 
-def _written_as(annotation: Annotation) -> tuple[str, str]:
+def _as_spelled(annotation: Annotation, path_classes: Sequence[PathClass]) -> Annotation:
+    if not annotation.path_class:
+        return annotation
+    known = [path_class.name for path_class in path_classes]
+    return replace(annotation, path_class=spelling_of(annotation.path_class, known))
+
+
+def _written_as(annotation: Annotation) -> tuple[str, tuple[str, ...]]:
     """Hash of the shape, and class, as wsplf wrote them."""
-    return annotation.metadata.get(SHAPE_KEY, ""), annotation.metadata.get(CLASS_KEY, "")
+    return annotation.metadata.get(SHAPE_KEY, ""), class_key(annotation.metadata.get(CLASS_KEY))
 
 
 def _content(annotation: Annotation) -> tuple[object, ...]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsplf_cli.backends._plan import plan
+from wsplf_cli.class_names import spelling_of
 from wsplf_cli.errors import ConfigError, ProjectError, SlideError
 from wsplf_cli.options import ProjectOptions
 from wsplf_cli.qupath import project_file, qpdata
@@ -102,7 +103,8 @@ class EmbeddedProject:
         """
         stored = self.read(entry_id)
         data, nodes = (self._new_data(entry_id), []) if stored is None else (stored.data, stored.nodes)
-        change = plan([node.annotation for node in nodes], origin=origin, annotations=annotations)
+        existing = [node.annotation for node in nodes]
+        change = plan(existing, origin=origin, annotations=annotations, path_classes=self.path_classes())
         if change.remove or change.add:
             self._edit(entry_id, data, remove=[nodes[index] for index in change.remove], add=change.add)
         return Replaced(added=len(change.add), removed=len(change.remove), kept=change.kept)
@@ -184,8 +186,8 @@ class EmbeddedProject:
         used = used_classes(add, path_classes)
         project_rgb = {path_class.name: path_class.rgb for path_class in self.path_classes()}
         records = [
-            project_file.class_record(PathClass(used_class.name, project_rgb.get(used_class.name) or used_class.rgb))
-            for used_class in used
+            project_file.class_record(PathClass(name, project_rgb.get(spelling_of(name, project_rgb)) or rgb))
+            for name, rgb in ((used_class.name, used_class.rgb) for used_class in used)
         ]
         colours = {record["name"]: record["color"] for record in records if "color" in record}
         try:

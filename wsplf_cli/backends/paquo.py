@@ -97,7 +97,7 @@ class PaquoProject:
         if stored is None and not plan([], origin=origin, annotations=annotations).add:
             return Replaced(added=0, removed=0, kept=0)
         with self._loaded(entry_id, stored) as (staged, existing, indices):
-            change = plan(existing, origin=origin, annotations=annotations)
+            change = plan(existing, origin=origin, annotations=annotations, path_classes=self.path_classes())
             if change.remove or change.add:
                 remove = [indices[index] for index in change.remove]
                 self._save(entry_id, staged, stored, remove=remove, add=change.add)

@@ -41,7 +41,7 @@ def truth_reader(options: EvaluateOptions, path_class: str) -> TruthReader:
 
 def is_negative(entry: Entry, path_class: str) -> bool:
     """Whether the slide label says that the slide lacks the class."""
-    return entry.label is not None and path_class not in entry.label.classes
+    return entry.label is not None and not entry.label.holds(path_class)
 
 
 def _read_from_folder(folder: Path, entry: Entry, path_class: str, classes: Sequence[str]) -> BaseGeometry | None:
@@ -67,19 +67,14 @@ def _read_from_folder(folder: Path, entry: Entry, path_class: str, classes: Sequ
         raise SlideError(f"{path}: a feature has no class, and the project has several", hint="give it a class")
     if features and not is_negative(entry, path_class) and not unclassified:
         names = {feature.path_class for feature in features if feature.path_class}
-        if not any(_is_of_class(name, known) for name in names for known in classes):
+        if not any(is_a(name, known) for name in names for known in classes):
             raise SlideError(
                 f"{path}: no feature of class {' or '.join(classes)}; there are: {', '.join(sorted(names))}",
                 hint="name it with --path-class",
             )
     return union(
-        feature.shape for feature in features if not feature.path_class or _is_of_class(feature.path_class, path_class)
+        feature.shape for feature in features if not feature.path_class or is_a(feature.path_class, path_class)
     )
-
-
-def _is_of_class(name: str, path_class: str) -> bool:
-    """Whether a class of a truth file is the class or derived from it; other programs write them in any case."""
-    return is_a(name.casefold(), path_class.casefold())
 
 
 def _project_reader(path: Path, options: ProjectOptions, path_class: str) -> TruthReader:

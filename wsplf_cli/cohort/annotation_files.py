@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from shapely import box
 
-from wsplf_cli.class_names import class_name
+from wsplf_cli.class_names import class_key, class_name
 from wsplf_cli.cohort.names import find_entry, stem
 from wsplf_cli.errors import ConfigError, ProjectError, SlideError
 from wsplf_cli.qupath import asap, geojson
@@ -132,13 +132,13 @@ class AsapGroups:
 
     def classes(self, groups: Sequence[str]) -> dict[str, str]:
         """The class of each of these groups: empty to leave it out, ``asap.HOLE`` to cut it out of the others."""
-        by_key = {group.casefold(): path_class for group, path_class in self._typed.items()}
+        by_key = {class_key(group): path_class for group, path_class in self._typed.items()}
         classes = {}
         for group in groups:
-            key = group.casefold()
-            path_class = by_key.get(key, asap.CLASSES.get(key, group))
+            key = class_key(group)
+            path_class = by_key.get(key, asap.CLASSES.get(":".join(key), group))
             classes[group] = path_class if path_class == asap.HOLE else class_name(path_class) or ""
-            self.unused -= {typed for typed in self.unused if typed.casefold() == key}
+            self.unused -= {typed for typed in self.unused if class_key(typed) == key}
         return classes
 
 

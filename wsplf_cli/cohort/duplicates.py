@@ -9,6 +9,7 @@ import shapely
 from scipy.spatial import cKDTree
 from shapely.geometry.base import BaseGeometry
 
+from wsplf_cli.class_names import same_class
 from wsplf_cli.errors import SlideError
 from wsplf_cli.qupath.shapes import ellipse, shape_hash
 from wsplf_cli.schema import Annotation, Entry
@@ -101,7 +102,7 @@ def _of_same_bounds(
 def _difference(annotation: Annotation, other: Annotation) -> str:
     """What differs between two annotations, in a word; empty when nothing does."""
     words = {
-        "class": annotation.path_class != other.path_class,
+        "class": not same_class(annotation.path_class, other.path_class),
         "name": annotation.name != other.name,
         "lock": annotation.locked != other.locked,
         "plane": annotation.plane != other.plane,

@@ -9,10 +9,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from wsplf_cli.class_names import is_a
+from wsplf_cli.class_names import class_key, is_a
 from wsplf_cli.errors import ConfigError, ProjectError
 from wsplf_cli.options import ProjectOptions
 from wsplf_cli.schema import Entry, SlideLabel
+from wsplf_cli.text import normalise_name
 
 #: Separates the words of a label that names several classes.
 _SEPARATORS = re.compile(r"[;,+]")
@@ -35,11 +36,11 @@ class LabelWords:
 
         A negative word means an empty set. A value that is a known word as a whole is not split.
         """
-        meanings = {normalise_word(word): frozenset({path_class}) for word, path_class in self.positive.items()}
-        meanings |= {normalise_word(word): frozenset[str]() for word in self.negative}
-        if normalise_word(value) in meanings:
-            return [meanings[normalise_word(value)]]
-        words = [normalise_word(word) for word in _SEPARATORS.split(value) if word.strip()]
+        meanings = {normalise_name(word): frozenset({path_class}) for word, path_class in self.positive.items()}
+        meanings |= {normalise_name(word): frozenset[str]() for word in self.negative}
+        if normalise_name(value) in meanings:
+            return [meanings[normalise_name(value)]]
+        words = [normalise_name(word) for word in _SEPARATORS.split(value) if word.strip()]
         return [meanings[word] for word in words] if all(word in meanings for word in words) else []
 
 
@@ -66,14 +67,14 @@ class LabelRow:
 
     def classes(self, order: Sequence[str]) -> list[str]:
         """The classes that the label names, in the given order."""
-        return [name for name in order if self.entry.label is not None and name in self.entry.label.classes]
+        return [name for name in order if self.entry.label is not None and self.entry.label.holds(name)]
 
 
 def label_words(options: ProjectOptions) -> LabelWords:
     """The words of the labels.
 
     Raises:
-        ConfigError: a word or a class is missing, a word has two meanings, or QuPath cannot tell two classes apart.
+        ConfigError: a word or a class is missing, a word has two meanings, or two classes are one (``class_names``).
     """
     positive: dict[str, str] = {}
     for typed in options.positive:
@@ -84,12 +85,12 @@ def label_words(options: ProjectOptions) -> LabelWords:
                 f"--positive {typed!r}: {'no word' if not word else 'no class'}",
                 hint="--positive WORD, or --positive WORD=CLASS",
             )
-        if any(normalise_word(word) == normalise_word(other) and path_class != positive[other] for other in positive):
+        if any(normalise_name(word) == normalise_name(other) and path_class != positive[other] for other in positive):
             raise ConfigError(f"--positive {word!r} means two classes", hint="give each word one class")
         positive[word] = path_class
     if not positive:
         raise ConfigError("no word says that a slide is positive", hint="--positive WORD")
-    both = {normalise_word(word) for word in positive} & {normalise_word(word) for word in options.negative}
+    both = {normalise_name(word) for word in positive} & {normalise_name(word) for word in options.negative}
     if both:
         raise ConfigError(f"{sorted(both)[0]!r} cannot be both a positive and a negative label")
     words = LabelWords(positive, options.negative)
@@ -98,17 +99,16 @@ def label_words(options: ProjectOptions) -> LabelWords:
 
 
 def _check_classes(classes: Sequence[str], options: ProjectOptions) -> None:
-    if options.path_class not in (ProjectOptions().path_class, *classes):
+    if class_key(options.path_class) not in map(class_key, (ProjectOptions().path_class, *classes)):
         raise ConfigError(
             f"--path-class {options.path_class} has no effect: every --positive names its own class",
             hint="leave it out, or give a --positive WORD without =CLASS",
         )
     for index, path_class in enumerate(classes):
         for other in classes[:index]:
-            first, second = path_class.casefold(), other.casefold()
-            if is_a(first, second) or is_a(second, first):
+            if is_a(path_class, other) or is_a(other, path_class):
                 raise ConfigError(
-                    f"QuPath takes the classes {other!r} and {path_class!r} as one, or as derived from each other",
+                    f"the classes {other!r} and {path_class!r} are one to wsplf, or one is derived from the other",
                     hint="give each class a name of its own",
                 )
 
@@ -137,14 +137,9 @@ def label_word(entry: Entry, options: ProjectOptions) -> str:
     synonyms = [
         [word for word, path_class in words.positive.items() if path_class == name]
         for name in words.classes
-        if name in entry.label.classes
+        if entry.label.holds(name)
     ] or [list(words.negative) or [""]]
     return ";".join(next((word for word in written if word in group), group[0]) for group in synonyms)
-
-
-def normalise_word(word: str) -> str:
-    """A label word in the form in which words are compared: without case and surrounding blanks."""
-    return word.strip().casefold()
 
 
 def label_rows(entries: Sequence[Entry], options: ProjectOptions) -> list[LabelRow]:
@@ -203,7 +198,7 @@ def require_known(rows: Sequence[LabelRow]) -> None:
 def count_classes(entries: Sequence[Entry], classes: Sequence[str]) -> dict[str, int]:
     """How many entries are labelled with each class."""
     labels = [entry.label for entry in entries if entry.label is not None]
-    return {name: sum(name in label.classes for label in labels) for name in classes}
+    return {name: sum(label.holds(name) for label in labels) for name in classes}
 
 
 def require_both(entries: Sequence[Entry], classes: Sequence[str] = ()) -> None:
@@ -228,7 +223,7 @@ def require_both(entries: Sequence[Entry], classes: Sequence[str] = ()) -> None:
         _require_kinds(sum(bool(label.classes) for label in labels), len(labels), word="WORD")
         return
     for name in classes:
-        positive = sum(name in label.classes for label in labels)
+        positive = sum(label.holds(name) for label in labels)
         _require_kinds(positive, len(labels), word=f"WORD={name}", prefix=f"class {name}: ")
 
 

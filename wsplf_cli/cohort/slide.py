@@ -43,7 +43,7 @@ class CohortSlide:
 
     def is_positive(self, path_class: str) -> bool:
         """Whether the slide label names the class. A label that names only other classes is negative for it."""
-        return self.entry.label is not None and path_class in self.entry.label.classes
+        return self.entry.label is not None and self.entry.label.holds(path_class)
 
     def regions(self, path_class: str) -> ReviewRegions:
         """Where a person has decided what is there, for the class."""
@@ -59,7 +59,7 @@ class CohortSlide:
     @property
     def patient(self) -> str:
         """The patient where the project names one, else the entry. Slides of one patient stay in one fold."""
-        return self.entry.metadata.get("patient", "") or self.entry.id
+        return self.entry.patient
 
 
 class SlideTiles:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from wsplf_cli.backends import Project
+from wsplf_cli.class_names import is_a
 from wsplf_cli.cohort.labels import classes_of
 from wsplf_cli.cohort.run import Skipped, for_each_entry
 from wsplf_cli.networks.device import pick_device, seed_everything
@@ -88,7 +89,8 @@ def _warn_of_unnamed_classes(
     classes: Sequence[str], entries: Sequence[Entry], options: SegmentOptions, tracker: Tracker
 ) -> None:
     """Warn where slides get no polygon of a class only because no word of the labels means that class."""
-    unnamed = [name for name in classes if name not in classes_of(options.project)]
+    named = classes_of(options.project)
+    unnamed = [name for name in classes if not any(is_a(path_class, name) for path_class in named)]
     positive = any(entry.label is not None and entry.label.classes and not entry.held_out for entry in entries)
     if unnamed and positive:
         tracker.say(

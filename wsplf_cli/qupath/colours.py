@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from wsplf_cli.class_names import spelling_of
+
 Rgb = tuple[int, int, int]
 
 #: The colours of QuPath's default classes.
@@ -56,6 +58,8 @@ def class_rgb(name: str, *, known: Mapping[str, Rgb]) -> Rgb:
     """The colour of a class: the project's (``known``, by full name), else the one that QuPath 0.4 to 0.7 chooses."""
     if name in known:
         return known[name]
+    if (spelling := spelling_of(name, known)) in known:
+        return known[spelling]
     if name in STANDARD:
         return STANDARD[name]
     parent, _, last = name.rpartition(": ")

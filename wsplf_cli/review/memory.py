@@ -70,7 +70,12 @@ def read_review(project: Project, entry: Entry, classes: Sequence[str], tracker:
             deletions[name] += deleted
     parts = {name: tuple(polygonal(union(shapes))) for name, shapes in deletions.items() if shapes}
     regions = {
-        path_class: review_regions(annotations, path_class, removed=parts.get(path_class, ()), reviewed=entry.reviewed)
+        path_class: review_regions(
+            annotations,
+            path_class,
+            removed=[part for name, of_name in parts.items() if is_a(name, path_class) for part in of_name],
+            reviewed=entry.reviewed,
+        )
         for path_class in classes
     }
     return Review(entry.id, tuple(annotations), regions, parts, entry.reviewed)

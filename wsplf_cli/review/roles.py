@@ -23,7 +23,7 @@ the better one.
 import re
 from typing import Literal
 
-from wsplf_cli.class_names import is_a
+from wsplf_cli.class_names import class_key, is_a
 from wsplf_cli.schema import CLASS_KEY, Annotation, is_pending
 
 Role = Literal["positive", "pending", "negative", "ignored", ""]
@@ -63,11 +63,11 @@ def role_of(annotation: Annotation, path_class: str) -> Role:  # noqa: PLR0911  
 
 def _role_of_drawn(drawn_class: str | None, path_class: str) -> Role:
     """What a person's polygon of one class is for another class."""
-    if drawn_class is None:
+    if not class_key(drawn_class):
         return ""
     if is_a(drawn_class, path_class):
         return "positive"
-    base = drawn_class.split(":")[0].strip().casefold()
+    base = class_key(drawn_class)[0]
     if _is_ignored(drawn_class):
         return "ignored" if base.rstrip(IGNORED_MARK).strip() == IGNORE else ""
     first_word = re.match(r"[^\W\d_]*", base)

@@ -52,7 +52,7 @@ def load_model(folder: Path, *, threshold: float | None, device: torch.device) -
 
 def is_ruled_out(entry: Entry, path_class: str) -> bool:
     """Whether the slide label rules the class out. Held-out slides are exempt: false positives are measured there."""
-    return entry.label is not None and path_class not in entry.label.classes and not entry.held_out
+    return entry.label is not None and not entry.label.holds(path_class) and not entry.held_out
 
 
 def segment_slide(

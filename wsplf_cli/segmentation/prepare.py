@@ -57,7 +57,7 @@ class TrainingCohort:
         self.slides.append(
             TrainingSlide(
                 name=entry.name,
-                group=entry.metadata.get("patient", "") or entry.id,
+                group=entry.patient,
                 grid=grid,
                 read=partial(read_tiles, entry, grid),
                 classes=targets,
@@ -91,7 +91,7 @@ def class_targets(entry: Entry, regions: ReviewRegions, path_class: str) -> Clas
 
     The background is known where a person or the slide label has spoken, or where there are polygons of the class.
     """
-    labelled_negative = entry.label is not None and path_class not in entry.label.classes
+    labelled_negative = entry.label is not None and not entry.label.holds(path_class)
     if labelled_negative:
         regions = replace(regions, pending=())
     has_polygons = bool(regions.positive or regions.pending)
