@@ -42,6 +42,11 @@ REVIEWED_KEY = "wsplf.reviewed"
 HELD_OUT = frozenset({"test", "held-out", "held out", "holdout", "hold-out"})
 
 
+def marks_reviewed(value: str) -> bool:
+    """Whether a value of ``REVIEWED_KEY`` marks an image as reviewed."""
+    return value.strip().casefold() not in {"", "no", "false", "0"}
+
+
 @dataclass(frozen=True, slots=True)
 class SlideLabel:
     """The classes that a slide is known to hold; empty means a known negative. ``None`` on an entry: unlabelled."""
@@ -77,7 +82,8 @@ class Entry:
     """One image of a project. Its size, its mpp and its annotations are those of the image that QuPath shows.
 
     ``slide_path`` is None where the slide cannot be used; ``problem`` says why and, behind "; ", what to do.
-    ``steps`` lead from the slide to the image that QuPath shows; none for most.
+    ``steps`` lead from the slide to the image that QuPath shows; none for most. ``recorded_path`` is where the project
+    says that the slide is, with forward slashes.
     """
 
     id: str
@@ -94,11 +100,12 @@ class Entry:
     crop_to_bounds: bool = True
     problem: str = ""
     steps: tuple[Step, ...] = ()
+    recorded_path: str = ""
 
     @property
     def reviewed(self) -> bool:
         """Whether a person marked the image as reviewed: its annotations are right, and the rest is background."""
-        return self.metadata.get(REVIEWED_KEY, "").strip().casefold() not in {"", "no", "false", "0"}
+        return marks_reviewed(self.metadata.get(REVIEWED_KEY, ""))
 
     @property
     def patient(self) -> str:

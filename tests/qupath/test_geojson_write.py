@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -21,6 +22,7 @@ from shapely.geometry import shape as to_shape
 
 from wsplf_cli.errors import ProjectError
 from wsplf_cli.qupath import geojson
+from wsplf_cli.qupath.qpdata import mark
 from wsplf_cli.qupath.shapes import ellipse
 from wsplf_cli.schema import Annotation, PathClass, Plane
 
@@ -159,3 +161,26 @@ def test_equal_annotations_give_equal_bytes(tmp_path: Path, name: str) -> None:
         geojson.write(path, [annotation])
     assert paths[0].read_bytes() == paths[1].read_bytes()
     assert geojson.read(paths[0])[0].name == "\ud800 broken"
+
+
+@pytest.mark.parametrize("name", ["a.geojson", "a.geojson.gz"])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_the_mark_of_a_reviewed_image_is_kept_beside_the_features(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, *, streamed: bool
+) -> None:
+    monkeypatch.setattr(geojson.features, "SMALL_CHARACTERS", 10 if streamed else 10_000)
+    annotations = [Annotation(uuid4(), box(0, 0, 1, 1), "Tumor")]
+    path = tmp_path / name
+    for reviewed, is_reviewed in {"": False, '2026-01-31 \u00c4. "Person"': True, "no": False}.items():
+        assert geojson.write(path, annotations, reviewed=reviewed) == 1
+        assert geojson.load(path).reviewed == is_reviewed
+        assert [annotation.id for annotation in geojson.read(path)] == [annotations[0].id]
+
+
+def test_a_polygon_of_wsplf_is_edited_where_its_shape_or_class_is_not_as_wsplf_wrote_it(tmp_path: Path) -> None:
+    (written,) = mark([Annotation(uuid4(), box(0, 0, 10.3, 10), "Tumor", run_id="r1")], origin="pseudolabel")
+    changed = [replace(written, shape=box(0, 0, 10.4, 10)), replace(written, path_class="Stroma")]
+    drawn = Annotation(uuid4(), box(0, 0, 5, 5), "Tumor")
+    path = tmp_path / "a.geojson"
+    geojson.write(path, [written, *changed, drawn])
+    assert [annotation.edited for annotation in geojson.read(path)] == [False, True, True, False]

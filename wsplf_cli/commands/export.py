@@ -11,7 +11,7 @@ from wsplf_cli.errors import ConfigError
 from wsplf_cli.options import ExportOptions
 from wsplf_cli.qupath import geojson
 from wsplf_cli.runs.record import start_run
-from wsplf_cli.schema import Entry, Origin, StageReport, Tracker
+from wsplf_cli.schema import REVIEWED_KEY, Entry, Origin, StageReport, Tracker
 
 SUFFIX = ".geojson"
 
@@ -52,7 +52,9 @@ def export(project: Project, entries: Sequence[Entry], options: ExportOptions, t
             for annotation in project.annotations(entry.id)
             if not options.origin or annotation.origin in options.origin
         ]
-        written = geojson.write(options.out / files[entry.id], annotations, path_classes=path_classes)
+        reviewed = entry.metadata[REVIEWED_KEY] if entry.reviewed else ""
+        path = options.out / files[entry.id]
+        written = geojson.write(path, annotations, path_classes=path_classes, reviewed=reviewed)
         if written < len(annotations):
             left_out = len(annotations) - written
             tracker.say(f"{entry.name}: {left_out} annotations are left out: their shape vanishes on the pixel grid")

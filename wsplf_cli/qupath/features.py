@@ -23,17 +23,21 @@ class NotGeoJsonError(ValueError):
     """JSON, but without features."""
 
 
-def features(text: str) -> Iterator[Any]:
+def features(text: str, beside: dict[str, Any] | None = None) -> Iterator[Any]:
     """Every feature, in order: of a FeatureCollection, of a list (of features, geometries or such), or a single one.
 
     A bare geometry comes as a feature without properties. A value that is not a feature comes as it is, so that the
     caller can name it by its index.
 
+    Args:
+        text: The text.
+        beside: Gets what stands beside the features in a FeatureCollection, once all features were read.
+
     Raises:
         NotGeoJsonError: JSON of something else.
         ValueError: not JSON, or nested too deeply.
     """
-    return _loaded(text) if len(text) <= SMALL_CHARACTERS else _streamed(text)
+    return _loaded(text, beside) if len(text) <= SMALL_CHARACTERS else _streamed(text, beside)
 
 
 def malformation(geometry: Mapping[str, Any]) -> str:
@@ -47,13 +51,15 @@ def malformation(geometry: Mapping[str, Any]) -> str:
     return str(errors)[:1].lower() + str(errors)[1:] if errors else ""
 
 
-def _loaded(text: str) -> Iterator[Any]:
+def _loaded(text: str, beside: dict[str, Any] | None = None) -> Iterator[Any]:
     """The features of a text that is loaded whole."""
     try:
         document = geojson.loads(text, object_pairs_hook=_merged, parse_constant=float)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     if isinstance(document, dict) and isinstance(document.get("features"), list):
+        if beside is not None:
+            beside |= {key: value for key, value in document.items() if key != "features"}
         document = document["features"]
     elif isinstance(document, dict):
         _check_type(document)
@@ -62,7 +68,7 @@ def _loaded(text: str) -> Iterator[Any]:
     return _flat(document)
 
 
-def _streamed(text: str) -> Iterator[Any]:
+def _streamed(text: str, beside: dict[str, Any] | None = None) -> Iterator[Any]:
     """The features of a text that is read one feature at a time."""
     reader = _Reader(text)
     first = reader.peek()
@@ -70,7 +76,7 @@ def _streamed(text: str) -> Iterator[Any]:
         for value in reader.elements():
             yield from _flat(value)
     elif first == "{":
-        yield from _of_object(reader)
+        yield from _of_object(reader, {} if beside is None else beside)
     else:
         reader.value()
         raise NotGeoJsonError("it is a single value")
@@ -78,7 +84,7 @@ def _streamed(text: str) -> Iterator[Any]:
         raise json.JSONDecodeError("Extra data", text, reader.at)
 
 
-def _of_object(reader: "_Reader") -> Iterator[Any]:
+def _of_object(reader: "_Reader", beside: dict[str, Any]) -> Iterator[Any]:
     """The features of the object that begins here; its ``features`` are streamed, wherever its ``type`` stands."""
     members: dict[str, Any] = {}
     streamed = False
@@ -89,7 +95,9 @@ def _of_object(reader: "_Reader") -> Iterator[Any]:
                 yield from _flat(value)
         else:
             members[key] = reader.value()
-    if not streamed:
+    if streamed:
+        beside |= members
+    else:
         _check_type(members)
         yield from _flat(members)
 

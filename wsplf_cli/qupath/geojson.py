@@ -7,7 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, cast, get_args
 from uuid import NAMESPACE_URL, UUID, uuid5
@@ -21,7 +21,19 @@ from wsplf_cli.files import replacing
 from wsplf_cli.qupath import features, geometries
 from wsplf_cli.qupath.colours import Rgb, class_rgb, read_rgb
 from wsplf_cli.qupath.geometries import Outline
-from wsplf_cli.schema import ORIGIN_KEY, REVIEW_KEY, RUN_KEY, Annotation, PathClass, Plane, Review
+from wsplf_cli.qupath.records import is_edited
+from wsplf_cli.qupath.shapes import shape_hashes
+from wsplf_cli.schema import (
+    ORIGIN_KEY,
+    REVIEW_KEY,
+    REVIEWED_KEY,
+    RUN_KEY,
+    Annotation,
+    PathClass,
+    Plane,
+    Review,
+    marks_reviewed,
+)
 
 MAX_BYTES = 1 << 31
 #: Features that are built or written at once: a compromise between calls and memory.
@@ -40,12 +52,14 @@ class Contents:
     """The annotations of a file.
 
     ``rgb`` are the colours of the classes by full name, as far as the file has them; ``left_out`` counts the objects
-    that are no annotations, by what they are in words.
+    that are no annotations, by what they are in words. ``reviewed``: the image was marked as reviewed when wsplf wrote
+    the file.
     """
 
     annotations: list[Annotation] = field(default_factory=list)
     rgb: dict[str, Rgb] = field(default_factory=dict)
     left_out: Counter[str] = field(default_factory=Counter)
+    reviewed: bool = False
 
 
 def read(path: Path) -> list[Annotation]:
@@ -66,8 +80,9 @@ def load(path: Path) -> Contents:
     """
     text = _text(path)
     reader = _Reader(path)
+    beside: dict[str, Any] = {}
     try:
-        for index, feature in enumerate(features.features(text)):
+        for index, feature in enumerate(features.features(text, beside)):
             reader.take(feature, f"feature {index}")
     except features.NotGeoJsonError as error:
         hint = "export the annotations in QuPath as a FeatureCollection"
@@ -75,10 +90,12 @@ def load(path: Path) -> Contents:
     except ValueError as error:
         raise ProjectError(f"{path}: not JSON: {_short(error)}", hint="export it from QuPath again") from error
     reader.flush()
-    return reader.contents
+    return replace(reader.contents, reviewed=marks_reviewed(_plain(beside.get(REVIEWED_KEY))))
 
 
-def write(path: Path, annotations: Sequence[Annotation], *, path_classes: Iterable[PathClass] = ()) -> int:
+def write(
+    path: Path, annotations: Sequence[Annotation], *, path_classes: Iterable[PathClass] = (), reviewed: str = ""
+) -> int:
     """Write a FeatureCollection as QuPath 0.4 to 0.7 import it; compressed when the name ends in .gz.
 
     Equal annotations give equal bytes. Shapes are rounded to the 0.01-pixel grid; those that are empty on it are left
@@ -88,6 +105,7 @@ def write(path: Path, annotations: Sequence[Annotation], *, path_classes: Iterab
         path: the file; replaced if it is there.
         annotations: the annotations, in this order.
         path_classes: the classes of the project, for their colours; other classes get QuPath's standard colours.
+        reviewed: when and by whom the image was marked as reviewed, to be written beside the features; else blank.
 
     Returns:
         How many annotations were written.
@@ -100,9 +118,9 @@ def write(path: Path, annotations: Sequence[Annotation], *, path_classes: Iterab
         with replacing(path) as part, part.open("wb") as stream:
             if path.suffix == ".gz":  # without a name and a time in it, equal contents give equal bytes
                 with gzip.GzipFile(filename="", mode="wb", fileobj=stream, mtime=0) as packed:
-                    written = _write_collection(cast(IO[bytes], packed), annotations, rgb)
+                    written = _write_collection(cast(IO[bytes], packed), annotations, rgb, reviewed)
             else:
-                written = _write_collection(stream, annotations, rgb)
+                written = _write_collection(stream, annotations, rgb, reviewed)
             stream.flush()
             os.fsync(stream.fileno())
     except OSError as error:
@@ -110,10 +128,13 @@ def write(path: Path, annotations: Sequence[Annotation], *, path_classes: Iterab
     return written
 
 
-def _write_collection(stream: IO[bytes], annotations: Sequence[Annotation], rgb: Mapping[str, Rgb]) -> int:
+def _write_collection(
+    stream: IO[bytes], annotations: Sequence[Annotation], rgb: Mapping[str, Rgb], reviewed: str
+) -> int:
     """Write the whole text, one feature on a line; returns how many features."""
     written = 0
-    stream.write(b'{"type":"FeatureCollection","features":[')
+    mark = f"{json.dumps(REVIEWED_KEY)}:{json.dumps(reviewed)}," if reviewed.strip() else ""
+    stream.write(f'{{"type":"FeatureCollection",{mark}"features":['.encode())
     for start in range(0, len(annotations), BLOCK):
         lines = _features(annotations[start : start + BLOCK], rgb)
         if lines:
@@ -186,13 +207,17 @@ class _Reader:
         except GEOSException as error:
             raise ProjectError(f"{self.path}: a shape cannot be built: {_short(error)}") from error
         rois = geometries.bounds_rois([draft.outline for draft in self._drafts], shapes)
-        for draft, shape, roi in zip(self._drafts, shapes, rois, strict=True):
+        by_wsplf = [draft.fields["origin"] != "human" for draft in self._drafts]
+        hashes = iter(shape_hashes([shape for shape, ours in zip(shapes, by_wsplf, strict=True) if ours]))
+        for draft, shape, roi, ours in zip(self._drafts, shapes, rois, by_wsplf, strict=True):
+            fields = draft.fields
+            edited = ours and is_edited(fields["metadata"], fields["path_class"], next(hashes))
             if shape.is_empty:
                 self.contents.left_out[_EMPTY] += 1
             else:
-                identity = draft.id or self._derived_id(shapely.to_wkb(shape, hex=True), draft.fields)
+                identity = draft.id or self._derived_id(shapely.to_wkb(shape, hex=True), fields)
                 self.contents.annotations.append(
-                    Annotation(id=identity, shape=shape, roi=roi, has_id=draft.id is not None, **draft.fields)
+                    Annotation(id=identity, shape=shape, roi=roi, has_id=draft.id is not None, edited=edited, **fields)
                 )
         self._drafts.clear()
 

@@ -160,6 +160,7 @@ def _entry(image: Mapping[str, Any], finder: Finder, measure: Measure, *, shared
         crop_to_bounds=server.crop_to_bounds,
         problem=problem,
         steps=server.steps,
+        recorded_path=path_text,
     )
 
 

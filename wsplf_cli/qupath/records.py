@@ -106,9 +106,7 @@ def annotations(objects: Sequence[StoredObject]) -> list[Annotation]:
             origin: Any = metadata.get(ORIGIN_KEY)
             review: Any = metadata.get(REVIEW_KEY)
             known_origin: Origin = origin if origin in _ORIGINS else "human"
-            edited = shape_hash is not None and (
-                metadata.get(SHAPE_KEY) != shape_hash or metadata.get(CLASS_KEY, "") != (stored.path_class or "")
-            )
+            edited = shape_hash is not None and is_edited(metadata, stored.path_class, shape_hash)
             run_id = metadata.get(RUN_KEY, "")
             has_id = stored.has_id and _has_id(stored)
             metadata.pop(ID_KEY, None)
@@ -133,6 +131,14 @@ def annotations(objects: Sequence[StoredObject]) -> list[Annotation]:
                 )
             )
     return records
+
+
+def is_edited(metadata: Mapping[str, str], path_class: str | None, shape_hash: str) -> bool:
+    """Whether one of wsplf's annotations has another shape or class than wsplf wrote.
+
+    The spelling of the class counts, too: to change it is a person's work.
+    """
+    return metadata.get(SHAPE_KEY) != shape_hash or metadata.get(CLASS_KEY, "") != (path_class or "")
 
 
 _ORIGINS = frozenset(get_args(Origin))
