@@ -1,5 +1,7 @@
 """A table of slide labels: what is read, and which entries its rows match."""
 
+from pathlib import Path
+
 import pytest
 
 from wsplf_cli.cohort.label_table import match_table, read_table
@@ -100,3 +102,68 @@ def test_the_same_row_twice_is_a_warning_and_contradiction_an_error(make_entry):
     assert "twice" in match_table([row, dict(row)], entries, label_key="label")[1][0]
     with pytest.raises(ConfigError, match="differ"):
         match_table([row, {"slide": "a.tif", "label": "normal"}], entries, label_key="label")
+
+
+@pytest.fixture
+def slides_of_one_name(make_entry):
+    return [make_entry("slide1.tif", slide_path=Path(f"/data/{folder}/slide1.tif")) for folder in "AB"]
+
+
+def test_two_slides_of_one_name_are_labelled_by_their_folder(slides_of_one_name):
+    rows = [{"slide": "A/slide1.tif", "label": "tumor"}, {"slide": "B\\slide1", "label": "normal"}]
+    values, warnings = match_table(rows, slides_of_one_name, label_key="label")
+    assert [values[entry.id]["label"] for entry in slides_of_one_name] == ["tumor", "normal"]
+    assert warnings == []
+
+
+@pytest.mark.parametrize("name", ["slide1.tif", "SLIDE1", ""])
+def test_two_slides_of_one_name_are_labelled_by_the_id_of_their_entry(slides_of_one_name, name):
+    rows = [{"slide": name, "id": entry.id, "label": entry.id} for entry in reversed(slides_of_one_name)]
+    values, warnings = match_table(rows, slides_of_one_name, label_key="label")
+    assert {entry_id: of_entry["label"] for entry_id, of_entry in values.items()} == {"1": "1", "2": "2"}
+    assert warnings == []
+
+
+def test_a_table_of_ids_and_labels_is_read(tmp_path, slides_of_one_name):
+    path = tmp_path / "labels.csv"
+    path.write_text("ID,label\n2,tumor\n9,normal\n")
+    values, warnings = match_table(read_table(path), slides_of_one_name, label_key="label")
+    assert values == {"2": {"label": "tumor"}}
+    assert "no entry is called '9'" in warnings
+
+
+@pytest.mark.parametrize("more", [{}, {"id": "2"}])
+def test_a_row_that_could_mean_two_slides_is_refused_and_says_what_to_write(slides_of_one_name, make_entry, more):
+    entries = [*slides_of_one_name, make_entry("other.tif")]
+    # an id column that counts the rows is none of entries: "other.tif" is not entry 1
+    rows = [{"slide": "other.tif", "label": "x"} | (more and {"id": "1"}), {"slide": "slide1", "label": "tumor"} | more]
+    with pytest.raises(
+        ConfigError, match=r"'slide1' could be any of 2 slides: /data/A/slide1\.tif \(id 1\), /data/B"
+    ) as error:
+        match_table(rows, entries, label_key="label")
+    assert "FOLDER/NAME" in error.value.hint
+    assert "column id" in error.value.hint
+
+
+def test_all_entries_of_one_slide_get_its_label(make_entry):
+    path = Path("/data/scan.tif")
+    entries = [make_entry("scan.tif", slide_path=path), make_entry("scan.tif - turned", slide_path=path)]
+    values, warnings = match_table([{"slide": "scan", "label": "tumor"}], entries, label_key="label")
+    assert [values[entry.id]["label"] for entry in entries] == ["tumor", "tumor"]
+    assert "2 entries show the slide" in warnings[0]
+
+
+def test_names_are_looked_up_among_all_entries_and_only_the_chosen_ones_are_labelled(slides_of_one_name, make_entry):
+    other = make_entry("other.tif")
+    everything = [*slides_of_one_name, other]
+    rows = [{"slide": "other", "label": "tumor"}, {"slide": "A/slide1", "label": "normal"}]
+    values, warnings = match_table(rows, everything[:1], label_key="label", all_entries=everything)
+    assert (values, warnings) == ({"1": {"label": "normal"}}, [])
+    with pytest.raises(ConfigError, match="any of 2 slides"):
+        match_table([{"slide": "slide1", "label": "x"}], everything[:1], label_key="label", all_entries=everything)
+
+
+def test_a_table_in_another_unicode_form_matches(make_entry):
+    entries = [make_entry("Mu\u0308ller.svs")]
+    values, _ = match_table([{"slide": "M\u00fcller", "label": "tumor"}], entries, label_key="label")
+    assert values == {"1": {"label": "tumor"}}

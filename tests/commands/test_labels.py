@@ -71,3 +71,15 @@ def test_the_command_line_and_the_settings_file_take_classes(tiny_project, capsy
     assert "1 LUAD, 1 LUSC" in capsys.readouterr().out
     assert main(["labels", str(tiny_project), "--positive", "=LUAD"]) == 2
     assert "'=LUAD': no word" in capsys.readouterr().err
+
+
+def test_a_table_names_slides_of_all_entries_whatever_images_chooses(tmp_path, make_entry, memory_project, recorder):
+    path = tmp_path / "labels.csv"
+    path.write_text("slide,label\nA/s.tif,tumor\nB/s.tif,normal\n")
+    entries = [make_entry("s.tif", slide_path=tmp_path / folder / "s.tif") for folder in "AB"]
+    project = memory_project(entries)
+    assert labels(project, entries[1:], LabelsOptions(csv=path), recorder).warnings == ()
+    assert project.metadata == {"2": {"label": "normal"}}
+    path.write_text("slide,label\ns,tumor\n")
+    with pytest.raises(ConfigError, match="'s' could be any of 2 slides"):
+        labels(project, entries[1:], LabelsOptions(csv=path), recorder)

@@ -87,6 +87,8 @@ def score_entry(
         if labelled_negative and not truth.is_empty:
             of_class = f" for {path_class}" if len(truths) > 1 else ""
             tracker.say(f"warning: {entry.name} is labelled negative{of_class}, but its truth is not empty")
+        if entry.label is not None and not labelled_negative and truth.is_empty:
+            tracker.say(f"warning: {entry.name} is labelled positive, but its truth of {path_class} is empty")
         scores[path_class] = Score(
             entry=entry,
             label=label_word(entry, options.project) or None,
@@ -99,18 +101,27 @@ def score_entry(
     return scores
 
 
-def totals(scores: Sequence[Score]) -> dict[str, Any]:
-    """The entries and the figures over all of them, for one class, as ``evaluate --json`` prints them."""
+def without_measured_positive(scores: Mapping[str, Sequence[Score]], entries: Sequence[Entry]) -> set[str]:
+    """The ids of the entries that could hold a class, by name, of which no positive slide was measured."""
+    unmeasured = [name for name, of_class in scores.items() if not any(score.positive for score in of_class)]
+    return {entry.id for entry in entries if not all(is_negative(entry, name) for name in unmeasured)}
+
+
+def totals(scores: Sequence[Score], titles: Mapping[str, str]) -> dict[str, Any]:
+    """The entries and the figures over all of them, for one class, as ``evaluate --json`` prints them.
+
+    ``titles`` are the entries' names by id, with their ids where several have one name.
+    """
     positive = [score for score in scores if score.positive]
     negative = [score for score in scores if not score.positive]
     pooled = sum((score.overlap for score in scores), Overlap())
     on_negative = sum((score.overlap for score in negative), Overlap())
     negative_tissue_um2 = sum(score.tissue_um2 for score in negative)
     return {
-        "entries": [score.document for score in scores],
+        "entries": [score.document | {"name": titles[score.entry.id]} for score in scores],
         "mean_dice": sum(score.overlap.dice for score in positive) / len(positive) if positive else None,
-        "pooled_dice": pooled.dice,
-        "pooled_iou": pooled.iou,
+        "pooled_dice": pooled.dice if positive else None,
+        "pooled_iou": pooled.iou if positive else None,
         "mean_boundary_f1": sum(score.boundary_f1 for score in positive) / len(positive) if positive else None,
         "negative_fp_share": fp_share(on_negative, tissue=negative_tissue_um2),
         "negative_tissue_um2": negative_tissue_um2,

@@ -98,7 +98,8 @@ def require_truth(cohort: Cohort, options: BenchmarkOptions) -> None:
     Raises:
         ConfigError: it covers none, or there is no truth.
     """
-    read = truth_reader(_evaluate_options(options, "pseudolabel"), classes_of(options.project)[0])
+    entries = list({entry.id: entry for entry in (*cohort.training, *cohort.testing)}.values())
+    read = truth_reader(_evaluate_options(options, "pseudolabel"), classes_of(options.project)[0], entries)
     positive = [entry for entry in cohort.training if entry.label is not None and entry.label.classes]
     if all(read(entry) is None for entry in positive):
         raise ConfigError(f"{options.truth} has no truth of any positive slide", hint=HINT)
@@ -174,7 +175,7 @@ class JobRunner:
     def run_upper_bound(self, project: Project, job: Job) -> dict[str, Any]:
         """Train the segmentation model on the truth of the training slides, and measure it as the others are."""
         path_class = classes_of(self.options.project)[0]
-        read = truth_reader(_evaluate_options(self.options, "prediction"), path_class)
+        read = truth_reader(_evaluate_options(self.options, "prediction"), path_class, project.entries())
         for entry in self.cohort.training:
             truth = read(entry)
             polygons = [] if truth is None else polygonal(truth)

@@ -1,7 +1,9 @@
 """Where the truth comes from: a folder of GeoJSON files, or another project."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from shapely.geometry.base import BaseGeometry
 
@@ -9,12 +11,14 @@ from wsplf_cli import plugins
 from wsplf_cli.backends import Project
 from wsplf_cli.class_names import is_a
 from wsplf_cli.cohort.labels import classes_of
+from wsplf_cli.cohort.names import EntryNames, stem
 from wsplf_cli.errors import ConfigError, ProjectError, SlideError
 from wsplf_cli.geometry import union
 from wsplf_cli.options import EvaluateOptions, ProjectOptions
-from wsplf_cli.qupath import geojson
+from wsplf_cli.qupath import geojson, geometries
 from wsplf_cli.review.regions import review_regions
-from wsplf_cli.schema import Entry
+from wsplf_cli.review.roles import role_of
+from wsplf_cli.schema import Annotation, Entry, titles
 
 #: Gives the truth of an entry in level-0 pixels (empty: nothing is there), or None where there is no truth for it.
 TruthReader = Callable[[Entry], BaseGeometry | None]
@@ -22,21 +26,31 @@ TruthReader = Callable[[Entry], BaseGeometry | None]
 SUFFIXES = (".geojson", ".geojson.gz")
 HINT = "--truth takes a folder with SLIDE-STEM.geojson for each slide, or another project.qpproj"
 
+Source = TypeVar("Source")
 
-def truth_reader(options: EvaluateOptions, path_class: str) -> TruthReader:
+
+def truth_reader(options: EvaluateOptions, path_class: str, entries: Sequence[Entry]) -> TruthReader:
     """A function that reads the truth of a class for an entry, from where ``--truth`` says.
+
+    A file, or an entry of the project that holds the truth, belongs to the entry that its name means (see
+    ``cohort.names``), as for ``wsplf import``. Only what a person drew or decided on is truth: rejected polygons and
+    pending ones of wsplf are not, unless the image is marked as reviewed; then pending ones are.
+
+    Args:
+        options: Where the truth is, and how its project is reached.
+        path_class: The class.
+        entries: All entries of the project that is measured, so that the truth of one is not taken for another's.
 
     Raises:
         ConfigError: there is neither a project nor a folder.
-        ProjectError: the project that holds the truth cannot be read.
+        ProjectError: the project that holds the truth, or the folder, cannot be read.
     """
-    path = options.truth
+    path, names = options.truth, EntryNames(entries)
     if path.suffix == ".qpproj" or (path / "project.qpproj").is_file():
-        return _project_reader(path, options.project, path_class)
+        return _project_reader(path, options.project, path_class, names)
     if not path.is_dir():
         raise ConfigError(f"no truth at {path}", hint=HINT)
-    classes = classes_of(options.project)
-    return lambda entry: _read_from_folder(path, entry, path_class, classes)
+    return _folder_reader(path, path_class, classes_of(options.project), names)
 
 
 def is_negative(entry: Entry, path_class: str) -> bool:
@@ -44,59 +58,125 @@ def is_negative(entry: Entry, path_class: str) -> bool:
     return entry.label is not None and not entry.label.holds(path_class)
 
 
-def _read_from_folder(folder: Path, entry: Entry, path_class: str, classes: Sequence[str]) -> BaseGeometry | None:
-    """The regions of a class in the entry's GeoJSON file; a feature without a class is of the project's only one.
+class _Assigned(Generic[Source]):
+    """Which source of truth belongs to which entry; ``named`` are name, title for messages, and source."""
 
-    Raises:
-        SlideError: the file cannot be read; a feature has no class and the project has several; or all features are of
-            classes that are not the project's, and the slide is not labelled negative.
-    """
-    # an image that was turned or cropped has other coordinates than its slide
-    slide_stems = [entry.slide_path.stem] if entry.slide_path and not entry.steps else []
-    stems = dict.fromkeys([*slide_stems, Path(entry.name).stem, entry.name])
-    candidates = [folder / (stem + suffix) for stem in stems for suffix in SUFFIXES]
-    path = next((candidate for candidate in candidates if candidate.is_file()), None)
-    if path is None:
-        return None
-    try:
-        features = geojson.read(path)
-    except ProjectError as error:
-        raise SlideError(error.message, hint=error.hint) from error
-    unclassified = [feature for feature in features if not feature.path_class]
-    if len(classes) > 1 and unclassified:
-        raise SlideError(f"{path}: a feature has no class, and the project has several", hint="give it a class")
-    if features and not is_negative(entry, path_class) and not unclassified:
-        names = {feature.path_class for feature in features if feature.path_class}
-        if not any(is_a(name, known) for name in names for known in classes):
+    def __init__(self, named: Iterable[tuple[str, str, Source]], names: EntryNames) -> None:
+        self._names = names
+        self._of_entry: dict[str, list[tuple[str, Source]]] = {}
+        self._unclear: dict[str, tuple[str, list[Entry]]] = {}
+        for name, title, source in named:
+            matches = names.candidates(name)
+            for entry in matches:
+                if len(matches) == 1:
+                    self._of_entry.setdefault(entry.id, []).append((title, source))
+                else:
+                    self._unclear[entry.id] = title, matches
+
+    def of(self, entry: Entry, where: Path) -> Source | None:
+        """The source of an entry; None where there is none.
+
+        Raises:
+            SlideError: several sources could be the entry's, or its source could be another entry's as well.
+        """
+        sources = self._of_entry.get(entry.id, [])
+        if len(sources) == 1:
+            return sources[0][1]
+        if sources:
+            shown = ", ".join(title for title, _ in sources)
             raise SlideError(
-                f"{path}: no feature of class {' or '.join(classes)}; there are: {', '.join(sorted(names))}",
-                hint="name it with --path-class",
+                f"{entry.name}: {len(sources)} truths of it in {where}: {shown}", hint="leave one of them there"
             )
-    return union(
-        feature.shape for feature in features if not feature.path_class or is_a(feature.path_class, path_class)
-    )
+        if entry.id in self._unclear:
+            title, matches = self._unclear[entry.id]
+            raise SlideError(
+                f"{entry.name}: the truth {title} in {where} could be of any of {len(matches)} entries:"
+                f" {self._names.shown(matches)}",
+                hint="name the truth of each as here",
+            )
+        return None
 
 
-def _project_reader(path: Path, options: ProjectOptions, path_class: str) -> TruthReader:
-    """Reads the annotations of a class from the entry of the same name in another project.
-
-    Pending polygons that wsplf made there are no truth, unless the image is marked as reviewed.
-    """
-    project: Project = plugins.load("backends", options.backend).open_project(path, options)
-    entries_by_name: dict[str, list[Entry]] = {}
-    for entry in project.entries():
-        entries_by_name.setdefault(entry.name, []).append(entry)
+def _folder_reader(folder: Path, path_class: str, classes: Sequence[str], names: EntryNames) -> TruthReader:
+    """Reads the GeoJSON file of an entry in a folder."""
+    try:
+        files = sorted(
+            path
+            for path in folder.iterdir()
+            if path.name.casefold().endswith(SUFFIXES) and not path.name.startswith(".") and path.is_file()
+        )
+    except OSError as error:
+        raise ProjectError(f"{folder}: cannot be read: {error.strerror}", hint="check the permissions") from error
+    assigned = _Assigned([(stem(path.name), path.name, path) for path in files], names)
 
     def read(entry: Entry) -> BaseGeometry | None:
-        namesakes = entries_by_name.get(entry.name, [])
-        if len(namesakes) > 1:
-            ids = ", ".join(namesake.id for namesake in namesakes)
-            raise SlideError(
-                f"{path}: {len(namesakes)} entries are named {entry.name} (ids {ids})", hint="rename them in QuPath"
-            )
-        if not namesakes:
-            return None
-        annotations = project.annotations(namesakes[0].id)
-        return union(review_regions(annotations, path_class, reviewed=namesakes[0].reviewed).positive)
+        path = assigned.of(entry, folder)
+        return None if path is None else _read_file(path, entry, path_class, classes)
 
     return read
+
+
+def _read_file(path: Path, entry: Entry, path_class: str, classes: Sequence[str]) -> BaseGeometry:
+    """The regions of a class in a GeoJSON file; where no feature has a class, all are of the project's only one.
+
+    Raises:
+        SlideError: the file cannot be read; no feature has a class and the project has several; or all features are of
+            classes that are not the project's, and the slide is not labelled negative.
+    """
+    try:
+        contents = geojson.load(path)
+    except ProjectError as error:
+        raise SlideError(error.message, hint=error.hint) from error
+    features = contents.annotations
+    names = sorted({feature.path_class for feature in features if feature.path_class})
+    if features and not names:
+        if len(classes) > 1:
+            raise SlideError(f"{path}: a feature has no class, and the project has several", hint="give it a class")
+        features = [replace(feature, path_class=path_class) for feature in features]
+    elif names and not is_negative(entry, path_class) and not any(is_a(name, cls) for name in names for cls in classes):
+        raise SlideError(
+            f"{path}: no feature of class {' or '.join(classes)}; there are: {', '.join(names)}",
+            hint="name it with --path-class",
+        )
+    return _decided(features, entry, path_class, reviewed=contents.reviewed, where=str(path))
+
+
+def _project_reader(path: Path, options: ProjectOptions, path_class: str, names: EntryNames) -> TruthReader:
+    """Reads the annotations of a class from the entry of the same name in another project."""
+    project: Project = plugins.load("backends", options.backend).open_project(path, options)
+    truths = project.entries()
+    named = ((truth.name, title, truth) for truth, title in zip(truths, titles(truths), strict=True))
+    assigned = _Assigned(named, names)
+
+    def read(entry: Entry) -> BaseGeometry | None:
+        truth = assigned.of(entry, path)
+        if truth is None:
+            return None
+        if truth.steps != entry.steps:
+            raise SlideError(
+                f"{path}: {truth.name} is turned or cropped in another way than {entry.name}",
+                hint="take the truth from an image with the same coordinates",
+            )
+        annotations = project.annotations(truth.id)
+        return _decided(annotations, entry, path_class, reviewed=truth.reviewed, where=f"{path}: {truth.name}")
+
+    return read
+
+
+def _decided(
+    annotations: Sequence[Annotation], entry: Entry, path_class: str, *, reviewed: bool, where: str
+) -> BaseGeometry:
+    """What a person drew of a class, or decided to be of it.
+
+    Raises:
+        SlideError: there are only pending polygons of the class: nobody has said whether they are right.
+    """
+    positive = review_regions(annotations, path_class, reviewed=reviewed).positive
+    pending = [annotation for annotation in annotations if role_of(annotation, path_class) == "pending"]
+    if pending and not positive and not is_negative(entry, path_class):
+        raise SlideError(
+            f"{where}: no truth: the {len(pending)} polygons of {path_class} there are wsplf's and still pending",
+            hint="accept them in QuPath, or mark the image as reviewed",
+        )
+    # on the grid of exported files, so that a project and its files give the same figures
+    return union(geometries.on_grid(list(positive)))

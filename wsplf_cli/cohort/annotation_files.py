@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from shapely import box
 
 from wsplf_cli.class_names import class_key, class_name
-from wsplf_cli.cohort.names import find_entry, stem
+from wsplf_cli.cohort.names import EntryNames, stem
 from wsplf_cli.errors import ConfigError, ProjectError, SlideError
 from wsplf_cli.qupath import asap, geojson
 from wsplf_cli.qupath.geojson import Contents
@@ -62,18 +62,19 @@ def list_files(paths: Sequence[Path], image: str | None) -> list[Path]:
 
 
 def match_files(files: Sequence[Path], entries: Sequence[Entry], image: str | None) -> FilesOfEntries:
-    """The files of each entry: of the entry called ``image``, else of the entry with the name of the file.
+    """The files of each entry: of the entry called ``image``, else of the entry that the name of the file means.
 
     Raises:
         ProjectError: no file belongs to an entry; says why the first does not.
     """
-    matched = FilesOfEntries()
+    matched, names = FilesOfEntries(), EntryNames(entries)
     problems: list[tuple[Path, ProjectError]] = []
     for path in files:
         try:
             if not path.is_file():
                 raise ProjectError("no such file", hint="check the path")
-            entry = find_entry(stem(path.name) if image is None else image, entries)
+            name = stem(path.name) if image is None else image
+            entry = names.find(name, in_slide=image is not None or is_xml(path))
             matched.by_entry.setdefault(entry.id, []).append(path)
         except ProjectError as error:
             problems.append((path, ProjectError(f"{path}: {error.message}", hint=error.hint)))

@@ -2,18 +2,22 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from wsplf_cli.backends import Project
-from wsplf_cli.benchmark.evaluation import Score, score_entry, totals
+from wsplf_cli.benchmark.evaluation import Score, score_entry, totals, without_measured_positive
 from wsplf_cli.benchmark.truth import HINT, is_negative, truth_reader
 from wsplf_cli.cohort.labels import classes_of, display_names
+from wsplf_cli.cohort.names import all_entries
 from wsplf_cli.cohort.run import Skipped, for_each_entry
 from wsplf_cli.errors import ProjectError
 from wsplf_cli.geometry import union
 from wsplf_cli.options import EvaluateOptions
 from wsplf_cli.runs.record import start_run
-from wsplf_cli.schema import Entry, Tracker
+from wsplf_cli.schema import Entry, Tracker, titles
+
+NO_TRUTH = "no truth for it"
 
 
 def evaluate(project: Project, entries: Sequence[Entry], options: EvaluateOptions, tracker: Tracker) -> dict[str, Any]:
@@ -24,28 +28,30 @@ def evaluate(project: Project, entries: Sequence[Entry], options: EvaluateOption
 
     A slide is positive when its label says that it holds the class, and an unlabelled one when its truth does; else it
     is negative. A slide that is labelled negative needs no truth: there is nothing to find on it. Other slides without
-    truth are skipped.
+    truth are skipped. Where that leaves no positive slide of a class to measure, they have failed.
 
     Returns:
         ``entries``: name, label (the word in the project), dice, iou, boundary_f1, fp_share (None without tissue),
         truth_um2, predicted_um2; ``mean_dice`` and ``mean_boundary_f1`` over the positive slides; ``pooled_dice`` and
-        ``pooled_iou`` of the areas of all slides; ``negative_fp_share`` of the tissue of all negative slides, and
-        ``negative_tissue_um2``; None where there are none; ``confidence``: how well it tells good polygons from bad
-        ones; ``skipped`` and ``failed``: name and reason. With several classes, all but the last two are in
-        ``classes``, by class.
+        ``pooled_iou`` of the areas of all slides; these four are None without a positive slide; ``negative_fp_share``
+        of the tissue of all negative slides, and ``negative_tissue_um2``, None where there are none; ``confidence``:
+        how well it tells good polygons from bad ones; ``skipped`` and ``failed``: name and reason. With several
+        classes, all but the last two are in ``classes``, by class.
 
     Raises:
         ConfigError: there is no such truth.
         ProjectError: no entry could be measured, or the project that holds the truth cannot be read.
     """
     classes = classes_of(options.project)
-    readers = {path_class: truth_reader(options, path_class) for path_class in classes}
+    of_project = all_entries(project, entries)
+    names = {entry.id: title for entry, title in zip(of_project, titles(of_project), strict=True)}
+    readers = {path_class: truth_reader(options, path_class, of_project) for path_class in classes}
     scores: dict[str, list[Score]] = {path_class: [] for path_class in classes}
 
     def work(entry: Entry) -> Mapping[str, float] | Skipped:
         truths = {path_class: read(entry) for path_class, read in readers.items()}
         if any(truth is None and not is_negative(entry, path_class) for path_class, truth in truths.items()):
-            return Skipped(f"no truth for it in {options.truth}")
+            return Skipped(f"{NO_TRUTH} in {options.truth}")
         known = {path_class: union([]) if truth is None else truth for path_class, truth in truths.items()}
         by_class = score_entry(project, entry, known, options, tracker=tracker)
         for path_class, score in by_class.items():
@@ -56,16 +62,25 @@ def evaluate(project: Project, entries: Sequence[Entry], options: EvaluateOption
     read_only = not os.access(project.folder, os.W_OK)
     with start_run(project, "evaluate", options=options, seed=0, dry_run=read_only) as run:
         results = for_each_entry(entries, work, tracker=tracker, name="evaluate")
+        if not any(result.status == "failed" for result in results):
+            needed = without_measured_positive(scores, entries)
+            results = [
+                replace(result, status="failed") if result.status == "skipped" and result.id in needed else result
+                for result in results
+            ]
         left_out = {
-            status: [{"name": result.name, "reason": result.reason} for result in results if result.status == status]
+            status: [
+                {"name": names[result.id], "reason": result.reason} for result in results if result.status == status
+            ]
             for status in ("skipped", "failed")
         }
-        for skipped in left_out["skipped"]:
-            tracker.say(f"{skipped['name']}: skipped, {skipped['reason']}")
+        for result in results:
+            if result.reason.startswith(NO_TRUTH):
+                tracker.say(f"{names[result.id]}: {result.status}, {result.reason}")
         if not scores[classes[0]]:
             reason = next((result.reason for result in results), "the project has no entries")
             raise ProjectError(f"none of {len(entries)} entries could be measured; the first: {reason}", hint=HINT)
-        by_class = {path_class: totals(of_class) for path_class, of_class in scores.items()}
+        by_class = {path_class: totals(of_class, names) for path_class, of_class in scores.items()}
         document = ({"classes": by_class} if len(classes) > 1 else by_class[classes[0]]) | left_out
         run.finish(results, details=document)
     return document

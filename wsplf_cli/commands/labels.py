@@ -8,6 +8,7 @@ from typing import Any
 from wsplf_cli.backends import Project
 from wsplf_cli.cohort.label_table import match_table, read_table
 from wsplf_cli.cohort.labels import LabelRow, classes_of, count_classes, label_rows, require_both, require_known
+from wsplf_cli.cohort.names import all_entries
 from wsplf_cli.cohort.project_images import MPP_COLUMN
 from wsplf_cli.errors import ConfigError, ProjectError
 from wsplf_cli.options import LabelsOptions
@@ -67,8 +68,9 @@ def labels(project: Project, entries: Sequence[Entry], options: LabelsOptions, t
     warnings: list[str] = []
     written = 0
     if options.csv is not None:
-        table_rows = read_table(options.csv)
-        metadata, warnings = match_table(table_rows, entries, label_key=options.project.label_key)
+        table_rows, label_key = read_table(options.csv), options.project.label_key
+        of_project = all_entries(project, entries)
+        metadata, warnings = match_table(table_rows, entries, label_key=label_key, all_entries=of_project)
         if any(row.get(MPP_COLUMN) for row in table_rows):
             warnings.append(f"the column {MPP_COLUMN} is read by project create alone; set pixel sizes in QuPath")
         if not metadata:

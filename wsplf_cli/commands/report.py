@@ -5,12 +5,13 @@ from pathlib import Path
 
 from wsplf_cli import files
 from wsplf_cli.backends import Project
+from wsplf_cli.cohort.names import all_entries
 from wsplf_cli.errors import ProjectError
 from wsplf_cli.options import ReportOptions
 from wsplf_cli.report.entries import EntryView, show_entry, thumbnail_px
 from wsplf_cli.report.page import render_page
 from wsplf_cli.report.runs import read_runs
-from wsplf_cli.report.scores import kept_scores, read_scores
+from wsplf_cli.report.scores import kept_scores, read_scores, rows_of_entries
 from wsplf_cli.runs.layout import report_file
 from wsplf_cli.schema import Entry, Tracker
 
@@ -33,11 +34,12 @@ def report(project: Project, entries: Sequence[Entry], options: ReportOptions, t
     """
     runs = read_runs(project.folder)
     scores = read_scores(options.scores) if options.scores else kept_scores([run.record for run in runs])
+    rows = rows_of_entries(scores, all_entries(project, entries))
     views: list[EntryView] = []
     max_px = thumbnail_px(len(entries))
     tracker.start("report", len(entries))
     for entry in entries:
-        views.append(show_entry(project, entry, runs, scores, options=options.project, max_px=max_px))
+        views.append(show_entry(project, entry, runs, rows[entry.id], options=options.project, max_px=max_px))
         if views[-1].problem:
             tracker.say(f"{entry.name}: shown without a picture, {views[-1].problem}")
         tracker.advance(1, message=entry.name)

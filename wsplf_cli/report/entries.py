@@ -88,7 +88,7 @@ def show_entry(
     project: Project,
     entry: Entry,
     runs: Sequence[RunView],
-    scores: Mapping[str, Mapping[str, Any]],
+    rows: Mapping[str, Mapping[str, Any]],
     *,
     options: ProjectOptions,
     max_px: int,
@@ -99,11 +99,10 @@ def show_entry(
         project: The project of the entry.
         entry: The entry, its label resolved.
         runs: The runs of the project, the newest first, for the CAM.
-        scores: Tables of evaluations by name.
+        rows: The entry's scores in evaluations, by title.
         options: How the project was reached.
         max_px: Longer side of the thumbnail.
     """
-    rows = {name: row for name, table in scores.items() for row in table["entries"] if row.get("name") == entry.name}
     label = label_word(entry, options)
     try:
         groups = _group(project.annotations(entry.id), classes_of(options))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from wsplf_cli.errors import ConfigError
-from wsplf_cli.schema import Origin
+from wsplf_cli.schema import Entry, Origin, titles
 
 #: How the page names the annotations of an origin (one, several), in the order of the loop.
 ORIGINS: Mapping[Origin, tuple[str, str]] = {
@@ -61,6 +61,19 @@ def read_scores(path: Path) -> dict[str, dict[str, Any]]:
     if not tables:
         raise ConfigError(f"{path} holds no scores", hint="wsplf evaluate PROJECT --json > FILE")
     return tables
+
+
+def rows_of_entries(
+    scores: Mapping[str, Mapping[str, Any]], entries: Sequence[Entry]
+) -> dict[str, dict[str, Mapping[str, Any]]]:
+    """The scores of each entry by title, by entry id. ``entries`` are all of the project: their titles are unique."""
+    ids = {title: entry.id for entry, title in zip(entries, titles(entries), strict=True)}
+    rows: dict[str, dict[str, Mapping[str, Any]]] = {entry.id: {} for entry in entries}
+    for name, table in scores.items():
+        for row in table["entries"]:
+            if row.get("name") in ids:
+                rows[ids[row["name"]]][name] = row
+    return rows
 
 
 def _tables(document: object) -> dict[str, dict[str, Any]]:
