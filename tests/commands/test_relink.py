@@ -237,3 +237,16 @@ def test_a_moved_cohort_is_relinked_by_its_folder(tmp_path, shared_data, recorde
     assert all(uri.startswith("file:///") for uri in uris_of(project))
     entries = open_project(project, ProjectOptions()).entries()
     assert [entry.slide_path.parent for entry in entries] == [shared_data / "glas-dev" / "slides"] * 12
+
+
+@pytest.mark.parametrize(("recorded", "stored"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_slide_is_found_by_a_name_in_the_other_form_of_unicode(tmp_path, slides, recorder, recorded, stored):
+    slide = (slides / "a.tif").rename(slides / unicodedata.normalize(recorded, "Mü.tif"))
+    path = tmp_path / "far" / "away" / "project"
+    create(path, [slide], CreateOptions(), recorder)
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    moved = slide.rename(archive / unicodedata.normalize(stored, "Mü.tif"))
+    (result,) = relink(path, RelinkOptions(search=archive), recorder).entries
+    assert result.status == "done", result.reason
+    assert open_project(path, ProjectOptions()).entries()[0].slide_path.samefile(moved)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from wsplf_cli.qupath.addresses import existing, file_uri, moved, moves_of
-from wsplf_cli.qupath.images import uri_path
+from wsplf_cli.qupath.addresses import file_uri, moved, moves_of
+from wsplf_cli.qupath.images import existing, uri_path
 
 
 @pytest.mark.parametrize(
@@ -114,3 +114,13 @@ def test_a_name_is_found_in_the_other_form_of_unicode(tmp_path):
     assert existing(tmp_path / "none.svs") is None
     composed = "file:/old/%C3%BC"
     assert moved(f"{composed}/a.svs", moves_of(unicodedata.normalize("NFD", "/old/ü") + "=/new")) is not None
+
+
+def test_a_path_is_found_whose_names_are_in_several_forms_of_unicode(tmp_path):
+    stored = tmp_path / "Ko\u0308ln" / "M\u00fcller" / "pie\u0301.svs"
+    stored.parent.mkdir(parents=True)
+    stored.touch()
+    for typed in ("K\u00f6ln/Mu\u0308ller/pi\u00e9.svs", "Ko\u0308ln/M\u00fcller/pi\u00e9.svs"):
+        assert existing(tmp_path / typed).samefile(stored)
+    assert existing(tmp_path / "K\u00f6ln" / "pi\u00e9.svs") is None
+    assert existing(tmp_path / "none" / "pi\u00e9.svs") is None

@@ -1,7 +1,8 @@
 import json
 import shutil
+import unicodedata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -208,6 +209,21 @@ def test_slide_is_found_by_name_and_size(study: Path, tmp_path: Path) -> None:
     shutil.rmtree(archive / "two")
     assert _entries(project, slides=tmp_path / "archive", sizes=sizes)[0].slide_path is None
     assert _entries(project, slides=tmp_path / "archive")[0].slide_path == archive / "one" / "a b_ü.tif"
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_slide_in_another_form_of_unicode_is_found_at_its_address_and_by_its_name(
+    study: Path, tmp_path: Path, form: Literal["NFC", "NFD"]
+) -> None:
+    stored = study / "slides" / "a b_ü.tif"
+    copied = stored.rename(stored.with_name(unicodedata.normalize(form, stored.name)))
+    at_address = _entries(study / "project")[0].slide_path
+    assert at_address is not None
+    assert at_address.samefile(copied)
+    (study / "slides").rename(tmp_path / "gone")
+    by_name = _entries(study / "project", slides=tmp_path / "gone")[0].slide_path
+    assert by_name is not None
+    assert by_name.samefile(tmp_path / "gone" / copied.name)
 
 
 @pytest.mark.parametrize(

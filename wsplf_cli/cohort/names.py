@@ -139,7 +139,7 @@ class EntryNames:
 
 
 def all_entries(project: Project, chosen: Sequence[Entry]) -> list[Entry]:
-    """All entries of a project, among which names are looked up; the chosen ones as they are here, with their labels."""
+    """All entries of a project, among which names are looked up; the chosen ones as they are here, labels resolved."""
     return list({entry.id: entry for entry in (*project.entries(), *chosen)}.values())
 
 

@@ -80,12 +80,6 @@ def moved(uri: str, moves: Sequence[Move]) -> Path | None:
     return best.new.joinpath(*parts[len(best.old) :])
 
 
-def existing(path: Path) -> Path | None:
-    """The path, in the form of Unicode in which it exists; None when it does not."""
-    spellings = [path, *(Path(unicodedata.normalize(form, str(path))) for form in ("NFC", "NFD"))]
-    return next((spelling for spelling in spellings if spelling.exists()), None)
-
-
 def _below(parts: Sequence[str], old: Sequence[str]) -> bool:
     start = parts[: len(old)]
     if old[0] == "/":

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import unicodedata
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -10,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from wsplf_cli.files import is_apple_double
 from wsplf_cli.runs import layout
+from wsplf_cli.text import normalise_name
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +50,32 @@ def uri_path(uri: str) -> str | None:
     return path[1:] if re.match(r"/[A-Za-z]:/", path) else path
 
 
+def existing(path: Path) -> Path | None:
+    """The path with each name in the form of Unicode in which it exists; None when it does not exist.
+
+    macOS takes letters with accents apart (NFD), other systems keep them as they were typed; a copied folder can mix
+    both in one path.
+    """
+    try:
+        if path.exists():
+            return path
+        if str(path).isascii():
+            return None
+        names = path.parts[1:] if path.anchor else path.parts
+        current = Path(path.anchor)
+        for name in names:
+            current = current / name if (current / name).exists() else _same_name(current, name)
+    except (OSError, StopIteration):
+        return None
+    return current
+
+
+def _same_name(folder: Path, name: str) -> Path:
+    """The file in a folder whose name differs only in its form of Unicode."""
+    composed = unicodedata.normalize("NFC", name)
+    return next(path for path in folder.iterdir() if unicodedata.normalize("NFC", path.name) == composed)
+
+
 class Finder:
     """Finds the images of one project. The folders are searched once, and only when an image has moved."""
 
@@ -69,8 +97,8 @@ class Finder:
         if recorded is None:
             return None
         for path in (Path(recorded), self._beside(recorded)):
-            if path is not None and path.is_file():
-                return path
+            if path is not None and (image := existing(path)) is not None and image.is_file():
+                return image
         same_name = self._named(PurePosixPath(recorded).name)
         sizes = [(path, self._measure(path, crop_to_bounds=crop_to_bounds)) for path in same_name]
         fitting = [path for path, size in sizes if size is not None and size == size_px0]
@@ -96,8 +124,8 @@ class Finder:
         if self._by_name is None:
             self._by_name = {}
             for path in self._candidates():
-                self._by_name.setdefault(path.name.casefold(), []).append(path)
-        same_name = self._by_name.get(name.casefold(), [])
+                self._by_name.setdefault(normalise_name(path.name), []).append(path)
+        same_name = self._by_name.get(normalise_name(name), [])
         return distinct_files([path for path in same_name if path.name == name] or same_name)
 
     def _candidates(self) -> Iterator[Path]:

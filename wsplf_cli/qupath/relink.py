@@ -7,9 +7,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from wsplf_cli.qupath import gson, servers
-from wsplf_cli.qupath.addresses import Move, existing, file_uri, moved
-from wsplf_cli.qupath.images import Measure, distinct_files, files_in, uri_path
+from wsplf_cli.qupath.addresses import Move, file_uri, moved
+from wsplf_cli.qupath.images import Measure, distinct_files, existing, files_in, uri_path
 from wsplf_cli.qupath.project_file import ProjectFile, entry_id
+from wsplf_cli.text import normalise_name
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +41,8 @@ class Search:
         if self._by_name is None:
             self._by_name = {}
             for path in files_in(self._folder):
-                self._by_name.setdefault(path.name.casefold(), []).append(path)
-        same_name = distinct_files(self._by_name.get(name.casefold(), []))
+                self._by_name.setdefault(normalise_name(path.name), []).append(path)
+        same_name = distinct_files(self._by_name.get(normalise_name(name), []))
         sizes = {path: self._measure(path, crop_to_bounds=crop_to_bounds) for path in same_name}
         if min(size_px0) <= 0:
             return list(sizes)
@@ -67,8 +68,8 @@ def _link(builder: Mapping[str, Any], moves: Sequence[Move], search: Search | No
     image = existing(target) if target is not None else None
     if image is not None:
         return _to(uri, image)
-    if Path(recorded).is_absolute() and Path(recorded).exists():
-        return _to(uri, Path(recorded))
+    if Path(recorded).is_absolute() and (image := existing(Path(recorded))) is not None:
+        return _to(uri, image)
     return _missing(builder, uri, recorded, target, search)
 
 
