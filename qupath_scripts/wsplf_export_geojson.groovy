@@ -17,7 +17,10 @@ if (entry == null) {
 }
 if (binding.hasVariable('args') && args) folder = args[0]
 mkdirs(folder)
-def name = entry.getImageName().replaceAll(/[\\\/:*?"<>|]/, '_')
+def safe = { image -> image.getImageName().replaceAll(/[\\\/:*?"<>|]/, '_') }
+def name = safe(entry)
+def alike = getProject().getImageList().count { safe(it).equalsIgnoreCase(name) }
+if (alike > 1) name += "_id${entry.getID()}"  // as wsplf export does where files would have one name
 def file = new File(folder, name + '.geojson')
 def annotations = getAnnotationObjects()
 exportObjectsToGeoJson(annotations, file.getPath(), 'FEATURE_COLLECTION')

@@ -15,7 +15,10 @@ if (entry == null) {
     say('Open an image of a project first.')
     return
 }
-def name = entry.getImageName().replaceAll(/[\\\/:*?"<>|]/, '_')
+def safe = { image -> image.getImageName().replaceAll(/[\\\/:*?"<>|]/, '_') }
+def name = safe(entry)
+def alike = getProject().getImageList().count { safe(it).equalsIgnoreCase(name) }
+if (alike > 1) name += "_id${entry.getID()}"  // as wsplf export does where files would have one name
 def file = new File(folder, name + '.geojson')
 if (binding.hasVariable('args') && args) file = new File(args[0])
 if (!file.isFile()) {

@@ -24,7 +24,7 @@ from wsplf_cli.schema import Annotation, Entry, titles
 TruthReader = Callable[[Entry], BaseGeometry | None]
 
 SUFFIXES = (".geojson", ".geojson.gz")
-HINT = "--truth takes a folder with SLIDE-STEM.geojson for each slide, or another project.qpproj"
+HINT = "--truth takes a folder with NAME.geojson for each slide, as wsplf export writes it, or another project.qpproj"
 
 Source = TypeVar("Source")
 

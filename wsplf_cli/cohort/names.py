@@ -74,14 +74,18 @@ class EntryNames:
             in_slide: What has the name is in the coordinates of the slide's file, as ASAP draws. Else the name of a
                 slide does not mean an image that was turned or cropped, whose coordinates are others.
         """
-        _, normalised, bare = (form(name) for form in _FORMS)
-        by_slide = self._slides[2].get(bare, []) or self._in_folder(name)
+        keys = [form(name) for form in _FORMS]
+        by_name = (index.get(key) for index, key in zip(self._names, keys, strict=True))
+        by_slide = (index.get(key) for index, key in zip(self._slides, keys, strict=True))
         return (
             self._own.get(name)
             or self._by_file.get(name)
-            or self._names[1].get(normalised)
-            or self._names[2].get(bare)
-            or [entry for entry in by_slide if in_slide or not entry.steps]
+            or next(filter(None, by_name), [])
+            or [
+                entry
+                for entry in next(filter(None, by_slide), []) or self._in_folder(name)
+                if in_slide or not entry.steps
+            ]
         )
 
     def find(self, name: str, *, in_slide: bool = False) -> Entry:
