@@ -209,3 +209,16 @@ def test_truth_of_a_turned_image_is_not_that_of_another_view(make_entry, memory_
     read = truth_reader(EvaluateOptions(truth=Path("other/project.qpproj")), "Tumor", [entry])
     with pytest.raises(SlideError, match="turned or cropped in another way"):
         read(entry)
+
+
+def test_entries_of_one_name_in_another_project_are_told_apart_by_their_slides(memory_project, make_entry, monkeypatch):
+    entries = [make_entry("s.tif", slide_path=Path(f"/data/{folder}/s.tif")) for folder in "ABB"]
+    other = memory_project([replace(entries[1], id="8"), replace(entries[0], id="9")])
+    other.annotations = lambda entry_id: [Annotation(uuid4(), {"8": OTHER, "9": SQUARE}[entry_id], "Tumor")]
+    backend = type("Backend", (), {"open_project": staticmethod(lambda path, options: other)})
+    monkeypatch.setattr("wsplf_cli.benchmark.truth.plugins.load", lambda package, name: backend)
+    options = EvaluateOptions(truth=Path("other/project.qpproj"))
+    read = truth_reader(options, "Tumor", entries[:2])
+    assert [read(entry).area for entry in entries[:2]] == [SQUARE.area, OTHER.area]
+    with pytest.raises(SlideError, match=r"s\.tif \(id 8\) in .* could be of any of 3 entries"):
+        truth_reader(options, "Tumor", entries)(entries[1])

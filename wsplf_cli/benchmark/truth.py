@@ -11,7 +11,7 @@ from wsplf_cli import plugins
 from wsplf_cli.backends import Project
 from wsplf_cli.class_names import is_a
 from wsplf_cli.cohort.labels import classes_of
-from wsplf_cli.cohort.names import EntryNames, stem
+from wsplf_cli.cohort.names import EntryNames, slide_paths, stem
 from wsplf_cli.errors import ConfigError, ProjectError, SlideError
 from wsplf_cli.geometry import union
 from wsplf_cli.options import EvaluateOptions, ProjectOptions
@@ -59,14 +59,13 @@ def is_negative(entry: Entry, path_class: str) -> bool:
 
 
 class _Assigned(Generic[Source]):
-    """Which source of truth belongs to which entry; ``named`` are name, title for messages, and source."""
+    """Which source of truth belongs to which entry; each comes with its title and the entries that it may be of."""
 
-    def __init__(self, named: Iterable[tuple[str, str, Source]], names: EntryNames) -> None:
+    def __init__(self, sources: Iterable[tuple[str, Source, Sequence[Entry]]], names: EntryNames) -> None:
         self._names = names
         self._of_entry: dict[str, list[tuple[str, Source]]] = {}
-        self._unclear: dict[str, tuple[str, list[Entry]]] = {}
-        for name, title, source in named:
-            matches = names.candidates(name)
+        self._unclear: dict[str, tuple[str, Sequence[Entry]]] = {}
+        for title, source, matches in sources:
             for entry in matches:
                 if len(matches) == 1:
                     self._of_entry.setdefault(entry.id, []).append((title, source))
@@ -107,7 +106,7 @@ def _folder_reader(folder: Path, path_class: str, classes: Sequence[str], names:
         )
     except OSError as error:
         raise ProjectError(f"{folder}: cannot be read: {error.strerror}", hint="check the permissions") from error
-    assigned = _Assigned([(stem(path.name), path.name, path) for path in files], names)
+    assigned = _Assigned([(path.name, path, names.candidates(stem(path.name))) for path in files], names)
 
     def read(entry: Entry) -> BaseGeometry | None:
         path = assigned.of(entry, folder)
@@ -145,8 +144,8 @@ def _project_reader(path: Path, options: ProjectOptions, path_class: str, names:
     """Reads the annotations of a class from the entry of the same name in another project."""
     project: Project = plugins.load("backends", options.backend).open_project(path, options)
     truths = project.entries()
-    named = ((truth.name, title, truth) for truth, title in zip(truths, titles(truths), strict=True))
-    assigned = _Assigned(named, names)
+    with_titles = zip(truths, titles(truths), strict=True)
+    assigned = _Assigned([(title, truth, _namesakes(truth, names)) for truth, title in with_titles], names)
 
     def read(entry: Entry) -> BaseGeometry | None:
         truth = assigned.of(entry, path)
@@ -161,6 +160,14 @@ def _project_reader(path: Path, options: ProjectOptions, path_class: str, names:
         return _decided(annotations, entry, path_class, reviewed=truth.reviewed, where=f"{path}: {truth.name}")
 
     return read
+
+
+def _namesakes(truth: Entry, names: EntryNames) -> Sequence[Entry]:
+    """The entries that an entry of another project may be: of several of its name, the one of the same slide."""
+    matches = names.candidates(truth.name)
+    paths = set(slide_paths(truth))
+    of_slide = [entry for entry in matches if paths.intersection(slide_paths(entry))]
+    return of_slide if len(of_slide) == 1 else matches
 
 
 def _decided(
