@@ -82,3 +82,11 @@ def test_shapes_of_every_kind_are_known_among_many(new: Any) -> None:
     incoming = [_annotation(has_id=True, shape=shape) for shape in shapes]
     assert [annotation.shape for annotation in new(incoming, there)] == [Polygon()]
     assert new(incoming, []) == incoming
+
+
+@pytest.mark.parametrize("spelling", ["tumor:necrotic", " Tumor: Necrotic", "TUMOR: NECROTIC"])
+@pytest.mark.parametrize("has_id", [True, False])
+def test_a_class_in_another_spelling_is_no_difference(new: Any, spelling: str, *, has_id: bool) -> None:
+    stored = _annotation(has_id=has_id, path_class="Tumor: Necrotic")
+    incoming = replace(stored, id=stored.id if has_id else uuid4(), path_class=spelling)
+    assert new([incoming], [stored]) == []

@@ -75,7 +75,7 @@ def _same_content(annotation: Annotation, other: Annotation) -> bool:
     """Whether two annotations of different ids, one of which is not QuPath's, are one."""
     return (
         not (annotation.has_id and other.has_id)
-        and annotation.path_class == other.path_class
+        and same_class(annotation.path_class, other.path_class)
         and annotation.name == other.name
         and annotation.plane == other.plane
         and _same_shape(annotation, other)
