@@ -21,6 +21,11 @@ SHARED = (
 )
 
 
+ACCEPT_MISSING_DATA = option(
+    False, "Take an entry as empty whose data.qpdata is missing though its summary.json counts objects."
+)
+
+
 @dataclass(frozen=True, slots=True)
 class ProjectOptions:
     """How to reach the project, its slides and its labels."""
@@ -37,6 +42,11 @@ class ProjectOptions:
     )
     negative: tuple[str, ...] = option(("normal",), "Label of negative slides; may be repeated.")
     path_class: str = option("Tumor", "QuPath class that a --positive without =CLASS means.")
+    accept_missing_data: bool = ACCEPT_MISSING_DATA
+
+
+#: The options of ProjectOptions that only commands that write annotations have.
+_WRITING = ("accept_missing_data",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +70,7 @@ class RunOptions:
 class DoctorOptions:
     """``wsplf doctor``."""
 
-    project: ProjectOptions = field(default_factory=ProjectOptions)
+    project: ProjectOptions = field(default_factory=ProjectOptions, metadata={"without": _WRITING})
     sam_checkpoint: Path | None = option(None, "SAM checkpoint file to check.")
     registration: bool = option(
         False, "Check for every entry, on a copy of the project, that annotations land on their pixels."
@@ -84,7 +94,7 @@ class LabelsOptions:
 
     project: ProjectOptions = field(
         default_factory=ProjectOptions,
-        metadata={"without": ("mpp_override",)},  # it reads no pixel
+        metadata={"without": ("mpp_override", *_WRITING)},  # it reads no pixel
     )
     csv: Path | None = option(None, "Table with the columns slide and label (patient, split): written to the entries.")
     dry_run: bool = option(False, "Show what --csv would write; write nothing.")
@@ -140,7 +150,7 @@ class PseudolabelOptions:
 class TrainOptions:
     """``wsplf train``."""
 
-    project: ProjectOptions = field(default_factory=ProjectOptions)
+    project: ProjectOptions = field(default_factory=ProjectOptions, metadata={"without": _WRITING})
     tiles: TileOptions = field(default_factory=TileOptions)
     run: RunOptions = field(default_factory=RunOptions)
     segmenter: str = option("unet", "Segmentation model.", plugins="segmentation.models")
@@ -175,7 +185,7 @@ class SegmentOptions:
 class EvaluateOptions:
     """``wsplf evaluate``."""
 
-    project: ProjectOptions = field(default_factory=ProjectOptions)
+    project: ProjectOptions = field(default_factory=ProjectOptions, metadata={"without": _WRITING})
     truth: Path = option(Path("truth"), "Folder of SLIDE-STEM.geojson files, or another project.qpproj.")
     origin: str = option(
         "pseudolabel", "Which annotations are measured.", choices=("pseudolabel", "prediction", "human")
@@ -187,7 +197,7 @@ class EvaluateOptions:
 class BenchmarkOptions:
     """``wsplf benchmark``."""
 
-    project: ProjectOptions = field(default_factory=ProjectOptions)
+    project: ProjectOptions = field(default_factory=ProjectOptions, metadata={"without": _WRITING})
     mpp: float = option(1.0, "Micrometres per pixel at which tiles are read.", above=0)
     truth: Path = option(Path("truth"), "Folder of SLIDE-STEM.geojson files, or another project.qpproj.")
     recipes: tuple[str, ...] = option(
@@ -213,7 +223,7 @@ class BenchmarkOptions:
 class ReportOptions:
     """``wsplf report``."""
 
-    project: ProjectOptions = field(default_factory=ProjectOptions)
+    project: ProjectOptions = field(default_factory=ProjectOptions, metadata={"without": _WRITING})
     out: Path | None = option(None, "HTML file to write; wsplf/report.html beside the project by default.")
     scores: Path | None = option(None, "Scores to show: what wsplf evaluate --json printed.")
 
@@ -276,6 +286,7 @@ class ImportOptions:
     asap_class: tuple[str, ...] = option(
         (), "GROUP=CLASS: QuPath class of an ASAP group; GROUP= leaves it out, GROUP=- cuts it out; may be repeated."
     )
+    accept_missing_data: bool = ACCEPT_MISSING_DATA
     dry_run: bool = option(False, "Show what would be added; write nothing.")
 
 

@@ -267,6 +267,11 @@ def titles(records: Sequence[Entry | EntryResult]) -> list[str]:
     ]
 
 
+def without_name(message: str, name: str) -> str:
+    """A message without the name of its entry in front, for where the name stands beside it already."""
+    return message.removeprefix(f"{name}: ")
+
+
 @dataclass(frozen=True, slots=True)
 class StageReport:
     """What a command did. ``details`` holds JSON values that are special to it (curves, figures, paths)."""

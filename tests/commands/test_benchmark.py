@@ -339,3 +339,15 @@ def test_the_real_commands_run_on_a_tiny_cohort(tmp_path, recorder, monkeypatch)
     assert rows["cam"]["seconds_per_mm2"][0] > 0
     assert 0 <= rows["upper-bound"]["mean_dice"][0] <= 1
     assert Path(document["out"], "benchmark.md").is_file()
+
+
+def test_an_entry_whose_truth_is_lost_is_named_among_the_failures_and_the_others_are_measured(cohort, run, slide):
+    truth = make_project(cohort.parents[1] / "other", slide, WORDS)
+    opened = open_project(truth, ProjectOptions())
+    for entry in opened.entries():
+        drawn = [Annotation(uuid4(), TRUTH, "Tumor")] if entry.metadata["label"] == "tumor" else []
+        opened.replace(entry.id, origin="human", annotations=drawn)
+    (truth.parent / "data" / "1" / "data.qpdata").unlink()
+    document = run(recipes=("default", "upper-bound"), seeds=1, truth=truth)
+    assert len(document["rows"]) > 0
+    assert any("summary.json counts 1 annotation" in line for line in document["failed"])

@@ -38,7 +38,7 @@ def page_of(memory_project, recorder, tmp_path):
         project = memory_project(entries)
         project.annotations = lambda entry_id: (annotations or {}).get(entry_id, [])
         report_options = ReportOptions(out=tmp_path / "out" / "report.html", **options)
-        out = report(project, entries, report_options, recorder)
+        out = report(project, entries, report_options, recorder).page
         page = Page(out.read_text(encoding="utf-8"))
         assert page.open == []
         return page
@@ -130,7 +130,7 @@ def test_annotations_that_cannot_be_read_become_a_note(entries, memory_project, 
         raise SlideError("data.qpdata: cut short")
 
     project.annotations = broken
-    out = report(project, entries, ReportOptions(out=tmp_path / "report.html"), recorder)
+    out = report(project, entries, ReportOptions(out=tmp_path / "report.html"), recorder).page
     assert "2 slides without a picture" in Page(out.read_text()).text
 
 

@@ -234,3 +234,12 @@ def test_command_tells_what_to_do_in_qupath_and_exits_with_1_on_a_changed_entry(
     assert "2.svs" in shown.out
     assert main(["undo", str(project), "--list"]) == 0
     assert "Reload data" not in capsys.readouterr().err
+
+
+def test_a_data_file_that_is_missing_since_is_said_to_be_missing(project):
+    kills.write(project)
+    (project.parent / "data" / "1" / "data.qpdata").unlink()
+    (failed,) = [entry for entry in _undo(project).entries if entry.status == "failed"]
+    assert "data/1/data.qpdata is missing; left as it is" in failed.reason
+    assert "the file before the run is" in failed.reason
+    assert not (project.parent / "data" / "1" / "data.qpdata").exists()

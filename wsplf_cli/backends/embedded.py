@@ -1,6 +1,7 @@
 """Reads and writes QuPath's files directly: no QuPath, no Java."""
 
 import hashlib
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,18 @@ from wsplf_cli.errors import ConfigError, ProjectError, SlideError
 from wsplf_cli.options import ProjectOptions
 from wsplf_cli.qupath import project_file, qpdata
 from wsplf_cli.qupath.atomic import SavedMeanwhile, write_files
+from wsplf_cli.qupath.data_folder import (
+    BACKUP,
+    DATA,
+    SUMMARY,
+    entry_folder,
+    file_bytes,
+    find_data,
+    how_to_restore,
+    lost_objects,
+    parse_summary,
+    read_summary,
+)
 from wsplf_cli.qupath.entry_data import new_data, summary_file
 from wsplf_cli.qupath.javaser.graph import JavaStreamError
 from wsplf_cli.qupath.qpdata import QpData
@@ -18,9 +31,7 @@ from wsplf_cli.runs.journal import ChangedOnDisk, read_state
 from wsplf_cli.schema import Annotation, Entry, Origin, PathClass, PathObject, Replaced
 from wsplf_cli.slides.open import measure
 
-DATA = "data.qpdata"
-FALLBACK = "data.qpdata.bkp"
-"""What QuPath leaves when it is stopped while saving; QuPath reads it when there is no data.qpdata."""
+log = logging.getLogger(__name__)
 
 MAX_MERGES = 3
 """How often classes.json is merged when another program writes it at the same time."""
@@ -62,6 +73,7 @@ class EmbeddedProject:
         self._project = project
         self._options = options
         self._entries: list[Entry] | None = None
+        self._warned: set[str] = set()
         self.path = project.path.absolute()
         self.folder = self.path.parent
         self.version = project.version
@@ -90,11 +102,13 @@ class EmbeddedProject:
         if source is None:
             return []
         try:
-            return qpdata.loads(source.read_bytes()).objects()
+            objects = qpdata.loads(source.read_bytes()).objects()
         except OSError as error:
             raise SlideError(f"{source}: cannot be read: {error.strerror}", hint="check the permissions") from error
         except JavaStreamError as error:
             raise self._unreadable(source, error) from error
+        self._check_complete(source, sum(item.kind == "annotation" for item in objects))
+        return objects
 
     def replace(self, entry_id: str, *, origin: Origin, annotations: Sequence[Annotation]) -> Replaced:
         """Replace wsplf's own pending, unedited annotations of ``origin`` by ``annotations``.
@@ -105,7 +119,7 @@ class EmbeddedProject:
         data, nodes = (self._new_data(entry_id), []) if stored is None else (stored.data, stored.nodes)
         existing = [node.annotation for node in nodes]
         change = plan(existing, origin=origin, annotations=annotations, path_classes=self.path_classes())
-        if change.remove or change.add:
+        if change.remove or change.add or self.accepts_loss(entry_id, annotations=len(nodes)):
             self._edit(entry_id, data, remove=[nodes[index] for index in change.remove], add=change.add)
         return Replaced(added=len(change.add), removed=len(change.remove), kept=change.kept)
 
@@ -122,8 +136,19 @@ class EmbeddedProject:
         project_file.set_metadata(self._project, values)
         self._entries = None
 
+    def accepts_loss(self, entry_id: str, *, annotations: int) -> bool:
+        """Whether the entry lost data, which the options accept: its files are written anew, so that they agree.
+
+        ``annotations`` is the number that was read.
+        """
+        folder = entry_folder(self.folder, entry_id)
+        if not self._options.accept_missing_data:
+            return False
+        summary = read_summary(folder)
+        return bool(lost_objects(folder)) or (summary is not None and annotations < summary.annotations)
+
     def _data_path(self, entry_id: str) -> Path:
-        return self.folder / "data" / entry_id / DATA
+        return entry_folder(self.folder, entry_id) / DATA
 
     def image(self, entry_id: str) -> Mapping[str, object]:
         """An entry's record in the project file."""
@@ -133,16 +158,41 @@ class EmbeddedProject:
         raise ProjectError(f"{self.path}: no entry has the id {entry_id}")
 
     def _source(self, entry_id: str) -> Path | None:
-        """The entry's data file; None without data."""
+        """The entry's data file; None where it never had one, or lost it and the options accept that.
+
+        Raises:
+            SlideError: it lost its data file, or the folder cannot be read.
+        """
         self.image(entry_id)
-        path = self._data_path(entry_id)
-        source = path if path.is_file() else path.with_name(FALLBACK)
-        return source if source.is_file() else None
+        folder = entry_folder(self.folder, entry_id)
+        if loss := lost_objects(folder):
+            if not self._options.accept_missing_data or file_bytes(folder / BACKUP):
+                raise SlideError(loss, hint=how_to_restore(folder))
+            return None
+        source = find_data(folder)
+        if source is not None and source.name == BACKUP and entry_id not in self._warned:
+            self._warned.add(entry_id)
+            log.warning("%s is missing: %s is read, QuPath's copy of the state before", folder / DATA, source.name)
+        return source
 
     def _unreadable(self, source: Path, error: JavaStreamError) -> SlideError:
-        spare = source.with_name(FALLBACK)
-        hint = f"QuPath left its previous state in {spare}" if spare.is_file() else "open it in QuPath to check it"
-        return SlideError(f"{source}: cannot be read: {error.message}", hint=hint)
+        summary = read_summary(source.parent)
+        counted = f"; {SUMMARY} counts {summary}" if summary is not None and summary.total else ""
+        hint = how_to_restore(source.parent, otherwise="restore it from a backup, or open it in QuPath to check it")
+        return SlideError(f"{source}: cannot be read: {error.message}{counted}", hint=hint)
+
+    def _check_complete(self, source: Path, annotations: int) -> None:
+        """Check that a data file holds as many annotations as QuPath counted when it saved the entry.
+
+        Raises:
+            SlideError: it holds fewer; an older copy may have taken its place.
+        """
+        summary = read_summary(source.parent)
+        if summary is not None and annotations < summary.annotations and not self._options.accept_missing_data:
+            raise SlideError(
+                f"{source}: {annotations} of the {summary.annotations} annotations that {SUMMARY} counts are there",
+                hint=how_to_restore(source.parent),
+            )
 
     def read(self, entry_id: str) -> EntryData | None:
         """The entry's data and its annotations; None without data.
@@ -150,10 +200,11 @@ class EmbeddedProject:
         Raises:
             SlideError: the data file cannot be read; the message names it.
         """
-        source, path = self._source(entry_id), self._data_path(entry_id)
+        source, path, state = self._source(entry_id), self._data_path(entry_id), self._states[entry_id]
         if source is None:
+            if state.stat is not None and state.stat == _file_stamp(path):
+                state.digest = _digest(b"")
             return None
-        state = self._states[entry_id]
         try:
             stamp = _file_stamp(path)
             raw = source.read_bytes()
@@ -163,6 +214,7 @@ class EmbeddedProject:
             raise SlideError(f"{source}: cannot be read: {error.strerror}", hint="check the permissions") from error
         except JavaStreamError as error:
             raise self._unreadable(source, error) from error
+        self._check_complete(source, len(nodes))
         if state.digest is None and stamp == state.stat:
             state.digest = _digest(raw)
         return EntryData(raw, data, nodes)
@@ -180,7 +232,7 @@ class EmbeddedProject:
         add: Sequence[Annotation],
         path_classes: Collection[PathClass] = (),
     ) -> None:
-        """Change the hierarchy of an entry and write its files: classes first, the data itself last."""
+        """Change the hierarchy of an entry and write its files: the classes first."""
         self.check_unchanged(entry_id)
         path = self._data_path(entry_id)
         used = used_classes(add, path_classes)
@@ -237,8 +289,11 @@ class EmbeddedProject:
         listed_hash = read_state(classes_file).sha256
         merged = project_file.add_classes(self.folder, classes)
         first = {} if merged is None else {classes_file: merged}
-        files = {**first, path.with_name("summary.json"): summary, path: content}
-        write_files(files, expected={classes_file: listed_hash, **expected})
+        pair = {path.with_name(SUMMARY): summary, path: content}
+        counted = read_summary(path.parent)
+        if counted is None or counted.annotations < parse_summary(summary).annotations:
+            pair = dict(reversed(pair.items()))  # at no moment may the summary count more than the file holds
+        write_files({**first, **pair}, expected={classes_file: listed_hash, **expected})
 
     def _check_single(self, entry_id: str) -> None:
         """Refuse to write data that several entries share."""

@@ -26,6 +26,7 @@ from wsplf_cli.errors import MissingDependency, ProjectError, SlideError
 from wsplf_cli.options import ProjectOptions
 from wsplf_cli.qupath import gson, project_file, qpdata, servers
 from wsplf_cli.qupath.colours import pack_rgb
+from wsplf_cli.qupath.data_folder import DATA, SUMMARY, entry_folder
 from wsplf_cli.qupath.images import uri_path
 from wsplf_cli.qupath.javaser.graph import JavaStreamError
 from wsplf_cli.qupath.records import StoredObject, annotations, path_objects, rgb_of
@@ -94,11 +95,12 @@ class PaquoProject:
         A shape that a person has decided on already (accepted, rejected or edited) is not written a second time.
         """
         stored = self._files.read(entry_id)
-        if stored is None and not plan([], origin=origin, annotations=annotations).add:
+        accepts_loss = self._files.accepts_loss(entry_id, annotations=0 if stored is None else len(stored.nodes))
+        if stored is None and not accepts_loss and not plan([], origin=origin, annotations=annotations).add:
             return Replaced(added=0, removed=0, kept=0)
         with self._loaded(entry_id, stored) as (staged, existing, indices):
             change = plan(existing, origin=origin, annotations=annotations, path_classes=self.path_classes())
-            if change.remove or change.add:
+            if change.remove or change.add or accepts_loss:
                 remove = [indices[index] for index in change.remove]
                 self._save(entry_id, staged, stored, remove=remove, add=change.add)
         return Replaced(added=len(change.add), removed=len(change.remove), kept=change.kept)
@@ -150,7 +152,7 @@ class PaquoProject:
             raise SlideError(f"{self._data(entry_id)}: {error.message}", hint=error.hint) from error
 
     def _data(self, entry_id: str) -> Path:
-        return self.folder / "data" / entry_id / embedded.DATA
+        return entry_folder(self.folder, entry_id) / DATA
 
     def _check_all_read(
         self, entry_id: str, stored: embedded.EntryData | None, records: Sequence[Mapping[str, Any]]
@@ -200,10 +202,10 @@ class PaquoProject:
         project_file.classes_path(folder).parent.mkdir()
         if classes.is_file():
             project_file.classes_path(folder).write_bytes(classes.read_bytes())
-        data = folder / "data" / entry_id
+        data = entry_folder(folder, entry_id)
         data.mkdir(parents=True)
         if stored is not None:
-            (data / embedded.DATA).write_bytes(stored.raw)
+            (data / DATA).write_bytes(stored.raw)
 
     def _save(
         self,
@@ -220,10 +222,10 @@ class PaquoProject:
         new_records = [_annotation_record(item) for item in add]
         self._ask(self._qupath(), entry_id, {"do": "save", "remove": list(remove), "add": new_records})
         staged_folder = Path(staged["project"]).parent
-        folder = staged_folder / "data" / entry_id
+        folder = entry_folder(staged_folder, entry_id)
         try:
-            saved = qpdata.loads((folder / embedded.DATA).read_bytes())
-            summary = (folder / "summary.json").read_bytes()
+            saved = qpdata.loads((folder / DATA).read_bytes())
+            summary = (folder / SUMMARY).read_bytes()
             count = int(saved.counts()["nObjects"])
             saved.set_location(project=self.path, entry_id=entry_id, moved_from=staged_folder)
             content = saved.dumps()

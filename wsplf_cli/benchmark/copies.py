@@ -7,11 +7,14 @@ from wsplf_cli import files, plugins
 from wsplf_cli.backends import Project
 from wsplf_cli.errors import ConfigError, ProjectError
 from wsplf_cli.options import BenchmarkOptions
+from wsplf_cli.qupath.data_folder import SUMMARY
 from wsplf_cli.runs import layout
 
 #: Marks a folder that a benchmark made: only there are files removed.
 MARK = ".wsplf-benchmark"
 RUNS = "runs"
+#: The files of an entry that hold or count annotations.
+ANNOTATIONS = ("*.qpdata*", SUMMARY)
 
 
 def require_benchmark_folder(out: Path) -> None:
@@ -50,11 +53,11 @@ def copy_project(project: Project, folder: Path, options: BenchmarkOptions) -> P
                     project.folder / name,
                     folder / name,
                     dirs_exist_ok=True,
-                    ignore=shutil.ignore_patterns("*.qpdata*"),
+                    ignore=shutil.ignore_patterns(*ANNOTATIONS),
                 )
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(project.path, folder / project.path.name)
-        for path in folder.glob("data/*/*.qpdata*"):
+        for path in (path for pattern in ANNOTATIONS for path in folder.glob(f"data/*/{pattern}")):
             path.unlink()
         for path in folder.glob(f"{layout.FOLDER}/*"):  # what earlier runs wrote about annotations that are gone now
             if path.is_dir() and path.name != "cache":

@@ -16,9 +16,9 @@ from wsplf_cli.backends import Project
 from wsplf_cli.benchmark.copies import RUNS, copy_project, make_benchmark_folder
 from wsplf_cli.benchmark.plan import Job, read_result
 from wsplf_cli.benchmark.table import PREDICTIONS, PSEUDO_LABELS
-from wsplf_cli.benchmark.truth import HINT, truth_reader
+from wsplf_cli.benchmark.truth import HINT, TruthReader, truth_reader
 from wsplf_cli.cohort.labels import classes_of, require_both
-from wsplf_cli.errors import ConfigError, ProjectError
+from wsplf_cli.errors import ConfigError, ProjectError, SlideError
 from wsplf_cli.geometry import polygonal
 from wsplf_cli.networks.device import peak_memory, pick_device, start_peak_memory
 from wsplf_cli.options import (
@@ -29,7 +29,7 @@ from wsplf_cli.options import (
     TrainOptions,
 )
 from wsplf_cli.recipes import UPPER_BOUND
-from wsplf_cli.schema import Annotation, Entry, StageReport, Tracker
+from wsplf_cli.schema import Annotation, Entry, StageReport, Tracker, without_name
 from wsplf_cli.weak.method import fit_key
 
 COPY, COPY_WITH_TRUTH = "copy", "copy-with-truth"
@@ -101,8 +101,15 @@ def require_truth(cohort: Cohort, options: BenchmarkOptions) -> None:
     entries = list({entry.id: entry for entry in (*cohort.training, *cohort.testing)}.values())
     read = truth_reader(_evaluate_options(options, "pseudolabel"), classes_of(options.project)[0], entries)
     positive = [entry for entry in cohort.training if entry.label is not None and entry.label.classes]
-    if all(read(entry) is None for entry in positive):
+    if not any(_has_truth(read, entry) for entry in positive):
         raise ConfigError(f"{options.truth} has no truth of any positive slide", hint=HINT)
+
+
+def _has_truth(read: TruthReader, entry: Entry) -> bool:
+    try:
+        return read(entry) is not None
+    except SlideError:  # evaluate fails this entry and says why
+        return True
 
 
 def run_jobs(
@@ -152,7 +159,8 @@ class JobRunner:
         report = self.pipeline.pseudolabel(project, training, job.pseudolabel, self.tracker, memory=fits.memory)
         fitted_before = len(fits.memory) == fits_before
         seconds = report.seconds + (report.details["learn_seconds"] if fitted_before else 0.0)
-        scores = self._evaluate(project, training, "pseudolabel")
+        problems: list[str] = []
+        scores = self._evaluate(project, training, "pseudolabel", problems)
         measured = {
             PSEUDO_LABELS: _figures(scores)
             | {
@@ -162,45 +170,54 @@ class JobRunner:
             }
         }
         reports = {"pseudolabel": report}
-        problems = []
         if job.trains:
             try:
                 reports |= self._train(project, job)
             except ProjectError as error:  # a recipe that drew nothing: its pseudo-labels still count
                 problems.append(f"no model: {error.message}")
             else:
-                measured[PREDICTIONS] = self._measure_predictions(project, reports)
+                measured[PREDICTIONS] = self._measure_predictions(project, reports, problems)
         return _result(job, measured, reports, fitted_before=fitted_before, problems=problems)
 
     def run_upper_bound(self, project: Project, job: Job) -> dict[str, Any]:
         """Train the segmentation model on the truth of the training slides, and measure it as the others are."""
         path_class = classes_of(self.options.project)[0]
         read = truth_reader(_evaluate_options(self.options, "prediction"), path_class, project.entries())
+        problems: list[str] = []
         for entry in self.cohort.training:
-            truth = read(entry)
+            try:
+                truth = read(entry)
+            except SlideError as error:
+                problems.append(f"{entry.name}: {without_name(error.message, entry.name)}")
+                continue
             polygons = [] if truth is None else polygonal(truth)
             annotations = [Annotation(uuid4(), polygon, path_class) for polygon in polygons]
             project.replace(entry.id, origin="human", annotations=annotations)
         start_peak_memory(self._device)
         reports = self._train(project, job)
-        measured = {PREDICTIONS: self._measure_predictions(project, reports)}
-        return _result(job, measured, reports, fitted_before=False, problems=[])
+        measured = {PREDICTIONS: self._measure_predictions(project, reports, problems)}
+        return _result(job, measured, reports, fitted_before=False, problems=problems)
 
     def _train(self, project: Project, job: Job) -> dict[str, StageReport]:
         trained = self.pipeline.train(project, self.cohort.training, job.train, self.tracker)
         options = SegmentOptions(project=job.train.project, run=job.train.run, model=job.train.name)
         return {"train": trained, "segment": self.pipeline.segment(project, self.cohort.testing, options, self.tracker)}
 
-    def _measure_predictions(self, project: Project, reports: Mapping[str, StageReport]) -> dict[str, Any]:
+    def _measure_predictions(
+        self, project: Project, reports: Mapping[str, StageReport], problems: list[str]
+    ) -> dict[str, Any]:
         """Figures of the predictions. On training slides that are negative the suppressed area counts as drawn."""
-        scores = self._evaluate(project, self.cohort.testing, "prediction")
+        scores = self._evaluate(project, self.cohort.testing, "prediction", problems)
         figures = _figures(scores) | {"peak_gb": self._peak_gb()}
         if not self.cohort.held_out:
             figures["negative_fp_share"] = _suppressed_share(reports["segment"], self.cohort.testing, scores)
         return figures
 
-    def _evaluate(self, project: Project, entries: Sequence[Entry], origin: str) -> dict[str, Any]:
-        return self.pipeline.evaluate(project, entries, _evaluate_options(self.options, origin), self.tracker)
+    def _evaluate(self, project: Project, entries: Sequence[Entry], origin: str, problems: list[str]) -> dict[str, Any]:
+        """What ``evaluate`` returns; the entries that it could not measure are added to ``problems``."""
+        scores = self.pipeline.evaluate(project, entries, _evaluate_options(self.options, origin), self.tracker)
+        problems += [row["reason"] for row in scores.get("failed", ()) if row["reason"] not in problems]
+        return scores
 
     def _peak_gb(self) -> float | None:
         """The peak memory of the GPU, or of the process where there is no GPU."""

@@ -80,7 +80,9 @@ def import_(
     """
     from wsplf_cli.commands.import_ import import_files as run_command
 
-    access = ProjectOptions(backend=options.backend, slides=options.slides)
+    access = ProjectOptions(
+        backend=options.backend, slides=options.slides, accept_missing_data=options.accept_missing_data
+    )
     return shown(run_command(*open_chosen(project, access), files, options, screen), screen)
 
 

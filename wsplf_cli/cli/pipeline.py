@@ -145,6 +145,6 @@ def report(project: ProjectPath, *, options: ReportOptions, screen: "Screen") ->
     """
     from wsplf_cli.commands.report import report as run_command
 
-    page = run_command(*open_any(project, options.project, screen), options, screen)
-    screen.path("report", page)
-    return 0
+    written = run_command(*open_any(project, options.project, screen), options, screen)
+    screen.path("report", written.page)
+    return int(written.failed > 0)

@@ -90,8 +90,8 @@ def demo(out: Path, *, seed: int, device: str, tracker: Tracker, size: Size | No
         write_json(out / "results.json", results)
     except OSError as error:
         raise ProjectError(f"cannot write {out / 'results.json'}: {error.strerror}") from error
-    page = report(project, entries, ReportOptions(out=out / "report.html", scores=out / "results.json"), tracker)
-    return results | {"project": str(project.path), "report": str(page)}
+    written = report(project, entries, ReportOptions(out=out / "report.html", scores=out / "results.json"), tracker)
+    return results | {"project": str(project.path), "report": str(written.page)}
 
 
 def _make_slides(out: Path, size: Size, seed: int, tracker: Tracker) -> Sequence[SyntheticSlide]:

@@ -1,6 +1,7 @@
 """``wsplf report``: one self-contained HTML page about a project, its annotations and the runs that made them."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from wsplf_cli import files
@@ -16,8 +17,16 @@ from wsplf_cli.runs.layout import report_file
 from wsplf_cli.schema import Entry, Tracker
 
 
-def report(project: Project, entries: Sequence[Entry], options: ReportOptions, tracker: Tracker) -> Path:
-    """Write the page and return its path.
+@dataclass(frozen=True, slots=True)
+class WrittenReport:
+    """The page, and the number of entries whose annotations could not be read."""
+
+    page: Path
+    failed: int
+
+
+def report(project: Project, entries: Sequence[Entry], options: ReportOptions, tracker: Tracker) -> WrittenReport:
+    """Write the page.
 
     An entry that cannot be shown gets a note in place of a picture. What no run has made yet is left out.
 
@@ -50,4 +59,4 @@ def report(project: Project, entries: Sequence[Entry], options: ReportOptions, t
         files.write_bytes(out, page.encode())
     except OSError as error:
         raise ProjectError(f"cannot write the report {out}: {error.strerror}", hint="name a file with --out") from error
-    return out
+    return WrittenReport(out, sum(view.failed for view in views))

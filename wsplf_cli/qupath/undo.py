@@ -91,7 +91,7 @@ def _restore(folder: Path, part: RunPart, run: PastRun, runs: Sequence[PastRun],
             write.changed_between and current[write] != write.old
         )
         if changed and (write.decisive or not any(other.decisive for other in part.writes)):
-            raise _changed_since(part, write, run, runs)
+            raise _changed_since(part, write, run, runs, missing=current[write] is None)
     differing = [write for write in part.writes if current[write] != write.old]
     differing.sort(key=lambda write: write.decisive)  # the files with people's work come last, as in any write
     if differing and not dry_run:
@@ -104,7 +104,7 @@ def _restore(folder: Path, part: RunPart, run: PastRun, runs: Sequence[PastRun],
     return len(differing)
 
 
-def _changed_since(part: RunPart, write: Write, run: PastRun, runs: Sequence[PastRun]) -> SlideError:
+def _changed_since(part: RunPart, write: Write, run: PastRun, runs: Sequence[PastRun], *, missing: bool) -> SlideError:
     """Why a part that was changed since the run is left as it is."""
     if write.path == CLASSES:
         return _LeftAlone("changed since the run: the classes that it added stay in the list")
@@ -112,7 +112,8 @@ def _changed_since(part: RunPart, write: Write, run: PastRun, runs: Sequence[Pas
     if newer is not None:
         return SlideError(f"run {newer.id} wrote it later; left as it is", hint=f"wsplf undo PROJECT {newer.id} first")
     hint = "it did not exist before the run" if write.kept is None else f"the file before the run is {write.kept}"
-    return SlideError(f"{write.path} was changed since the run; left as it is", hint=hint)
+    changed = "is missing" if missing else "was changed since the run"
+    return SlideError(f"{write.path} {changed}; left as it is", hint=hint)
 
 
 def _kept_bytes(write: Write) -> bytes | None:

@@ -16,7 +16,7 @@ from wsplf_cli.report.pictures import Pictures, draw_pictures
 from wsplf_cli.report.runs import RunView
 from wsplf_cli.report.scores import ORIGINS, title
 from wsplf_cli.runs.layout import cam_files
-from wsplf_cli.schema import Annotation, Entry, Origin, is_pending
+from wsplf_cli.schema import Annotation, Entry, Origin, is_pending, without_name
 from wsplf_cli.slides.entry import entry_slide
 from wsplf_cli.slides.tissue import tissue_mask, tissue_um2
 
@@ -52,7 +52,10 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class EntryView:
-    """One entry as the page shows it. ``problem`` says why there are no pictures, ``note`` is a warning."""
+    """One entry as the page shows it. ``problem`` says why there are no pictures, ``note`` is a warning.
+
+    ``failed``: its annotations cannot be read, so the page does not say how many there are.
+    """
 
     entry: Entry
     label: str
@@ -64,6 +67,7 @@ class EntryView:
     pictures: Pictures | None = None
     note: str = ""
     problem: str = ""
+    failed: bool = False
 
     @property
     def number(self) -> dict[str, int]:
@@ -104,8 +108,10 @@ def show_entry(
         max_px: Longer side of the thumbnail.
     """
     label = label_word(entry, options)
+    failed = True
     try:
         groups = _group(project.annotations(entry.id), classes_of(options))
+        failed = False
         slide, pixel_size = entry_slide(entry, mpp_override=options.mpp_override)
         mpp = pixel_size.mpp
         tissue = tissue_um2(tissue_mask(slide, mpp_slide=mpp), mpp_slide=mpp)
@@ -125,8 +131,15 @@ def show_entry(
             note=pixel_size.warning,
         )
     except SlideError as error:
-        problem = error.message
-        return EntryView(entry, label, mpp=entry.mpp, mpp_source=entry.mpp_source, scores=rows, problem=problem)
+        return EntryView(
+            entry,
+            label,
+            mpp=entry.mpp,
+            mpp_source=entry.mpp_source,
+            scores=rows,
+            problem=without_name(error.message, entry.name),
+            failed=failed,
+        )
 
 
 def _group(annotations: Sequence[Annotation], classes: Sequence[str]) -> Groups:
