@@ -30,6 +30,16 @@ def test_report_shows_a_row_per_entry_and_the_totals(capsys):
     assert err == ""
 
 
+def test_report_shows_the_name_of_an_entry_that_failed_once(capsys):
+    results = (
+        EntryResult("1", "a.svs", "failed", "a.svs (id 1): gone"),
+        EntryResult("2", "a.svs", "failed", "a.svs: no"),
+    )
+    with Screen() as screen:
+        screen.report(StageReport("train", "", results, seconds=1.0))
+    assert [line.count("a.svs") for line in capsys.readouterr().out.splitlines()[1:3]] == [1, 1]
+
+
 def test_json_report_is_one_document_and_progress_stays_on_stderr(capsys):
     with Screen(json=True) as screen:
         screen.start("tiles", 2)

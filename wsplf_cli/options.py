@@ -75,6 +75,7 @@ class DoctorOptions:
     registration: bool = option(
         False, "Check for every entry, on a copy of the project, that annotations land on their pixels."
     )
+    verbose: bool = option(False, "Show every check, also where many have the same cause.")
 
 
 @dataclass(frozen=True, slots=True)

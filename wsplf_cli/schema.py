@@ -83,7 +83,7 @@ class Entry:
 
     ``slide_path`` is None where the slide cannot be used; ``problem`` says why and, behind "; ", what to do.
     ``steps`` lead from the slide to the image that QuPath shows; none for most. ``recorded_path`` is where the project
-    says that the slide is, with forward slashes.
+    says that the slide is, with forward slashes. ``slide_missing``: it is neither there nor elsewhere.
     """
 
     id: str
@@ -101,6 +101,7 @@ class Entry:
     problem: str = ""
     steps: tuple[Step, ...] = ()
     recorded_path: str = ""
+    slide_missing: bool = False
 
     @property
     def reviewed(self) -> bool:
@@ -290,12 +291,16 @@ class StageReport:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One line of ``wsplf doctor``: what was checked, the result, and how to fix it."""
+    """One line of ``wsplf doctor``: what was checked, the result, and how to fix it.
+
+    ``group``: checks of one group have one cause and one fix, and are shown as one line: their number and these words.
+    """
 
     status: Literal["PASS", "WARN", "FAIL"]
     name: str
     message: str
     fix: str = ""
+    group: str = ""
 
 
 class Tracker(Protocol):

@@ -26,7 +26,7 @@ from rich.progress import (
 from rich.table import Table
 
 from wsplf_cli import files
-from wsplf_cli.schema import titles
+from wsplf_cli.schema import titles, without_name
 
 if TYPE_CHECKING:
     from wsplf_cli.schema import Check, StageReport
@@ -162,10 +162,11 @@ class Screen:
             self.document(report)
             return
         keys = list(dict.fromkeys(key for entry in report.entries for key in entry.counts))
-        rows = [
-            [title, entry.status, *(entry.counts.get(key) for key in keys), f"{entry.seconds:.1f}", entry.reason]
-            for title, entry in zip(titles(report.entries), report.entries, strict=True)
-        ]
+        rows = []
+        for title, entry in zip(titles(report.entries), report.entries, strict=True):
+            counts = (entry.counts.get(key) for key in keys)
+            reason = without_name(without_name(entry.reason, title), entry.name)  # the name is in the first column
+            rows.append([title, entry.status, *counts, f"{entry.seconds:.1f}", reason])
         self.table(["entry", "status", *keys, "s", ""], rows, right=range(2, len(keys) + 3))
         run = f"; run {report.run_id}" if report.run_id else ""
         self.line(f"{report.stage}: {_counted(report)} in {report.seconds:.0f} s{run}")

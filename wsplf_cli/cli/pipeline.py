@@ -33,13 +33,14 @@ if TYPE_CHECKING:
 def doctor(project: OptionalProject = None, *, options: DoctorOptions, screen: "Screen") -> int:
     """Check this machine and a project.
 
-    With PROJECT, every entry is checked too: its slide, micrometres per pixel and label. Every problem is shown with
-    what to do. Exits with 1 on a FAIL.
+    With PROJECT, every entry is checked too: its slide, micrometres per pixel, data file and label. Every problem is
+    shown with what to do; many with the same cause are one line. Exits with 1 on a FAIL.
     """
+    from wsplf_cli.cohort.checks import group_checks
     from wsplf_cli.commands.doctor import doctor as run_command
 
     checks = run_command(project, options, screen)
-    screen.checks(checks)
+    screen.checks(checks if options.verbose or screen.json else group_checks(checks))
     return int(any(check.status == "FAIL" for check in checks))
 
 

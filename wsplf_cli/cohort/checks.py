@@ -2,17 +2,24 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import PurePosixPath
 
 from wsplf_cli.backends import Project
 from wsplf_cli.cohort.labels import LabelRow, classes_of, count_classes, label_rows, require_both
 from wsplf_cli.errors import ProjectError, SlideError
 from wsplf_cli.options import ProjectOptions
-from wsplf_cli.schema import Check, Entry, titles
+from wsplf_cli.qupath.data_folder import BACKUP, DATA, FOLDER, entry_folder, find_data, how_to_restore, unused_folders
+from wsplf_cli.schema import Check, Entry, titles, without_name
 from wsplf_cli.slides.checks import check_pixels, require_colour
 from wsplf_cli.slides.entry import entry_slide
 
 #: Side of the picture that is read of each slide, to see that its pixels can be read and have colour.
 TRIAL_PX = 256
+#: Names that the line of a group shows.
+SHOWN_NAMES = 3
+#: Missing slides are shown by folder; from more folders than this, by the folders above.
+MOST_FOLDERS = 10
 
 
 def check_project(project: Project, entries: Sequence[Entry], options: ProjectOptions) -> list[Check]:
@@ -22,34 +29,109 @@ def check_project(project: Project, entries: Sequence[Entry], options: ProjectOp
     checks = [Check("PASS", "project", f"{project.path}, QuPath {project.version}, {len(entries)} entries")]
     if not os.access(project.folder, os.W_OK):
         checks.append(Check("WARN", "folder", f"{project.folder} cannot be written", fix="copy the project elsewhere"))
+    checks += _check_data_folders(project)
+    folders = _folders_of_missing_slides(entries)
     for row, title in zip(rows, titles(entries), strict=True):
-        checks.append(_check_entry(project, row, title=title, classes=classes, mpp_override=options.mpp_override))
+        count, data_checks = _check_data(project, row.entry, title=title)
+        checks += data_checks
+        check = _check_slide(row, title=title, classes=classes, mpp_override=options.mpp_override, annotations=count)
+        if row.entry.id in folders:
+            check = replace(check, group=f"slides missing from {folders[row.entry.id]}")
+        if check.status == "FAIL" or not any(data_check.status == "FAIL" for data_check in data_checks):
+            checks.append(check)
     return [*checks, _check_labels(rows, classes)]
 
 
-def _check_entry(
-    project: Project, row: LabelRow, *, title: str, classes: Sequence[str], mpp_override: float | None
+def group_checks(checks: Sequence[Check]) -> list[Check]:
+    """The checks for a reader: those of one group as one, with their number and the first few names."""
+    members: dict[tuple[str, str], list[Check]] = {}
+    for check in checks:
+        members.setdefault((check.status, check.group or check.name), []).append(check)
+    grouped = []
+    for check in checks:
+        group = members[check.status, check.group or check.name]
+        if not check.group or len(group) == 1:
+            grouped.append(check)
+        elif check is group[0]:
+            names = ", ".join(member.name for member in group[:SHOWN_NAMES])
+            more = f" and {len(group) - SHOWN_NAMES} more" if len(group) > SHOWN_NAMES else ""
+            fix = f"{check.fix}; --verbose lists them all" if more else check.fix
+            grouped.append(Check(check.status, f"{len(group)} {check.group}", names + more, fix))
+    return grouped
+
+
+def _check_data_folders(project: Project) -> list[Check]:
+    """The checks of the folders in the project's data folder: is it there, and does an entry use each of them."""
+    all_entries = project.entries()
+    if all_entries and not (project.folder / FOLDER).is_dir():
+        fix = "if images were annotated, copy the project again with this folder"
+        return [Check("WARN", "data", f"{project.folder / FOLDER} is not there: no entry has annotations", fix)]
+    return [
+        Check(
+            "WARN",
+            f"{FOLDER}/{folder.name}",
+            "no entry uses this folder" + ("; it holds objects of an image" if find_data(folder) else ""),
+            fix="QuPath leaves them when images are removed from a project: look into them before you delete them",
+            group="data folders that no entry uses",
+        )
+        for folder in unused_folders(project.folder, {entry.id for entry in all_entries})
+    ]
+
+
+def _folders_of_missing_slides(entries: Sequence[Entry]) -> dict[str, str]:
+    """Entry id -> folder that a missing slide was in, in words; many folders are taken together by their parents."""
+    recorded = {entry.id: PurePosixPath(entry.recorded_path).parent for entry in entries if entry.slide_missing}
+    folders = dict(recorded)
+    while len(set(folders.values())) > MOST_FOLDERS:
+        depth = max(len(folder.parts) for folder in folders.values())
+        if depth <= 1:
+            break
+        folders = {
+            entry_id: folder.parent if len(folder.parts) == depth else folder for entry_id, folder in folders.items()
+        }
+    lifted = {folder for entry_id, folder in folders.items() if folder != recorded[entry_id]}
+    return {
+        entry_id: f"{folder} and below" if folder in lifted else str(folder) for entry_id, folder in folders.items()
+    }
+
+
+def _check_data(project: Project, entry: Entry, *, title: str) -> tuple[int, list[Check]]:
+    """The number of annotations of an entry, and the checks of its data file that it does not pass."""
+    try:
+        count = len(project.annotations(entry.id))
+    except SlideError as error:
+        return 0, [Check("FAIL", title, without_name(error.message, entry.name), fix=error.hint)]
+    folder = entry_folder(project.folder, entry.id)
+    source = find_data(folder)
+    if source is None or source.name != BACKUP:
+        return count, []
+    message = f"{folder / DATA} is missing; {BACKUP} is read in its place: {count} annotations"
+    return count, [Check("WARN", title, message, fix=how_to_restore(folder))]
+
+
+def _check_slide(
+    row: LabelRow, *, title: str, classes: Sequence[str], mpp_override: float | None, annotations: int
 ) -> Check:
-    """The check of one entry: the first thing that prevents work on it, else what deserves a warning."""
+    """The check of one entry's slide and label: the first thing that prevents work, else what deserves a warning."""
     entry = row.entry
     try:
         slide, pixel_size = entry_slide(entry, mpp_override=mpp_override)
         require_colour(slide)
         check_pixels(slide, slide.thumbnail(TRIAL_PX)[0])
-        annotations = project.annotations(entry.id)
     except SlideError as error:
-        return Check("FAIL", title, error.message, fix=error.hint)
+        return Check("FAIL", title, without_name(error.message, entry.name), fix=error.hint)
     label = f"label {row.word!r} ({row.source}): {row.meaning}" if row.word else "unlabelled"
     if len(classes) > 1 and row.classes(classes):
         label += f" for {' and '.join(row.classes(classes))}"
-    message = f"{pixel_size.mpp:.4g} um/px ({pixel_size.source}), {label}, {len(annotations)} annotations"
+    message = f"{pixel_size.mpp:.4g} um/px ({pixel_size.source}), {label}, {annotations} annotations"
     if entry.steps:
         message += f"; QuPath shows it {' and '.join(step.kind for step in entry.steps)}"
     if row.unknown:
         fix = f"--positive {row.word!r} or --negative {row.word!r}, or correct the label in QuPath"
         return Check("FAIL", title, message, fix=fix)
     if pixel_size.warning:
-        return Check("WARN", title, f"{message}; {pixel_size.warning}", fix="correct the pixel size in QuPath")
+        warning = without_name(pixel_size.warning, entry.name)
+        return Check("WARN", title, f"{message}; {warning}", fix="correct the pixel size in QuPath")
     if entry.label is None:
         return Check("WARN", title, message, fix="pseudolabel leaves it out; see wsplf labels")
     return Check("PASS", title, message)

@@ -134,13 +134,14 @@ def _entry(image: Mapping[str, Any], finder: Finder, measure: Measure, *, shared
     path_text = uri_path(server.uri) or server.uri
     name = str(image.get("imageName") or server.name or path_text.rpartition("/")[2] or "unnamed")
     size, slide_path = server.size_px0, None
-    problem = f"{name}: {server.trouble}" if server.trouble else ""
+    problem, slide_missing = f"{name}: {server.trouble}" if server.trouble else "", False
     if entry_id(image) in shared:
         problem = f"{name}: other entries have its id {entry_id(image)} too, and share its data; "
         problem += "remove all but one of them from the project in QuPath and add them again"
     if not problem:
         slide_path = finder.find(server.uri, size_px0=server.file_size_px0, crop_to_bounds=server.crop_to_bounds)
         if slide_path is None:
+            slide_missing = True
             problem = (
                 f"{name}: the slide is not at {path_text}, nor near the project; give its folder with --slides DIR"
             )
@@ -161,6 +162,7 @@ def _entry(image: Mapping[str, Any], finder: Finder, measure: Measure, *, shared
         problem=problem,
         steps=server.steps,
         recorded_path=path_text,
+        slide_missing=slide_missing,
     )
 
 
