@@ -192,6 +192,7 @@ class EvaluateOptions:
         "pseudolabel", "Which annotations are measured.", choices=("pseudolabel", "prediction", "human")
     )
     tolerance_um: float = option(5.0, "Distance in micrometres within which two boundaries count as the same.", least=0)
+    keep_scores: bool = option(False, "Keep the scores in the project, where wsplf report shows them.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -261,19 +261,16 @@ def test_all_tissue_as_tumour_scores_as_measured_before(shared_data, make_entry,
     assert scores["mean_dice"] == pytest.approx(0.574, abs=0.03)
 
 
-def test_the_figures_are_kept_as_a_run_where_the_project_can_be_written(
-    cohort, project_with, recorder, tmp_path, monkeypatch
-):
+def test_the_figures_are_kept_as_a_run_only_where_the_user_asks(cohort, project_with, recorder, tmp_path):
     write_truth(tmp_path, "p1", [TRUTH])
     project = project_with({"1": [annotation(HALF)]})
-    scores = evaluate(project, cohort, options_for(tmp_path, origin="pseudolabel"), recorder)
+    scores = evaluate(project, cohort, options_for(tmp_path), recorder)
+    assert not (tmp_path / "wsplf").exists()
+    assert evaluate(project, cohort, options_for(tmp_path, keep_scores=True), recorder) == scores
     (path,) = (tmp_path / "wsplf" / "runs").glob("*-evaluate-*/run.json")
     record = json.loads(path.read_text())
     assert record["details"] == scores
     assert record["options"]["origin"] == "pseudolabel"
-    monkeypatch.setattr("wsplf_cli.commands.evaluate.os.access", lambda path, mode: False)
-    assert evaluate(project, cohort, options_for(tmp_path), recorder) == scores
-    assert len(list((tmp_path / "wsplf" / "runs").iterdir())) == 1
 
 
 def test_confidence_is_measured_on_the_polygons_that_have_one(cohort, project_with, recorder, tmp_path):

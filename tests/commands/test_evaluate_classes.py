@@ -112,7 +112,7 @@ def test_the_screen_shows_each_class(project, entries, options, recorder, capsys
 
 
 def test_the_report_shows_all_classes(project, entries, options, recorder, tmp_path):
-    evaluate(project, entries, options, recorder)
+    evaluate(project, entries, replace(options, keep_scores=True), recorder)
     run = tmp_path / "wsplf" / "runs" / "20260101T000000Z-pseudolabel-abc"
     (run / "cams").mkdir(parents=True)
     (run / "run.json").write_text(json.dumps({"stage": "pseudolabel", "status": "done", "started": "2026-01-01"}))

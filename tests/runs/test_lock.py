@@ -77,7 +77,7 @@ def test_lock_without_a_readable_note_still_holds(tmp_path, note):
 
 
 def test_dry_runs_and_stages_that_only_read_need_no_lock(other_writer, memory_project):
-    for stage, dry_run in (("evaluate", False), ("export", False), ("train", False), ("segment", True)):
+    for stage, dry_run in (("evaluate", False), ("train", False), ("segment", True)):
         with start_run(memory_project(), stage, options=TrainOptions(), seed=0, dry_run=dry_run) as run:
             run.finish([])
 

@@ -28,7 +28,14 @@ def check_project(project: Project, entries: Sequence[Entry], options: ProjectOp
     classes = classes_of(options)
     checks = [Check("PASS", "project", f"{project.path}, QuPath {project.version}, {len(entries)} entries")]
     if not os.access(project.folder, os.W_OK):
-        checks.append(Check("WARN", "folder", f"{project.folder} cannot be written", fix="copy the project elsewhere"))
+        checks.append(
+            Check(
+                "WARN",
+                "folder",
+                f"{project.folder} cannot be written",
+                fix="commands that only read work; copy the project to write annotations",
+            )
+        )
     checks += _check_data_folders(project)
     folders = _folders_of_missing_slides(entries)
     for row, title in zip(rows, titles(entries), strict=True):

@@ -1,6 +1,5 @@
 """``wsplf evaluate``: how well the annotations of a project agree with the truth."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -23,8 +22,7 @@ NO_TRUTH = "no truth for it"
 def evaluate(project: Project, entries: Sequence[Entry], options: EvaluateOptions, tracker: Tracker) -> dict[str, Any]:
     """Measure the annotations of one origin against the truth, per entry and over all entries.
 
-    The annotations are only read. The scores are kept as a run, for the report, where the project's folder can be
-    written.
+    The project is only read, unless the options ask to keep the scores in it, as a run, for the report.
 
     A slide is positive when its label says that it holds the class, and an unlabelled one when its truth does; else it
     is negative. A slide that is labelled negative needs no truth: there is nothing to find on it. Other slides without
@@ -40,7 +38,8 @@ def evaluate(project: Project, entries: Sequence[Entry], options: EvaluateOption
 
     Raises:
         ConfigError: there is no such truth.
-        ProjectError: no entry could be measured, or the project that holds the truth cannot be read.
+        ProjectError: no entry could be measured, the project that holds the truth cannot be read, or the scores cannot
+            be kept.
     """
     classes = classes_of(options.project)
     of_project = all_entries(project, entries)
@@ -59,8 +58,7 @@ def evaluate(project: Project, entries: Sequence[Entry], options: EvaluateOption
         shown = zip(classes, display_names(classes), strict=True)
         return {f"dice {name}".rstrip(): by_class[path_class].overlap.dice for path_class, name in shown}
 
-    read_only = not os.access(project.folder, os.W_OK)
-    with start_run(project, "evaluate", options=options, seed=0, dry_run=read_only) as run:
+    with start_run(project, "evaluate", options=options, seed=0, dry_run=not options.keep_scores) as run:
         results = for_each_entry(entries, work, tracker=tracker, name="evaluate")
         if not any(result.status == "failed" for result in results):
             needed = without_measured_positive(scores, entries)

@@ -1,6 +1,6 @@
 """``wsplf export``: the annotations of a project as GeoJSON files."""
 
-import os
+import time
 from collections.abc import Mapping, Sequence
 from typing import get_args
 
@@ -10,7 +10,6 @@ from wsplf_cli.cohort.run import for_each_entry
 from wsplf_cli.errors import ConfigError
 from wsplf_cli.options import ExportOptions
 from wsplf_cli.qupath import geojson
-from wsplf_cli.runs.record import start_run
 from wsplf_cli.schema import REVIEWED_KEY, Entry, Origin, StageReport, Tracker
 
 SUFFIX = ".geojson"
@@ -19,7 +18,7 @@ SUFFIX = ".geojson"
 def export(project: Project, entries: Sequence[Entry], options: ExportOptions, tracker: Tracker) -> StageReport:
     """Write one GeoJSON file per entry, named after it, with its annotations as QuPath imports them.
 
-    An entry without annotations gets an empty file, so that there is a file for every entry.
+    An entry without annotations gets an empty file, so that there is a file for every entry. The project is only read.
 
     Args:
         project: The project to read.
@@ -35,6 +34,7 @@ def export(project: Project, entries: Sequence[Entry], options: ExportOptions, t
         ConfigError: an unknown origin, or the folder cannot be made.
         ProjectError: a file cannot be written.
     """
+    began = time.monotonic()
     unknown = [origin for origin in options.origin if origin not in get_args(Origin)]
     if unknown:
         raise ConfigError(f"--origin must be one of: {', '.join(get_args(Origin))}, not {unknown[0]}")
@@ -60,11 +60,10 @@ def export(project: Project, entries: Sequence[Entry], options: ExportOptions, t
             tracker.say(f"{entry.name}: {left_out} annotations are left out: their shape vanishes on the pixel grid")
         return {"annotations": written}
 
-    read_only = not os.access(project.folder, os.W_OK)
-    with start_run(project, "export", options=options, seed=0, dry_run=read_only) as run:
-        results = for_each_entry(entries, export_entry, tracker=tracker, name="export")
-        total = sum(result.counts.get("annotations", 0) for result in results)
-        done = sum(result.status == "done" for result in results)
-        tracker.say(f"{options.out}: {total:.0f} annotations in {done} files")
-        written = {entry.id: files[entry.id] for entry in entries}
-        return run.finish(results, details={"folder": options.out, "files": written, "annotations": total})
+    results = for_each_entry(entries, export_entry, tracker=tracker, name="export")
+    total = sum(result.counts.get("annotations", 0) for result in results)
+    done = sum(result.status == "done" for result in results)
+    tracker.say(f"{options.out}: {total:.0f} annotations in {done} files")
+    written = {result.id: files[result.id] for result in results if result.status == "done"}
+    details = {"folder": options.out, "files": written, "annotations": total}
+    return StageReport("export", "", tuple(results), time.monotonic() - began, details)

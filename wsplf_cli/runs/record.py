@@ -22,7 +22,7 @@ from wsplf_cli.schema import EntryResult, StageReport
 
 log = logging.getLogger(__name__)
 
-READING = frozenset({"evaluate", "export", "train"})
+READING = frozenset({"evaluate", "train"})
 """Commands that only read the project: several may run at once. The others hold its lock, and can be undone."""
 
 
