@@ -5,6 +5,7 @@ import types
 from dataclasses import replace
 
 import numpy as np
+import openslide
 import pytest
 from PIL import Image
 from shapely import affinity
@@ -14,7 +15,9 @@ from wsplf_cli.backends import embedded
 from wsplf_cli.cohort import registration
 from wsplf_cli.commands.create import create
 from wsplf_cli.options import CreateOptions, ProjectOptions
-from wsplf_cli.slides.open import open_slide
+from wsplf_cli.qupath.create import Image as ProjectImage
+from wsplf_cli.qupath.create import create_project
+from wsplf_cli.slides.open import Slide, open_slide
 from wsplf_cli.synthetic.pyramid import write_pyramid
 
 
@@ -98,28 +101,110 @@ def test_half_a_thumbnail_pixel_is_no_fault(project, check, slide_pixels):
     assert check(project).status == "PASS"
 
 
-def test_without_a_thumbnail_only_the_file_is_said_to_be_checked(project, check):
+def test_a_project_that_wsplf_made_is_proved_by_the_pixels_of_the_file(tmp_path, project, check, recorder):
+    found = check(project)  # without a thumbnail, as the demo makes it
+    assert (found.status, found.fix) == ("PASS", "")
+    assert "squares of 256 x 256 px are in the slide's file, pixel for pixel, where wsplf reads them" in found.message
+    create(tmp_path / "other", [tmp_path / "slide.tif"], CreateOptions(), recorder)
+    found = check(tmp_path / "other")
+    assert found.status == "PASS"
+    assert "wsplf's thumbnail lies on the slide" in found.message
+
+
+@pytest.mark.parametrize("fault", ["shift", "mirror", "turn"])
+def test_a_fault_of_reading_is_found_in_a_project_that_wsplf_made(project, check, monkeypatch, fault):
+    read = Slide.read
+
+    def faulty(slide, x_px0, y_px0, *, size_px, downsample):
+        shift_px0 = 1 if fault == "shift" else 0
+        pixels = read(slide, x_px0 + shift_px0, y_px0, size_px=size_px, downsample=downsample)
+        if fault == "turn":
+            return pixels[::-1, ::-1]
+        return pixels[:, ::-1] if fault == "mirror" else pixels
+
+    monkeypatch.setattr(Slide, "read", faulty)
     found = check(project)
-    assert found.status == "WARN"
-    assert "no thumbnail by QuPath: only the file round trip was checked" in found.message
+    assert (found.status, "the file has other pixels than wsplf reads at x" in found.message) == ("FAIL", True)
+    assert "write no annotations into this entry" in found.fix
+
+
+def bounded(monkeypatch):
+    """Let OpenSlide say that only a part of each slide was scanned, and give the size of that part."""
+
+    class Bounded(openslide.OpenSlide):
+        @property
+        def properties(self):
+            bounds = {"x": "40", "y": "30", "width": "700", "height": "500"}
+            return dict(super().properties) | {f"openslide.bounds-{name}": value for name, value in bounds.items()}
+
+    monkeypatch.setattr(openslide, "OpenSlide", Bounded)
+    return 700, 500
+
+
+@pytest.mark.parametrize(("case", "status"), [("cropped", "PASS"), ("not cropped", "PASS"), ("fault", "FAIL")])
+def test_the_corner_of_the_scanned_bounds_is_the_origin(tmp_path, check, recorder, monkeypatch, case, status):
+    write_pyramid(tmp_path / "bounded.tif", picture(np.random.default_rng(0)), mpp=0.5)
+    size = (900, 600) if case == "not cropped" else bounded(monkeypatch)
+    image = ProjectImage(tmp_path / "bounded.tif", "bounded.tif", *size, 0.5, [(1.0, *size)])
+    path = create_project(tmp_path / "project", [image], classes=[])
+    if case == "not cropped":
+        bounded(monkeypatch)
+        path.write_text(path.read_text(encoding="utf-8").replace('"args": []', '"args": ["--no-crop"]'), "utf-8")
+    if case == "fault":
+        monkeypatch.setattr("wsplf_cli.slides.properties.bounds", lambda *_: (0, 0, *size))
+    assert check(path).status == status
+
+
+def test_another_slide_in_the_place_of_the_one_that_was_added_is_noticed(tmp_path, check, recorder):
+    write_pyramid(tmp_path / "changed.tif", picture(np.random.default_rng(0)), mpp=0.5)
+    create(tmp_path / "project", [tmp_path / "changed.tif"], CreateOptions(), recorder)
+    write_pyramid(tmp_path / "changed.tif", picture(np.random.default_rng(0))[:, ::-1], mpp=0.5)
+    found = check(tmp_path / "project")
+    assert (found.status, "wsplf's thumbnail fits the slide mirrored" in found.message) == ("FAIL", True)
+
+
+def test_a_picture_is_proved_by_its_file_and_not_where_programs_turn_it_differently(tmp_path, check):
+    path = tmp_path / "flat.jpg"
+    Image.fromarray(picture(np.random.default_rng(0))).save(path, quality=90)
+    image = ProjectImage(path, "flat.jpg", 900, 600, 0.5, [(1.0, 900, 600)])
+    create_project(tmp_path / "project", [image], classes=[])
+    project = tmp_path / "project" / "project.qpproj"
+    text = project.read_text(encoding="utf-8").replace("openslide.OpenslideServer", "bioformats.BioFormatsServer")
+    project.write_text(text, encoding="utf-8")
+    assert check(project).status == "PASS"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(picture(np.random.default_rng(0))).save(path, quality=90, exif=exif)
+    found = check(project)
+    assert (found.status, "EXIF orientation 6" in found.message) == ("WARN", True)
+
+
+def test_an_image_that_qupath_derives_is_not_proved_without_qupaths_thumbnail(project, check):
+    document = json.loads(project.read_text(encoding="utf-8"))
+    inner = document["images"][0]["serverBuilder"]
+    turned = {"builderType": "rotated", "builder": inner, "rotation": "ROTATE_90"}
+    document["images"][0]["serverBuilder"] = turned
+    project.write_text(json.dumps(document), encoding="utf-8")
+    found = check(project)
+    assert (found.status, "no thumbnail by QuPath: only the file round trip" in found.message) == ("WARN", True)
     assert "Refresh thumbnail" in found.fix
 
 
-def test_a_thumbnail_that_wsplf_made_proves_nothing(tmp_path, check, recorder):
-    write_pyramid(tmp_path / "slide.tif", picture(np.random.default_rng(0)), mpp=0.5)
-    create(tmp_path / "project", [tmp_path / "slide.tif"], CreateOptions(), recorder)
+def test_a_slide_without_contrast_proves_nothing(tmp_path, check, recorder):
+    write_pyramid(tmp_path / "blank.tif", np.full((600, 900, 3), 240, np.uint8), mpp=0.5)
+    create(tmp_path / "project", [tmp_path / "blank.tif"], CreateOptions(), recorder)
     found = check(tmp_path / "project")
-    assert (found.status, "wsplf's" in found.message) == ("WARN", True)
+    assert (found.status, "no part with contrast" in found.message) == ("WARN", True)
 
 
-def test_a_blank_a_broken_and_another_thumbnail_prove_nothing(project, check):
+def test_a_blank_thumbnail_and_that_of_another_slide_prove_nothing(project, check):
     thumbnail_of(project, np.full((600, 900, 3), 243, np.uint8))
     assert "blank and proves nothing" in check(project).message
     thumbnail_of(project, picture(np.random.default_rng(1)))
     found = check(project)
     assert (found.status, "does not look like the slide" in found.message) == ("WARN", True)
-    (project.parent / "data" / "1" / "thumbnail.jpg").write_bytes(b"no picture")
-    assert check(project).status == "WARN"
+    (project.parent / "data" / "1" / "thumbnail.jpg").write_bytes(b"no picture")  # as good as none
+    assert check(project).status == "PASS"
 
 
 def test_a_slide_that_looks_the_same_mirrored_is_not_said_to_be_proved(tmp_path, check, recorder):

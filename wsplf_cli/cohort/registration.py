@@ -1,18 +1,27 @@
 """Proof, for each entry, that an annotation lies on the pixels on which it was drawn (``wsplf doctor --registration``).
 
 There are two tests. Markers at the corners of an entry are written into a copy of the project and read back: the file
-must return their coordinates. The thumbnail that QuPath made of the image is compared with the slide as wsplf reads
-it, in all eight orientations: it must match best as it is, without a shift. The project itself is not changed.
+must return their coordinates. The pixels that wsplf reads are compared with what QuPath shows:
+
+- The thumbnail that QuPath made of the image is compared with the slide, in all eight orientations: it must match best
+  as it is, without a shift.
+- An entry without such a thumbnail, as in the projects that wsplf makes, is compared with the slide's file. QuPath
+  shows the pixels that OpenSlide gives, from the corner of the scanned bounds on, and those of a PNG or JPEG file. So
+  squares of level 0 in the file must be equal, pixel for pixel, to those that wsplf reads at the same place. An image
+  that QuPath turns or crops has only the thumbnail as a witness. A thumbnail that wsplf made must still match: it shows
+  the slide that was added.
+
+The project itself is not changed.
 """
 
 import math
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from uuid import uuid4
 
 import numpy as np
@@ -24,10 +33,17 @@ from wsplf_cli import plugins
 from wsplf_cli.backends import Project
 from wsplf_cli.errors import ProjectError, SlideError
 from wsplf_cli.options import ProjectOptions
+from wsplf_cli.qupath import project_file, servers
 from wsplf_cli.qupath.create import THUMBNAIL_COMMENT
-from wsplf_cli.schema import Annotation, Check, Entry, Tracker, titles
+from wsplf_cli.qupath.data_folder import entry_folder
+from wsplf_cli.schema import Annotation, Check, Entry, Tracker, titles, without_name
+from wsplf_cli.slides.direct import FilePixels
 from wsplf_cli.slides.entry import slide_of
 from wsplf_cli.slides.open import Slide
+
+Reader = Literal["openslide", "picture", ""]
+#: Status, message and fix.
+Verdict = tuple[Literal["PASS", "WARN", "FAIL"], str, str]
 
 MARKER_RUN = "registration"
 #: QuPath 0.6 and later round shapes to this when they read them, so no file needs to be more exact.
@@ -43,6 +59,9 @@ ORIENTATION_MOST_TRIED_SHIFT_PX = 2
 LEAST_CONTRAST = 3.0
 #: A correlation below this means that the two pictures do not show the same, or not at the same scale.
 LEAST_CORRELATION = 0.8
+#: Squares that are compared with the file: their side in level-0 pixels, and the number of rows and columns of them.
+SQUARE_PX0 = 256
+SQUARES = 4
 ONLY = "only the file round trip was checked"
 STOP = "write no annotations into this entry; check that the slide is the one that was added to the project"
 REFRESH = "in QuPath's list of images: right-click, Refresh thumbnail; then run this again"
@@ -57,12 +76,22 @@ def check_registration(project: Project, entries: Sequence[Entry], backend: str,
     with tempfile.TemporaryDirectory(prefix="wsplf-", ignore_cleanup_errors=True) as folder:
         path = _copy(project, entries, Path(folder))
         errors = _round_trip_errors_px0(path, entries, ProjectOptions(backend=backend))
+    images = {project_file.entry_id(image): image for image in project_file.read(project.path).images}
     checks = []
     tracker.start("registration", len(entries))
     for entry, title, error in zip(entries, titles(entries), errors, strict=True):
-        checks.append(_check(project.folder, entry, error, name=f"registration of {title}"))
+        reader = _file_reader(images[entry.id])
+        checks.append(_check(project.folder, entry, error, name=f"registration of {title}", reader=reader))
         tracker.advance(1, message=entry.name)
     return checks
+
+
+def _file_reader(image: Mapping[str, Any]) -> Reader:
+    """What reads an entry's file as QuPath does; empty for an image that QuPath derives from another."""
+    chain = servers.builders(image)
+    if len(chain) != 1:
+        return ""
+    return "openslide" if "openslide" in str(chain[0].get("providerClassName")).lower() else "picture"
 
 
 def _copy(project: Project, entries: Sequence[Entry], folder: Path) -> Path:
@@ -132,37 +161,97 @@ def _displacement_px0(project: Project, entry: Entry) -> float | str:
     return float(max(shape.hausdorff_distance(read[name]) for name, shape in written.items()))
 
 
-def _check(folder: Path, entry: Entry, error: float | str, *, name: str) -> Check:
+def _check(folder: Path, entry: Entry, error: float | str, *, name: str, reader: Reader) -> Check:
     if isinstance(error, str):
-        return Check("FAIL", name, f"markers could not be written and read: {error}")
+        return Check("FAIL", name, f"markers could not be written and read: {without_name(error, entry.name)}")
     if error > TOLERANCE_PX0:
         return Check("FAIL", name, f"markers came back {error:.3f} px from where they were written")
     round_trip = f"markers came back to within {max(error, 0.001):.3f} px"
-    thumbnail, problem = _qupath_thumbnail(folder / "data" / entry.id / "thumbnail.jpg")
-    if thumbnail is None:
-        return Check("WARN", name, f"{round_trip}; {problem}: {ONLY}", REFRESH)
+    thumbnail, owner = _read_thumbnail(entry_folder(folder, entry.id) / "thumbnail.jpg")
     try:
-        match = _match(thumbnail, _overview(slide_of(entry), thumbnail.shape))
+        verdicts = [] if thumbnail is None else [_compare_thumbnail(thumbnail, entry, owner)]
+        if owner != "QuPath":
+            verdicts.append(_compare_file(entry, reader))
     except SlideError as unreadable:
-        return Check("WARN", name, f"{round_trip}; {unreadable.message}: {ONLY}", unreadable.hint)
-    status, message, fix = _assess(match, shift_px0=match.shift_px * entry.width_px0 / thumbnail.shape[1])
-    return Check(status, name, f"{round_trip}; {message}", fix)
+        message = f"{round_trip}; {without_name(unreadable.message, entry.name)}: {ONLY}"
+        return Check("WARN", name, message, unreadable.hint, group="registrations not proved: the slide cannot be read")
+    status, _, fix = min(verdicts, key=lambda verdict: ("FAIL", "WARN", "PASS").index(verdict[0]))
+    return Check(status, name, "; ".join([round_trip, *(message for _, message, _ in verdicts)]), fix)
 
 
-def _assess(match: "_Match", *, shift_px0: float) -> tuple[Literal["PASS", "WARN", "FAIL"], str, str]:
-    """Status, message and fix for how a thumbnail matches the slide."""
+def _compare_thumbnail(thumbnail: NDArray[np.float32], entry: Entry, owner: str) -> Verdict:
+    """How a thumbnail, grey levels [H, W], lies on the slide; ``owner`` is the program that made it."""
+    if thumbnail.std() < LEAST_CONTRAST:
+        return "WARN", f"the thumbnail is blank and proves nothing: {ONLY}", REFRESH
+    match = _match(thumbnail, _overview(slide_of(entry), thumbnail.shape))
+    return _assess(match, shift_px0=match.shift_px * entry.width_px0 / thumbnail.shape[1], owner=owner)
+
+
+def _compare_file(entry: Entry, reader: Reader) -> Verdict:
+    """How the pixels that wsplf reads of an entry lie on those of its file.
+
+    Raises:
+        SlideError: the slide cannot be read.
+    """
+    if not reader:
+        return "WARN", f"no thumbnail by QuPath: {ONLY}", REFRESH
+    slide, squares = slide_of(entry), 0
+    side_px = min(SQUARE_PX0, slide.width_px0, slide.height_px0)
+    try:
+        with FilePixels(slide.path, by_openslide=reader == "openslide", crop_to_bounds=entry.crop_to_bounds) as file:
+            for x_px0, y_px0 in _corners_of_squares(slide, side_px):
+                stored = file.read(x_px0, y_px0, side_px=side_px)
+                if stored.std() < LEAST_CONTRAST or _is_symmetric(stored):
+                    continue
+                if not np.array_equal(stored, slide.read(x_px0, y_px0, size_px=(side_px, side_px), downsample=1)):
+                    return "FAIL", f"the file has other pixels than wsplf reads at x {x_px0}, y {y_px0}", STOP
+                squares += 1
+    except SlideError as error:
+        return "WARN", f"no thumbnail by QuPath, and {error.message}: {ONLY}", REFRESH
+    if not squares:
+        return "WARN", f"no thumbnail by QuPath, and the slide has no part with contrast: {ONLY}", REFRESH
+    squares_of = f"{squares} squares of {side_px} x {side_px} px"
+    return "PASS", f"{squares_of} are in the slide's file, pixel for pixel, where wsplf reads them", ""
+
+
+def _corners_of_squares(slide: Slide, side_px0: int) -> list[tuple[int, int]]:
+    """Top-left corners of the square with the most contrast in each part of a slide."""
+    downsample = max(1.0, max(slide.width_px0, slide.height_px0) / COMPARED_PX)
+    shape = (max(1, round(slide.height_px0 / downsample)), max(1, round(slide.width_px0 / downsample)))
+    overview = _overview(slide, shape)
+    side = max(1, round(side_px0 / downsample))
+    last = slide.width_px0 - side_px0, slide.height_px0 - side_px0
+    corners = []
+    for rows, columns in product(*(np.array_split(np.arange(length), SQUARES) for length in shape)):
+        starts = list(product(rows[::side].tolist(), columns[::side].tolist()))
+        contrasts = [overview[row : row + side, column : column + side].std() for row, column in starts]
+        if contrasts:
+            row, column = starts[int(np.argmax(contrasts))]
+            corners.append((min(int(column * downsample), last[0]), min(int(row * downsample), last[1])))
+    return list(dict.fromkeys(corners))
+
+
+def _is_symmetric(pixels: NDArray[np.uint8]) -> bool:
+    """Whether a square looks the same turned or mirrored, so that it does not tell the orientation."""
+    turns = [np.rot90(view, quarters) for view in (pixels, pixels[:, ::-1]) for quarters in range(4)]
+    return any(np.array_equal(pixels, turned) for turned in turns[1:])
+
+
+def _assess(match: "_Match", *, shift_px0: float, owner: str) -> Verdict:
+    """The verdict on how a thumbnail matches the slide; ``owner`` is the program that made it."""
+    whose, fix = f"{owner}'s thumbnail", REFRESH if owner == "QuPath" else STOP
     figures = f"correlation {match.correlation:.3f}, shift {match.shift_px:.1f} thumbnail px = {shift_px0:.0f} px"
     if max(match.correlation, match.best_turned) < LEAST_CORRELATION:
-        return "WARN", f"QuPath's thumbnail does not look like the slide ({figures}): {ONLY}", REFRESH
+        return "WARN", f"{whose} does not look like the slide ({figures}): {ONLY}", fix
     if match.best_turned > match.unturned:
-        better = f"QuPath's thumbnail fits the slide {match.turn} better ({match.best_turned:.3f}; {figures})"
+        better = f"{whose} fits the slide {match.turn} better ({match.best_turned:.3f}; {figures})"
         return "FAIL", better, STOP
     if match.shift_px > MOST_SHIFT_PX:
-        return "FAIL", f"QuPath's thumbnail lies beside the slide ({figures})", STOP
-    if 1 - match.best_turned < 2 * (1 - match.unturned):
+        return "FAIL", f"{whose} lies beside the slide ({figures})", STOP
+    if owner == "QuPath" and 1 - match.best_turned < 2 * (1 - match.unturned):
         return "WARN", f"the slide looks the same {match.turn}, so its orientation is not proved ({figures})", ""
     others = f"any other way at most {match.best_turned:.3f}"
-    return "PASS", f"QuPath's thumbnail lies on the slide ({figures}; {others})", ""
+    return "PASS", f"{whose} lies on the slide ({figures}; {others})", ""
 
 
 def _overview(slide: Slide, shape: tuple[int, int]) -> NDArray[np.float32]:
@@ -176,19 +265,15 @@ def _overview(slide: Slide, shape: tuple[int, int]) -> NDArray[np.float32]:
     return np.asarray(picture.resize((columns, rows), Image.Resampling.BOX, box=(0, 0, *box)), np.float32)
 
 
-def _qupath_thumbnail(path: Path) -> tuple[NDArray[np.float32] | None, str]:
-    """QuPath's thumbnail in grey, float32 [H, W] in 0..255, or None and why it cannot be used."""
+def _read_thumbnail(path: Path) -> tuple[NDArray[np.float32] | None, str]:
+    """The thumbnail in grey, float32 [H, W] in 0..255, and the program that made it; None and "" without one."""
     try:
         with Image.open(path) as picture:
-            if picture.info.get("comment") == THUMBNAIL_COMMENT:
-                return None, "the thumbnail is wsplf's, not QuPath's"
+            owner = "wsplf" if picture.info.get("comment") == THUMBNAIL_COMMENT else "QuPath"
             picture.thumbnail((COMPARED_PX, COMPARED_PX), Image.Resampling.BOX)
-            grey = np.asarray(picture.convert("L"), np.float32)
+            return np.asarray(picture.convert("L"), np.float32), owner
     except OSError:  # there is none yet, or a damaged one, which QuPath replaces
-        return None, "no thumbnail by QuPath"
-    if grey.std() < LEAST_CONTRAST:
-        return None, "the thumbnail is blank and proves nothing"
-    return grey, ""
+        return None, ""
 
 
 @dataclass(frozen=True, slots=True)
