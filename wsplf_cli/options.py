@@ -21,9 +21,7 @@ SHARED = (
 )
 
 
-ACCEPT_MISSING_DATA = option(
-    False, "Take an entry as empty whose data.qpdata is missing though its summary.json counts objects."
-)
+_ACCEPT_MISSING_DATA = "Take an entry as empty whose data.qpdata is missing though its summary.json counts objects."
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +40,7 @@ class ProjectOptions:
     )
     negative: tuple[str, ...] = option(("normal",), "Label of negative slides; may be repeated.")
     path_class: str = option("Tumor", "QuPath class that a --positive without =CLASS means.")
-    accept_missing_data: bool = ACCEPT_MISSING_DATA
+    accept_missing_data: bool = option(False, _ACCEPT_MISSING_DATA, hidden=True)
 
 
 #: The options of ProjectOptions that only commands that write annotations have.
@@ -288,7 +286,7 @@ class ImportOptions:
     asap_class: tuple[str, ...] = option(
         (), "GROUP=CLASS: QuPath class of an ASAP group; GROUP= leaves it out, GROUP=- cuts it out; may be repeated."
     )
-    accept_missing_data: bool = ACCEPT_MISSING_DATA
+    accept_missing_data: bool = option(False, _ACCEPT_MISSING_DATA)
     dry_run: bool = option(False, "Show what would be added; write nothing.")
 
 

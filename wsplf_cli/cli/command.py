@@ -154,7 +154,8 @@ def _parameter(option: settings.Option) -> inspect.Parameter:
     flags = ["--label-key", "--key"] if option.name == "label_key" else [option.flag]
     if option.kind is bool and option.default:
         flags = [f"{option.flag}/--no-{option.key}"]
-    value = typer.Option(default, *flags, help=help_text, metavar=METAVARS.get(option.kind, "TEXT"))
+    hidden = bool(option.metadata.get("hidden", False))
+    value = typer.Option(default, *flags, help=help_text, metavar=METAVARS.get(option.kind, "TEXT"), hidden=hidden)
     return _given(option.name, kind if default is not None else kind | None, default=value)
 
 
