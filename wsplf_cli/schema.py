@@ -70,7 +70,8 @@ class Entry:
     """One image of a project. Its size, its mpp and its annotations are those of the image that QuPath shows.
 
     ``slide_path`` is None where the slide cannot be used; ``problem`` says why and, behind "; ", what to do.
-    ``steps`` lead from the slide to the image that QuPath shows; none for most.
+    ``steps`` lead from the slide to the image that QuPath shows; none for most. ``mpp_xy`` are micrometres per pixel
+    along x and y, None where they are unknown or equal; ``mpp`` is their mean.
     """
 
     id: str
@@ -87,6 +88,19 @@ class Entry:
     crop_to_bounds: bool = True
     problem: str = ""
     steps: tuple[Step, ...] = ()
+    mpp_xy: tuple[float, float] | None = None
+    channels: int = 3
+    z_slices: int = 1
+    time_points: int = 1
+
+    @property
+    def size_px0(self) -> tuple[int, int]:
+        """(width, height); 0 where it is unknown."""
+        return self.width_px0, self.height_px0
+
+    def has_plane(self, plane: "Plane") -> bool:
+        """Whether the image has a plane."""
+        return -1 <= plane.c < self.channels and 0 <= plane.z < self.z_slices and 0 <= plane.t < self.time_points
 
     @property
     def reviewed(self) -> bool:
@@ -114,6 +128,14 @@ class Plane:
     c: int = -1
     z: int = 0
     t: int = 0
+
+    @property
+    def analysed(self) -> bool:
+        """Whether wsplf reads the pixels of this plane: the first z-slice and time point, whatever the channel.
+
+        QuPath shows a shape of one channel on all of them, so such a shape counts as one of the whole image.
+        """
+        return self.z == 0 and self.t == 0
 
 
 @dataclass(frozen=True, slots=True)

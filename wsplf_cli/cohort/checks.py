@@ -42,7 +42,7 @@ def _check_entry(
     label = f"label {row.word!r} ({row.source}): {row.meaning}" if row.word else "unlabelled"
     if len(classes) > 1 and row.classes(classes):
         label += f" for {' and '.join(row.classes(classes))}"
-    message = f"{pixel_size.mpp:.4g} um/px ({pixel_size.source}), {label}, {len(annotations)} annotations"
+    message = f"{pixel_size.text} um/px ({pixel_size.source}), {label}, {len(annotations)} annotations"
     if entry.steps:
         message += f"; QuPath shows it {' and '.join(step.kind for step in entry.steps)}"
     if row.unknown:

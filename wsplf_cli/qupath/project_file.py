@@ -160,6 +160,10 @@ def _entry(image: Mapping[str, Any], finder: Finder, measure: Measure, *, shared
         crop_to_bounds=server.crop_to_bounds,
         problem=problem,
         steps=server.steps,
+        mpp_xy=server.mpp_xy,
+        channels=server.channels,
+        z_slices=server.z_slices,
+        time_points=server.time_points,
     )
 
 
