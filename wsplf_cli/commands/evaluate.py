@@ -24,7 +24,7 @@ def evaluate(project: Project, entries: Sequence[Entry], options: EvaluateOption
 
     A slide is positive when its label says that it holds the class, and an unlabelled one when its truth does; else it
     is negative. A slide that is labelled negative needs no truth: there is nothing to find on it. Other slides without
-    truth are skipped.
+    truth are skipped. Only the first z-slice and time point of an image are measured, inside its borders.
 
     Returns:
         ``entries``: name, label (the word in the project), dice, iou, boundary_f1, fp_share (None without tissue),
@@ -39,7 +39,10 @@ def evaluate(project: Project, entries: Sequence[Entry], options: EvaluateOption
         ProjectError: no entry could be measured, or the project that holds the truth cannot be read.
     """
     classes = classes_of(options.project)
-    readers = {path_class: truth_reader(options, path_class) for path_class in classes}
+    readers = {
+        path_class: truth_reader(options, path_class, tracker if path_class == classes[0] else None)
+        for path_class in classes
+    }
     scores: dict[str, list[Score]] = {path_class: [] for path_class in classes}
 
     def work(entry: Entry) -> Mapping[str, float] | Skipped:
