@@ -7,6 +7,7 @@ from wsplf_cli.backends import Project
 from wsplf_cli.cohort.labels import LabelRow, classes_of, count_classes, label_rows, require_both
 from wsplf_cli.errors import ProjectError, SlideError
 from wsplf_cli.options import ProjectOptions
+from wsplf_cli.review.on_image import OnImage, on_image
 from wsplf_cli.schema import Check, Entry, titles
 from wsplf_cli.slides.checks import check_pixels, require_colour
 from wsplf_cli.slides.entry import entry_slide
@@ -42,17 +43,37 @@ def _check_entry(
     label = f"label {row.word!r} ({row.source}): {row.meaning}" if row.word else "unlabelled"
     if len(classes) > 1 and row.classes(classes):
         label += f" for {' and '.join(row.classes(classes))}"
+    placed = on_image(annotations, entry)
     message = f"{pixel_size.text} um/px ({pixel_size.source}), {label}, {len(annotations)} annotations"
+    if placed.partly_outside:
+        message += f", {placed.partly_outside} of them partly outside the image"
+    if placed.left_out:
+        message += f"; left out of learning and measuring: {placed.left_out}"
     if entry.steps:
         message += f"; QuPath shows it {' and '.join(step.kind for step in entry.steps)}"
     if row.unknown:
         fix = f"--positive {row.word!r} or --negative {row.word!r}, or correct the label in QuPath"
         return Check("FAIL", title, message, fix=fix)
+    if misplaced := _check_places(placed, title=title, message=message):
+        return misplaced
     if pixel_size.warning:
         return Check("WARN", title, f"{message}; {pixel_size.warning}", fix="correct the pixel size in QuPath")
     if entry.label is None:
         return Check("WARN", title, message, fix="pseudolabel leaves it out; see wsplf labels")
     return Check("PASS", title, message)
+
+
+def _check_places(placed: OnImage, *, title: str, message: str) -> Check | None:
+    """A FAIL where no annotation lies on the image, a WARN where some do not; None where all do."""
+    if placed.outside and not placed.annotations:
+        fix = (
+            "they belong to another slide, or to another scale of it: remove them in QuPath, then import the right ones"
+        )
+        return Check("FAIL", title, f"{message}; no annotation lies on the image", fix=fix)
+    if not placed.outside and not placed.missing_planes:
+        return None
+    lacking = f"; {placed.missing_planes} on planes that the image does not have" if placed.missing_planes else ""
+    return Check("WARN", title, message + lacking, fix="check in QuPath that they belong to this slide")
 
 
 def _check_labels(rows: Sequence[LabelRow], classes: Sequence[str]) -> Check:
