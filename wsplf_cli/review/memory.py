@@ -35,7 +35,7 @@ class Review:
 
     Annotations on other planes than the first are left out, and the others are clipped to the image (``on_image``).
 
-    ``complete``: the image is marked as reviewed.
+    ``complete``: the image is marked as reviewed. ``left_out``: how many annotations lie outside, for people.
     """
 
     entry_id: str = ""
@@ -43,6 +43,7 @@ class Review:
     regions: Mapping[str, ReviewRegions] = field(default_factory=dict)
     removed: Mapping[str, tuple[BaseGeometry, ...]] = field(default_factory=dict)
     complete: bool = False
+    left_out: str = ""
 
     def of(self, path_class: str) -> ReviewRegions:
         """The regions of a class; empty ones for a class that was not asked for when the review was read."""
@@ -82,7 +83,7 @@ def read_review(project: Project, entry: Entry, classes: Sequence[str], tracker:
         path_class: review_regions(annotations, path_class, removed=parts.get(path_class, ()), reviewed=entry.reviewed)
         for path_class in classes
     }
-    return Review(entry.id, annotations, regions, parts, entry.reviewed)
+    return Review(entry.id, annotations, regions, parts, entry.reviewed, placed.left_out)
 
 
 def remember(folder: Path, review: Review) -> None:
