@@ -108,6 +108,12 @@ class Entry:
         return self.metadata.get(REVIEWED_KEY, "").strip().casefold() not in {"", "no", "false", "0"}
 
     @property
+    def patient(self) -> str:
+        """The patient as the metadata names it, in any case of the key; empty where it does not."""
+        named = (value.strip() for key, value in self.metadata.items() if key.strip().casefold() == "patient")
+        return next(named, "")
+
+    @property
     def held_out(self) -> bool:
         """Whether the slide is held out for testing: nothing is learned from it, and its label is not used."""
         return (self.split or "").strip().casefold() in HELD_OUT
