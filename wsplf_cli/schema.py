@@ -29,6 +29,8 @@ SHAPE_KEY = "wsplf.shape"
 CLASS_KEY = "wsplf.class"
 #: The name as wsplf wrote it: an annotation with another name was renamed by a person, who so decided on it.
 NAME_KEY = "wsplf.name"
+#: The run that trained the model of a prediction.
+MODEL_KEY = "wsplf.model"
 #: QuPath keeps the description of an annotation under this key.
 DESCRIPTION_KEY = "ANNOTATION_DESCRIPTION"
 

@@ -320,3 +320,17 @@ def test_truth_past_the_border_is_clipped_and_that_on_other_planes_is_left_out(
     assert scores["entries"][0]["truth_um2"] == 124 * 100 * 0.25
     assert any("p1.geojson: truth left out: 1 on another plane" in said for said in recorder.said)
     assert any("p1.tif: annotations left out: 1 on another plane" in said for said in recorder.said)
+
+
+def test_predictions_on_slides_that_the_model_learned_from_are_named(cohort, project_with, recorder, tmp_path):
+    write_truth(tmp_path, "p1", [TRUTH])
+    project = project_with({"1": [annotation(TRUTH, origin="prediction", metadata={"wsplf.model": "r1"})]})
+    run = tmp_path / "wsplf" / "runs" / "r1"
+    run.mkdir(parents=True)
+    entries = [{"id": "1", "status": "done"}]
+    (run / "run.json").write_text(json.dumps({"stage": "train", "entries": entries}), encoding="utf-8")
+    options = options_for(tmp_path, origin="prediction")
+    scores = evaluate(project, [cohort[0], cohort[2]], options, recorder)
+    assert scores["learned_from"] == ["p1.tif"]
+    assert any("the model learned from these slides: p1.tif" in said for said in recorder.said)
+    assert "learned_from" not in evaluate(project, cohort[:1], options_for(tmp_path), recorder)

@@ -14,7 +14,7 @@ from wsplf_cli.geometry import clip, union
 from wsplf_cli.metrics import Overlap, auroc, boundary_f1, fp_share, overlap, polygon_ious
 from wsplf_cli.options import EvaluateOptions
 from wsplf_cli.review.on_image import on_image
-from wsplf_cli.schema import Annotation, Entry, Tracker
+from wsplf_cli.schema import MODEL_KEY, Annotation, Entry, Tracker
 from wsplf_cli.slides.entry import entry_slide
 from wsplf_cli.slides.tissue import tissue_mask, tissue_um2
 
@@ -28,7 +28,7 @@ class Score:
     """The scores of one entry for one class; areas in um2. ``label`` is the project's word, None for an unlabelled one.
 
     ``positive``: the slide counts as one that holds the class. ``polygons`` are (confidence, IoU) of each polygon that
-    has a confidence.
+    has a confidence. ``models`` are the runs that trained the models of the measured predictions.
     """
 
     entry: Entry
@@ -38,6 +38,7 @@ class Score:
     boundary_f1: float
     tissue_um2: float
     polygons: tuple[tuple[float, float], ...] = ()
+    models: frozenset[str] = frozenset()
 
     @property
     def document(self) -> dict[str, Any]:
@@ -106,6 +107,9 @@ def score_entry(
             ),
             tissue_um2=tissue,
             polygons=_confidences_and_ious(measured, truth),
+            models=frozenset(
+                annotation.metadata[MODEL_KEY] for annotation in measured if annotation.metadata.get(MODEL_KEY)
+            ),
         )
     return scores
 

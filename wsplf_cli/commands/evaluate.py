@@ -6,6 +6,7 @@ from typing import Any
 
 from wsplf_cli.backends import Project
 from wsplf_cli.benchmark.evaluation import Score, score_entry, totals
+from wsplf_cli.benchmark.learned_from import learned_from
 from wsplf_cli.benchmark.truth import HINT, is_negative, truth_reader
 from wsplf_cli.cohort.labels import classes_of, display_names
 from wsplf_cli.cohort.run import Skipped, for_each_entry
@@ -31,8 +32,9 @@ def evaluate(project: Project, entries: Sequence[Entry], options: EvaluateOption
         truth_um2, predicted_um2; ``mean_dice`` and ``mean_boundary_f1`` over the positive slides; ``pooled_dice`` and
         ``pooled_iou`` of the areas of all slides; ``negative_fp_share`` of the tissue of all negative slides, and
         ``negative_tissue_um2``; None where there are none; ``confidence``: how well it tells good polygons from bad
-        ones; ``skipped`` and ``failed``: name and reason. With several classes, all but the last two are in
-        ``classes``, by class.
+        ones; ``skipped`` and ``failed``: name and reason; of predictions ``learned_from``: names of the measured slides
+        that the model, or another slide of the patient, learned from. With several classes, all but the last three are
+        in ``classes``, by class.
 
     Raises:
         ConfigError: there is no such truth.
@@ -69,6 +71,13 @@ def evaluate(project: Project, entries: Sequence[Entry], options: EvaluateOption
             reason = next((result.reason for result in results), "the project has no entries")
             raise ProjectError(f"none of {len(entries)} entries could be measured; the first: {reason}", hint=HINT)
         by_class = {path_class: totals(of_class) for path_class, of_class in scores.items()}
-        document = ({"classes": by_class} if len(classes) > 1 else by_class[classes[0]]) | left_out
+        document: dict[str, Any] = ({"classes": by_class} if len(classes) > 1 else by_class[classes[0]]) | left_out
+        if options.origin == "prediction":
+            every_score = [score for of_class in scores.values() for score in of_class]
+            models = {model for score in every_score for model in score.models}
+            learned = learned_from(project, [score.entry for score in scores[classes[0]]], models)
+            for warning in learned.warnings:
+                tracker.say(warning)
+            document["learned_from"] = [*learned.slides, *learned.of_patients]
         run.finish(results, details=document)
     return document

@@ -18,7 +18,7 @@ from wsplf_cli.options import SegmentOptions
 from wsplf_cli.review.memory import Review
 from wsplf_cli.review.merge import decided_by_a_person, subtract_regions
 from wsplf_cli.review.roles import AREA, CONFIDENCE
-from wsplf_cli.schema import Annotation, Entry
+from wsplf_cli.schema import MODEL_KEY, Annotation, Entry
 from wsplf_cli.segmentation.checkpoint import Checkpoint
 from wsplf_cli.segmentation.checkpoint import load as load_checkpoint
 from wsplf_cli.segmentation.predict import TOLERANCE_PX, ClassPrediction, OutlineSettings, model_canvas, predict_slide
@@ -113,7 +113,7 @@ def segment_slide(
                     CONFIDENCE: round(prediction.probability.mean_inside(polygon), 4),
                     AREA: round(polygon.area * mpp_slide**2, 1),
                 },
-                metadata={"wsplf.model": checkpoint.run_id},
+                metadata={MODEL_KEY: checkpoint.run_id},
             )
             for polygon in polygons
         ]

@@ -70,7 +70,7 @@ class TrainingCohort:
         self.slides.append(
             TrainingSlide(
                 name=entry.name,
-                group=entry.metadata.get("patient", "") or entry.id,
+                group=entry.patient or entry.id,
                 grid=grid,
                 read=partial(read_tiles, entry, grid),
                 classes=targets,

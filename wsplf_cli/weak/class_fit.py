@@ -81,8 +81,8 @@ class ClassFit:
     def no_guarantee(self) -> str:
         """Why nothing can be guaranteed for a new negative slide; empty where it can.
 
-        A conformal bound holds for slides that are like those it was measured on: judged as they were, and not selected
-        by how they were judged.
+        A conformal bound holds for slides that are like those it was measured on: scored as they were, and not selected
+        by their scores.
         """
         if self.in_sample:
             return f"that takes classifiers that did not see the slides ({self.in_sample})"
