@@ -182,7 +182,7 @@ def place_on_image(shape: BaseGeometry, size_px0: tuple[int, int]) -> Literal["i
 def _is_inside(shape: BaseGeometry, size_px0: tuple[int, int], *, slack_px0: float) -> bool:
     left, top, right, bottom = shape.bounds
     width, height = size_px0
-    return min(left, top) >= -slack_px0 and right <= width + slack_px0 and bottom <= height + slack_px0
+    return bool(min(left, top) >= -slack_px0 and right <= width + slack_px0 and bottom <= height + slack_px0)
 
 
 def _polygons_in(geometry: BaseGeometry) -> Iterator[Polygon]:
