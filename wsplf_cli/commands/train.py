@@ -11,6 +11,7 @@ from wsplf_cli.cohort.class_tracker import ClassTracker
 from wsplf_cli.cohort.folds import unknown_patients
 from wsplf_cli.cohort.labels import classes_of, display_names
 from wsplf_cli.cohort.run import finished_entries, for_each_entry
+from wsplf_cli.cohort.square_pixels import with_square_pixels
 from wsplf_cli.errors import ConfigError
 from wsplf_cli.networks.device import pick_device, seed_everything
 from wsplf_cli.options import TrainOptions
@@ -42,6 +43,7 @@ def train(project: Project, entries: Sequence[Entry], options: TrainOptions, tra
     """
     if not re.fullmatch(r"\w[\w.-]*", options.name):
         raise ConfigError(f"--name {options.name!r}: letters, digits, '_', '-' and '.' only", hint="--name second-try")
+    project, entries = with_square_pixels(project, entries)
     segmenter = plugins.load("segmentation.models", options.segmenter)
     classes = classes_of(options.project)
     device = pick_device(options.run.device)
