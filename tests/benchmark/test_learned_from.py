@@ -46,3 +46,11 @@ def test_a_training_that_is_not_known_here_is_said(project, entries, record):
     learned = learned_from(project, entries, {"r2"})
     assert (learned.slides, learned.unknown_models) == ((), ("r2",))
     assert "not recorded in this project" in learned.warnings[0]
+
+
+def test_without_a_prediction_the_model_of_the_last_segmentation_is_meant(project, entries):
+    for name, details in (("r3", {"model_run": "r0"}), ("r4", {"model_run": "r1"})):
+        folder = run_folder(project.folder, name)
+        folder.mkdir(parents=True)
+        write_json(run_file(folder), {"stage": "segment", "status": "done", "details": details})
+    assert learned_from(project, entries, set()).slides == ("1.tif",)

@@ -3,10 +3,11 @@
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from wsplf_cli.backends import Project
-from wsplf_cli.runs.layout import run_file, run_folder
+from wsplf_cli.runs.layout import run_file, run_folder, run_folders
 from wsplf_cli.schema import Entry, titles
 
 
@@ -39,7 +40,15 @@ class LearnedFrom:
 
 
 def learned_from(project: Project, measured: Sequence[Entry], models: Collection[str]) -> LearnedFrom:
-    """Which of the measured entries the models of these training runs learned from, also for their validation."""
+    """Which of the measured entries a model learned from, also for its validation.
+
+    Args:
+        project: Its runs say what was learned from.
+        measured: The entries.
+        models: The training runs of the models of their predictions. Where there is no prediction, the model of the
+            last ``wsplf segment`` is meant.
+    """
+    models = models or _last_model(project)
     learned: set[str] = set()
     unknown = []
     for model in sorted(models):
@@ -57,11 +66,31 @@ def learned_from(project: Project, measured: Sequence[Entry], models: Collection
     )
 
 
+def _last_model(project: Project) -> set[str]:
+    """The training run of the model that the last finished run of segment applied; empty where there is none."""
+    for folder in sorted(run_folders(project.folder), key=lambda folder: folder.name, reverse=True):
+        record = _record(folder)
+        if record.get("stage") == "segment" and record.get("status") == "done":
+            details = record.get("details")
+            model = details.get("model_run") if isinstance(details, dict) else None
+            return {model} if isinstance(model, str) and model else set()
+    return set()
+
+
 def _training_record(project: Project, run_id: str) -> dict[str, Any] | None:
     """run.json of a training run of the project; None where there is none that can be read."""
+    record = _record(run_folder(project.folder, run_id))
+    entries = record.get("entries")
+    readable = isinstance(entries, list) and all(
+        isinstance(entry, dict) and {"id", "status"} <= entry.keys() for entry in entries
+    )
+    return record if readable and record.get("stage") == "train" else None
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    """run.json of a run; empty where it cannot be read."""
     try:
-        record = json.loads(run_file(run_folder(project.folder, run_id)).read_text(encoding="utf-8"))
-        readable = record["stage"] == "train" and all({"id", "status"} <= set(entry) for entry in record["entries"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return record if readable else None
+        record = json.loads(run_file(folder).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
