@@ -93,7 +93,7 @@ def test_two_and_two_slides_of_four_patients_are_held_out_one_by_one(slide):
 def test_what_is_missing_for_folds_is_said(slide):
     cohort = [slide(positive=True, patient="P"), slide(positive=True, patient="P"), *(slide(positive=False),) * 3]
     assert missing_for_folds(cohort, "Tumor") == (
-        "that takes two patients with a positive slide and two with negative slides only; there are 1 and 1"
+        "two patients with a positive slide and two with negative slides only are needed; there are 1 and 1"
     )
 
 

@@ -38,7 +38,7 @@ def missing_for_folds(cohort: Sequence[CohortSlide], path_class: str) -> str:
     if min(positive, negative) >= 2:
         return ""
     return (
-        "that takes two patients with a positive slide and two with negative slides only; there are"
+        "two patients with a positive slide and two with negative slides only are needed; there are"
         f" {positive} and {negative}"
     )
 
