@@ -5,6 +5,7 @@ Mask pixel [r, c] covers the square [c, c + 1] x [r, r + 1], times the downsampl
 """
 
 from collections.abc import Iterable, Iterator
+from typing import Literal
 
 import numpy as np
 import shapely
@@ -137,6 +138,51 @@ def polygonal(geometry: BaseGeometry) -> list[Polygon]:
 def union(shapes: Iterable[BaseGeometry]) -> BaseGeometry:
     """The union of the polygonal parts of shapes, or an empty geometry where there are none."""
     return shapely.union_all([polygon for shape in shapes for polygon in polygonal(shape)])
+
+
+def clip(shape: BaseGeometry, size_px0: tuple[int, int]) -> BaseGeometry:
+    """The part of a shape on an image of (width, height) pixels; the shape itself where it lies inside.
+
+    Of a polygon, only polygons remain. Nothing is cut where the size is unknown, which is 0.
+    """
+    if min(size_px0) <= 0 or shape.is_empty or _is_inside(shape, size_px0, slack_px0=0.0):
+        return shape
+    image = shapely.box(0, 0, *size_px0)
+    polygons = polygonal(shape)
+    return union(polygon & image for polygon in polygons) if polygons else shape & image
+
+
+def clip_polygons(
+    polygons: Iterable[Polygon], size_px0: tuple[int, int], *, min_area_px0: float = 0.0
+) -> list[list[Polygon]]:
+    """For each polygon its parts on an image, on QuPath's grid; parts smaller than ``min_area_px0`` are dropped."""
+    return [
+        [polygon]
+        if (clipped := clip(polygon, size_px0)) is polygon
+        else [
+            part for part in polygonal(shapely.set_precision(clipped, GRID_PX0)) if part.area >= max(min_area_px0, 1e-9)
+        ]
+        for polygon in polygons
+    ]
+
+
+def place_on_image(shape: BaseGeometry, size_px0: tuple[int, int]) -> Literal["inside", "partly outside", "outside"]:
+    """Where a shape lies on an image of (width, height) pixels; up to one pixel beyond the border is inside.
+
+    A polygon that only touches the image is outside. Everything is inside where the size is unknown, which is 0.
+    """
+    if min(size_px0) <= 0 or shape.is_empty or _is_inside(shape, size_px0, slack_px0=1.0):
+        return "inside"
+    clipped = clip(shape, size_px0)
+    if clipped.is_empty or (shape.area > 0 and clipped.area == 0):
+        return "outside"
+    return "partly outside"
+
+
+def _is_inside(shape: BaseGeometry, size_px0: tuple[int, int], *, slack_px0: float) -> bool:
+    left, top, right, bottom = shape.bounds
+    width, height = size_px0
+    return bool(min(left, top) >= -slack_px0 and right <= width + slack_px0 and bottom <= height + slack_px0)
 
 
 def _polygons_in(geometry: BaseGeometry) -> Iterator[Polygon]:

@@ -32,6 +32,8 @@ SHAPE_KEY = "wsplf.shape"
 CLASS_KEY = "wsplf.class"
 #: The name as wsplf wrote it: an annotation with another name was renamed by a person, who so decided on it.
 NAME_KEY = "wsplf.name"
+#: The run that trained the model of a prediction.
+MODEL_KEY = "wsplf.model"
 #: QuPath keeps the description of an annotation under this key.
 DESCRIPTION_KEY = "ANNOTATION_DESCRIPTION"
 
@@ -83,7 +85,8 @@ class Entry:
 
     ``slide_path`` is None where the slide cannot be used; ``problem`` says why and, behind "; ", what to do.
     ``steps`` lead from the slide to the image that QuPath shows; none for most. ``recorded_path`` is where the project
-    says that the slide is, with forward slashes. ``slide_missing``: it is neither there nor elsewhere.
+    says that the slide is, with forward slashes. ``slide_missing``: it is neither there nor elsewhere. ``mpp_xy`` are
+    micrometres per pixel along x and y, None where they are unknown or equal; ``mpp`` is their mean.
     """
 
     id: str
@@ -102,6 +105,19 @@ class Entry:
     steps: tuple[Step, ...] = ()
     recorded_path: str = ""
     slide_missing: bool = False
+    mpp_xy: tuple[float, float] | None = None
+    channels: int = 3
+    z_slices: int = 1
+    time_points: int = 1
+
+    @property
+    def size_px0(self) -> tuple[int, int]:
+        """(width, height); 0 where it is unknown."""
+        return self.width_px0, self.height_px0
+
+    def has_plane(self, plane: "Plane") -> bool:
+        """Whether the image has a plane."""
+        return -1 <= plane.c < self.channels and 0 <= plane.z < self.z_slices and 0 <= plane.t < self.time_points
 
     @property
     def reviewed(self) -> bool:
@@ -110,8 +126,9 @@ class Entry:
 
     @property
     def patient(self) -> str:
-        """The patient where the project names one, else the entry. Slides of one patient stay together."""
-        return unicodedata.normalize("NFC", self.metadata.get("patient", "")).strip() or self.id
+        """The patient as the metadata names it, in any case of the key; empty where it does not."""
+        named = (value.strip() for key, value in self.metadata.items() if key.strip().casefold() == "patient")
+        return unicodedata.normalize("NFC", next(named, ""))
 
     @property
     def held_out(self) -> bool:
@@ -134,6 +151,14 @@ class Plane:
     c: int = -1
     z: int = 0
     t: int = 0
+
+    @property
+    def analysed(self) -> bool:
+        """Whether wsplf reads the pixels of this plane: the first z-slice and time point, whatever the channel.
+
+        QuPath shows a shape of one channel on all of them, so such a shape counts as one of the whole image.
+        """
+        return self.z == 0 and self.t == 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,17 +1,19 @@
 """The checks of a project and its entries."""
 
 import shutil
+from uuid import uuid4
 
 import numpy as np
 import pytest
 import tifffile
-from annotation_exchange import with_annotations
+from annotation_exchange import set_image, with_annotations
+from shapely import box
 
 from wsplf_cli.backends.embedded import open_project
 from wsplf_cli.cohort.checks import check_project, group_checks
 from wsplf_cli.options import ProjectOptions
 from wsplf_cli.qupath.create import Image, create_project
-from wsplf_cli.schema import Check
+from wsplf_cli.schema import Annotation, Check, Plane
 
 
 def by_name(checks):
@@ -190,3 +192,38 @@ def test_a_project_without_a_data_folder_is_a_warning(tiny_project, check):
     shutil.rmtree(tiny_project.parent / "data")
     assert (check()["data"].status, check()["positive.tif"].status) == ("WARN", "PASS")
     assert "is not there: no entry has annotations" in check()["data"].message
+
+
+@pytest.mark.parametrize(
+    ("shapes", "status", "words"),
+    [
+        ([box(5000, 0, 5100, 90), box(-90, 0, -10, 90)], "FAIL", "no annotation lies on the image"),
+        (
+            [box(5000, 0, 5100, 90), box(10, 10, 90, 90)],
+            "WARN",
+            "left out of learning and measuring: 1 outside the image",
+        ),
+        ([box(1000, 0, 1100, 90), box(10, 10, 90, 90)], "PASS", "2 annotations, 1 of them partly outside the image"),
+        ([box(10, 10, 90, 90)], "PASS", "1 annotations"),
+    ],
+    ids=["all", "some", "partly", "none"],
+)
+def test_annotations_outside_the_image_are_found(check, tiny_project, shapes, status, words):
+    project = open_project(tiny_project, ProjectOptions())
+    project.add("1", [Annotation(uuid4(), shape, "Tumor") for shape in shapes])
+    found = check()["positive.tif"]
+    assert found.status == status
+    assert words in found.message
+    assert bool(found.fix) is (status != "PASS")
+
+
+def test_annotations_on_planes_that_the_image_lacks_are_a_warning(check, tiny_project):
+    project = open_project(tiny_project, ProjectOptions())
+    project.add("1", [Annotation(uuid4(), box(10, 10, 90, 90), "Tumor", plane=Plane(z=2))])
+    found = check()["positive.tif"]
+    assert found.status == "WARN"
+    assert "1 on planes that the image does not have" in found.message
+    set_image(tiny_project, sizeZ=3)
+    found = check()["positive.tif"]
+    assert found.status == "PASS"
+    assert "left out of learning and measuring: 1 on another plane" in found.message

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from wsplf_cli.cohort.folds import fold_assignment
+from wsplf_cli.cohort.folds import fold_assignment, missing_for_folds, unknown_patients
 from wsplf_cli.cohort.slide import CohortSlide
 from wsplf_cli.schema import TileGrid, TissueMask
 
@@ -67,6 +67,42 @@ def test_a_patient_with_a_positive_slide_counts_as_positive(slide):
     fold_of = assignment(cohort, folds=2)
     assert {fold_of[cohort_slide.entry.id] for cohort_slide in cohort[:2]} == {0, 1}
     assert {fold_of[cohort_slide.entry.id] for cohort_slide in cohort[4:]} == {0, 1}
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_both_labels_are_left_outside_of_every_fold(slide, seed):
+    rng = np.random.default_rng(seed)
+    cohort = [
+        slide(positive=bool(rng.random() < 0.5), patient=f"P{patient}")
+        for patient in range(rng.integers(3, 7))
+        for _ in range(rng.integers(1, 9))
+    ]
+    fold_of = assignment(cohort, folds=6, seed=seed)
+    for fold in set(fold_of.values()) if len(set(fold_of.values())) > 1 else ():
+        others = {one.is_positive("Tumor") for one in cohort if fold_of[one.entry.id] != fold}
+        assert others == {True, False}
+
+
+def test_two_and_two_slides_of_four_patients_are_held_out_one_by_one(slide):
+    cohort = [slide(positive=index < 2, patient=f"P{index}") for index in range(4)]
+    assert missing_for_folds(cohort, "Tumor") == ""
+    fold_of = list(assignment(cohort, folds=6).values())
+    assert set(fold_of[:2]) == set(fold_of[2:]) == {0, 1}
+
+
+def test_what_is_missing_for_folds_is_said(slide):
+    cohort = [slide(positive=True, patient="P"), slide(positive=True, patient="P"), *(slide(positive=False),) * 3]
+    assert missing_for_folds(cohort, "Tumor") == (
+        "two patients with a positive slide and two with negative slides only are needed; there are 1 and 1"
+    )
+
+
+def test_slides_without_a_patient_are_named(slide, make_entry):
+    named, unnamed = slide(positive=True, patient="P").entry, slide(positive=True).entry
+    assert unknown_patients([named]) == ""
+    assert unknown_patients([named, unnamed]).startswith("1 slides name no patient")
+    assert unknown_patients([unnamed]).startswith("no slide names its patient")
+    assert make_entry(metadata={"Patient ": " P7 "}).patient == "P7"
 
 
 def test_the_same_generator_gives_the_same_folds(slide):

@@ -12,7 +12,8 @@ from wsplf_cli.errors import ConfigError, ProjectError, SlideError
 from wsplf_cli.files import json_text
 from wsplf_cli.geometry import mask_polygons
 from wsplf_cli.options import EvaluateOptions, ProjectOptions
-from wsplf_cli.schema import Annotation, Step
+from wsplf_cli.qupath import geojson
+from wsplf_cli.schema import Annotation, Plane, Step
 from wsplf_cli.slides.open import open_slide
 from wsplf_cli.slides.tissue import tissue_mask, tissue_um2
 
@@ -290,3 +291,45 @@ def test_confidence_is_measured_on_the_polygons_that_have_one(cohort, project_wi
     )
     nothing = evaluate(project_with({}), cohort, options_for(tmp_path), recorder)["confidence"]
     assert nothing == {"polygons": 0, "bad": 0, "auroc": None, "bad_in_lowest_third": None}
+
+
+def test_truth_of_another_slide_fails_its_entry(cohort, project_with, recorder, tmp_path):
+    write_truth(tmp_path, "p1", [box(5000, 5000, 5200, 5200)])
+    write_truth(tmp_path, "p2", [TRUTH])
+    scores = evaluate(project_with({"2": [annotation(TRUTH)]}), cohort, options_for(tmp_path), recorder)
+    (failed,) = scores["failed"]
+    assert failed["name"] == "p1.tif"
+    assert "p1.geojson: none of its annotations lies in p1.tif: 1 outside the image" in failed["reason"]
+    assert scores["pooled_dice"] == 1
+
+
+def test_truth_past_the_border_is_clipped_and_that_on_other_planes_is_left_out(
+    cohort, project_with, recorder, tmp_path
+):
+    geojson.write(
+        tmp_path / "truth" / "p1.geojson",
+        [
+            annotation(box(900, 100, 2000, 200), origin="human"),
+            annotation(box(0, 0, 90, 90), origin="human", plane=Plane(z=3)),
+        ],
+    )
+    drawn = [annotation(box(900, 100, 1024, 200)), annotation(box(0, 0, 90, 90), plane=Plane(t=1))]
+    scores = evaluate(project_with({"1": drawn}), cohort[:1], options_for(tmp_path), recorder)
+    assert scores["entries"][0]["dice"] == 1
+    assert scores["entries"][0]["truth_um2"] == 124 * 100 * 0.25
+    assert any("p1.geojson: truth left out: 1 on another plane" in said for said in recorder.said)
+    assert any("p1.tif: annotations left out: 1 on another plane" in said for said in recorder.said)
+
+
+def test_predictions_on_slides_that_the_model_learned_from_are_named(cohort, project_with, recorder, tmp_path):
+    write_truth(tmp_path, "p1", [TRUTH])
+    project = project_with({"1": [annotation(TRUTH, origin="prediction", metadata={"wsplf.model": "r1"})]})
+    run = tmp_path / "wsplf" / "runs" / "r1"
+    run.mkdir(parents=True)
+    entries = [{"id": "1", "status": "done"}]
+    (run / "run.json").write_text(json.dumps({"stage": "train", "entries": entries}), encoding="utf-8")
+    options = options_for(tmp_path, origin="prediction")
+    scores = evaluate(project, [cohort[0], cohort[2]], options, recorder)
+    assert scores["learned_from"] == ["p1.tif"]
+    assert any("the model learned from these slides: p1.tif" in said for said in recorder.said)
+    assert "learned_from" not in evaluate(project, cohort[:1], options_for(tmp_path), recorder)

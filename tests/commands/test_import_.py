@@ -18,6 +18,7 @@ from annotation_exchange import (
     feature_collection,
     import_into,
     opened,
+    set_image,
     with_annotations,
 )
 from qupath_objects import Workbench
@@ -73,6 +74,7 @@ def test_what_qupath_wrote_survives_the_round_trip(shared_data: Path, tmp_path: 
     export_project(path, tmp_path / "out")
     assert import_into(path, *(tmp_path / "out").iterdir()).details["added"] == 0
     shutil.rmtree(path.parent / "data")
+    set_image(path, sizeZ=9, sizeT=9)
     assert import_into(path, *(tmp_path / "out").iterdir()).failed == 0
     for entry_id, annotations in before.items():
         after = opened(path).annotations(entry_id)
@@ -165,6 +167,7 @@ def test_ids_that_qupath_gives_after_an_import_do_not_double_it(tiny_project: Pa
 
 
 def test_shapes_far_from_the_origin_are_known_again(tiny_project: Path, tmp_path: Path) -> None:
+    set_image(tiny_project, width=250_040, height=250_040)
     rng = np.random.default_rng(0)
     corners = rng.random((50, 2)) * 250_000
     shapes = [Polygon(corner + rng.random((12, 2)) * 40).convex_hull for corner in corners]
@@ -200,6 +203,7 @@ def test_what_is_there_stays_and_new_annotations_come_behind_it(tiny_project: Pa
 def test_another_state_of_an_annotation_is_refused_and_nothing_is_written(
     tiny_project: Path, tmp_path: Path, change: dict[str, Any], what: str
 ) -> None:
+    set_image(tiny_project, sizeZ=2)
     there = Annotation(uuid4(), box(0, 0, 5, 5), "Tumor", measurements={"a": 1.0}, metadata={"k": "v"})
     opened(tiny_project).add("1", [there])
     before = (tiny_project.parent / DATA.format(1)).read_bytes()
@@ -318,6 +322,57 @@ def test_annotations_of_wsplf_stay_its_own_and_others_are_a_persons(tiny_project
     mine, persons = opened(tiny_project).annotations("1")
     assert (mine.origin, mine.review, mine.run_id) == ("pseudolabel", "rejected", "r9")
     assert persons.origin == "human"
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_annotations_of_another_slide_or_scale_are_refused(tiny_project: Path, tmp_path: Path, packed: bool) -> None:
+    shapes = [box(4000, 3000, 4100, 3100), box(-500, -500, -1, -1), box(1024, 0, 1100, 768)]
+    path = tmp_path / ("positive.geojson.gz" if packed else "positive.geojson")
+    geojson.write(path, [Annotation(uuid4(), shape, "Tumor") for shape in shapes])
+    report = import_into(tiny_project, path)
+    assert report.failed == 1
+    assert "none of its annotations lies in positive.tif; nothing of it was added" in report.entries[0].reason
+    assert "full resolution" in report.entries[0].reason
+    assert opened(tiny_project).annotations("1") == []
+    assert cli.main(["import", str(tiny_project), str(path)]) == 1
+
+
+def test_annotations_outside_are_left_out_and_those_at_the_border_are_counted(
+    tiny_project: Path, tmp_path: Path, recorder: Any
+) -> None:
+    shapes = [box(0, 0, 9, 9), box(1000, 0, 1100, 100), box(-50, 700, 50, 800), box(2000, 0, 2100, 100)]
+    path = feature_collection(tmp_path / "positive.geojson", *map(feature, shapes))
+    report = import_into(tiny_project, path, tracker=recorder)
+    assert report.entries[0].counts == {"added": 3, "already there": 0, "left out": 1}
+    assert "positive.tif: not imported: 1 outside the image" in recorder.said
+    assert any("2 of 4 annotations lie partly outside positive.tif" in said for said in recorder.said)
+    whole = opened(tiny_project).annotations("1")[1].shape
+    assert whole.equals(shapes[1])
+
+
+@pytest.mark.parametrize("plane", [Plane(z=1), Plane(t=1), Plane(z=-1), Plane(c=3)], ids=str)
+def test_a_plane_that_the_image_does_not_have_is_refused(tiny_project: Path, tmp_path: Path, plane: Plane) -> None:
+    path = tmp_path / "positive.tif.geojson"
+    annotations = [Annotation(uuid4(), box(0, 0, 9, 9), "Tumor", plane=each) for each in (Plane(), plane)]
+    geojson.write(path, annotations)
+    report = import_into(tiny_project, path)
+    assert report.failed == 1
+    assert "1 of 2 new annotations lie on a plane that positive.tif does not have" in report.entries[0].reason
+    assert opened(tiny_project).annotations("1") == []
+
+
+def test_planes_that_the_image_has_are_kept_from_file_to_file(
+    tiny_project: Path, tmp_path: Path, recorder: Any
+) -> None:
+    set_image(tiny_project, sizeZ=4, sizeT=3)
+    planes = [Plane(), Plane(c=1), Plane(z=3), Plane(c=2, z=1, t=2)]
+    path = tmp_path / "positive.tif.geojson"
+    geojson.write(path, [Annotation(uuid4(), box(0, 0, 9, 9), "Tumor", plane=plane) for plane in planes])
+    assert import_into(tiny_project, path, tracker=recorder).details["added"] == 4
+    assert any("2 of 4 annotations lie on another plane than the first" in said for said in recorder.said)
+    export_project(tiny_project, tmp_path / "out")
+    exported = geojson.read(tmp_path / "out" / "positive.tif.geojson")
+    assert [annotation.plane for annotation in exported] == planes
 
 
 def test_commands_export_and_import(tiny_project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -53,7 +53,12 @@ def test_each_supported_builder_is_one_step(builder, step):
 
 def test_a_generated_pyramid_changes_nothing():
     server = describe(wrapped({"builderType": "pyramidize"}))
-    assert (server.steps, server.trouble, server.size_px0, server.mpp) == ((), "", (1000, 800), pytest.approx(0.5))
+    assert (server.steps, server.trouble, server.size_px0, server.mpp) == (
+        (),
+        "",
+        (1000, 800),
+        pytest.approx(0.24**0.5),
+    )
 
 
 def test_nested_builders_are_steps_from_the_slide_outward():
@@ -73,9 +78,30 @@ def test_the_outermost_metadata_gives_size_and_mpp():
 
 def test_a_builder_without_metadata_changes_those_of_the_inner_one():
     turned = describe(wrapped({"builderType": "rotated", "rotation": "ROTATE_270"}))
-    assert (turned.size_px0, turned.mpp) == ((800, 1000), pytest.approx(0.5))
+    assert (turned.size_px0, turned.mpp) == ((800, 1000), pytest.approx(0.24**0.5))
     halved = describe(wrapped({"builderType": "affine", "transform": TURN}))
-    assert (halved.size_px0, halved.mpp) == ((400, 500), pytest.approx(1.0))
+    assert (halved.size_px0, halved.mpp) == ((400, 500), pytest.approx(2 * 0.24**0.5))
+
+
+def test_the_sides_of_a_pixel_turn_with_the_image_and_their_product_is_its_area():
+    for builder, sides in [
+        ({"builderType": "pyramidize"}, (0.4, 0.6)),
+        ({"builderType": "rotated", "rotation": "ROTATE_270"}, (0.6, 0.4)),
+        ({"builderType": "rotated", "rotation": "ROTATE_180"}, (0.4, 0.6)),
+        ({"builderType": "affine", "transform": TURN}, (1.2, 0.8)),
+        ({"builderType": "affine", "transform": {**TURN, "m00": 0.5, "m10": 0.0, "m01": 0.0, "m11": 0.25}}, (0.8, 2.4)),
+    ]:
+        server = describe(wrapped(builder))
+        assert server.mpp_xy == pytest.approx(sides)
+        assert server.mpp**2 == pytest.approx(sides[0] * sides[1])
+
+
+def test_an_image_says_how_many_planes_it_has():
+    stack = {"width": 9, "height": 9, "sizeZ": 5, "sizeT": 2, "channels": [{"name": "a"}] * 4}
+    server = describe(wrapped(metadata=stack))
+    assert (server.channels, server.z_slices, server.time_points) == (4, 5, 2)
+    plain = describe(wrapped())
+    assert (plain.channels, plain.z_slices, plain.time_points) == (3, 1, 1)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from wsplf_cli.options import ProjectOptions
 from wsplf_cli.qupath import geojson
 from wsplf_cli.review.memory import read_review, write_polygons
 from wsplf_cli.review.regions import ReviewRegions
-from wsplf_cli.schema import Annotation
+from wsplf_cli.schema import Annotation, Plane
 
 DELETED, LEFT = box(100, 100, 300, 300), box(500, 100, 600, 200)
 
@@ -127,3 +127,30 @@ def test_a_deletion_counts_for_the_class_in_every_spelling(stage):
     assert negative(stage.review()).equals(DELETED)
     stage.run(LEFT, run_id="2", path_class="TUMOR")
     assert negative(stage.review()).equals(DELETED)
+
+
+def test_only_the_first_plane_is_reviewed_inside_the_image(stage, tiny_project, recorder):
+    kept, other, past = (
+        Annotation(uuid4(), shape, "Tumor", plane=plane)
+        for shape, plane in [(LEFT, Plane(c=0)), (DELETED, Plane(z=1)), (box(1000, 0, 1100, 50), Plane())]
+    )
+    stage.project().add("1", [kept, other, past])
+    review = stage.review()
+    assert [annotation.id for annotation in review.annotations] == [kept.id, past.id]
+    positive = review.of("Tumor").positive
+    assert union_all(positive).equals(union_all([LEFT, box(1000, 0, 1024, 50)]))
+    assert recorder.said == [
+        "positive.tif: annotations left out: 1 on another plane than the first z-slice and time point"
+    ]
+
+
+def test_a_drawing_on_another_plane_does_not_bring_back_a_deleted_polygon(stage):
+    stage.run(DELETED, LEFT, run_id="r1")
+    stage.delete(DELETED)
+    stage.project().add("1", [Annotation(uuid4(), DELETED, "Tumor", plane=Plane(z=1))])
+    assert union_all(stage.review().of("Tumor").negative).equals(DELETED)
+
+
+def test_a_polygon_of_ours_past_the_border_is_not_deleted_there(stage):
+    stage.run(box(900, 100, 1040, 300), run_id="r1")
+    assert stage.review().removed == {}

@@ -11,7 +11,7 @@ from wsplf_cli.cohort.run import Skipped
 from wsplf_cli.errors import ProjectError, SlideError
 from wsplf_cli.options import ProjectOptions, TileOptions, TrainOptions
 from wsplf_cli.review.regions import ReviewRegions
-from wsplf_cli.schema import REVIEWED_KEY, Annotation
+from wsplf_cli.schema import REVIEWED_KEY, Annotation, Plane
 from wsplf_cli.segmentation.prepare import TrainingCohort, class_targets, describe_targets
 from wsplf_cli.segmentation.sampling import ClassTargets
 
@@ -130,3 +130,44 @@ def test_slides_of_one_patient_are_one_group_in_any_unicode_form(gather, make_en
     for patient in ("M\u00fcller", "Mu\u0308ller "):
         cohort.add(make_entry(label={"LUAD"}, slide_path=tiny_slide, metadata={"patient": patient}))
     assert len({slide.group for slide in cohort.slides}) == 1
+
+
+ON_GLASS, BESIDE = box(0, 0, 60, 60), box(5000, 0, 5100, 90)
+
+
+@pytest.mark.parametrize(("shape", "reason"), [(ON_GLASS, "lies in tissue"), (BESIDE, "1 outside the image")])
+def test_a_class_without_a_pixel_in_tissue_is_refused_and_the_slides_are_named(
+    gather, make_entry, tiny_slide, shape, reason
+):
+    cohort = gather([annotation("LUAD", shape, origin="human"), annotation("LUSC")])
+    for name in ("a.tif", "b.tif"):
+        cohort.add(make_entry(name, label={"LUAD", "LUSC"}, slide_path=tiny_slide))
+    with pytest.raises(ProjectError, match="no polygon of class 'LUAD'") as caught:
+        cohort.require_polygons()
+    for name in ("a.tif: ", "b.tif: "):
+        assert name in caught.value.message
+    assert caught.value.message.count(reason) == 2
+
+
+def test_polygons_on_glass_make_no_tissue_background(gather, make_entry, tiny_slide, recorder):
+    cohort = gather([annotation("LUAD", ON_GLASS, origin="human")])
+    skipped = cohort.add(make_entry("a.tif", label={"LUAD", "LUSC"}, slide_path=tiny_slide))
+    assert skipped == Skipped("no pixel of its polygons lies in tissue")
+    assert any("a.tif: no pixel of its LUAD polygons lies in tissue" in said for said in recorder.said)
+    assert cohort.slides == []
+
+
+def test_polygons_outside_the_image_or_on_other_planes_are_not_counted(gather, make_entry, tiny_slide, recorder):
+    other_plane = annotation("LUAD", plane=Plane(z=1))
+    cohort = gather([annotation("LUAD", origin="human"), annotation("LUAD", BESIDE, origin="human"), other_plane])
+    counts = cohort.add(make_entry("a.tif", label={"LUAD"}, slide_path=tiny_slide, z_slices=2))
+    assert (counts["positive"], counts["pending"]) == (1, 0)
+    (said,) = recorder.said
+    assert "1 on another plane than the first z-slice and time point, 1 outside the image" in said
+
+
+def test_a_tiny_polygon_in_tissue_can_be_learned_from(gather, make_entry, tiny_slide):
+    cohort = gather([annotation("LUAD", box(500, 380, 504, 384), origin="human")])
+    cohort.add(make_entry("a.tif", label={"LUAD"}, slide_path=tiny_slide))
+    (slide,) = cohort.slides
+    assert any("class" in kinds for kinds in slide.crop_kinds[0])

@@ -95,3 +95,20 @@ def test_one_patient_trains_without_validation(lesson):
     assert found.curves.validation_dice == []
     assert found.best_epoch == 1
     assert all(torch.equal(value, found.last[key]) for key, value in found.best.items())
+
+
+def test_validation_without_a_pixel_of_the_class_has_no_dice(lesson, monkeypatch):
+    from wsplf_cli.segmentation import train
+
+    drawn = train.draw_validation_tiles
+    monkeypatch.setattr(
+        train,
+        "draw_validation_tiles",
+        lambda *args, **fields: [tile for tile in drawn(*args, **fields) if not (tile.target == 1).any()],
+    )
+    model = nn.Conv2d(3, 1, 1)
+    settings = FitSettings(epochs=1, tile_px=32, tiles_per_epoch=8)
+    cpu = torch.device("cpu")
+    found = fit(model, lesson, settings=settings, rng=np.random.default_rng(0), device=cpu, tracker=Silent())
+    assert found.validation_slides
+    assert (found.dice, found.unvalidated) == (None, (0,))

@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from shapely import box
 
 from wsplf_cli.errors import SlideError
 from wsplf_cli.schema import Entry, Step
 from wsplf_cli.slides.entry import choose_pixel_size, entry_slide
 from wsplf_cli.slides.open import open_slide, slide_for
+from wsplf_cli.slides.properties import mean_mpp
 from wsplf_cli.synthetic import pyramid
 
 WIDTH, HEIGHT = 901, 603
@@ -28,7 +30,7 @@ def write_pyramid(path, pixels, *, mpp=0.5, levels=3):
                 photometric="rgb",
                 compression="deflate",
                 subfiletype=int(level > 0),
-                resolution=None if mpp is None else (1e4 / (mpp * step),) * 2,
+                resolution=None if mpp is None else tuple(1e4 / (side * step) for side in np.broadcast_to(mpp, 2)),
                 resolutionunit=None if mpp is None else "CENTIMETER",
             )
     return path
@@ -176,6 +178,34 @@ def test_the_project_calibration_comes_before_the_slide(ramp_path):
 def test_agreeing_calibrations_give_no_warning(ramp_path):
     _, pixel_size = entry_slide(entry_for(ramp_path, mpp=0.51, mpp_source="QuPath"))
     assert pixel_size.warning == ""
+
+
+def test_one_number_for_oblong_pixels_keeps_their_area(tmp_path, ramp):
+    path = write_pyramid(tmp_path / "oblong.tif", ramp, mpp=1.0)
+    entry = entry_for(path, mpp=mean_mpp((1.24, 0.62)), mpp_xy=(1.24, 0.62), mpp_source="QuPath")
+    pixel_size = entry_slide(entry)[1]
+    assert pixel_size.mpp**2 == pytest.approx(1.24 * 0.62)
+    assert pixel_size.text == "1.24 x 0.62 (mean 0.8768)"
+    assert "1.24 x 0.62 (mean 0.8768) um per pixel, the TIFF resolution 1;" in pixel_size.warning
+    square = pixel_size.in_square_pixels(box(0, 0, 100, 200))
+    assert square.area == pytest.approx(20_000)
+    assert np.array(square.bounds) * pixel_size.mpp == pytest.approx([0, 0, 124, 124])
+
+
+def test_a_slide_with_oblong_pixels_says_both_sides(tmp_path, ramp):
+    path = write_pyramid(tmp_path / "oblong.tif", ramp, mpp=(1.24, 0.62))
+    with open_slide(path) as slide:
+        assert slide.view_mpp_xy == pytest.approx((1.24, 0.62))
+        assert slide.mpp**2 == pytest.approx(1.24 * 0.62)
+    with open_slide(path, steps=(Step("rotated", (1,)),)) as slide:
+        assert slide.view_mpp_xy == pytest.approx((0.62, 1.24))
+    assert entry_slide(entry_for(path))[1].text == "1.24 x 0.62 (mean 0.8768)"
+
+
+def test_swapped_sides_are_a_disagreement(tmp_path, ramp):
+    path = write_pyramid(tmp_path / "square.tif", ramp, mpp=0.5)
+    assert entry_slide(entry_for(path, mpp=0.5, mpp_xy=(0.25, 1.0)))[1].warning
+    assert not entry_slide(entry_for(path, mpp=0.5, mpp_xy=(0.49, 0.51)))[1].warning
 
 
 def test_the_slide_says_its_mpp_before_the_override(ramp_path):

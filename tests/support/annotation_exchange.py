@@ -50,6 +50,7 @@ def persons_annotations() -> list[Annotation]:
 
 def with_annotations(path: Path, *, entry_id: str = "1") -> list[Annotation]:
     """What an entry holds after a person's annotations and three of wsplf's were written into it."""
+    set_image(path, sizeZ=3, sizeT=2)
     project = opened(path)
     project.add(entry_id, persons_annotations(), path_classes=[PathClass("Mine", (9, 8, 7))])
     run = {"run_id": "r1", "measurements": {"wsplf: confidence": 0.5}}
@@ -57,6 +58,14 @@ def with_annotations(path: Path, *, entry_id: str = "1") -> list[Annotation]:
     project.replace(entry_id, origin="pseudolabel", annotations=own)
     project.replace(entry_id, origin="prediction", annotations=[Annotation(uuid4(), HOLED, "Tumor", run_id="r2")])
     return opened(path).annotations(entry_id)
+
+
+def set_image(path: Path, **sizes: int) -> None:
+    """Make a project say other sizes of its images: width, height, sizeZ, sizeT."""
+    project = json.loads(path.read_text(encoding="utf-8"))
+    for image in project["images"]:
+        image["serverBuilder"]["metadata"] |= sizes
+    path.write_text(json.dumps(project), encoding="utf-8")
 
 
 def comparable(annotations: list[Annotation]) -> list[tuple[object, ...]]:

@@ -159,6 +159,14 @@ def test_alpha_is_guaranteed_only_with_enough_slides() -> None:
     assert enough.measured == 0
 
 
+def test_slides_of_one_patient_count_once() -> None:
+    negatives = uneven_negatives(np.random.default_rng(0), 6)
+    alone = peak_threshold(negatives, alpha=0.05)
+    repeated = peak_threshold([*negatives, negatives[0], negatives[0]], alpha=0.05, patients=list("abcdefaa"))
+    assert (repeated.slides, repeated.patients) == (8, 6)
+    assert (repeated.threshold, repeated.guaranteed) == pytest.approx((alone.threshold, alone.guaranteed))
+
+
 def test_a_lower_alpha_is_stricter() -> None:
     negatives = uneven_negatives(np.random.default_rng(0), 8)
     assert peak_threshold(negatives, alpha=0.01).threshold > peak_threshold(negatives, alpha=0.1).threshold

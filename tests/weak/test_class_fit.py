@@ -75,6 +75,48 @@ def test_the_scale_of_the_cohort_makes_the_tumour_foreground_and_nothing_else(co
     assert any("2 negative slides" in line and "guaranteed on average" in line for line in recorder.said)
 
 
+def said_of_the_peak(fit, recorder):
+    fit = fit.with_scale(options(), recorder)
+    (said,) = [line for line in recorder.said if line.startswith("the peak of a polygon")]
+    return fit.calibrated.peak, said
+
+
+def test_without_held_out_classifiers_nothing_is_guaranteed_or_called_out_of_fold(fit, recorder):
+    peak, said = said_of_the_peak(replace(fit, in_sample="there is one patient"), recorder)
+    assert peak.guaranteed is None
+    assert "by classifiers that learned from them; nothing is guaranteed" in said
+    assert "(there is one patient)" in said
+    assert not any("out of fold" in line or "is guaranteed on average" in line for line in recorder.said)
+    assert any("too good for new ones" in line for line in recorder.said if line.startswith("foreground"))
+
+
+def test_nothing_is_guaranteed_where_negative_slides_were_left_out_by_their_scores(cohort, fit, recorder):
+    peak, said = said_of_the_peak(replace(fit, suspected={cohort[3].entry.id: "looks otherwise"}), recorder)
+    assert peak.guaranteed is None
+    assert "suspected label errors" in said
+    positive_left_out = replace(fit, suspected={cohort[1].entry.id: "looks otherwise"})
+    assert positive_left_out.with_scale(options(), Silent()).calibrated.peak.guaranteed is not None
+
+
+def test_nothing_is_guaranteed_where_polygons_come_from_networks_that_learned_from_the_slides(cohort, recorder):
+    logits = [logits_of(background(index), mean=background(index)) for index in range(4)]
+    peak, said = said_of_the_peak(fit_of(cohort, logits), recorder)
+    assert peak.guaranteed is None
+    assert "mean of all networks" in said
+
+
+def test_the_guarantee_is_for_patients(cohort, fit, recorder):
+    unnamed, said = said_of_the_peak(fit, recorder)
+    assert (unnamed.patients, unnamed.slides) == (2, 2)
+    assert "if the slides that name no patient are of different ones" in said
+    named = [replace(slide, entry=replace(slide.entry, metadata={"Patient": "P1"})) for slide in cohort]
+    recorder.said.clear()
+    of_one, said = said_of_the_peak(replace(fit, slides=tuple(named)), recorder)
+    assert (of_one.patients, of_one.slides) == (1, 2)
+    assert of_one.guaranteed == pytest.approx((0.01 + 1) / 2)
+    assert "different ones" not in said
+
+
 def test_a_component_without_a_peak_is_no_foreground(cohort, fit):
     weak = background(0, tumour=6.0)
     weak[30:36, 45:55] = 0.9
@@ -103,7 +145,8 @@ def test_slides_with_a_suspected_label_do_not_count_for_the_scale(cohort, fit):
     suspected = {cohort[1].entry.id: "looks otherwise", cohort[3].entry.id: "looks otherwise"}
     trusted = fit_of([cohort[0], cohort[2]], [fit.logits[cohort[index].entry.id] for index in (0, 2)])
     with_wrong = replace(fit, logits=wrong, suspected=suspected).with_scale(options(), Silent())
-    assert with_wrong.calibrated == trusted.with_scale(options(), Silent()).calibrated
+    expected = trusted.with_scale(options(), Silent()).calibrated
+    assert with_wrong.calibrated == replace(expected, peak=replace(expected.peak, guaranteed=None))
     assert with_wrong.calibrated != replace(fit, logits=wrong).with_scale(options(), Silent()).calibrated
     assert (with_wrong.cam(cohort[3]).values[TUMOUR] >= 0.5).mean() > 0.95, "the slide has a CAM all the same"
 
@@ -206,7 +249,8 @@ def test_run_json_says_what_was_learned_and_which_labels_are_suspected(cohort, f
     assert details["search_in"] == "tissue"
     assert details["round_windows"] == [4]
     assert details["prevalence"] > 0
-    assert set(details["peak"]) == {"threshold", "measured", "guaranteed", "slides", "slides_needed"}
+    assert set(details["peak"]) == {"threshold", "measured", "guaranteed", "slides", "patients", "slides_needed"}
+    assert details["in_sample"] == ""
 
 
 def test_run_json_names_the_class_where_there_are_several(two_classes):

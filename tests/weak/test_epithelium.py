@@ -111,6 +111,11 @@ def test_all_tissue_is_learned_from_where_people_drew_around_stroma():
     assert restrict_instances([slide(0.35, known=known), slide(0.3, positive=False)], PROBE)[1] == ""
 
 
+def test_all_tissue_is_learned_from_where_negative_slides_hold_no_epithelium():
+    _, reason = restrict_instances([slide(0.3), slide(0.0, positive=False), slide(0.0, positive=False)], PROBE)
+    assert reason == "negative slides hold no epithelium: tumour is searched for in all tissue"
+
+
 def maps(side=40):
     """Logits of tumour, 1 everywhere, and of epithelium, 3 on the left half and -4 on the right; glass in a corner."""
     tumour = np.ones((side, side), np.float32)

@@ -33,6 +33,21 @@ def suspected(positives, negatives, *, certain=()):
     return outlying_labels(logits, positive=labels, certain=[index in certain for index in range(len(logits))])
 
 
+@pytest.mark.parametrize("count", [4, 20])
+def test_nothing_is_suspected_by_probes_that_learned_from_the_slides(count: int) -> None:
+    rng = np.random.default_rng(0)
+    slides = [
+        Instances(
+            (rng.normal(size=(60, 4)) + 8 * (positive is not (index == 0))).astype(np.float32),
+            positive,
+            np.zeros(60, np.int8),
+        )
+        for positive in (True, False)
+        for index in range(count)
+    ]
+    assert cross_fit_with_label_noise(slides, [np.zeros(2 * count, np.intp)])[1] == {}
+
+
 def test_labels_that_fit_are_not_suspected() -> None:
     assert suspected([4, 5, 6, 5], [0, 1, -1, 0.5]) == {}
 

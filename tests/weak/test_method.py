@@ -248,3 +248,28 @@ def test_probes_are_fitted_by_entry_and_a_wrong_label_is_suspected(slide, record
     sampled[6] = instances(0.05, positive=False, seed=20)
     fitted = fit_probes(cohort, "LUAD", sampled, area, rng=np.random.default_rng(0), tracker=recorder)
     assert set(fitted.suspected) == {cohort[6].entry.id}
+
+
+def test_where_no_slide_can_be_held_out_it_is_said_and_no_label_is_suspected(slide, recorder, monkeypatch):
+    monkeypatch.setattr(method, "REPEATS", 1)
+    monkeypatch.setattr(self_training, "ROUNDS", 1)
+    cohort = [slide({"LUAD"}), *(slide(set()) for _ in range(4))]
+    sampled = [instances(0.05 * (index == 0), positive=index == 0, seed=index) for index in range(5)]
+    area = load_networks(options(search_in="tissue"), CPU).search
+    fitted = fit_probes(cohort, "LUAD", sampled, area, rng=np.random.default_rng(0), tracker=recorder)
+    assert "there are 1 and 4" in fitted.in_sample
+    assert fitted.suspected == {}
+    assert any("learn from the slides that they score" in said and "1 and 4" in said for said in recorder.said)
+
+
+def test_a_slide_without_instances_does_not_end_the_fit_of_two_and_two(slide, recorder, monkeypatch):
+    monkeypatch.setattr(method, "REPEATS", 1)
+    monkeypatch.setattr(self_training, "ROUNDS", 1)
+    cohort = [slide({"LUAD"}), slide({"LUAD"}), slide(set()), slide(set())]
+    sampled = [instances(0.05 * (index < 2), positive=index < 2, seed=index) for index in range(4)]
+    area = load_networks(options(search_in="tissue"), CPU).search
+    fitted = fit_probes(cohort, "LUAD", sampled, area, rng=np.random.default_rng(0), tracker=recorder)
+    assert (fitted.in_sample, recorder.said) == ("", [])
+    sampled[0] = replace(sampled[0], features=sampled[0].features[:0], known=sampled[0].known[:0])
+    fitted = fit_probes(cohort, "LUAD", sampled, area, rng=np.random.default_rng(0), tracker=recorder)
+    assert "a label has no instances" in fitted.in_sample

@@ -7,7 +7,7 @@ import pytest
 
 from wsplf_cli.weak import self_training
 from wsplf_cli.weak.prevalence import PrevalenceEstimate
-from wsplf_cli.weak.self_training import Instances, cross_fit, logit_spread
+from wsplf_cli.weak.self_training import Instances, can_hold_out, cross_fit, logit_spread
 
 FEATURES = 12
 
@@ -219,3 +219,16 @@ def test_the_spread_is_that_of_the_upper_half_and_never_zero() -> None:
     )
     assert logit_spread([np.zeros(9, np.float32)]) > 0
     assert logit_spread([np.zeros(0, np.float32)]) > 0
+
+
+def test_slides_can_be_held_out_where_both_labels_remain_outside_of_every_fold() -> None:
+    slides, _ = cohort(0.3, slides=2)
+    apart = np.array([0, 1, 0, 1])
+    assert can_hold_out(slides, apart)
+    assert not can_hold_out(slides, np.zeros(4, np.intp))
+    assert not can_hold_out(slides, np.array([0, 0, 1, 1]))
+    empty = replace(slides[0], features=slides[0].features[:0], known=slides[0].known[:0])
+    assert not can_hold_out([empty, *slides[1:]], apart)
+    assert not can_hold_out([replace(slides[0], trusted=False), *slides[1:]], apart)
+    decided = replace(slides[0], known=np.full(1500, -1, np.int8))
+    assert not can_hold_out([decided, *slides[1:]], apart)

@@ -10,10 +10,11 @@ from wsplf_cli.backends import Project
 from wsplf_cli.benchmark.truth import is_negative
 from wsplf_cli.class_names import is_a
 from wsplf_cli.cohort.labels import label_word
-from wsplf_cli.geometry import union
+from wsplf_cli.geometry import clip, union
 from wsplf_cli.metrics import Overlap, auroc, boundary_f1, fp_share, overlap, polygon_ious
 from wsplf_cli.options import EvaluateOptions
-from wsplf_cli.schema import Annotation, Entry, Tracker
+from wsplf_cli.review.on_image import on_image
+from wsplf_cli.schema import MODEL_KEY, Annotation, Entry, Tracker
 from wsplf_cli.slides.entry import entry_slide
 from wsplf_cli.slides.tissue import tissue_mask, tissue_um2
 
@@ -27,7 +28,7 @@ class Score:
     """The scores of one entry for one class; areas in um2. ``label`` is the project's word, None for an unlabelled one.
 
     ``positive``: the slide counts as one that holds the class. ``polygons`` are (confidence, IoU) of each polygon that
-    has a confidence.
+    has a confidence. ``models`` are the runs that trained the models of the measured predictions.
     """
 
     entry: Entry
@@ -37,6 +38,7 @@ class Score:
     boundary_f1: float
     tissue_um2: float
     polygons: tuple[tuple[float, float], ...] = ()
+    models: frozenset[str] = frozenset()
 
     @property
     def document(self) -> dict[str, Any]:
@@ -59,7 +61,8 @@ def score_entry(
     """The scores of one entry, by class.
 
     Measured are the annotations of the class, or of one derived from it, that are of ``options.origin`` and not
-    rejected.
+    rejected, on the first plane of the image. Truth and annotations are clipped to the image before anything is
+    measured.
 
     Args:
         project: Where the annotations are read from.
@@ -75,12 +78,17 @@ def score_entry(
     if pixel_size.warning:
         tracker.say(f"warning: {pixel_size.warning}")
     mpp = pixel_size.mpp
-    annotations = project.annotations(entry.id)
+    placed = on_image(project.annotations(entry.id), entry)
+    if placed.left_out:
+        tracker.say(f"{entry.name}: annotations left out: {placed.left_out}")
     tissue = tissue_um2(tissue_mask(slide, mpp_slide=mpp), mpp_slide=mpp)
     scores = {}
-    for path_class, truth in truths.items():
+    for path_class, unclipped_truth in truths.items():
+        truth = clip(unclipped_truth, entry.size_px0)
         measured = [
-            annotation for annotation in annotations if _is_measured(annotation, path_class, origin=options.origin)
+            annotation
+            for annotation in placed.annotations
+            if _is_measured(annotation, path_class, origin=options.origin)
         ]
         predicted = union(annotation.shape for annotation in measured)
         labelled_negative = is_negative(entry, path_class)
@@ -94,9 +102,16 @@ def score_entry(
             label=label_word(entry, options.project) or None,
             positive=not truth.is_empty if entry.label is None else not labelled_negative,
             overlap=overlap(truth, predicted, unit=mpp**2),
-            boundary_f1=boundary_f1(truth, predicted, tolerance=options.tolerance_um / mpp),
+            boundary_f1=boundary_f1(
+                pixel_size.in_square_pixels(truth),
+                pixel_size.in_square_pixels(predicted),
+                tolerance=options.tolerance_um / mpp,
+            ),
             tissue_um2=tissue,
             polygons=_confidences_and_ious(measured, truth),
+            models=frozenset(
+                annotation.metadata[MODEL_KEY] for annotation in measured if annotation.metadata.get(MODEL_KEY)
+            ),
         )
     return scores
 

@@ -19,6 +19,8 @@ def document(
     columns, cells = table.means(rows)
     done = {(result["recipe"], result["seed"]) for result in finished}
     measured_on = f"the {len(cohort.testing)} held-out slides" if cohort.held_out else "the training slides"
+    if shared := cohort.patients_in_both:
+        measured_on += f", of which {shared} are of patients with training slides, so that their scores are too good"
     notes = [
         f"pseudo-labels are measured on the {len(cohort.training)} slides that they were made on, predictions on"
         f" {measured_on}",

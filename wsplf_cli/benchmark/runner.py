@@ -71,6 +71,12 @@ class Cohort:
     testing: list[Entry]
     held_out: bool
 
+    @property
+    def patients_in_both(self) -> int:
+        """How many held-out entries are of patients with entries to learn from."""
+        patients = {entry.patient for entry in self.training} - {""}
+        return sum(entry.patient in patients for entry in self.testing) if self.held_out else 0
+
 
 @dataclass(slots=True)
 class SharedFits:

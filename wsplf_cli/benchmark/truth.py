@@ -16,9 +16,10 @@ from wsplf_cli.errors import ConfigError, ProjectError, SlideError
 from wsplf_cli.geometry import union
 from wsplf_cli.options import EvaluateOptions, ProjectOptions
 from wsplf_cli.qupath import geojson, geometries
+from wsplf_cli.review.on_image import require_on_image
 from wsplf_cli.review.regions import review_regions
 from wsplf_cli.review.roles import role_of
-from wsplf_cli.schema import Annotation, Entry, titles
+from wsplf_cli.schema import Annotation, Entry, Tracker, titles
 
 #: Gives the truth of an entry in level-0 pixels (empty: nothing is there), or None where there is no truth for it.
 TruthReader = Callable[[Entry], BaseGeometry | None]
@@ -29,17 +30,21 @@ HINT = "--truth takes a folder with NAME.geojson for each slide, as wsplf export
 Source = TypeVar("Source")
 
 
-def truth_reader(options: EvaluateOptions, path_class: str, entries: Sequence[Entry]) -> TruthReader:
+def truth_reader(
+    options: EvaluateOptions, path_class: str, entries: Sequence[Entry], tracker: Tracker | None = None
+) -> TruthReader:
     """A function that reads the truth of a class for an entry, from where ``--truth`` says.
 
     A file, or an entry of the project that holds the truth, belongs to the entry that its name means (see
     ``cohort.names``), as for ``wsplf import``. Only what a person drew or decided on is truth: rejected polygons and
-    pending ones of wsplf are not, unless the image is marked as reviewed; then pending ones are.
+    pending ones of wsplf are not, unless the image is marked as reviewed; then pending ones are. Truth on other planes
+    than the first is left out, and the rest is clipped to the image.
 
     Args:
         options: Where the truth is, and how its project is reached.
         path_class: The class.
         entries: All entries of the project that is measured, so that the truth of one is not taken for another's.
+        tracker: Is told how much truth is left out.
 
     Raises:
         ConfigError: there is neither a project nor a folder.
@@ -47,10 +52,10 @@ def truth_reader(options: EvaluateOptions, path_class: str, entries: Sequence[En
     """
     path, names = options.truth, EntryNames(entries)
     if path.suffix == ".qpproj" or (path / "project.qpproj").is_file():
-        return _project_reader(path, options.project, path_class, names)
+        return _project_reader(path, options.project, path_class, names, tracker)
     if not path.is_dir():
         raise ConfigError(f"no truth at {path}", hint=HINT)
-    return _folder_reader(path, path_class, classes_of(options.project), names)
+    return _folder_reader(path, path_class, classes_of(options.project), names, tracker)
 
 
 def is_negative(entry: Entry, path_class: str) -> bool:
@@ -96,7 +101,9 @@ class _Assigned(Generic[Source]):
         return None
 
 
-def _folder_reader(folder: Path, path_class: str, classes: Sequence[str], names: EntryNames) -> TruthReader:
+def _folder_reader(
+    folder: Path, path_class: str, classes: Sequence[str], names: EntryNames, tracker: Tracker | None
+) -> TruthReader:
     """Reads the GeoJSON file of an entry in a folder."""
     try:
         files = sorted(
@@ -110,23 +117,26 @@ def _folder_reader(folder: Path, path_class: str, classes: Sequence[str], names:
 
     def read(entry: Entry) -> BaseGeometry | None:
         path = assigned.of(entry, folder)
-        return None if path is None else _read_file(path, entry, path_class, classes)
+        return None if path is None else _read_file(path, entry, path_class, classes, tracker)
 
     return read
 
 
-def _read_file(path: Path, entry: Entry, path_class: str, classes: Sequence[str]) -> BaseGeometry:
+def _read_file(
+    path: Path, entry: Entry, path_class: str, classes: Sequence[str], tracker: Tracker | None
+) -> BaseGeometry:
     """The regions of a class in a GeoJSON file; where no feature has a class, all are of the project's only one.
 
     Raises:
-        SlideError: the file cannot be read; no feature has a class and the project has several; or all features are of
-            classes that are not the project's, and the slide is not labelled negative.
+        SlideError: the file cannot be read; all of it lies outside the image; no feature has a class and the project
+            has several; or all features are of classes that are not the project's, and the slide is not labelled
+            negative.
     """
     try:
         contents = geojson.load(path)
     except ProjectError as error:
         raise SlideError(error.message, hint=error.hint) from error
-    features = contents.annotations
+    features = _on_image(contents.annotations, entry, str(path), tracker)
     names = sorted({feature.path_class for feature in features if feature.path_class})
     if features and not names:
         if len(classes) > 1:
@@ -140,7 +150,9 @@ def _read_file(path: Path, entry: Entry, path_class: str, classes: Sequence[str]
     return _decided(features, entry, path_class, reviewed=contents.reviewed, where=str(path))
 
 
-def _project_reader(path: Path, options: ProjectOptions, path_class: str, names: EntryNames) -> TruthReader:
+def _project_reader(
+    path: Path, options: ProjectOptions, path_class: str, names: EntryNames, tracker: Tracker | None
+) -> TruthReader:
     """Reads the annotations of a class from the entry of the same name in another project."""
     project: Project = plugins.load("backends", options.backend).open_project(path, options)
     truths = project.entries()
@@ -156,8 +168,9 @@ def _project_reader(path: Path, options: ProjectOptions, path_class: str, names:
                 f"{path}: {truth.name} is turned or cropped in another way than {entry.name}",
                 hint="take the truth from an image with the same coordinates",
             )
-        annotations = project.annotations(truth.id)
-        return _decided(annotations, entry, path_class, reviewed=truth.reviewed, where=f"{path}: {truth.name}")
+        where = f"{path}: {truth.name}"
+        annotations = _on_image(project.annotations(truth.id), entry, where, tracker)
+        return _decided(annotations, entry, path_class, reviewed=truth.reviewed, where=where)
 
     return read
 
@@ -168,6 +181,16 @@ def _namesakes(truth: Entry, names: EntryNames) -> Sequence[Entry]:
     paths = set(slide_paths(truth))
     of_slide = [entry for entry in matches if paths.intersection(slide_paths(entry))]
     return of_slide if len(of_slide) == 1 else matches
+
+
+def _on_image(
+    annotations: Sequence[Annotation], entry: Entry, source: str, tracker: Tracker | None
+) -> Sequence[Annotation]:
+    """What of the truth lies on the image, clipped to it (see ``require_on_image``)."""
+    placed = require_on_image(annotations, entry, source)
+    if placed.left_out and tracker is not None:
+        tracker.say(f"{source}: truth left out: {placed.left_out}")
+    return placed.annotations
 
 
 def _decided(

@@ -76,7 +76,9 @@ def import_(
 ) -> int:
     """Add annotations from GeoJSON or ASAP files.
 
-    Each file belongs to the image of its name. Annotations that are there stay, and are not added a second time.
+    Each file belongs to the image of its name. Annotations that are there stay, and are not added a second time. A file
+    is refused when all of it lies outside the image, or when it names a z-slice, time point or channel that the image
+    does not have.
     """
     from wsplf_cli.commands.import_ import import_files as run_command
 

@@ -91,6 +91,7 @@ def train(project: ProjectPath, *, options: TrainOptions, screen: "Screen") -> i
     """Train a segmentation model.
 
     Learns from the project's annotations (pseudo-labels, and what people drew or corrected) and from negative slides.
+    Of an image with several planes, only the first z-slice and time point are used.
     """
     check_sam(options.sam, checkpoint=options.sam_checkpoint)
     from wsplf_cli.commands.train import train as run_command
@@ -114,7 +115,7 @@ def evaluate(project: ProjectPath, *, options: EvaluateOptions, screen: "Screen"
     """Measure annotations against the truth.
 
     Dice, IoU and boundary F1 per slide and over all slides; the share of the tissue of negative slides that is false
-    positive.
+    positive. Of an image with several planes, only the first z-slice and time point are measured.
     """
     from wsplf_cli.commands.evaluate import evaluate as run_command
 

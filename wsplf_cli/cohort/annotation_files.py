@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from shapely import box
 
 from wsplf_cli.class_names import class_key, class_name
 from wsplf_cli.cohort.names import EntryNames, stem
 from wsplf_cli.errors import ConfigError, ProjectError, SlideError
+from wsplf_cli.geometry import place_on_image
 from wsplf_cli.qupath import asap, geojson
 from wsplf_cli.qupath.geojson import Contents
-from wsplf_cli.schema import Entry, EntryResult, Tracker
+from wsplf_cli.schema import Annotation, Entry, EntryResult, Tracker
 from wsplf_cli.slides.entry import slide_of
 
 #: How the names of the files end that ``list_files`` finds in a folder, also with .gz behind it.
@@ -95,16 +95,17 @@ def is_xml(path: Path) -> bool:
         return False
 
 
-def load_geojson(path: Path) -> Contents:
-    """The annotations of a GeoJSON file.
+def load_geojson(path: Path, entry: Entry, tracker: Tracker) -> Contents:
+    """The annotations of a GeoJSON file that lie in an entry, each with its whole shape and its plane.
 
     Raises:
-        SlideError: the file cannot be read, or a feature is malformed.
+        SlideError: the file cannot be read, a feature is malformed, or all annotations lie outside the entry.
     """
     try:
-        return geojson.load(path)
+        contents = geojson.load(path)
     except ProjectError as error:
         raise _nothing_added(error) from error
+    return _without_outside(path, contents, entry, tracker)
 
 
 class AsapGroups:
@@ -157,20 +158,56 @@ def load_asap(path: Path, entry: Entry, groups: AsapGroups, tracker: Tracker) ->
     classes = groups.classes(drawing.groups)
     _say_classes(path, classes, tracker)
     annotations, dropped = asap.annotations(drawing, classes, transform=_slide_to_entry(entry))
-    image = box(0, 0, entry.width_px0, entry.height_px0)
-    inside = [annotation for annotation in annotations if not entry.width_px0 or annotation.shape.intersects(image)]
-    if annotations and not inside:
+    left_out = drawing.left_out + Counter({"outlines of groups that are cut or left out": dropped})
+    return _without_outside(path, Contents(list(annotations), {}, left_out), entry, tracker)
+
+
+def _without_outside(path: Path, contents: Contents, entry: Entry, tracker: Tracker) -> Contents:
+    """The contents of a file without the annotations outside the entry, which are counted as left out.
+
+    Raises:
+        SlideError: all annotations lie outside the entry.
+    """
+    places = [place_on_image(annotation.shape, entry.size_px0) for annotation in contents.annotations]
+    count = Counter(places)
+    if places and count["outside"] == len(places):
         raise SlideError(
             f"{path.name}: none of its annotations lies in {entry.name}; nothing of it was added",
+            hint="check that the file belongs to this slide, at its full resolution",
+        )
+    if count["partly outside"]:
+        tracker.say(
+            f"{path.name}: {count['partly outside']} of {len(places)} annotations lie partly outside {entry.name};"
+            " check that the file belongs to this slide"
+        )
+    annotations = [
+        annotation for annotation, place in zip(contents.annotations, places, strict=True) if place != "outside"
+    ]
+    other_planes = sum(not annotation.plane.analysed for annotation in annotations)
+    if other_planes:
+        tracker.say(
+            f"{path.name}: {other_planes} of {len(places)} annotations lie on another plane than the first z-slice and"
+            " time point: they are added, but nothing is learned from them, and they are not measured"
+        )
+    return Contents(annotations, contents.rgb, contents.left_out + Counter({"outside the image": count["outside"]}))
+
+
+def require_planes(annotations: Sequence[Annotation], entry: Entry) -> None:
+    """Refuse annotations on planes that an entry does not have.
+
+    Raises:
+        SlideError: names the first such plane.
+    """
+    planes = [annotation.plane for annotation in annotations if not entry.has_plane(annotation.plane)]
+    if planes:
+        first = planes[0]
+        channel = f"channel {first.c}, " if not -1 <= first.c < entry.channels else ""
+        raise SlideError(
+            f"{len(planes)} of {len(annotations)} new annotations lie on a plane that {entry.name} does not have, the"
+            f" first on {channel}z-slice {first.z}, time point {first.t} (counted from 0; z-slices: {entry.z_slices},"
+            f" time points: {entry.time_points}); nothing was added",
             hint="check that the file belongs to this slide",
         )
-    left_out = drawing.left_out + Counter(
-        {
-            "outlines of groups that are cut or left out": dropped,
-            "outside the image": len(annotations) - len(inside),
-        }
-    )
-    return Contents(inside, {}, left_out)
 
 
 def _say_classes(path: Path, classes: Mapping[str, str], tracker: Tracker) -> None:

@@ -10,7 +10,8 @@ from wsplf_cli.cohort.labels import LabelRow, classes_of, count_classes, label_r
 from wsplf_cli.errors import ProjectError, SlideError
 from wsplf_cli.options import ProjectOptions
 from wsplf_cli.qupath.data_folder import BACKUP, DATA, FOLDER, entry_folder, find_data, how_to_restore, unused_folders
-from wsplf_cli.schema import Check, Entry, titles, without_name
+from wsplf_cli.review.on_image import OnImage, on_image
+from wsplf_cli.schema import Annotation, Check, Entry, titles, without_name
 from wsplf_cli.slides.checks import check_pixels, require_colour
 from wsplf_cli.slides.entry import entry_slide
 
@@ -39,9 +40,11 @@ def check_project(project: Project, entries: Sequence[Entry], options: ProjectOp
     checks += _check_data_folders(project)
     folders = _folders_of_missing_slides(entries)
     for row, title in zip(rows, titles(entries), strict=True):
-        count, data_checks = _check_data(project, row.entry, title=title)
+        annotations, data_checks = _check_data(project, row.entry, title=title)
         checks += data_checks
-        check = _check_slide(row, title=title, classes=classes, mpp_override=options.mpp_override, annotations=count)
+        check = _check_slide(
+            row, title=title, classes=classes, mpp_override=options.mpp_override, annotations=annotations
+        )
         if row.entry.id in folders:
             check = replace(check, group=f"slides missing from {folders[row.entry.id]}")
         if check.status == "FAIL" or not any(data_check.status == "FAIL" for data_check in data_checks):
@@ -102,22 +105,22 @@ def _folders_of_missing_slides(entries: Sequence[Entry]) -> dict[str, str]:
     }
 
 
-def _check_data(project: Project, entry: Entry, *, title: str) -> tuple[int, list[Check]]:
-    """The number of annotations of an entry, and the checks of its data file that it does not pass."""
+def _check_data(project: Project, entry: Entry, *, title: str) -> tuple[Sequence[Annotation], list[Check]]:
+    """The annotations of an entry, and the checks of its data file that it does not pass."""
     try:
-        count = len(project.annotations(entry.id))
+        annotations = project.annotations(entry.id)
     except SlideError as error:
-        return 0, [Check("FAIL", title, without_name(error.message, entry.name), fix=error.hint)]
+        return [], [Check("FAIL", title, without_name(error.message, entry.name), fix=error.hint)]
     folder = entry_folder(project.folder, entry.id)
     source = find_data(folder)
     if source is None or source.name != BACKUP:
-        return count, []
-    message = f"{folder / DATA} is missing; {BACKUP} is read in its place: {count} annotations"
-    return count, [Check("WARN", title, message, fix=how_to_restore(folder))]
+        return annotations, []
+    message = f"{folder / DATA} is missing; {BACKUP} is read in its place: {len(annotations)} annotations"
+    return annotations, [Check("WARN", title, message, fix=how_to_restore(folder))]
 
 
 def _check_slide(
-    row: LabelRow, *, title: str, classes: Sequence[str], mpp_override: float | None, annotations: int
+    row: LabelRow, *, title: str, classes: Sequence[str], mpp_override: float | None, annotations: Sequence[Annotation]
 ) -> Check:
     """The check of one entry's slide and label: the first thing that prevents work, else what deserves a warning."""
     entry = row.entry
@@ -130,18 +133,38 @@ def _check_slide(
     label = f"label {row.word!r} ({row.source}): {row.meaning}" if row.word else "unlabelled"
     if len(classes) > 1 and row.classes(classes):
         label += f" for {' and '.join(row.classes(classes))}"
-    message = f"{pixel_size.mpp:.4g} um/px ({pixel_size.source}), {label}, {annotations} annotations"
+    placed = on_image(annotations, entry)
+    message = f"{pixel_size.text} um/px ({pixel_size.source}), {label}, {len(annotations)} annotations"
+    if placed.partly_outside:
+        message += f", {placed.partly_outside} of them partly outside the image"
+    if placed.left_out:
+        message += f"; left out of learning and measuring: {placed.left_out}"
     if entry.steps:
         message += f"; QuPath shows it {' and '.join(step.kind for step in entry.steps)}"
     if row.unknown:
         fix = f"--positive {row.word!r} or --negative {row.word!r}, or correct the label in QuPath"
         return Check("FAIL", title, message, fix=fix)
+    if misplaced := _check_places(placed, title=title, message=message):
+        return misplaced
     if pixel_size.warning:
         warning = without_name(pixel_size.warning, entry.name)
         return Check("WARN", title, f"{message}; {warning}", fix="correct the pixel size in QuPath")
     if entry.label is None:
         return Check("WARN", title, message, fix="pseudolabel leaves it out; see wsplf labels")
     return Check("PASS", title, message)
+
+
+def _check_places(placed: OnImage, *, title: str, message: str) -> Check | None:
+    """A FAIL where no annotation lies on the image, a WARN where some do not; None where all do."""
+    if placed.outside and not placed.annotations:
+        fix = (
+            "they belong to another slide, or to another scale of it: remove them in QuPath, then import the right ones"
+        )
+        return Check("FAIL", title, f"{message}; no annotation lies on the image", fix=fix)
+    if not placed.outside and not placed.missing_planes:
+        return None
+    lacking = f"; {placed.missing_planes} on planes that the image does not have" if placed.missing_planes else ""
+    return Check("WARN", title, message + lacking, fix="check in QuPath that they belong to this slide")
 
 
 def _check_labels(rows: Sequence[LabelRow], classes: Sequence[str]) -> Check:

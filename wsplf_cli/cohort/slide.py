@@ -59,7 +59,7 @@ class CohortSlide:
     @property
     def patient(self) -> str:
         """The patient where the project names one, else the entry. Slides of one patient stay in one fold."""
-        return self.entry.patient
+        return self.entry.patient or self.entry.id
 
 
 class SlideTiles:

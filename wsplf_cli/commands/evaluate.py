@@ -6,6 +6,7 @@ from typing import Any
 
 from wsplf_cli.backends import Project
 from wsplf_cli.benchmark.evaluation import Score, score_entry, totals, without_measured_positive
+from wsplf_cli.benchmark.learned_from import learned_from
 from wsplf_cli.benchmark.truth import HINT, is_negative, truth_reader
 from wsplf_cli.cohort.labels import classes_of, display_names
 from wsplf_cli.cohort.names import all_entries
@@ -26,15 +27,17 @@ def evaluate(project: Project, entries: Sequence[Entry], options: EvaluateOption
 
     A slide is positive when its label says that it holds the class, and an unlabelled one when its truth does; else it
     is negative. A slide that is labelled negative needs no truth: there is nothing to find on it. Other slides without
-    truth are skipped. Where that leaves no positive slide of a class to measure, they have failed.
+    truth are skipped. Where that leaves no positive slide of a class to measure, they have failed. Only the first
+    z-slice and time point of an image are measured, inside its borders.
 
     Returns:
         ``entries``: name, label (the word in the project), dice, iou, boundary_f1, fp_share (None without tissue),
         truth_um2, predicted_um2; ``mean_dice`` and ``mean_boundary_f1`` over the positive slides; ``pooled_dice`` and
         ``pooled_iou`` of the areas of all slides; these four are None without a positive slide; ``negative_fp_share``
         of the tissue of all negative slides, and ``negative_tissue_um2``, None where there are none; ``confidence``:
-        how well it tells good polygons from bad ones; ``skipped`` and ``failed``: name and reason. With several
-        classes, all but the last two are in ``classes``, by class.
+        how well it tells good polygons from bad ones; ``skipped`` and ``failed``: name and reason; of predictions
+        ``learned_from``: names of the measured slides that the model, or another slide of the patient, learned from.
+        With several classes, all but the last three are in ``classes``, by class.
 
     Raises:
         ConfigError: there is no such truth.
@@ -44,7 +47,10 @@ def evaluate(project: Project, entries: Sequence[Entry], options: EvaluateOption
     classes = classes_of(options.project)
     of_project = all_entries(project, entries)
     names = {entry.id: title for entry, title in zip(of_project, titles(of_project), strict=True)}
-    readers = {path_class: truth_reader(options, path_class, of_project) for path_class in classes}
+    readers = {
+        path_class: truth_reader(options, path_class, of_project, tracker if path_class == classes[0] else None)
+        for path_class in classes
+    }
     scores: dict[str, list[Score]] = {path_class: [] for path_class in classes}
 
     def work(entry: Entry) -> Mapping[str, float] | Skipped:
@@ -79,6 +85,13 @@ def evaluate(project: Project, entries: Sequence[Entry], options: EvaluateOption
             reason = next((result.reason for result in results), "the project has no entries")
             raise ProjectError(f"none of {len(entries)} entries could be measured; the first: {reason}", hint=HINT)
         by_class = {path_class: totals(of_class, names) for path_class, of_class in scores.items()}
-        document = ({"classes": by_class} if len(classes) > 1 else by_class[classes[0]]) | left_out
+        document: dict[str, Any] = ({"classes": by_class} if len(classes) > 1 else by_class[classes[0]]) | left_out
+        if options.origin == "prediction":
+            every_score = [score for of_class in scores.values() for score in of_class]
+            models = {model for score in every_score for model in score.models}
+            learned = learned_from(project, [score.entry for score in scores[classes[0]]], models)
+            for warning in learned.warnings:
+                tracker.say(warning)
+            document["learned_from"] = [*learned.slides, *learned.of_patients]
         run.finish(results, details=document)
     return document

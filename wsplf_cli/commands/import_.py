@@ -4,7 +4,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from wsplf_cli.backends import Project
-from wsplf_cli.cohort.annotation_files import AsapGroups, is_xml, list_files, load_asap, load_geojson, match_files
+from wsplf_cli.cohort.annotation_files import (
+    AsapGroups,
+    is_xml,
+    list_files,
+    load_asap,
+    load_geojson,
+    match_files,
+    require_planes,
+)
 from wsplf_cli.cohort.duplicates import new_annotations
 from wsplf_cli.cohort.run import for_each_entry
 from wsplf_cli.errors import ConfigError
@@ -21,8 +29,9 @@ def import_files(
 ) -> StageReport:
     """Add the annotations of files to entries. Existing annotations are not changed, and none is added twice.
 
-    An entry gets the annotations of all of its files, or none: when a file is malformed, or holds an annotation that
-    the entry has in another state.
+    An entry gets the annotations of all of its files, or none: when a file is malformed, lies outside the image, names
+    a plane that the image does not have, or holds an annotation that the entry has in another state. Single annotations
+    outside the image are left out. Planes are kept.
 
     Args:
         project: The project to write to.
@@ -48,7 +57,9 @@ def import_files(
     def import_entry(entry: Entry) -> Mapping[str, float]:
         contents = Contents()
         for path in matched.by_entry[entry.id]:
-            loaded = load_asap(path, entry, groups, tracker) if path in asap_files else load_geojson(path)
+            loaded = (
+                load_asap(path, entry, groups, tracker) if path in asap_files else load_geojson(path, entry, tracker)
+            )
             contents.annotations.extend(loaded.annotations)
             contents.rgb.update(loaded.rgb)
             contents.left_out.update(loaded.left_out)
@@ -57,6 +68,7 @@ def import_files(
             words = ", ".join(f"{count} {what}" for what, count in left_out.items())
             tracker.say(f"{entry.name}: not imported: {words}")
         new = new_annotations(contents.annotations, project.annotations(entry.id), entry)
+        require_planes(new, entry)
         if not options.dry_run:
             project.add(entry.id, new, path_classes=[PathClass(name, rgb) for name, rgb in contents.rgb.items()])
         known = len(contents.annotations) - len(new)

@@ -42,7 +42,7 @@ class LabelReport:
                 "classes": row.classes(self.classes),
                 "word": row.word,
                 "source": row.source,
-                "patient": row.entry.metadata.get("patient", ""),
+                "patient": row.entry.patient,
                 "split": row.entry.split or "",
             }
             for row in self.rows

@@ -10,6 +10,7 @@ from wsplf_cli.cohort.class_tracker import ClassTracker
 from wsplf_cli.cohort.labels import classes_of, count_classes, display_names, require_both
 from wsplf_cli.cohort.run import Skipped, for_each_entry, merge_results
 from wsplf_cli.cohort.slide import prepare_cohort
+from wsplf_cli.cohort.square_pixels import with_square_pixels
 from wsplf_cli.networks.device import pick_device, seed_everything
 from wsplf_cli.options import PseudolabelOptions
 from wsplf_cli.review.memory import REVIEWED, write_polygons
@@ -48,6 +49,7 @@ def pseudolabel(
         ProjectError: No positive or no negative slide of a class can be used, or the project cannot be written.
         ConfigError: A network, weights file or recipe that cannot be used.
     """
+    project, entries = with_square_pixels(project, entries)
     device = pick_device(options.run.device)
     rng = seed_everything(options.run.seed)
     classes = classes_of(options.project)

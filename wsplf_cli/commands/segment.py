@@ -7,6 +7,7 @@ from wsplf_cli.backends import Project
 from wsplf_cli.class_names import is_a
 from wsplf_cli.cohort.labels import classes_of
 from wsplf_cli.cohort.run import Skipped, for_each_entry
+from wsplf_cli.cohort.square_pixels import with_square_pixels
 from wsplf_cli.networks.device import pick_device, seed_everything
 from wsplf_cli.options import SegmentOptions
 from wsplf_cli.review.memory import REVIEWED, read_review, write_polygons
@@ -35,6 +36,7 @@ def segment(project: Project, entries: Sequence[Entry], options: SegmentOptions,
         ConfigError: There is no such model, or it cannot be used.
         ProjectError: A file of the project cannot be written.
     """
+    project, entries = with_square_pixels(project, entries)
     device = pick_device(options.run.device)
     model = load_model(model_folder(project, options.model), threshold=options.threshold, device=device)
     checkpoint = model.checkpoint

@@ -8,8 +8,10 @@ from typing import Any
 from wsplf_cli import plugins
 from wsplf_cli.backends import Project
 from wsplf_cli.cohort.class_tracker import ClassTracker
+from wsplf_cli.cohort.folds import unknown_patients
 from wsplf_cli.cohort.labels import classes_of, display_names
-from wsplf_cli.cohort.run import for_each_entry
+from wsplf_cli.cohort.run import finished_entries, for_each_entry
+from wsplf_cli.cohort.square_pixels import with_square_pixels
 from wsplf_cli.errors import ConfigError
 from wsplf_cli.networks.device import pick_device, seed_everything
 from wsplf_cli.options import TrainOptions
@@ -41,6 +43,7 @@ def train(project: Project, entries: Sequence[Entry], options: TrainOptions, tra
     """
     if not re.fullmatch(r"\w[\w.-]*", options.name):
         raise ConfigError(f"--name {options.name!r}: letters, digits, '_', '-' and '.' only", hint="--name second-try")
+    project, entries = with_square_pixels(project, entries)
     segmenter = plugins.load("segmentation.models", options.segmenter)
     classes = classes_of(options.project)
     device = pick_device(options.run.device)
@@ -57,6 +60,8 @@ def train(project: Project, entries: Sequence[Entry], options: TrainOptions, tra
         cohort = TrainingCohort(project, classes, options, tracker)
         results = for_each_entry(entries, cohort.add, tracker=tracker, name="read annotations")
         cohort.require_polygons()
+        if patients := unknown_patients(finished_entries(entries, results)):
+            tracker.say(patients)
         for index, name in enumerate(display_names(classes)):
             targets = [slide.classes[index] for slide in cohort.slides]
             ClassTracker(tracker, run, name).say(describe_targets(targets))
@@ -121,9 +126,16 @@ def _keep_curves(run: Run, trained: FitResult) -> None:
 
 def _summary(trained: FitResult, classes: Sequence[str]) -> str:
     if trained.dice is None:
-        return "no validation: polygons of two patients or more are needed; the last epoch is kept"
+        missing = "polygons of two patients or more are needed"
+        if trained.validation_slides:
+            missing = f"no tile of {', '.join(trained.validation_slides)}, which was kept out, holds a polygon"
+        return f"no validation: {missing}; the last epoch is kept"
     shared = " for all classes" if len(classes) > 1 else ""
+    polygons = "polygons, pseudo-labels that nobody has reviewed among them," if trained.pending else "polygons"
+    lacking = ", ".join(classes[index] for index in trained.unvalidated)
     return (
         f"best epoch {trained.best_epoch} of {len(trained.curves.loss)}: Dice {trained.dice:.3f} at threshold"
-        f" {trained.threshold:g}{shared}, against the polygons of {len(trained.validation_slides)} held-out slides"
+        f" {trained.threshold:g}{shared}, against the {polygons} of {len(trained.validation_slides)} held-out slides;"
+        " epoch and threshold are chosen on them, so new slides may score lower"
+        + (f"; of {lacking} there is nothing to find on them" if lacking else "")
     )

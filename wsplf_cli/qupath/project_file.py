@@ -163,6 +163,10 @@ def _entry(image: Mapping[str, Any], finder: Finder, measure: Measure, *, shared
         steps=server.steps,
         recorded_path=path_text,
         slide_missing=slide_missing,
+        mpp_xy=server.mpp_xy,
+        channels=server.channels,
+        z_slices=server.z_slices,
+        time_points=server.time_points,
     )
 
 

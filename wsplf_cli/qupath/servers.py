@@ -6,6 +6,7 @@ from typing import Any
 
 from wsplf_cli.qupath.images import uri_path
 from wsplf_cli.schema import Step
+from wsplf_cli.slides.properties import mean_mpp
 from wsplf_cli.slides.transforms import view_of
 
 _MICROMETRE = {"µm", "μm", "um"}  # QuPath writes the first (U+00B5)
@@ -21,7 +22,8 @@ class Server:
     """An entry's image as its builders describe it; sizes are (width, height), (0, 0) where they are not given.
 
     ``size_px0`` and ``mpp`` are of the image that QuPath shows, ``file_size_px0`` is of the file at ``uri``; ``steps``
-    lead from the file to the image. ``trouble`` says why the pixels cannot be read; it is empty when they can.
+    lead from the file to the image. ``mpp`` is the mean of ``mpp_xy``. ``trouble`` says why the pixels cannot be read;
+    it is empty when they can.
     """
 
     uri: str
@@ -32,6 +34,10 @@ class Server:
     mpp: float | None
     name: str
     trouble: str = ""
+    mpp_xy: tuple[float, float] | None = None
+    channels: int = 3
+    z_slices: int = 1
+    time_points: int = 1
 
 
 def builders(image: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -52,11 +58,13 @@ def describe(chain: Sequence[Mapping[str, Any]]) -> Server:
     # the outermost builder with metadata has the size that QuPath shows, before the steps of the builders around it
     outermost = next((outermost for outermost, builder in enumerate(chain) if builder.get("metadata")), len(chain))
     metadata = _object(chain[outermost].get("metadata")) if outermost < len(chain) else {}
-    size, mpp = _size(metadata), _mpp(metadata)
+    size, mpp_xy = _size(metadata), _mpp_xy(metadata)
+    mpp = None if mpp_xy is None else mean_mpp(mpp_xy)
     around = _steps(chain[:outermost])[0]
     if around and min(size) > 0:
         view = view_of(around, size)
         size, mpp = (view.width_px0, view.height_px0), None if mpp is None else mpp * view.scale
+        mpp_xy = None if mpp_xy is None else view.mpp_xy(mpp_xy)
     return Server(
         uri=str(source.get("uri") or ""),
         file_size_px0=_size(_object(source.get("metadata"))),
@@ -66,6 +74,10 @@ def describe(chain: Sequence[Mapping[str, Any]]) -> Server:
         mpp=mpp,
         name=str(metadata.get("name") or ""),
         trouble=trouble,
+        mpp_xy=mpp_xy,
+        channels=len(_list(metadata.get("channels"))) or 3,
+        z_slices=_count(metadata, "sizeZ"),
+        time_points=_count(metadata, "sizeT"),
     )
 
 
@@ -136,20 +148,26 @@ def _file_trouble(source: Mapping[str, Any]) -> str:
     return ""
 
 
-def _mpp(metadata: Mapping[str, Any]) -> float | None:
-    """Micrometres per pixel: the mean of width and height of QuPath's calibration, or None when it has none."""
+def _mpp_xy(metadata: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Micrometres per pixel along x and y of QuPath's calibration, or None when it has none."""
     calibration = _object(metadata.get("pixelCalibration"))
     sides = [_object(calibration.get(key)) for key in ("pixelWidth", "pixelHeight")]
     if any(str(side.get("unit")) not in _MICROMETRE for side in sides):
         return None
     lengths = [_numbers(side, ("value",)) for side in sides]
     mpp_xy = [length[0] for length in lengths if length is not None and length[0] > 0]
-    return sum(mpp_xy) / 2 if len(mpp_xy) == 2 else None
+    return (mpp_xy[0], mpp_xy[1]) if len(mpp_xy) == 2 else None
 
 
 def _size(metadata: Mapping[str, Any]) -> tuple[int, int]:
     width, height = (_numbers(metadata, (key,)) for key in ("width", "height"))
     return (int(width[0]) if width else 0, int(height[0]) if height else 0)
+
+
+def _count(metadata: Mapping[str, Any], key: str) -> int:
+    """How many planes there are along an axis; 1 where it is not given."""
+    value = _numbers(metadata, (key,))
+    return max(1, int(value[0])) if value else 1
 
 
 def _numbers(record: Mapping[str, Any], keys: Sequence[str]) -> tuple[float, ...] | None:

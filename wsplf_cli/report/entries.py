@@ -15,6 +15,7 @@ from wsplf_cli.options import ProjectOptions
 from wsplf_cli.report.pictures import Pictures, draw_pictures
 from wsplf_cli.report.runs import RunView
 from wsplf_cli.report.scores import ORIGINS, title
+from wsplf_cli.review.on_image import OnImage, on_image
 from wsplf_cli.runs.layout import cam_files
 from wsplf_cli.schema import Annotation, Entry, Origin, is_pending, without_name
 from wsplf_cli.slides.entry import entry_slide
@@ -110,7 +111,8 @@ def show_entry(
     label = label_word(entry, options)
     failed = True
     try:
-        groups = _group(project.annotations(entry.id), classes_of(options))
+        placed = on_image(project.annotations(entry.id), entry)
+        groups = _group(placed.annotations, classes_of(options))
         failed = False
         slide, pixel_size = entry_slide(entry, mpp_override=options.mpp_override)
         mpp = pixel_size.mpp
@@ -128,7 +130,7 @@ def show_entry(
             counts=tuple(_count(entry, key, groups[key], mpp=mpp, tissue_um2=tissue) for key in groups),
             scores=rows,
             pictures=draw_pictures(slide, not_rejected, cams=_newest_cams(entry, runs), max_px=max_px),
-            note=pixel_size.warning,
+            note="; ".join(filter(None, (pixel_size.warning, _left_out(placed)))),
         )
     except SlideError as error:
         return EntryView(
@@ -171,6 +173,10 @@ def _count(
         area_mm2=area_um2 / 1e6,
         tissue_share=area_um2 / tissue_um2 if tissue_um2 > 0 else None,
     )
+
+
+def _left_out(placed: OnImage) -> str:
+    return f"annotations left out: {placed.left_out}" if placed.left_out else ""
 
 
 def _newest_cams(entry: Entry, runs: Sequence[RunView]) -> dict[str, Path]:

@@ -18,6 +18,7 @@ from wsplf_cli.class_names import is_a
 from wsplf_cli.errors import ProjectError
 from wsplf_cli.geometry import polygonal, union
 from wsplf_cli.qupath import geojson
+from wsplf_cli.review.on_image import on_image
 from wsplf_cli.review.regions import SLIVER_UM, ReviewRegions, outside, removed, review_regions
 from wsplf_cli.runs.layout import removed_file, run_folder
 from wsplf_cli.runs.written import keep, written
@@ -32,7 +33,9 @@ REVIEWED = "reviewed by a person: left as it is"
 class Review:
     """The annotations of an entry, the regions that they decide for each class, and the deletions by class.
 
-    ``complete``: the image is marked as reviewed.
+    Annotations on other planes than the first are left out, and the others are clipped to the image (``on_image``).
+
+    ``complete``: the image is marked as reviewed. ``left_out``: how many annotations lie outside, for people.
     """
 
     entry_id: str = ""
@@ -40,6 +43,7 @@ class Review:
     regions: Mapping[str, ReviewRegions] = field(default_factory=dict)
     removed: Mapping[str, tuple[BaseGeometry, ...]] = field(default_factory=dict)
     complete: bool = False
+    left_out: str = ""
 
     def of(self, path_class: str) -> ReviewRegions:
         """The regions of a class; empty ones for a class that was not asked for when the review was read."""
@@ -53,7 +57,13 @@ def read_review(project: Project, entry: Entry, classes: Sequence[str], tracker:
         SlideError: The entry's data cannot be read.
         ProjectError: What earlier runs left cannot be read.
     """
-    annotations = project.annotations(entry.id)
+    stored = project.annotations(entry.id)
+    placed = on_image(stored, entry)
+    if placed.left_out:
+        tracker.say(f"{entry.name}: annotations left out: {placed.left_out}")
+    annotations = placed.annotations
+    # A polygon of wsplf that a person moved to another plane is not deleted.
+    present = [annotation for annotation in stored if annotation.origin != "human" or annotation.plane.analysed]
     deletions: dict[str, list[BaseGeometry]] = defaultdict(list)
     for remembered in _remembered(removed_file(project.folder, entry.id)):
         deletions[remembered.path_class or ""].append(remembered.shape)
@@ -63,7 +73,7 @@ def read_review(project: Project, entry: Entry, classes: Sequence[str], tracker:
     for origin in ORIGINS:
         before = written(project.folder, entry.id, origin=origin) or []
         for name in {annotation.path_class or "" for annotation in before}:
-            deleted = removed(before, annotations, name, reviewed=entry.reviewed, sliver_px0=_sliver_px0(entry))
+            deleted = removed(before, present, name, reviewed=entry.reviewed, sliver_px0=_sliver_px0(entry))
             if deleted is None:
                 tracker.say(_overwritten(entry, len(before)))
                 break
@@ -78,7 +88,7 @@ def read_review(project: Project, entry: Entry, classes: Sequence[str], tracker:
         )
         for path_class in classes
     }
-    return Review(entry.id, tuple(annotations), regions, parts, entry.reviewed)
+    return Review(entry.id, annotations, regions, parts, entry.reviewed, placed.left_out)
 
 
 def remember(folder: Path, review: Review) -> None:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -12,15 +12,16 @@ from shapely.geometry.base import BaseGeometry
 
 from wsplf_cli.cohort.labels import display_names
 from wsplf_cli.cohort.slide import SlideResult
+from wsplf_cli.geometry import clip_polygons
 from wsplf_cli.networks.inference import ArrayFunction, on_arrays
 from wsplf_cli.options import SegmentOptions
 from wsplf_cli.review.memory import Review
 from wsplf_cli.review.merge import decided_by_a_person, subtract_regions
 from wsplf_cli.review.roles import AREA, CONFIDENCE
-from wsplf_cli.schema import Annotation, Entry
+from wsplf_cli.schema import MODEL_KEY, Annotation, Entry
 from wsplf_cli.segmentation.checkpoint import Checkpoint
 from wsplf_cli.segmentation.checkpoint import load as load_checkpoint
-from wsplf_cli.segmentation.predict import TOLERANCE_PX, OutlineSettings, model_canvas, predict_slide
+from wsplf_cli.segmentation.predict import TOLERANCE_PX, ClassPrediction, OutlineSettings, model_canvas, predict_slide
 from wsplf_cli.slides.entry import entry_slide
 from wsplf_cli.slides.tissue import tissue_mask
 from wsplf_cli.slides.window import WindowCounter
@@ -86,7 +87,10 @@ def segment_slide(
     )
     counter = WindowCounter(advance)
     tissue = tissue_mask(slide, mpp_slide=mpp_slide)
-    predictions = predict_slide(slide, tissue, model.infer, canvas, outlines, counter=counter)
+    predictions = [
+        _clipped(prediction, entry, outlines)
+        for prediction in predict_slide(slide, tissue, model.infer, canvas, outlines, counter=counter)
+    ]
     kept = [annotation.shape for annotation in decided_by_a_person(review.annotations, origin="prediction")]
     annotations: list[Annotation] = []
     suppressed_px0 = 0.0
@@ -109,7 +113,7 @@ def segment_slide(
                     CONFIDENCE: round(prediction.probability.mean_inside(polygon), 4),
                     AREA: round(polygon.area * mpp_slide**2, 1),
                 },
-                metadata={"wsplf.model": checkpoint.run_id},
+                metadata={MODEL_KEY: checkpoint.run_id},
             )
             for polygon in polygons
         ]
@@ -122,6 +126,12 @@ def segment_slide(
     }
     maps = {path_class: prediction.probability for path_class, prediction in zip(classes, predictions, strict=True)}
     return SlideResult(entry.id, tuple(annotations), counts, maps)
+
+
+def _clipped(prediction: ClassPrediction, entry: Entry, outlines: OutlineSettings) -> ClassPrediction:
+    """The prediction with its polygons cut at the border of the image: the canvas may reach a pixel beyond."""
+    parts = clip_polygons(prediction.polygons, entry.size_px0, min_area_px0=outlines.min_area_px0)
+    return replace(prediction, polygons=[part for parts_of_polygon in parts for part in parts_of_polygon])
 
 
 def _remaining(

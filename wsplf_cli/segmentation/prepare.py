@@ -11,8 +11,8 @@ from wsplf_cli.errors import ProjectError
 from wsplf_cli.options import TrainOptions
 from wsplf_cli.review.memory import read_review
 from wsplf_cli.review.regions import ReviewRegions
-from wsplf_cli.schema import Entry, Tracker
-from wsplf_cli.segmentation.sampling import ClassTargets, TrainingSlide
+from wsplf_cli.schema import Entry, TileGrid, TissueMask, Tracker
+from wsplf_cli.segmentation.sampling import ClassTargets, TrainingSlide, has_pixels_in_tissue
 from wsplf_cli.slides.entry import entry_slide
 from wsplf_cli.slides.grid import make_grid, read_tiles
 from wsplf_cli.slides.tissue import tissue_mask
@@ -32,6 +32,8 @@ class TrainingCohort:
     options: TrainOptions
     tracker: Tracker
     slides: list[TrainingSlide] = field(default_factory=list)
+    #: Of each class the slides whose polygons teach nothing, with the reason.
+    unusable: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def add(self, entry: Entry) -> Mapping[str, float] | Skipped:
         """Add the slide of an entry and count its polygons, or say why it is left out.
@@ -43,21 +45,32 @@ class TrainingCohort:
             return Skipped(f"held out (split: {entry.split})")
         review = read_review(self.project, entry, self.classes, self.tracker)
         targets = tuple(class_targets(entry, review.of(path_class), path_class) for path_class in self.classes)
+        if review.left_out:
+            for path_class, of_class in zip(self.classes, targets, strict=True):
+                if not of_class.has_polygons:
+                    self.unusable.setdefault(path_class, {})[entry.name] = f"annotations left out: {review.left_out}"
         if not any(of_class.known for of_class in targets):
             return Skipped("no polygon to learn from: without one, nothing says where its background is")
         slide, pixel_size = entry_slide(entry, mpp_override=self.options.project.mpp_override)
+        tissue = tissue_mask(slide, mpp_slide=pixel_size.mpp)
         grid = make_grid(
             entry.id,
-            tissue_mask(slide, mpp_slide=pixel_size.mpp),
+            tissue,
             tile_px=BLOCK_TILES * self.options.tiles.tile_px,
             mpp=self.options.tiles.mpp,
             mpp_slide=pixel_size.mpp,
             min_tissue=BLOCK_TISSUE,
         )
+        targets = tuple(
+            self._in_tissue(entry, path_class, of_class, grid, tissue)
+            for path_class, of_class in zip(self.classes, targets, strict=True)
+        )
+        if not any(of_class.known for of_class in targets):
+            return Skipped("no pixel of its polygons lies in tissue")
         self.slides.append(
             TrainingSlide(
                 name=entry.name,
-                group=entry.patient,
+                group=entry.patient or entry.id,
                 grid=grid,
                 read=partial(read_tiles, entry, grid),
                 classes=targets,
@@ -71,16 +84,31 @@ class TrainingCohort:
             "reviewed": int(entry.reviewed),
         }
 
+    def _in_tissue(
+        self, entry: Entry, path_class: str, targets: ClassTargets, grid: TileGrid, tissue: TissueMask
+    ) -> ClassTargets:
+        """The targets of a class; without its polygons where no pixel of them lies in tissue, which is said.
+
+        Such polygons belong to another slide, and what lies outside of them is no background.
+        """
+        if not targets.has_polygons or has_pixels_in_tissue(targets.regions, grid, tissue):
+            return targets
+        reason = f"no pixel of its {path_class} polygons lies in tissue"
+        self.unusable.setdefault(path_class, {})[entry.name] = reason
+        self.tracker.say(f"warning: {entry.name}: {reason}; nothing is learned from them")
+        return class_targets(entry, replace(targets.regions, positive=(), pending=()), path_class)
+
     def require_polygons(self) -> None:
-        """Refuse to train without a polygon of each class.
+        """Refuse to train without a polygon of each class that holds a pixel of tissue.
 
         Raises:
-            ProjectError: Names the class.
+            ProjectError: Names the class, and the slides whose polygons cannot be used.
         """
         for index, path_class in enumerate(self.classes):
             if not any(slide.classes[index].has_polygons for slide in self.slides):
+                unusable = [f"{name}: {reason}" for name, reason in self.unusable.get(path_class, {}).items()]
                 raise ProjectError(
-                    f"no polygon of class {path_class!r} to learn from",
+                    "; ".join([f"no polygon of class {path_class!r} to learn from", *unusable]),
                     hint="make some with: wsplf pseudolabel PROJECT (or draw them in QuPath, or name another"
                     " --path-class)",
                 )

@@ -16,7 +16,7 @@ from shapely.geometry.base import BaseGeometry
 
 from wsplf_cli.geometry import rasterise
 from wsplf_cli.review.regions import ReviewRegions
-from wsplf_cli.schema import TileGrid
+from wsplf_cli.schema import TileGrid, TissueMask
 
 IGNORE = 255
 """Target of the pixels that the loss leaves out."""
@@ -94,7 +94,7 @@ class TrainingSlide:
         def intersects(shapes: Sequence[BaseGeometry]) -> NDArray[np.bool_]:
             areas_px0 = shapely.area(shapely.intersection(squares, shapely.union_all(shapes)))
             large_enough: NDArray[np.bool_] = areas_px0 > min_area_px0
-            return large_enough
+            return large_enough if large_enough.any() else areas_px0 > 0
 
         kinds = []
         for targets in self.classes:
@@ -188,6 +188,26 @@ def rasterise_targets(
         weight[mask] = DECIDED_WEIGHT
     target[mask_of(regions.ignored)] = IGNORE
     return target, weight
+
+
+def has_pixels_in_tissue(regions: ReviewRegions, grid: TileGrid, tissue: TissueMask) -> bool:
+    """Whether any pixel that training takes for the class, in the blocks of a slide, lies in tissue."""
+    shapes = [*regions.positive, *(shape for shape, _ in regions.pending)]
+    if not shapes:
+        return False
+    corners = grid.xy_px0.astype(float)
+    squares = shapely.box(*corners.T, *(corners + grid.side_px0).T)
+    blocks = np.unique(shapely.STRtree(shapes).query(squares, predicate="intersects")[0])
+    centres_px0 = (np.arange(grid.tile_px) + 0.5) * grid.side_px0 / grid.tile_px
+    for index in blocks.tolist():
+        columns, rows = (
+            np.minimum((start + centres_px0) / tissue.downsample, count - 1).astype(np.intp)
+            for start, count in zip(corners[index], tissue.mask.shape[::-1], strict=True)
+        )
+        target, _ = rasterise_targets(regions, grid, index)
+        if (tissue.mask[np.ix_(rows, columns)] & (target == 1)).any():
+            return True
+    return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,6 +73,8 @@ class FitResult:
         dice: Dice of ``best`` at ``threshold`` on the validation tiles, against the polygons that the slides came with;
             None without validation.
         validation_slides: Names of the slides held out for validation.
+        unvalidated: Indices of the classes of which the validation tiles hold no pixel.
+        pending: Whether some of the polygons of the validation are pseudo-labels that nobody has reviewed.
     """
 
     best: State
@@ -82,6 +84,8 @@ class FitResult:
     threshold: float
     dice: float | None
     validation_slides: tuple[str, ...]
+    unvalidated: tuple[int, ...] = ()
+    pending: bool = False
 
 
 def fit(
@@ -111,9 +115,7 @@ def fit(
     training_slides = [slide for slide in slides if slide.group not in held_out]
     validation_slides = [slide for slide in slides if slide.group in held_out]
     sampler = BalancedCropSampler(Blocks(training_slides), side_px=settings.tile_px, rng=rng)
-    validation_tiles = draw_validation_tiles(
-        Blocks(validation_slides), side_px=settings.tile_px, max_tiles=settings.max_validation_tiles, rng=rng
-    )
+    validation_tiles, unvalidated = _validation_tiles(validation_slides, settings, rng)
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     steps = math.ceil(settings.tiles_per_epoch / settings.batch_size)
     optimiser, schedule = _optimiser(model, settings=settings, steps=settings.epochs * steps)
@@ -167,6 +169,8 @@ def fit(
         threshold=threshold,
         dice=dice,
         validation_slides=tuple(slide.name for slide in validation_slides),
+        unvalidated=unvalidated,
+        pending=any(targets.regions.pending for slide in validation_slides for targets in slide.classes),
     )
 
 
@@ -268,6 +272,18 @@ def choose_threshold(probability: NDArray[np.float32], tiles: Sequence[Block]) -
 def copy_state(model: nn.Module) -> State:
     """A copy of the weights by name, on the CPU."""
     return {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
+
+
+def _validation_tiles(
+    slides: Sequence[TrainingSlide], settings: FitSettings, rng: np.random.Generator
+) -> tuple[list[Block], tuple[int, ...]]:
+    """Tiles of the slides, and the indices of the classes of which no tile holds a pixel; no tiles if none of any."""
+    tiles = draw_validation_tiles(
+        Blocks(slides), side_px=settings.tile_px, max_tiles=settings.max_validation_tiles, rng=rng
+    )
+    classes = range(len(slides[0].classes)) if slides else range(0)
+    missing = tuple(index for index in classes if not any((tile.target[index] == 1).any() for tile in tiles))
+    return [] if len(missing) == len(classes) else tiles, missing
 
 
 def _validation_loss(probability: NDArray[np.float32], tiles: Sequence[Block]) -> float:

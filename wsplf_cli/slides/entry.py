@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+from shapely import affinity
+from shapely.geometry.base import BaseGeometry
+
 from wsplf_cli.errors import SlideError
 from wsplf_cli.schema import Entry
 from wsplf_cli.slides.open import Slide, slide_for
@@ -12,11 +15,28 @@ MAX_DIFFERENCE = 0.05
 
 @dataclass(frozen=True, slots=True)
 class PixelSize:
-    """Micrometres per pixel at level 0, their source, and a warning where two sources disagree."""
+    """Micrometres per pixel at level 0, their source, and a warning where two sources disagree.
+
+    ``mpp_xy`` are those along x and y, None where pixels are square. ``mpp`` is their mean, so that ``mpp ** 2`` is the
+    exact area of a pixel (see ``properties.mean_mpp``).
+    """
 
     mpp: float
     source: str
     warning: str = ""
+    mpp_xy: tuple[float, float] | None = None
+
+    @property
+    def text(self) -> str:
+        """The pixel size for people: one number, or both sides and their mean where they differ."""
+        return _text(self.mpp, self.mpp_xy)
+
+    def in_square_pixels(self, shape: BaseGeometry) -> BaseGeometry:
+        """A shape of level-0 pixels as it would be with square pixels of ``mpp``. Lengths are exact there."""
+        if self.mpp_xy is None or self.mpp_xy[0] == self.mpp_xy[1]:
+            return shape
+        mpp_x, mpp_y = self.mpp_xy
+        return affinity.scale(shape, mpp_x / self.mpp, mpp_y / self.mpp, origin=(0, 0))
 
 
 def slide_of(entry: Entry) -> Slide:
@@ -65,11 +85,23 @@ def choose_pixel_size(entry: Entry, slide: Slide, *, mpp_override: float | None 
         return PixelSize(mpp_override, "--mpp-override")
     if entry.mpp is None:
         assert slide.mpp is not None
-        return PixelSize(slide.mpp, slide.mpp_source)
+        return PixelSize(slide.mpp, slide.mpp_source, mpp_xy=slide.view_mpp_xy)
+    mpp_xy = entry.mpp_xy or (entry.mpp, entry.mpp)
     warning = ""
-    if slide.mpp is not None and abs(entry.mpp / slide.mpp - 1) > MAX_DIFFERENCE:
+    if slide.mpp is not None and slide.view_mpp_xy is not None and _differ(mpp_xy, slide.view_mpp_xy):
         warning = (
-            f"{entry.name}: the project says {entry.mpp:.4g} um per pixel, the {slide.mpp_source} {slide.mpp:.4g}; "
-            "using the project's"
+            f"{entry.name}: the project says {_text(entry.mpp, mpp_xy)} um per pixel, the {slide.mpp_source} "
+            f"{_text(slide.mpp, slide.view_mpp_xy)}; using the project's"
         )
-    return PixelSize(entry.mpp, entry.mpp_source or "QuPath", warning)
+    return PixelSize(entry.mpp, entry.mpp_source or "QuPath", warning, mpp_xy)
+
+
+def _differ(first: tuple[float, float], second: tuple[float, float]) -> bool:
+    """Whether two pixel sizes disagree along x or y."""
+    return any(abs(one / other - 1) > MAX_DIFFERENCE for one, other in zip(first, second, strict=True))
+
+
+def _text(mpp: float, mpp_xy: tuple[float, float] | None) -> str:
+    if mpp_xy is None or f"{mpp_xy[0]:.4g}" == f"{mpp_xy[1]:.4g}":
+        return f"{mpp:.4g}"
+    return f"{mpp_xy[0]:.4g} x {mpp_xy[1]:.4g} (mean {mpp:.4g})"

@@ -62,6 +62,7 @@ class Slide:
     """An open slide. Use ``open_slide(...)`` in a ``with`` statement, or ``slide_of(...)`` for a shared slide.
 
     ``width_px0``, ``height_px0``, ``mpp`` and all pixels are those of the image that ``steps`` make of the slide.
+    ``mpp`` is the mean of ``view_mpp_xy``, the micrometres per pixel along x and y (see ``properties.mean_mpp``).
     ``levels``, ``mpp_xy``, ``magnification``, ``tile_px``, ``scan_id`` and ``vendor`` are those of the slide's file.
     """
 
@@ -82,7 +83,8 @@ class Slide:
         view = self._view or views.View(*bounds[2:])
         self.width_px0, self.height_px0 = view.width_px0, view.height_px0
         self.mpp_xy, self.mpp_source = properties.mpp_xy(file_properties)
-        self.mpp = None if self.mpp_xy is None else math.sqrt(self.mpp_xy[0] * self.mpp_xy[1]) * view.scale
+        self.mpp = None if self.mpp_xy is None else properties.mean_mpp(self.mpp_xy) * view.scale
+        self.view_mpp_xy = None if self.mpp_xy is None else view.mpp_xy(self.mpp_xy)
         self.magnification = properties.magnification(file_properties)
         self.tile_px = properties.tile_px(file_properties)
         self.scan_id = properties.scan_id(file_properties)

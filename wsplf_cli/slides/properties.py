@@ -39,7 +39,7 @@ def mpp_xy(properties: Mapping[str, str]) -> tuple[tuple[float, float] | None, s
         if size_xy is None:
             reasons += [source] if source else []
             continue
-        mean = math.sqrt(size_xy[0] * size_xy[1])
+        mean = mean_mpp(size_xy)
         if PLAUSIBLE_MPP[0] <= mean <= PLAUSIBLE_MPP[1]:
             return size_xy, source
         reasons.append(f"{source} says {mean:.4g}, which is not that of a microscope")
@@ -67,6 +67,14 @@ def _tiff_resolution(properties: Mapping[str, str]) -> tuple[tuple[float, float]
     per_x, per_y = (number(properties.get(f"tiff.{axis}Resolution")) for axis in "XY")
     size_xy = (um_per_unit / per_x, um_per_unit / per_y) if um_per_unit and per_x and per_y else None
     return size_xy, "TIFF resolution" if size_xy else ""
+
+
+def mean_mpp(mpp_xy: tuple[float, float]) -> float:
+    """The one number for pixels that are not square: the side of a square of the same area, sqrt(x y).
+
+    So ``mean ** 2`` is the exact area of a pixel. An arithmetic mean would change areas.
+    """
+    return mpp_xy[0] if mpp_xy[0] == mpp_xy[1] else math.sqrt(mpp_xy[0] * mpp_xy[1])
 
 
 def magnification(properties: Mapping[str, str]) -> float | None:

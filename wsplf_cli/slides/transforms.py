@@ -55,6 +55,11 @@ class View:
         a, b, _, d, e, _ = self.slide_from_view
         return math.sqrt(abs(a * e - b * d))
 
+    def mpp_xy(self, mpp_xy: tuple[float, float]) -> tuple[float, float]:
+        """Micrometres per pixel along x and y of the view, from those of the slide."""
+        a, b, _, d, e, _ = self.slide_from_view
+        return math.hypot(a * mpp_xy[0], d * mpp_xy[1]), math.hypot(b * mpp_xy[0], e * mpp_xy[1])
+
 
 def view_of(steps: Sequence[Step], size_px0: tuple[int, int]) -> View:
     """The view that ``steps``, from the slide outward, make of a slide of ``size_px0`` (width, height).

@@ -75,43 +75,56 @@ class PeakThreshold:
     """The logit that the peak of a polygon must reach, and what it means for slides without tumour.
 
     ``measured``: the mean share of the tissue of the ``slides`` negative slides at or above ``threshold``.
-    ``guaranteed``: a bound on the expected share for a new negative slide. ``slides_needed``: with so many negative
-    slides the bound equals the share that was asked for.
+    ``guaranteed``: a bound on the expected share for a negative slide of a new patient, None where there is none.
+    ``patients``: of how many patients the slides are. ``slides_needed``: with negative slides of so many patients the
+    bound equals the share that was asked for.
     """
 
     threshold: float
     measured: float
-    guaranteed: float
+    guaranteed: float | None
     slides: int
     slides_needed: int
+    patients: int = 0
 
 
-def peak_threshold(negatives: Sequence[NDArray[np.float32]], *, alpha: float, least: float = -np.inf) -> PeakThreshold:
+def peak_threshold(
+    negatives: Sequence[NDArray[np.float32]],
+    *,
+    alpha: float,
+    least: float = -np.inf,
+    patients: Sequence[str] | None = None,
+) -> PeakThreshold:
     """The lowest logit that at most a share ``alpha`` of the tissue of negative slides reaches, with its bound.
 
-    The loss of a slide is the share of its tissue at or above the logit. It falls with the logit and is at most 1. For
-    a new slide that is exchangeable with the n negative slides, the expected loss is at most (n r + 1) / (n + 1), where
-    r is the mean that the n slides were held to (conformal risk control). With 1 / alpha - 1 slides or more, r is
-    lowered so that this bound is alpha itself. With fewer slides no threshold can guarantee alpha, and r is alpha.
+    The loss of a patient is the share of tissue at or above the logit, on average over the patient's slides. It falls
+    with the logit and is at most 1. For a new patient who is exchangeable with the n patients, the expected loss is at
+    most (n r + 1) / (n + 1), where r is the mean that the n patients were held to (conformal risk control). With
+    1 / alpha - 1 patients or more, r is lowered so that this bound is alpha itself. With fewer patients no threshold
+    can guarantee alpha, and r is alpha.
 
     Args:
         negatives: Out-of-fold logits of the tissue of at least one negative slide, [N] each.
         alpha: Share 0..1.
         least: The lowest logit to return.
+        patients: The patient of each slide; None: all are different.
     """
-    count = len(negatives)
+    names, of_patient = np.unique(patients or range(len(negatives)), return_inverse=True)
+    weights = 1 / (len(names) * np.bincount(of_patient)[of_patient])  # of the slides: patients weigh alike
+    count = len(names)
     needed = int(np.ceil(1 / alpha - 1 - 1e-9))
     highest_mean = ((count + 1) * alpha - 1) / count if count >= needed else alpha
     values = np.unique(np.concatenate([logits[logits >= np.quantile(logits, 0.5)] for logits in negatives]))
     candidates = np.append(values, np.nextafter(values[-1], np.float32(np.inf))).astype(np.float64)
-    shares = np.mean([share_above(logits, candidates) for logits in negatives], axis=0)
+    shares = np.average([share_above(logits, candidates) for logits in negatives], axis=0, weights=weights)
     threshold = max(float(candidates[int(np.argmax(shares <= highest_mean + 1e-12))]), least)
     return PeakThreshold(
         threshold=threshold,
         measured=float(np.mean([share_above(logits, np.array([threshold])) for logits in negatives])),
         guaranteed=float(min(1.0, (count * highest_mean + 1) / (count + 1))),
-        slides=count,
+        slides=len(negatives),
         slides_needed=needed,
+        patients=count,
     )
 
 

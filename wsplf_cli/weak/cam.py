@@ -27,12 +27,14 @@ from wsplf_cli.weak.mil.ensemble import MilEnsemble, network_map, on_one_scale
 class FittedProbes:
     """The out-of-fold probe of each entry id, and the suspected label errors by entry id, with the reason.
 
-    ``epithelium`` tells the epithelium that the probes are restricted to; None: they cover all tissue.
+    ``epithelium`` tells the epithelium that the probes are restricted to; None: they cover all tissue. ``in_sample``
+    says why the probes learned from the slides that they score; empty where they are out of fold.
     """
 
     probes: Mapping[str, LinearProbe]
     suspected: Mapping[str, str]
     epithelium: LinearProbe | None = None
+    in_sample: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,12 @@ class Classifiers:
     def search_in(self) -> str:
         """Where tumour was searched for: "epithelium" or "tissue"."""
         return "tissue" if self.probes is None or self.probes.epithelium is None else "epithelium"
+
+    @property
+    def in_sample(self) -> str:
+        """Why no slide is scored by classifiers that did not learn from it; empty where every slide is."""
+        fitted = [fitted for fitted in (self.probes, self.ensemble) if fitted is not None]
+        return next((one.in_sample for one in fitted if one.in_sample), "")
 
     @property
     def fold_of(self) -> dict[str, int]:

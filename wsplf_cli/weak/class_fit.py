@@ -25,6 +25,8 @@ from wsplf_cli.weak.tile_scale import tile_cam
 #: The peak of a polygon must lie at least this far between the threshold and the typical top decile of positive slides.
 #: A region that nowhere looks more like tumour than that is seldom tumour.
 PEAK_SHARE = 0.25
+#: Behind figures of slides that the classifiers learned from.
+IN_SAMPLE = " (by classifiers that learned from these slides: too good for new ones)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,8 @@ class ClassFit:
 
     ``name``: what to call the class before the user, empty where it is the only one. ``slides``: the slides that were
     used. ``logits``: their CAM logits by entry id. ``suspected``: suspected label errors by entry id, with the reason.
-    ``fold_of``: the fold of each entry id in the MIL ensemble. ``search_in``: "epithelium" or "tissue".
+    ``fold_of``: the fold of each entry id in the MIL ensemble. ``search_in``: "epithelium" or "tissue". ``in_sample``:
+    why the logits come from classifiers that learned from the slides; empty where they are out of fold.
     ``calibrated`` says how logits become a CAM; None until ``with_scale`` has chosen it.
     """
 
@@ -45,6 +48,7 @@ class ClassFit:
     fold_of: Mapping[str, int]
     search_in: str
     calibrated: "CalibratedCam | None" = None
+    in_sample: str = ""
 
     @property
     def positive_slides(self) -> list[CohortSlide]:
@@ -72,6 +76,22 @@ class ClassFit:
         lowest_peak = calibration.threshold + PEAK_SHARE * top
         peak = _peak_threshold(self, alpha=options.alpha, least=lowest_peak, tracker=tracker)
         return replace(self, calibrated=CalibratedCam(calibration=calibration, peak=peak))
+
+    @property
+    def no_guarantee(self) -> str:
+        """Why nothing can be guaranteed for a new negative slide; empty where it can.
+
+        A conformal bound holds for slides that are like those it was measured on: scored as they were, and not selected
+        by their scores.
+        """
+        if self.in_sample:
+            return f"that takes classifiers that did not see the slides ({self.in_sample})"
+        if any(logits.out_of_fold is not logits.mean for logits in self.logits.values()):
+            return "polygons are drawn from the mean of all networks, which learned from these slides"
+        left_out = [slide for slide in self.slides if slide.entry.id in self.suspected]
+        if any(not slide.is_positive(self.path_class) for slide in left_out):
+            return "negative slides were left out by their own scores, as suspected label errors"
+        return ""
 
     def _tissue_logits(self, *, positive: bool, out_of_fold: bool) -> list[NDArray[np.float32]]:
         """The logits of the tissue of trusted slides of a label, one array per slide."""
@@ -174,6 +194,7 @@ def fit_details(fits: Sequence[ClassFit], extra: Sequence[Mapping[str, object]])
     for fit, more in zip(fits, extra, strict=True):
         calibrated = {} if fit.calibrated is None else fit.calibrated.details
         of_class[fit.name] = {**calibrated, **more, "search_in": fit.search_in, "folds": dict(fit.fold_of)}
+        of_class[fit.name]["in_sample"] = fit.in_sample
     if len(fits) == 1:
         return {**of_class[fits[0].name], "suspected_label_errors": suspected}
     return {"classes": of_class, "suspected_label_errors": suspected}
@@ -193,19 +214,33 @@ def _calibrate(fit: ClassFit, *, least: float, tracker: Tracker) -> Calibration:
     tracker.say(
         f"foreground of the CAM: {calibration.positive_rate:.1%} of the tissue of positive slides, "
         f"{calibration.negative_rate:.2%} of that of negative slides; estimated prevalence "
-        f"{calibration.prevalence:.1%}"
+        f"{calibration.prevalence:.1%}{IN_SAMPLE if fit.in_sample else ''}"
     )
     return calibration
 
 
 def _peak_threshold(fit: ClassFit, *, alpha: float, least: float, tracker: Tracker) -> PeakThreshold:
     """Choose what the peak of a polygon must reach, and say what that guarantees and what not."""
-    peak = peak_threshold(fit._tissue_logits(positive=False, out_of_fold=True), alpha=alpha, least=least)
-    promise = f"for a new negative slide {peak.guaranteed:.1%} is guaranteed on average"
-    if peak.slides < peak.slides_needed:
-        promise += f"; --alpha {alpha:g} itself would take {peak.slides_needed} negative slides"
+    negatives = [
+        slide for slide in fit.slides if not slide.is_positive(fit.path_class) and slide.entry.id not in fit.suspected
+    ]
+    peak = peak_threshold(
+        fit._tissue_logits(positive=False, out_of_fold=True),
+        patients=[slide.patient for slide in negatives],
+        alpha=alpha,
+        least=least,
+    )
+    if fit.no_guarantee:
+        peak = replace(peak, guaranteed=None)
+        promise = f"nothing is guaranteed for a new slide: {fit.no_guarantee}"
+    else:
+        promise = f"for a negative slide of a new patient {peak.guaranteed:.1%} is guaranteed on average"
+        if not all(slide.entry.patient for slide in negatives):
+            promise += ", if the slides that name no patient are of different ones"
+        if peak.patients < peak.slides_needed:
+            promise += f"; --alpha {alpha:g} itself would take negative slides of {peak.slides_needed} patients"
     tracker.say(
         f"the peak of a polygon lies above what {peak.measured:.2%} of the tissue of {peak.slides} negative slides "
-        f"reaches, out of fold; {promise}"
+        f"reaches, {'by classifiers that learned from them' if fit.in_sample else 'out of fold'}; {promise}"
     )
     return peak

@@ -100,6 +100,9 @@ def restrict_instances(slides: Sequence[Instances], epithelium: LinearProbe) -> 
     for slide_logits, slide in zip(logits, slides, strict=True):
         kept = (slide_logits >= LEARN_FROM) | (slide.known != 0)
         restricted.append(replace(slide, features=slide.features[kept], known=slide.known[kept]))
+    for positive, label in ((True, "positive"), (False, "negative")):
+        if not any(len(slide.features) for slide in restricted if slide.positive is positive):
+            return list(slides), f"{label} slides hold no epithelium: tumour is searched for in all tissue"
     return restricted, ""
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsplf_cli.weak.linear_probe import LinearProbe
-from wsplf_cli.weak.self_training import Instances, cross_fit, reduce_features, score_out_of_fold
+from wsplf_cli.weak.self_training import Instances, can_hold_out, cross_fit, reduce_features, score_out_of_fold
 
 #: Up to so many slides, sets of slides are removed on trial.
 FEW_SLIDES = 24
@@ -56,7 +56,11 @@ def cross_fit_with_label_noise(
 
     With many slides, a wrong label makes other labels suspicious as well. So each pass removes only the most suspicious
     slides of each label; then all slides are scored again, and a removed slide may be trusted again.
+
+    Nothing is suspected where probes cannot be held out: a probe that learned a wrong label agrees with it.
     """
+    if not all(can_hold_out(slides, fold_of) for fold_of in fold_assignments):
+        return cross_fit(slides, fold_assignments), {}
     if len(slides) <= FEW_SLIDES:
         suspected = search_mislabelled(slides, fold_assignments, most=_most_suspected(len(slides)))
         return cross_fit(_without_trust(slides, suspected), fold_assignments), suspected
@@ -74,6 +78,8 @@ def cross_fit_with_label_noise(
             of_label = [index for index in outlying if index not in suspected and slides[index].positive is label]
             new.update(of_label[:new_per_pass])
         chosen = [index for index in outlying if index in suspected or index in new][: _most_suspected(len(slides))]
+        while not all(can_hold_out(_without_trust(slides, chosen), fold_of) for fold_of in fold_assignments):
+            chosen.pop()  # the least suspicious
         if set(chosen) == suspected.keys():
             break
         suspected = {index: outlying[index] for index in chosen}
@@ -146,7 +152,7 @@ def search_mislabelled(
         tried = {
             removed: separation.without(removed, assignments=1)
             for removed in candidates
-            if _leaves_enough(separation.slides, removed)
+            if _leaves_enough(separation.slides, removed, fold_assignments)
         }
         if not tried:
             break
@@ -240,6 +246,12 @@ def _removed_look_like_other_label(slides: Sequence[Instances], tumour_scores: N
     )
 
 
-def _leaves_enough(slides: Sequence[Instances], removed: Sequence[int]) -> bool:
+def _leaves_enough(
+    slides: Sequence[Instances], removed: Sequence[int], fold_assignments: Sequence[NDArray[np.integer]]
+) -> bool:
+    """Whether enough slides of each label remain, also outside of every fold."""
     remaining = [slide.positive for index, slide in enumerate(slides) if index not in removed and len(slide.features)]
-    return min(remaining.count(True), remaining.count(False)) >= _LEAST_SLIDES
+    if min(remaining.count(True), remaining.count(False)) < _LEAST_SLIDES:
+        return False
+    trusted = _without_trust(slides, removed)
+    return all(can_hold_out(trusted, fold_of) for fold_of in fold_assignments)

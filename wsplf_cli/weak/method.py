@@ -26,7 +26,7 @@ import torch
 
 from wsplf_cli import plugins
 from wsplf_cli.cohort.class_tracker import ClassTracker, class_in_errors
-from wsplf_cli.cohort.folds import fold_assignment
+from wsplf_cli.cohort.folds import fold_assignment, missing_for_folds, unknown_patients
 from wsplf_cli.cohort.labels import display_names
 from wsplf_cli.cohort.run import merge_results
 from wsplf_cli.cohort.slide import CohortSlide, PreparedCohort, SlideResult, require_both_labels, tiles_of
@@ -48,7 +48,7 @@ from wsplf_cli.weak.sam import refiners
 from wsplf_cli.weak.sam.embeddings import Embedder
 from wsplf_cli.weak.sam.refine import Refiner
 from wsplf_cli.weak.sam.rounds import tune_rounds
-from wsplf_cli.weak.self_training import Instances
+from wsplf_cli.weak.self_training import Instances, can_hold_out
 
 #: Linear probes are quick to fit: each may learn from nearly all slides, and slides are assigned to folds repeatedly.
 FOLDS = 6
@@ -152,6 +152,8 @@ def fit(
     for path_class, class_tracker in trackers.items():
         with class_in_errors(class_tracker.name):
             require_both_labels(cohort, path_class, results)
+    if patients := unknown_patients([slide.entry for slide in cohort]):
+        tracker.say(patients)
     classifiers = {path_class: Classifiers() for path_class in classes}
     if networks.backbone is not None:
         inferences = {slide.entry.id: dense_inference(slide, networks.backbone, options) for slide in cohort}
@@ -200,6 +202,7 @@ def fit(
                 fitted.suspected,
                 fitted.fold_of,
                 fitted.search_in,
+                in_sample=fitted.in_sample,
             )
         )
     return CohortFit(tuple(fits), tuple(merge_results(results, cam_results)), time.monotonic() - began)
@@ -214,7 +217,7 @@ def fit_probes(
     rng: np.random.Generator,
     tracker: Tracker,
 ) -> FittedProbes:
-    """Out-of-fold linear probes of one class for every slide, and the suspected label errors.
+    """Linear probes of one class for every slide, out of fold where that is possible, and suspected label errors.
 
     Args:
         cohort: The slides.
@@ -235,11 +238,23 @@ def fit_probes(
         if reason:
             epithelium = None
             tracker.say(reason)
-    probes, suspected = cross_fit_with_label_noise(instances, fold_assignments)
+    held_out = [fold_of for fold_of in fold_assignments if can_hold_out(instances, fold_of)]
+    in_sample = ""
+    if not held_out:
+        in_sample = missing_for_folds(cohort, path_class) or "outside of a fold, a label has no instances to learn from"
+        tracker.say(
+            f"warning: the classifiers learn from the slides that they score ({in_sample}): figures of these slides are"
+            " too good, and no label is suspected"
+        )
+        held_out = [np.zeros(len(cohort), np.intp)]
+    probes, suspected = cross_fit_with_label_noise(instances, held_out)
     tracker.advance(1, message=f"{len(suspected)} suspected label errors")
     ids = [slide.entry.id for slide in cohort]
     return FittedProbes(
-        dict(zip(ids, probes, strict=True)), {ids[index]: reason for index, reason in suspected.items()}, epithelium
+        dict(zip(ids, probes, strict=True)),
+        {ids[index]: reason for index, reason in suspected.items()},
+        epithelium,
+        in_sample,
     )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from shapely import Polygon
 
 from wsplf_cli.cohort.slide import CohortSlide
-from wsplf_cli.geometry import mask_polygons, rasterise
+from wsplf_cli.geometry import clip_polygons, mask_polygons, rasterise
 from wsplf_cli.options import PseudolabelOptions
 from wsplf_cli.review.merge import subtract_regions
 from wsplf_cli.review.roles import AREA, CONFIDENCE
@@ -49,7 +49,9 @@ def draw_polygons(
             min_area_px0=options.min_area_um2 / slide.mpp**2,
             min_hole_px0=MIN_LUMEN_UM2 / slide.mpp**2,
         )
-        drawn += [DrawnPolygon(shape, region) for shape in shapes]
+        # the last cells of a map may reach beyond the image
+        parts = clip_polygons(shapes, slide.entry.size_px0, min_area_px0=options.min_area_um2 / slide.mpp**2)
+        drawn += [DrawnPolygon(part, region) for parts_of_shape in parts for part in parts_of_shape]
     return drawn
 
 

@@ -77,6 +77,18 @@ def cross_fit(slides: Sequence[Instances], fold_assignments: Sequence[NDArray[np
     return [basis.expand(weight, bias) for weight, bias in zip(weights, biases, strict=True)]
 
 
+def can_hold_out(slides: Sequence[Instances], fold_of: NDArray[np.integer]) -> bool:
+    """Whether every slide can be scored by a probe that did not learn from it.
+
+    That takes several folds, and outside of each fold instances of both labels on trusted slides.
+    """
+    folds = np.unique(fold_of)
+    labels = [set(np.unique(_slide_labels(slide)).tolist()) if slide.trusted else set() for slide in slides]
+    return len(folds) > 1 and all(
+        {-1, 1} <= set().union(*(labels[index] for index in np.flatnonzero(fold_of != fold))) for fold in folds
+    )
+
+
 def score_out_of_fold(
     reduced: Sequence[NDArray[np.float32]], slides: Sequence[Instances], fold_of: NDArray[np.integer]
 ) -> list[NDArray[np.float32]]:

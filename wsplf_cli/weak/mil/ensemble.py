@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from wsplf_cli.cohort.class_tracker import ClassTracker
-from wsplf_cli.cohort.folds import fold_assignment
+from wsplf_cli.cohort.folds import fold_assignment, missing_for_folds
 from wsplf_cli.cohort.slide import CohortSlide, SlideTiles
 from wsplf_cli.networks.inference import on_arrays
 from wsplf_cli.networks.mil import MilNetwork
@@ -24,10 +24,14 @@ SMOOTH_PX = 16.0
 
 @dataclass(frozen=True, slots=True)
 class MilEnsemble:
-    """MIL networks in eval mode, each trained on the slides outside its fold; with a single fold, on all slides."""
+    """MIL networks in eval mode, each trained on the slides outside its fold; with a single fold, on all slides.
+
+    ``in_sample`` says why there is a single fold; empty where there are several.
+    """
 
     fold_of: Mapping[str, int]
     networks: Sequence[MilNetwork]
+    in_sample: str = ""
 
 
 def fit_ensemble(
@@ -71,7 +75,10 @@ def fit_ensemble(
         losses[f"fold {fold + 1}"] = curve.loss
         networks.append(network)
         tracker.curve("MIL loss", x=range(1, recipe.epochs + 1), y=losses)
-    return MilEnsemble(fold_of, networks)
+    in_sample = ""
+    if len(folds) == 1:
+        in_sample = missing_for_folds([of_slide.slide for of_slide in tiles], path_class) or "the recipe has one fold"
+    return MilEnsemble(fold_of, networks, in_sample)
 
 
 def network_map(slide: CohortSlide, network: MilNetwork, inference: DenseInference) -> NDArray[np.float32]:
