@@ -1,4 +1,4 @@
-"""The backbone, which turns tiles into feature maps: ``small`` (its weights ship with wsplf), a CNN or an encoder."""
+"""The backbone, which turns tiles into feature maps: ``small`` (its weights ship), a CNN, or a frozen encoder."""
 
 from functools import partial
 from importlib.resources import files
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsplf_cli.errors import ConfigError
-from wsplf_cli.networks import hub
+from wsplf_cli.networks import efficientnet, hub
 from wsplf_cli.networks.adl import AttentionDropout
 from wsplf_cli.networks.encoder import is_encoder, token_trunk
 from wsplf_cli.networks.state import load_state, read_state
@@ -160,16 +160,23 @@ def small_trunk() -> nn.Module:
 
 
 def build_backbone(
-    name: str = SMALL, *, weights: Path | None = None, adl: bool = False, high_frequency: bool = False
+    name: str = SMALL,
+    *,
+    weights: Path | None = None,
+    pretrained: bool = True,
+    adl: bool = False,
+    high_frequency: bool = False,
 ) -> Backbone:
     """The backbone of that name.
 
     Args:
-        name: ``small``; a timm CNN such as ``resnet50``, which is trained; a timm patch-token encoder such as
-            ``vit_large_patch16_224``, which is frozen; or ``hf-hub:OWNER/NAME``, either of them with its weights, from
-            the cache on this computer.
+        name: ``small``; ``efficientnet-lite0``; a timm CNN such as ``resnet50``, which is trained; a timm patch-token
+            encoder such as ``vit_large_patch16_224``, which is frozen; or ``hf-hub:OWNER/NAME``, either of them with
+            its weights, from the cache on this computer.
         weights: A safetensors file, or a PyTorch state dict (read with ``weights_only``). Without it, ``small`` takes
-            the weights that ship with wsplf, and a timm CNN starts from random ones. Nothing is ever downloaded.
+            the weights that ship with wsplf, ``efficientnet-lite0`` those of ImageNet that a dependency brings, and a
+            timm CNN starts from random ones. Nothing is ever downloaded.
+        pretrained: False for a CNN whose weights are all loaded afterwards: no weights are read.
         adl: Put an attention-based dropout layer after the last two stages of a CNN.
         high_frequency: Give a CNN the high frequencies of a tile as a fourth channel.
 
@@ -178,10 +185,11 @@ def build_backbone(
     """
     if name == SMALL:
         trunk = small_trunk()
-        path = weights or Path(str(files("wsplf_cli") / "assets" / _SMALL_ASSET))
-        load_state(trunk, read_state(path), path)
+        if pretrained:
+            path = weights or Path(str(files("wsplf_cli") / "assets" / _SMALL_ASSET))
+            load_state(trunk, read_state(path), path)
         return Backbone(trunk, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), adl=adl, high_frequency=high_frequency)
-    architecture, arguments, statistics = name, {}, {}
+    architecture, arguments, statistics = efficientnet.ARCHITECTURE if name == efficientnet.NAME else name, {}, {}
     if name.startswith(hub.PREFIX):
         model = hub.find_cached(name)
         architecture, arguments, statistics = model.architecture, dict(model.arguments), dict(model.statistics)
@@ -189,7 +197,7 @@ def build_backbone(
     if architecture not in timm.list_models():
         similar = ", ".join(timm.list_models(f"*{architecture[:6]}*")[:5]) or "small, resnet18, resnet50"
         raise ConfigError(
-            f"unknown backbone {architecture!r}", hint=f"choose small or a timm model, such as: {similar}"
+            f"unknown backbone {architecture!r}", hint=f"choose small, {efficientnet.NAME} or a timm model, such as: {similar}"
         )
     mean, std = _normalisation(architecture)
     mean, std = statistics.get("mean", mean), statistics.get("std", std)
@@ -203,8 +211,10 @@ def build_backbone(
         encoder = token_trunk(architecture, weights=weights, arguments=arguments)
         return Backbone(encoder, mean=mean, std=std, frozen=True)
     trunk = _cnn(architecture)
-    if weights is not None:
+    if pretrained and weights is not None:
         load_state(trunk, read_state(weights), weights)
+    elif pretrained and name == efficientnet.NAME:
+        load_state(trunk, *efficientnet.imagenet_state())
     return Backbone(trunk, mean=mean, std=std, adl=adl, high_frequency=high_frequency)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsplf_cli.errors import ConfigError
-from wsplf_cli.networks.backbone import SMALL, Backbone, build_backbone, small_trunk
+from wsplf_cli.networks.backbone import SMALL, Backbone, build_backbone
 from wsplf_cli.networks.encoder import is_encoder
 from wsplf_cli.networks.hub import PREFIX
 from wsplf_cli.options import TrainOptions
@@ -105,10 +105,7 @@ def build(classes: int, *, pretrained: bool = True, backbone: str = SMALL, weigh
             f"--backbone {backbone}: the unet needs the fine maps of a CNN of timm",
             hint="--backbone small or resnet50, with --backbone-weights FILE",
         )
-    if backbone == SMALL and not pretrained:
-        encoder = Backbone(small_trunk(), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
-    else:
-        encoder = build_backbone(backbone, weights=weights if pretrained else None)
+    encoder = build_backbone(backbone, weights=weights, pretrained=pretrained)
     return UNet(encoder, classes=classes).to(memory_format=torch.channels_last)
 
 
