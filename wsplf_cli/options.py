@@ -114,7 +114,8 @@ class PseudolabelOptions:
     )
     mpp: float = option(1.0, "Micrometres per pixel at which tiles are read.", above=0)
     backbone: str = option(
-        "small", "Network that reads the tiles: small (shipped), a name timm knows, or hf-hub:OWNER/NAME."
+        "small",
+        "Network that reads the tiles: small (shipped), efficientnet-lite0, a name timm knows, or hf-hub:OWNER/NAME.",
     )
     backbone_weights: Path | None = option(None, "Weights file of the backbone (safetensors or PyTorch).")
     sam: str = option(
@@ -153,7 +154,9 @@ class TrainOptions:
     tiles: TileOptions = field(default_factory=TileOptions)
     run: RunOptions = field(default_factory=RunOptions)
     segmenter: str = option("unet", "Segmentation model.", plugins="segmentation.models")
-    backbone: str = option("small", "Encoder of the U-Net: small (shipped), or a CNN that timm knows.")
+    backbone: str = option(
+        "small", "Encoder of the U-Net: small (shipped), efficientnet-lite0, or a CNN that timm knows."
+    )
     backbone_weights: Path | None = option(None, "Weights file of the backbone (safetensors or PyTorch).")
     sam: str = option(
         "tiny",
@@ -209,7 +212,9 @@ class BenchmarkOptions:
     out: Path | None = option(None, "Folder of the results; wsplf/benchmark beside the project by default.")
     device: str = option("auto", "Device that networks run on.", choices=("auto", "cpu", "cuda", "mps"))
     dry_run: bool = option(False, "List the jobs that would run and those that are finished; run nothing.")
-    backbone: str = option("small", "Network of all recipes: small (shipped), a name timm knows, or hf-hub:OWNER/NAME.")
+    backbone: str = option(
+        "small", "Network of all recipes: small (shipped), efficientnet-lite0, a name timm knows, or hf-hub:OWNER/NAME."
+    )
     backbone_weights: Path | None = option(None, "Weights file of the backbone (safetensors or PyTorch).")
     sam: str = option(
         "tiny", "SAM of all recipes; all but tiny need --sam-checkpoint.", choices=("tiny", "vit_b", "vit_l", "vit_h")

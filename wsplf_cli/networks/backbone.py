@@ -197,7 +197,8 @@ def build_backbone(
     if architecture not in timm.list_models():
         similar = ", ".join(timm.list_models(f"*{architecture[:6]}*")[:5]) or "small, resnet18, resnet50"
         raise ConfigError(
-            f"unknown backbone {architecture!r}", hint=f"choose small, {efficientnet.NAME} or a timm model, such as: {similar}"
+            f"unknown backbone {architecture!r}",
+            hint=f"choose small, {efficientnet.NAME} or a timm model, such as: {similar}",
         )
     mean, std = _normalisation(architecture)
     mean, std = statistics.get("mean", mean), statistics.get("std", std)
