@@ -174,7 +174,7 @@ class SegmentOptions:
 
     project: ProjectOptions = field(default_factory=ProjectOptions)
     run: RunOptions = field(default_factory=RunOptions)
-    model: str = option("default", "Name of a model of this project, or a model folder.")
+    model: str = option("default", "Name of a model of this project, a model folder, or an .onnx file.")
     threshold: float | None = option(
         None, "Probability from which a pixel belongs to the class; by default the model's.", least=0, most=1
     )
@@ -302,6 +302,19 @@ class InstallOptions:
     force: bool = option(False, "Replace scripts of the same name that a person changed.")
 
 
+@dataclass(frozen=True, slots=True)
+class ModelExportOptions:
+    """``wsplf model export``."""
+
+    out: Path = option(Path("model"), "Folder of the export; made if it is not there.")
+    format: str = option("onnx", "What to write.", plugins="segmentation.export.formats")
+
+
+@dataclass(frozen=True, slots=True)
+class NoOptions:
+    """``wsplf model list``, ``model show`` and ``model card``."""
+
+
 #: The options record of each command that reads wsplf.toml.
 COMMANDS: Mapping[str, type] = {
     "doctor": DoctorOptions,
@@ -324,6 +337,10 @@ ALL: Mapping[str, type] = {
     "project relink": RelinkOptions,
     "undo": UndoOptions,
     "scripts install": InstallOptions,
+    "model list": NoOptions,
+    "model show": NoOptions,
+    "model export": ModelExportOptions,
+    "model card": NoOptions,
 }
 
 

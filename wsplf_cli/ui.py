@@ -241,6 +241,35 @@ class Screen:
         for problem in document["problems"]:
             show_error(problem["error"], hint=problem["hint"])
 
+    def models(self, models: Sequence[Mapping[str, Any]]) -> None:
+        """Show the models of a project: a row for each."""
+        if self.json:
+            self.document({"models": models})
+            return
+        columns = ["name", "classes", "um/px", "tile", "threshold", "Dice", "segmenter", "made", ""]
+        rows = [
+            [
+                model["name"],
+                ", ".join(model.get("classes", ())),
+                *(model.get(key) for key in ("mpp", "tile_px", "threshold")),
+                model.get("scores", {}).get("validation_dice"),
+                *(model.get(key) for key in ("segmenter", "made", "problem")),
+            ]
+            for model in models
+        ]
+        self.table(columns, rows, right=range(2, 6))
+        self.line(f"{len(models)} models; Dice is that of the validation, against the polygons learned from")
+
+    def record(self, record: Mapping[str, Any]) -> None:
+        """Show a record: a line for each field."""
+        if self.json:
+            self.document(record)
+            return
+        for key, value in record.items():
+            parts = value.items() if isinstance(value, Mapping) else None
+            text = ", ".join(f"{name} {part}" for name, part in parts) if parts is not None else value
+            self.line(f"{key}: {', '.join(map(str, text)) if isinstance(text, (list, tuple)) else text}")
+
     def path(self, name: str, path: Path) -> None:
         """Show where a file was written."""
         if self.json:

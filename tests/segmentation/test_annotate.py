@@ -11,8 +11,9 @@ from wsplf_cli.options import SegmentOptions
 from wsplf_cli.review.memory import Review
 from wsplf_cli.review.regions import ReviewRegions
 from wsplf_cli.schema import Annotation, Entry, SlideLabel
-from wsplf_cli.segmentation.annotate import LoadedModel, is_ruled_out, segment_slide
+from wsplf_cli.segmentation.annotate import is_ruled_out, segment_slide
 from wsplf_cli.segmentation.checkpoint import Checkpoint
+from wsplf_cli.segmentation.loading import LoadedModel
 from wsplf_cli.synthetic.pyramid import write_pyramid
 
 AREA, CONFIDENCE = "wsplf: area um^2", "wsplf: confidence"

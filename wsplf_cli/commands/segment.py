@@ -1,20 +1,20 @@
 """``wsplf segment``: apply a segmentation model to the entries and write its predictions as annotations."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from wsplf_cli.backends import Project
 from wsplf_cli.class_names import is_a
 from wsplf_cli.cohort.labels import classes_of
 from wsplf_cli.cohort.run import Skipped, for_each_entry
 from wsplf_cli.cohort.square_pixels import with_square_pixels
-from wsplf_cli.networks.device import pick_device, seed_everything
+from wsplf_cli.networks.device import seed_everything
 from wsplf_cli.options import SegmentOptions
 from wsplf_cli.review.memory import REVIEWED, read_review, write_polygons
 from wsplf_cli.runs import layout
 from wsplf_cli.runs.record import start_run
 from wsplf_cli.schema import Entry, StageReport, Tracker
-from wsplf_cli.segmentation.annotate import load_model, segment_slide
+from wsplf_cli.segmentation.annotate import segment_slide
+from wsplf_cli.segmentation.loading import find_model, load_model, require_classes
 
 
 def segment(project: Project, entries: Sequence[Entry], options: SegmentOptions, tracker: Tracker) -> StageReport:
@@ -33,22 +33,27 @@ def segment(project: Project, entries: Sequence[Entry], options: SegmentOptions,
         One result per entry with its polygons and areas.
 
     Raises:
-        ConfigError: There is no such model, or it cannot be used.
+        ConfigError: There is no such model, it cannot be used, or it is from elsewhere and its classes are not those
+            that the options name.
+        MissingDependency: It is an .onnx file, and ONNX Runtime is not installed.
         ProjectError: A file of the project cannot be written.
     """
     project, entries = with_square_pixels(project, entries)
-    device = pick_device(options.run.device)
-    model = load_model(model_folder(project, options.model), threshold=options.threshold, device=device)
+    path = find_model(project.folder, options.model)
+    from_elsewhere = path != layout.model_folder(project.folder, options.model)
+    model = load_model(path, threshold=options.threshold, device=options.run.device, from_elsewhere=from_elsewhere)
     checkpoint = model.checkpoint
+    if from_elsewhere:
+        require_classes(checkpoint, options.project)
     run = start_run(
-        project, "segment", options=options, seed=options.run.seed, device=str(device), dry_run=options.run.dry_run
+        project, "segment", options=options, seed=options.run.seed, device=model.device, dry_run=options.run.dry_run
     )
     with run:
         seed_everything(options.run.seed)
         _warn_of_unnamed_classes(checkpoint.classes, entries, options, tracker)
         tracker.say(
-            f"model of run {checkpoint.run_id}: {checkpoint.plugin}, {checkpoint.mpp:g} um/px, "
-            f"threshold {model.threshold:g}"
+            f"model {path.name}: {', '.join(checkpoint.classes)}; {checkpoint.mpp:g} um/px, tiles of"
+            f" {checkpoint.tile_px} px, threshold {model.threshold:g}; {checkpoint.plugin} of run {checkpoint.run_id}"
         )
 
         def segment_entry(entry: Entry) -> Mapping[str, float] | Skipped:
@@ -79,12 +84,6 @@ def segment(project: Project, entries: Sequence[Entry], options: SegmentOptions,
             "suppressed_um2": sum(result.counts.get("suppressed_um2", 0) for result in results),
         }
         return run.finish(results, details=details)
-
-
-def model_folder(project: Project, name: str) -> Path:
-    """The folder of a model: the project's model of this name, else the folder at this path."""
-    in_project = layout.model_folder(project.folder, name)
-    return in_project if in_project.is_dir() or not Path(name).is_dir() else Path(name)
 
 
 def _warn_of_unnamed_classes(

@@ -82,9 +82,14 @@ def cam_files(run: Path, entry_id: str) -> dict[str, Path]:
     return {unquote(path.name[len(entry_id) + 1 : -len(".png")]): path for path in paths if path.is_file()}
 
 
+def models_folder(project_folder: Path) -> Path:
+    """The folder of all trained segmentation models."""
+    return project_folder / FOLDER / "models"
+
+
 def model_folder(project_folder: Path, name: str) -> Path:
     """The folder of a trained segmentation model."""
-    return project_folder / FOLDER / "models" / name
+    return models_folder(project_folder) / name
 
 
 def embeddings_folder(project_folder: Path) -> Path:

@@ -2,25 +2,21 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from uuid import uuid4
 
-import torch
 from shapely import Polygon
 from shapely.geometry.base import BaseGeometry
 
 from wsplf_cli.cohort.labels import display_names
 from wsplf_cli.cohort.slide import SlideResult
 from wsplf_cli.geometry import clip_polygons
-from wsplf_cli.networks.inference import ArrayFunction, on_arrays
 from wsplf_cli.options import SegmentOptions
 from wsplf_cli.review.memory import Review
 from wsplf_cli.review.merge import decided_by_a_person, subtract_regions
 from wsplf_cli.review.roles import AREA, CONFIDENCE
 from wsplf_cli.schema import MODEL_KEY, Annotation, Entry
-from wsplf_cli.segmentation.checkpoint import Checkpoint
-from wsplf_cli.segmentation.checkpoint import load as load_checkpoint
+from wsplf_cli.segmentation.loading import LoadedModel, require_pixel_size
 from wsplf_cli.segmentation.predict import TOLERANCE_PX, ClassPrediction, OutlineSettings, model_canvas, predict_slide
 from wsplf_cli.slides.entry import entry_slide
 from wsplf_cli.slides.tissue import tissue_mask
@@ -29,26 +25,6 @@ from wsplf_cli.slides.window import WindowCounter
 #: Smaller holes of predictions are filled: a gap of a few nuclei is no finding. (Holes of pseudo-labels: see
 #: ``weak.polygons.MIN_LUMEN_UM2``, which is larger, because a CAM is coarser than a segmentation model.)
 MIN_GAP_UM2 = 500.0
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedModel:
-    """A trained model, ready to use: the network as a function, its description, and the threshold in use."""
-
-    infer: ArrayFunction
-    checkpoint: Checkpoint
-    threshold: float
-
-
-def load_model(folder: Path, *, threshold: float | None, device: torch.device) -> LoadedModel:
-    """The model of a folder on a device. ``threshold`` replaces the model's own where it is given.
-
-    Raises:
-        ConfigError: There is no model, or it cannot be used.
-    """
-    checkpoint, network = load_checkpoint(folder, device=device)
-    infer = on_arrays(network, device=device, activation=torch.sigmoid)
-    return LoadedModel(infer, checkpoint, checkpoint.threshold if threshold is None else threshold)
 
 
 def is_ruled_out(entry: Entry, path_class: str) -> bool:
@@ -71,11 +47,13 @@ def segment_slide(
     ``suppressed_um2``. Polygons of two classes do not overlap. ``advance`` is called with the number of windows done.
 
     Raises:
-        SlideError: The slide cannot be read at all.
+        SlideError: The slide cannot be read at all, or is too coarse for a model from elsewhere.
     """
     classes, checkpoint = model.checkpoint.classes, model.checkpoint
     slide, pixel_size = entry_slide(entry, mpp_override=options.project.mpp_override)
     mpp_slide = pixel_size.mpp
+    if model.from_elsewhere:
+        require_pixel_size(entry, checkpoint, mpp_slide)
     absent = [is_ruled_out(entry, path_class) for path_class in classes]
     canvas = model_canvas(slide, mpp=checkpoint.mpp, tile_px=checkpoint.tile_px, mpp_slide=mpp_slide)
     outlines = OutlineSettings(

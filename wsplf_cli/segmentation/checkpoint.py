@@ -62,8 +62,8 @@ def save(folder: Path, checkpoint: Checkpoint, *, best: Mapping[str, Tensor], la
     old = folder.with_name(f".{folder.name}.{suffix}.old")
     try:
         part.mkdir(parents=True)
-        save_file(_plain(best), part / BEST)
-        save_file(_plain(last), part / LAST)
+        save_file(plain(best), part / BEST)
+        save_file(plain(last), part / LAST)
         files.write_json(part / CONFIG, checkpoint)
         if folder.exists():
             folder.rename(old)
@@ -94,7 +94,9 @@ def load(folder: Path, *, device: torch.device) -> tuple[Checkpoint, nn.Module]:
     try:
         model.load_state_dict(load_file(path))
     except FileNotFoundError as error:
-        raise ConfigError(f"{folder} holds no {BEST}", hint=_AGAIN) from error
+        exported = folder / "model.onnx"
+        hint = f"--model {exported}" if exported.is_file() else _AGAIN
+        raise ConfigError(f"{folder} holds no {BEST}", hint=hint) from error
     except (SafetensorError, OSError) as error:
         raise ConfigError(f"{path} cannot be read: {error}", hint=_AGAIN) from error
     except RuntimeError as error:
@@ -118,20 +120,35 @@ def read(folder: Path) -> Checkpoint:
         raise ConfigError(f"no model at {folder}", hint=hint) from error
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read: {error}", hint=_AGAIN) from error
+    return from_content(content, str(path))
+
+
+def from_content(content: object, name: str, *, hint: str = "") -> Checkpoint:
+    """The record of what a config.json, or the metadata of an ONNX file, holds.
+
+    Args:
+        content: The JSON value.
+        name: What to call it in an error.
+        hint: What to type where it cannot be used; training again by default.
+
+    Raises:
+        ConfigError: It is damaged or of a newer format.
+    """
+    hint = hint or _AGAIN
     if not isinstance(content, dict) or content.get("kind") != KIND:
-        raise ConfigError(f"{path} does not describe a segmentation model", hint=_AGAIN)
+        raise ConfigError(f"{name} does not describe a segmentation model", hint=hint)
     if content.get("format") != FORMAT:
-        raise ConfigError(f"{path} has format {content.get('format')}, this wsplf reads {FORMAT}", hint=_AGAIN)
+        raise ConfigError(f"{name} has format {content.get('format')}, this wsplf reads {FORMAT}", hint=hint)
     expected = {record_field.name for record_field in dataclasses.fields(Checkpoint)}
     if set(content) != expected:
         differing = ", ".join(sorted(set(content) ^ expected))
-        raise ConfigError(f"{path} has missing or unknown keys: {differing}", hint=_AGAIN)
+        raise ConfigError(f"{name} has missing or unknown keys: {differing}", hint=hint)
     return Checkpoint(**{**content, "classes": tuple(content["classes"])})
 
 
 _AGAIN = "train it again with: wsplf train PROJECT"
 
 
-def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors as safetensors needs them: on the CPU, contiguous, without shared memory."""
     return {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in state.items()}
