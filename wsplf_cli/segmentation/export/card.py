@@ -106,7 +106,7 @@ def _table(checkpoint: Checkpoint) -> str:
 
 def _training_data(checkpoint: Checkpoint, training: TrainingRecord | None) -> str:
     if training is None:
-        return f"Not known: the record of the run {checkpoint.run_id} is not in the project."
+        return f"Not known: the project has no record of the training, {checkpoint.run_id}."
     counts = Counter[str]()
     for entry in training.slides:
         counts.update({key: int(value) for key, value in dict(entry.get("counts") or {}).items()})
@@ -121,7 +121,7 @@ def _training_data(checkpoint: Checkpoint, training: TrainingRecord | None) -> s
         f"- {counts['positive']} polygons that a person drew, accepted or corrected",
         f"- {counts['pending']} pseudo-labels that no person had looked at, made from the labels of whole slides",
         f"- {counts['negative']} areas that a person marked as background",
-        f"- {counts['reviewed']} slides that a person reviewed as a whole",
+        f"- {counts['reviewed']} of the slides were reviewed as a whole by a person",
         f"- begun {started}; {options.get('epochs', 'an unknown number of')} epochs, seed"
         f" {training.run.get('seed', 'not known')}; started from {weights}",
         "- organ, stain, scanner and site of the slides: not recorded; who passes the model on should add them",
@@ -136,9 +136,9 @@ def _polygons(entry: Mapping[str, Any]) -> int:
 
 def _patients(training: TrainingRecord) -> str:
     if not training.patients:
-        return "number of patients: not recorded"
+        return "patients: not recorded"
     missing = training.slides_without_patient
-    return f"{training.patients} patients" + (f"; the patient of {missing} slides is not recorded" if missing else "")
+    return f"patients: {training.patients}" + (f"; the patient of {missing} slides is not recorded" if missing else "")
 
 
 def _scores(checkpoint: Checkpoint, training: TrainingRecord | None) -> str:
