@@ -12,7 +12,7 @@ from torch import nn
 
 from wsplf_cli.commands.segment import segment
 from wsplf_cli.errors import ConfigError
-from wsplf_cli.options import RunOptions, SegmentOptions
+from wsplf_cli.options import ProjectOptions, RunOptions, SegmentOptions
 from wsplf_cli.schema import REVIEWED_KEY, Annotation, Entry, Replaced, Silent, SlideLabel
 from wsplf_cli.segmentation import checkpoint
 from wsplf_cli.segmentation.checkpoint import Checkpoint
@@ -164,3 +164,23 @@ def test_nothing_is_drawn_where_a_person_said_that_it_is_not_tumour(slide, proje
     drawn = union_all([annotation.shape for annotation in project.written["7"]])
     assert drawn.intersection(half).area < 1
     assert drawn.intersection(TUMOUR_PX0).area > 0.9 * (TUMOUR_PX0.area - half.area)
+
+
+def test_the_model_is_described_before_it_is_used(slide, project, recorder):
+    segment(project, [entry(slide)], SegmentOptions(), recorder)
+    assert "model default: Tumor; 1 um/px, tiles of 64 px, threshold 0.5; unet of run run 1" in recorder.said
+
+
+def test_a_model_from_elsewhere_must_fit_the_slides_and_the_classes(slide, project, tmp_path):
+    elsewhere = tmp_path / "copied"
+    (tmp_path / "wsplf" / "models" / "default").rename(elsewhere)
+    fits, coarse = entry(slide), replace(entry(slide), id="8", mpp=1.5)
+    report = segment(project, [coarse, fits], SegmentOptions(model=str(elsewhere)), Silent())
+    assert [result.status for result in report.entries] == ["failed", "done"]
+    assert "the slide has 1.5 um per pixel, the model needs 1" in report.entries[0].reason
+    options = SegmentOptions(project=ProjectOptions(path_class="Gland"), model=str(elsewhere))
+    with pytest.raises(ConfigError, match="the model outlines Tumor"):
+        segment(project, [fits], options, Silent())
+    elsewhere.rename(tmp_path / "wsplf" / "models" / "default")
+    report = segment(project, [coarse], SegmentOptions(), Silent())
+    assert [result.status for result in report.entries] == ["done"], "the project's own model is used as ever"

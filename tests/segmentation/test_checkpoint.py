@@ -45,6 +45,15 @@ def test_saving_again_replaces_the_model_and_leaves_nothing_beside_it(saved):
     assert [path.name for path in folder.parent.iterdir()] == ["default"]
 
 
+def test_a_folder_that_holds_only_an_onnx_file_says_how_to_use_it(saved):
+    folder, _, _ = saved
+    (folder / "model.safetensors").unlink()
+    (folder / "model.onnx").write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"holds no model\.safetensors") as caught:
+        checkpoint.load(folder, device=torch.device("cpu"))
+    assert caught.value.hint == f"--model {folder / 'model.onnx'}"
+
+
 def test_a_failed_save_leaves_the_old_model(saved, monkeypatch):
     folder, model, _ = saved
 

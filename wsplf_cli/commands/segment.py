@@ -10,11 +10,10 @@ from wsplf_cli.cohort.square_pixels import with_square_pixels
 from wsplf_cli.networks.device import seed_everything
 from wsplf_cli.options import SegmentOptions
 from wsplf_cli.review.memory import REVIEWED, read_review, write_polygons
-from wsplf_cli.runs import layout
 from wsplf_cli.runs.record import start_run
 from wsplf_cli.schema import Entry, StageReport, Tracker
 from wsplf_cli.segmentation.annotate import segment_slide
-from wsplf_cli.segmentation.loading import find_model, load_model, require_classes
+from wsplf_cli.segmentation.loading import find_model, is_from_elsewhere, load_model, require_classes
 
 
 def segment(project: Project, entries: Sequence[Entry], options: SegmentOptions, tracker: Tracker) -> StageReport:
@@ -40,7 +39,7 @@ def segment(project: Project, entries: Sequence[Entry], options: SegmentOptions,
     """
     project, entries = with_square_pixels(project, entries)
     path = find_model(project.folder, options.model)
-    from_elsewhere = path != layout.model_folder(project.folder, options.model)
+    from_elsewhere = is_from_elsewhere(project.folder, path)
     model = load_model(path, threshold=options.threshold, device=options.run.device, from_elsewhere=from_elsewhere)
     checkpoint = model.checkpoint
     if from_elsewhere:

@@ -41,6 +41,11 @@ def find_model(project_folder: Path, name: str) -> Path:
     return in_project if in_project.is_dir() or not is_elsewhere else elsewhere
 
 
+def is_from_elsewhere(project_folder: Path, model: Path) -> bool:
+    """Whether a model is not one that this project trained."""
+    return model.absolute().parent != layout.models_folder(project_folder).absolute()
+
+
 def describe_model(path: Path) -> Checkpoint:
     """What a model is, without its weights.
 

@@ -87,7 +87,7 @@ def model_card(name: str, checkpoint: Checkpoint, training: TrainingRecord | Non
         _scores(checkpoint, training),
         _USE.format(name=name, mpp=checkpoint.mpp),
     ]
-    return "\n\n".join(sections) + "\n"
+    return "\n\n".join(sections)
 
 
 def _table(checkpoint: Checkpoint) -> str:

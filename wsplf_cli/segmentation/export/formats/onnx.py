@@ -32,6 +32,8 @@ from wsplf_cli.segmentation.models.unet import UNet
 FILE = "model.onnx"
 #: Version of the ONNX operators: the newest whose operators OpenCV 4.6, that of QuPath 0.5, reads.
 OPSET = 12
+#: That of networks which OpenCV does not run in any case: the first with the operators of SAM, and with layer norm.
+SAM_OPSET = 17
 #: Operators of networks that OpenCV 4.6 (one image at a time) and 4.9 to 4.13 ran with the right probabilities, at
 #: changing heights and widths.
 OPENCV_OPERATORS = frozenset(
@@ -135,7 +137,7 @@ def _exported(onnx: Any, module: nn.Module, contract: Contract) -> Any:
                 str(path),
                 input_names=[INPUT],
                 output_names=[OUTPUT],
-                opset_version=OPSET,
+                opset_version=SAM_OPSET if contract.only_px else OPSET,
                 dynamo=False,
                 dynamic_axes=None if contract.only_px else {INPUT: axes, OUTPUT: axes},
             )
