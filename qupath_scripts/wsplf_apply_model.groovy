@@ -7,7 +7,7 @@
  * Checked without a QuPath: all classes and methods are in the sources of QuPath 0.5.1, 0.6.0 and 0.7.0, and the OpenCV
  * of each (4.6, 4.10, 4.11) gives the network's probabilities outside of QuPath. Not checked: a run in QuPath's window.
  * So the script first compares what this QuPath computes with what the model computed when it was exported.
- * QuPath's windows overlap by a quarter but are not blended: outlines can differ a little from those of "wsplf segment".
+ * QuPath's windows overlap by a quarter and are not blended: outlines differ a little from those of "wsplf segment".
  */
 def model = ''       // path of model.onnx, with model.onnx.json beside it; empty: you are asked
 def name = ''        // name of the classifier; empty: "wsplf" and the name of the model's folder

@@ -9,6 +9,8 @@ def keys = [                                // script: its key; '' for none
     wsplf_accept_all_pending: '',
     wsplf_mark_reviewed     : '',
     wsplf_set_slide_label   : '',
+    wsplf_explain_selected  : '',
+    wsplf_apply_model       : '',
     wsplf_run               : '',
 ]
 
