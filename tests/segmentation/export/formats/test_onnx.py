@@ -116,7 +116,7 @@ def test_a_sam_segmenter_takes_one_tile_of_its_size(tmp_path):
     model = random_sam()
     notes = onnx.write(model, described(plugin="sam", settings={"sam": "tiny"}, tile_px=96), tmp_path / onnx.FILE)
     assert notes[1] == "it takes one image of 96 x 96 pixels at a time"
-    assert notes[2].startswith("warning: OpenCV, and so QuPath, may not run it: ")
+    assert notes[2] == "warning: OpenCV 4, and so QuPath, cannot run a SAM segmenter"
     exported = OnnxNetwork(tmp_path / onnx.FILE, name="file")
     batch = images(96)
     assert abs(exported.run(batch.numpy()) - probabilities(model, batch)).max() < 1e-3

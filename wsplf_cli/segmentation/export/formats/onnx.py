@@ -83,9 +83,9 @@ def write(network: nn.Module, checkpoint: Checkpoint, path: Path) -> list[str]:
     notes = [f"ONNX Runtime gives the network's probabilities: largest difference {difference:.1g} at {sizes} px"]
     if contract.only_px is not None:
         notes.append(f"it takes one image of {contract.only_px} x {contract.only_px} pixels at a time")
-    if contract.only_px is not None or operators:
-        names = ", ".join(sorted(operators))
-        notes.append(f"warning: OpenCV, and so QuPath, may not run it: {names or 'its size is fixed'}")
+        notes.append("warning: OpenCV 4, and so QuPath, cannot run a SAM segmenter")
+    elif operators:
+        notes.append(f"warning: OpenCV, and so QuPath, may not run it: {', '.join(sorted(operators))}")
     return notes
 
 
