@@ -62,7 +62,7 @@ def test_an_onnx_file_is_a_model(tmp_path):
 def test_classes_that_the_user_did_not_name_are_refused():
     model = described(classes=("Gland", "Tumor"))
     require_classes(model, ProjectOptions())
-    require_classes(model, ProjectOptions(positive=("gland=Gland", "tumour")))
+    require_classes(model, ProjectOptions(positive=("gland=GLAND", "tumour")))
     with pytest.raises(ConfigError, match=r"the model outlines Gland, Tumor; .* name only LUAD, Tumor") as caught:
         require_classes(model, ProjectOptions(positive=("luad=LUAD", "tumor")))
     assert caught.value.hint == "--positive WORD=Gland"

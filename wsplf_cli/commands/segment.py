@@ -3,8 +3,6 @@
 from collections.abc import Mapping, Sequence
 
 from wsplf_cli.backends import Project
-from wsplf_cli.class_names import is_a
-from wsplf_cli.cohort.labels import classes_of
 from wsplf_cli.cohort.run import Skipped, for_each_entry
 from wsplf_cli.cohort.square_pixels import with_square_pixels
 from wsplf_cli.networks.device import seed_everything
@@ -13,7 +11,7 @@ from wsplf_cli.review.memory import REVIEWED, read_review, write_polygons
 from wsplf_cli.runs.record import start_run
 from wsplf_cli.schema import Entry, StageReport, Tracker
 from wsplf_cli.segmentation.annotate import segment_slide
-from wsplf_cli.segmentation.loading import find_model, is_from_elsewhere, load_model, require_classes
+from wsplf_cli.segmentation.loading import find_model, is_from_elsewhere, load_model, require_classes, unnamed_classes
 
 
 def segment(project: Project, entries: Sequence[Entry], options: SegmentOptions, tracker: Tracker) -> StageReport:
@@ -89,8 +87,7 @@ def _warn_of_unnamed_classes(
     classes: Sequence[str], entries: Sequence[Entry], options: SegmentOptions, tracker: Tracker
 ) -> None:
     """Warn where slides get no polygon of a class only because no word of the labels means that class."""
-    named = classes_of(options.project)
-    unnamed = [name for name in classes if not any(is_a(path_class, name) for path_class in named)]
+    unnamed = unnamed_classes(classes, options.project)
     positive = any(entry.label is not None and entry.label.classes and not entry.held_out for entry in entries)
     if unnamed and positive:
         tracker.say(

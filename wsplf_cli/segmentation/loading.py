@@ -1,10 +1,12 @@
 """A trained model, found by its name or path and made ready to use: one of the project, or one from elsewhere."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from wsplf_cli.class_names import is_a
 from wsplf_cli.cohort.labels import classes_of
 from wsplf_cli.errors import ConfigError, SlideError
 from wsplf_cli.networks.device import pick_device
@@ -84,6 +86,12 @@ def load_model(path: Path, *, threshold: float | None, device: str, from_elsewhe
     return LoadedModel(infer, checkpoint, threshold, device, from_elsewhere)
 
 
+def unnamed_classes(classes: Sequence[str], options: ProjectOptions) -> list[str]:
+    """The classes of a model that no word of the labels means."""
+    named = classes_of(options)
+    return [name for name in classes if not any(is_a(path_class, name) for path_class in named)]
+
+
 def require_classes(checkpoint: Checkpoint, options: ProjectOptions) -> None:
     """Refuse a model from elsewhere whose classes are not those that the user named.
 
@@ -92,7 +100,7 @@ def require_classes(checkpoint: Checkpoint, options: ProjectOptions) -> None:
     """
     defaults = ProjectOptions()
     named = (options.positive, options.path_class) != (defaults.positive, defaults.path_class)
-    missing = [name for name in checkpoint.classes if name not in classes_of(options)]
+    missing = unnamed_classes(checkpoint.classes, options)
     if named and missing:
         raise ConfigError(
             f"the model outlines {', '.join(checkpoint.classes)}; --positive and --path-class name only"

@@ -78,6 +78,14 @@ def test_what_is_not_known_is_said_to_be_not_known(tmp_path, make_entry):
     assert "- begun not known; an unknown number of epochs, seed not known; started from the default weights" in card
 
 
+def test_the_card_says_what_an_onnx_file_takes():
+    assert "multiple_px" in model_card("default", described(), None)
+    card = model_card("default", described(plugin="sam", settings={"sam": "tiny"}), None)
+    assert "`model.onnx` takes one tile of the size above at a time. It does not run in QuPath." in card
+    assert "multiple_px" not in card
+    assert "| architecture | sam (sam tiny) |" in card
+
+
 def test_a_record_that_is_damaged_or_of_another_command_is_not_used(tmp_path):
     record(tmp_path, {"stage": "segment"})
     assert read_training(tmp_path, "run 1", []) is None

@@ -85,7 +85,7 @@ def model_card(name: str, checkpoint: Checkpoint, training: TrainingRecord | Non
         _training_data(checkpoint, training),
         "## Scores, and how they were measured",
         _scores(checkpoint, training),
-        _USE.format(name=name, mpp=checkpoint.mpp),
+        _USE.format(name=name, mpp=checkpoint.mpp, onnx=_ONNX_OF_SAM if checkpoint.plugin == "sam" else _ONNX),
     ]
     return "\n\n".join(sections)
 
@@ -174,6 +174,14 @@ metrics:
 # written by wsplf {__version__}
 ---"""
 
+_ONNX = """\
+- The sides of the input of `model.onnx` are multiples of `multiple_px`, which stands in its metadata and in
+  `model.onnx.json`.
+- In QuPath 0.5 to 0.7: *wsplf apply model* makes a pixel classifier of `model.onnx`."""
+
+_ONNX_OF_SAM = """\
+- `model.onnx` takes one tile of the size above at a time. It does not run in QuPath."""
+
 _USE = """\
 ## Intended use
 
@@ -193,9 +201,8 @@ may rest on it.
 - `wsplf segment PROJECT --model FOLDER` with this folder (format `hf`), or `--model FOLDER/model.onnx`, writes its
   outlines into a QuPath project.
 - `model.onnx` and `model.pt` (TorchScript) take RGB as float32 [batch, 3, height, width] in 0..255 and give the
-  probability of each class as float32 [batch, class, height, width]. The sides of the input of `model.onnx` are
-  multiples of `multiple_px`, which stands in its metadata and in `model.onnx.json`.
-- In QuPath 0.5 to 0.7: *wsplf apply model* makes a pixel classifier of `model.onnx`.
+  probability of each class as float32 [batch, class, height, width].
+{onnx}
 
 ## Licence
 

@@ -2,12 +2,16 @@
 
 import copy
 import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.jit._trace import TracerWarning
 from torch.nn import functional
 
 from wsplf_cli.errors import ConfigError
@@ -157,6 +161,19 @@ def largest_difference(exported: Any, network: nn.Module, *, side_px: int, batch
     noise = torch.rand(batch, 3, side_px, side_px, generator=generator)
     images = (0.8 * smooth + 0.2 * noise) * 255
     return float((exported(images) - torch.sigmoid(network(images / 255))).abs().max())
+
+
+@contextmanager
+def without_tracing_warnings() -> Iterator[None]:
+    """Leave out PyTorch's warnings of tracing: that sizes become constants, and that torch.export will replace it.
+
+    What torch.export writes is not read by OpenCV, nor by programs that read TorchScript today.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", message=r".*torch\.jit\..* is deprecated")
+        warnings.filterwarnings("ignore", category=TracerWarning)
+        yield
 
 
 def _enlarged(features: Tensor, scale: float) -> Tensor:

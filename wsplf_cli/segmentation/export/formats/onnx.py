@@ -5,14 +5,12 @@ read them there, and holds the probabilities of an image to check the network wi
 """
 
 import tempfile
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.jit._trace import TracerWarning
 
 from wsplf_cli import __version__, files
 from wsplf_cli.errors import ConfigError
@@ -25,6 +23,7 @@ from wsplf_cli.segmentation.export.portable import (
     SamTile,
     largest_difference,
     portable_unet,
+    without_tracing_warnings,
 )
 from wsplf_cli.segmentation.models.sam import SamSegmenter
 from wsplf_cli.segmentation.models.unet import UNet
@@ -124,11 +123,7 @@ def _exported(onnx: Any, module: nn.Module, contract: Contract) -> Any:
     """The network as an ONNX model."""
     side = contract.only_px or 2 * contract.multiple_px
     axes = {0: "batch", 2: "height", 3: "width"}
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        # PyTorch's newer exporter writes operators that OpenCV does not read.
-        warnings.filterwarnings("ignore", category=DeprecationWarning)
-        warnings.filterwarnings("ignore", message=r".*torch\.jit\..* is deprecated")
-        warnings.filterwarnings("ignore", category=TracerWarning)
+    with tempfile.TemporaryDirectory() as folder, without_tracing_warnings():
         path = Path(folder) / FILE
         try:
             torch.onnx.export(

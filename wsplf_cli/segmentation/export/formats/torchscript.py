@@ -1,15 +1,12 @@
 """``torchscript``: a network that PyTorch runs without wsplf, from Python or C++; any height, width and batch."""
 
 import io
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.jit._trace import TracerWarning
 from torch.nn import functional
 
 from wsplf_cli import files
@@ -22,6 +19,7 @@ from wsplf_cli.segmentation.export.portable import (
     PortableUNet,
     largest_difference,
     portable_unet,
+    without_tracing_warnings,
 )
 from wsplf_cli.segmentation.models.sam import SamSegmenter
 from wsplf_cli.segmentation.models.unet import UNet
@@ -71,7 +69,7 @@ def write(network: nn.Module, checkpoint: Checkpoint, path: Path) -> list[str]:
         OSError: The folder cannot be written.
     """
     stream = io.BytesIO()
-    with _without_deprecations():
+    with without_tracing_warnings():
         scripted, contract = _scripted(network, checkpoint)
         torch.jit.save(scripted, stream, _extra_files={CONFIG: files.json_text(checkpoint)})
         sides = [*contract.sides_px(checkpoint.tile_px), checkpoint.tile_px + 3]
@@ -98,12 +96,3 @@ def _scripted(network: nn.Module, checkpoint: Checkpoint) -> tuple[Any, Contract
     else:
         raise ConfigError(f"the segmenter {checkpoint.plugin} cannot be exported to TorchScript", hint="--format hf")
     return torch.jit.script(any_size.eval()), contract
-
-
-@contextmanager
-def _without_deprecations() -> Iterator[None]:
-    """PyTorch says at each call that torch.export will replace TorchScript; other programs read TorchScript today."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r".*torch\.jit\..* is deprecated")
-        warnings.filterwarnings("ignore", category=TracerWarning)
-        yield
