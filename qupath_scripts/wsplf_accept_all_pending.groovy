@@ -1,6 +1,7 @@
 /*
  * wsplf: accept all polygons of this image that are still pending.
- * QuPath 0.4 to 0.7. Polygons that were rejected, locked, renamed or given another class stay as they are.
+ * QuPath 0.4 to 0.7. Polygons that were rejected, locked, renamed or given another class stay as they are, and so do
+ * disputed ones, on which readers disagree: decide on each of them.
  * Headless: QuPath script --project P.qpproj --image NAME wsplf_accept_all_pending.groovy
  */
 def origins = ['pseudolabel', 'prediction']  // whose polygons; --args prediction: only those
@@ -25,6 +26,7 @@ def isPending(object, origins) {
     def kept = marks(object)
     def pathClass = object.getPathClass() == null ? '' : object.getPathClass().toString()
     return kept['wsplf.origin'] in origins && kept['wsplf.review'] == 'pending' && !object.isLocked() &&
+        !kept['wsplf.disputed'] &&
         pathClass == kept['wsplf.class'] && (object.getName() ?: '') == (kept['wsplf.name'] ?: '')
 }
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from wsplf_cli.commands.install_scripts import shipped
-from wsplf_cli.schema import CLASS_KEY, NAME_KEY, ORIGIN_KEY, REVIEW_KEY, REVIEWED_KEY
+from wsplf_cli.schema import CLASS_KEY, DISPUTED_KEY, NAME_KEY, ORIGIN_KEY, REVIEW_KEY, REVIEWED_KEY
 
 SCRIPTS = {name: content.decode() for name, content in shipped().items()}
 
@@ -130,7 +130,7 @@ def test_the_window_is_used_only_where_there_is_one(name):
 
 def test_metadata_keys_are_those_that_wsplf_reads():
     used = {key for text in SCRIPTS.values() for key in re.findall(r"'(wsplf\.\w+)'", text)}
-    assert used == {ORIGIN_KEY, REVIEW_KEY, REVIEWED_KEY, CLASS_KEY, NAME_KEY}
+    assert used == {ORIGIN_KEY, REVIEW_KEY, REVIEWED_KEY, CLASS_KEY, NAME_KEY, DISPUTED_KEY}
 
 
 def test_lines_are_no_longer_than_in_the_rest_of_the_project():

@@ -34,6 +34,12 @@ CLASS_KEY = "wsplf.class"
 NAME_KEY = "wsplf.name"
 #: The run that trained the model of a prediction.
 MODEL_KEY = "wsplf.model"
+#: The class of polygons on which readers disagree, and its colour. ``DISPUTED_KEY`` holds the class that is in dispute.
+DISPUTED = "Disputed"
+DISPUTED_RGB = (0, 158, 224)
+DISPUTED_KEY = "wsplf.disputed"
+#: What each reader decided on the polygon, as "A: accepted; B: rejected".
+READERS_KEY = "wsplf.readers"
 #: QuPath keeps the description of an annotation under this key.
 DESCRIPTION_KEY = "ANNOTATION_DESCRIPTION"
 
@@ -198,6 +204,11 @@ def is_pending(annotation: Annotation) -> bool:
         and annotation.name == annotation.metadata.get(NAME_KEY, annotation.name)
         and DESCRIPTION_KEY not in annotation.metadata
     )
+
+
+def is_disputed(annotation: Annotation) -> bool:
+    """Whether readers disagree on the annotation and nobody has decided since. A new run leaves it as it is."""
+    return DISPUTED_KEY in annotation.metadata and is_pending(annotation)
 
 
 @dataclass(frozen=True, slots=True)

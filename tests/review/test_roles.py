@@ -11,7 +11,15 @@ from shapely.affinity import translate
 from wsplf_cli.backends.embedded import open_project
 from wsplf_cli.options import ProjectOptions
 from wsplf_cli.review.regions import ReviewRegions, removed, review_regions
-from wsplf_cli.schema import DESCRIPTION_KEY, REVIEW_KEY, REVIEWED_KEY, Annotation, Entry
+from wsplf_cli.schema import (
+    DESCRIPTION_KEY,
+    DISPUTED,
+    DISPUTED_KEY,
+    REVIEW_KEY,
+    REVIEWED_KEY,
+    Annotation,
+    Entry,
+)
 
 SQUARE = box(100, 100, 300, 300)
 OTHER = box(500, 100, 600, 200)
@@ -331,3 +339,52 @@ def test_a_pseudo_label_keeps_its_role_where_the_project_spells_its_class_in_ano
     assert is_only(image.regions(), "pending")
     image.change(image.written[0], review="rejected", metadata=image.written[0].metadata | {REVIEW_KEY: "rejected"})
     assert is_only(image.regions(), "negative")
+
+
+def disputed(image):
+    """A polygon on which readers disagree, as a merged project has it."""
+    metadata = {DISPUTED_KEY: "Tumor"}
+    (annotation,) = image.run(polygon(path_class=DISPUTED, metadata=metadata, name="A: accepted; B: rejected"))
+    return annotation
+
+
+def test_a_disputed_polygon_is_ignored_until_a_person_decides(image):
+    disputed(image)
+    assert is_only(image.regions(), "ignored")
+    assert is_only(image.regions(reviewed=True), "ignored")
+
+
+def test_a_new_run_leaves_a_disputed_polygon(image):
+    disputed(image)
+    image.run(polygon(OTHER))
+    assert is_only(image.regions(), "ignored")
+    assert is_only(image.regions(), "pending", OTHER)
+
+
+@pytest.mark.parametrize(
+    ("change", "role"),
+    [
+        ({"review": "accepted"}, "positive"),
+        ({"path_class": "Tumor"}, "positive"),
+        ({"locked": True}, "positive"),
+        ({"review": "rejected"}, "negative"),
+        ({"path_class": "Stroma"}, "negative"),
+        ({"path_class": None}, "negative"),
+        ({"path_class": "Ignore*"}, "ignored"),
+    ],
+)
+def test_what_a_person_does_with_a_disputed_polygon_decides_on_the_class_in_dispute(image, change, role):
+    annotation = disputed(image)
+    metadata = {**annotation.metadata, REVIEW_KEY: change.get("review", "pending")}
+    image.change(annotation, **{**change, "metadata": metadata})
+    assert is_only(image.regions(), role)
+
+
+def test_a_person_may_call_a_polygon_disputed(image):
+    (annotation,) = image.run(polygon())
+    image.change(annotation, path_class=DISPUTED)
+    assert is_only(image.regions(), "ignored")
+    image.delete(annotation)
+    image.written = []
+    image.draw(polygon(path_class=DISPUTED, origin="human"))
+    assert is_only(image.regions(), "ignored")

@@ -25,7 +25,7 @@ DETECTION = "qupath.lib.objects.PathDetectionObject"
 def delete_annotations(project: Any, entry_id: str, ids: Collection[UUID]) -> None:
     """Delete annotations from an entry of an open EmbeddedProject, as a person does in QuPath."""
     stored = project.read(entry_id)
-    project._edit(entry_id, stored.data, remove=[node for node in stored.nodes if node.annotation.id in ids], add=[])
+    project.edit(entry_id, stored.data, remove=[node for node in stored.nodes if node.annotation.id in ids], add=[])
 
 
 class Workbench:

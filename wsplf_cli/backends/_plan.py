@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from wsplf_cli.class_names import class_key, spelling_of
 from wsplf_cli.qupath import qpdata
-from wsplf_cli.schema import CLASS_KEY, SHAPE_KEY, Annotation, Origin, PathClass, is_pending
+from wsplf_cli.schema import CLASS_KEY, SHAPE_KEY, Annotation, Origin, PathClass, is_disputed, is_pending
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +26,14 @@ def plan(
 ) -> Plan:
     """How ``annotations`` replace the pending ones of ``origin`` among the ``existing`` annotations of an entry.
 
-    A shape that a person has decided on already (accepted, rejected or edited) is not written a second time. Where
-    nothing would change, nothing is removed and nothing is added. wsplf's annotations are written in the spelling of
-    their class among ``path_classes``, the classes of the project.
+    A shape that a person has decided on already (accepted, rejected or edited) is not written a second time, and a
+    disputed one waits for a person. Where nothing would change, nothing is removed and nothing is added. wsplf's
+    annotations are written in the spelling of their class among ``path_classes``, the classes of the project.
     """
     if origin != "human":
         annotations = [_as_spelled(annotation, path_classes) for annotation in annotations]
     own_indices = [index for index, annotation in enumerate(existing) if annotation.origin == origin != "human"]
-    pending = [index for index in own_indices if is_pending(existing[index])]
+    pending = [index for index in own_indices if is_pending(existing[index]) and not is_disputed(existing[index])]
     decided = {_written_as(existing[index]) for index in own_indices if not is_pending(existing[index])}
     new = qpdata.mark(annotations, origin=origin)
     new = [part for part in new if origin == "human" or _written_as(part) not in decided]

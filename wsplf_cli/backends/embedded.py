@@ -120,7 +120,7 @@ class EmbeddedProject:
         existing = [node.annotation for node in nodes]
         change = plan(existing, origin=origin, annotations=annotations, path_classes=self.path_classes())
         if change.remove or change.add or self.accepts_loss(entry_id, annotations=len(nodes)):
-            self._edit(entry_id, data, remove=[nodes[index] for index in change.remove], add=change.add)
+            self.edit(entry_id, data, remove=[nodes[index] for index in change.remove], add=change.add)
         return Replaced(added=len(change.add), removed=len(change.remove), kept=change.kept)
 
     def add(self, entry_id: str, annotations: Sequence[Annotation], *, path_classes: Collection[PathClass] = ()) -> int:
@@ -128,7 +128,7 @@ class EmbeddedProject:
         if annotations:
             stored = self.read(entry_id)
             data = self._new_data(entry_id) if stored is None else stored.data
-            self._edit(entry_id, data, remove=[], add=annotations, path_classes=path_classes)
+            self.edit(entry_id, data, remove=[], add=annotations, path_classes=path_classes)
         return len(annotations)
 
     def set_metadata(self, values: Mapping[str, Mapping[str, str]]) -> None:
@@ -223,7 +223,7 @@ class EmbeddedProject:
         """The data of an entry that has none yet."""
         return new_data(self.image(entry_id), entry_id, project=self.path, version=self.version)
 
-    def _edit(
+    def edit(
         self,
         entry_id: str,
         data: QpData,
@@ -232,7 +232,13 @@ class EmbeddedProject:
         add: Sequence[Annotation],
         path_classes: Collection[PathClass] = (),
     ) -> None:
-        """Change the hierarchy of an entry and write its files: the classes first."""
+        """Write ``data`` as the data of an entry, some annotations removed and others added as they are.
+
+        The data may come from another project. The classes are written first.
+
+        Raises:
+            SlideError, ProjectError: as ``replace``.
+        """
         self.check_unchanged(entry_id)
         path = self._data_path(entry_id)
         used = used_classes(add, path_classes)

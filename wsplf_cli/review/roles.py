@@ -8,11 +8,13 @@ accepted, edited, locked, named or described    positive, in its present shape
 rejected it                                     negative: background with the weight of truth
 deleted it, or cut a part off                   negative where it was (see ``regions.removed``)
 gave it another class, or none                  negative
-gave it an ignored class (``Ignore*``)          ignored: neither positive nor negative
+gave it the class ``Ignore*`` or ``Disputed``   ignored: neither positive nor negative
 drew a polygon of another class                 negative, unless that class only marks an area (see ``AREA_WORDS``)
-drew ``Ignore*``                                ignored
+drew ``Ignore*`` or ``Disputed``                ignored
 nothing, to a pseudo-label                      pending, with its confidence
 nothing, to a prediction                        nothing: a model would learn from itself
+nothing, to a polygon that ``agree`` disputed   ignored, until a person accepts it (positive), rejects it (negative) or
+                                                gives it a class
 marked the image as reviewed                    pending polygons become positive, all else becomes background
 ==============================================  ====================================================================
 
@@ -23,8 +25,8 @@ the better one.
 import re
 from typing import Literal
 
-from wsplf_cli.class_names import class_key, is_a
-from wsplf_cli.schema import CLASS_KEY, Annotation, is_pending
+from wsplf_cli.class_names import class_key, is_a, same_class
+from wsplf_cli.schema import CLASS_KEY, DISPUTED, DISPUTED_KEY, Annotation, is_pending
 
 Role = Literal["positive", "pending", "negative", "ignored", ""]
 
@@ -51,14 +53,24 @@ def role_of(annotation: Annotation, path_class: str) -> Role:  # noqa: PLR0911  
         if annotation.review != "rejected":
             return role
         return "negative" if role == "positive" else "ignored" if role == "ignored" else ""
-    if not is_a(annotation.metadata.get(CLASS_KEY, annotation.path_class), path_class):
+    made_for = class_made_for(annotation)
+    undecided_class = DISPUTED_KEY in annotation.metadata and same_class(annotation.path_class, DISPUTED)
+    present_class = made_for if undecided_class else annotation.path_class
+    if not is_a(made_for, path_class):
         decided = annotation.review != "rejected" and not is_pending(annotation)
-        return _role_of_drawn(annotation.path_class, path_class) if decided else ""
-    if not is_a(annotation.path_class, path_class):
-        return "ignored" if _is_ignored(annotation.path_class) else "negative"
+        return _role_of_drawn(present_class, path_class) if decided else ""
+    if not is_a(present_class, path_class):
+        return "ignored" if _is_ignored(present_class) else "negative"
     if annotation.review == "rejected":
         return "negative"
-    return "pending" if is_pending(annotation) else "positive"
+    if not is_pending(annotation):
+        return "positive"
+    return "ignored" if DISPUTED_KEY in annotation.metadata else "pending"
+
+
+def class_made_for(annotation: Annotation) -> str | None:
+    """The class of which wsplf wrote a polygon: of a disputed one, the class that is in dispute."""
+    return annotation.metadata.get(DISPUTED_KEY) or annotation.metadata.get(CLASS_KEY, annotation.path_class)
 
 
 def _role_of_drawn(drawn_class: str | None, path_class: str) -> Role:
@@ -67,6 +79,8 @@ def _role_of_drawn(drawn_class: str | None, path_class: str) -> Role:
         return ""
     if is_a(drawn_class, path_class):
         return "positive"
+    if same_class(drawn_class, DISPUTED):
+        return "ignored"
     base = class_key(drawn_class)[0]
     if _is_ignored(drawn_class):
         return "ignored" if base.rstrip(IGNORED_MARK).strip() == IGNORE else ""
@@ -75,4 +89,4 @@ def _role_of_drawn(drawn_class: str | None, path_class: str) -> Role:
 
 
 def _is_ignored(name: str | None) -> bool:
-    return name is not None and name.strip().endswith(IGNORED_MARK)
+    return name is not None and (same_class(name, DISPUTED) or name.strip().endswith(IGNORED_MARK))
