@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as arrays
 from scipy import ndimage
 from shapely import GeometryCollection, LineString, MultiPolygon, Point, Polygon, box
 
-from wsplf_cli.geometry import MAX_VERTICES, mask_polygons, polygonal, rasterise, simplify, union
+from wsplf_cli.geometry import MAX_VERTICES, mask_polygons, polygonal, rasterise, rasterise_disjoint, simplify, union
 
 WHOLE = {"origin_px0": (0.0, 0.0), "downsample": 1.0, "tolerance_px0": 0.0, "min_area_px0": 0.0}
 
@@ -173,3 +173,11 @@ def test_repair_keeps_the_polygonal_parts():
 def test_the_union_counts_what_overlaps_once():
     assert union([box(0, 0, 2, 1), box(1, 0, 3, 1), Point(9, 9)]).area == 3
     assert union([]).is_empty
+
+
+def test_polygons_that_do_not_overlap_are_rasterised_at_once_as_one_by_one():
+    ring = Polygon([(3.2, 2.1), (40, 5), (38.7, 44), (6, 30)], [[(10, 10), (10, 20), (22, 22)]])
+    polygons = np.array([ring, box(50, 3, 70.5, 90), box(-10, 60, 20, 100)], object)
+    one_by_one = rasterise(polygons, origin_px0=(0, 0), downsample=2.0, size_px=(30, 40))
+    assert np.array_equal(rasterise_disjoint(polygons, downsample=2.0, size_px=(30, 40)), one_by_one)
+    assert not rasterise_disjoint(polygons[:0], downsample=2.0, size_px=(30, 40)).any()

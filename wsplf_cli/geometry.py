@@ -4,7 +4,7 @@ Mask pixel [r, c] covers the square [c, c + 1] x [r, r + 1], times the downsampl
 (c + 0.5, r + 0.5), likewise.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -125,7 +125,19 @@ def rasterise(
     for shape in shapes:
         for polygon in polygonal(shape):
             polygon_px = shapely.transform(polygon, lambda xy: (xy - np.asarray(origin_px0)) / downsample)
-            _fill(mask, polygon_px)
+            _fill(mask, [shapely.get_coordinates(ring) for ring in (polygon_px.exterior, *polygon_px.interiors)])
+    return mask
+
+
+def rasterise_disjoint(
+    polygons: NDArray[np.object_], *, downsample: float, size_px: tuple[int, int]
+) -> NDArray[np.bool_]:
+    """As ``rasterise`` from the corner (0, 0), for valid polygons that do not overlap: all at once, so much faster."""
+    width, height = size_px
+    mask = np.zeros((height, width), bool)
+    xy, ring = shapely.get_coordinates(shapely.get_rings(polygons), return_index=True)
+    if len(xy):
+        _fill(mask, np.split(xy / downsample, np.flatnonzero(np.diff(ring)) + 1))
     return mask
 
 
@@ -288,15 +300,15 @@ def _with_holes(outers: list[Ring], holes: list[Ring]) -> list[Polygon]:
     return [Polygon(shell.exterior, rings) for shell, rings in zip(shells, holes_of, strict=True)]
 
 
-def _fill(mask: NDArray[np.bool_], polygon: Polygon) -> None:
-    """Set the pixels of ``mask`` whose centres lie in a polygon given in mask pixels (even-odd over its rings)."""
+def _fill(mask: NDArray[np.bool_], rings: Sequence[Ring]) -> None:
+    """Set the pixels of ``mask`` whose centres lie in an odd number of rings, which are given in mask pixels."""
     height, width = mask.shape
-    left, top, right, bottom = polygon.bounds
+    points = np.concatenate(rings)
+    (left, top), (right, bottom) = points.min(axis=0), points.max(axis=0)
     first_column, last_column = max(0, int(np.floor(left))), min(width, int(np.ceil(right)) + 1)
     first_row, last_row = max(0, int(np.floor(top))), min(height, int(np.ceil(bottom)) + 1)
     if first_column >= last_column or first_row >= last_row:
         return
-    rings = [shapely.get_coordinates(ring) for ring in (polygon.exterior, *polygon.interiors)]
     edges = np.concatenate([np.hstack([ring[:-1], ring[1:]]) for ring in rings])
     edges = np.where((edges[:, 1] > edges[:, 3])[:, None], edges[:, [2, 3, 0, 1]], edges)  # all point down
     begin = np.clip(np.ceil(edges[:, 1] - 0.5), first_row, last_row).astype(np.int64)

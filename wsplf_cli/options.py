@@ -229,8 +229,27 @@ class ReportOptions:
     """``wsplf report``."""
 
     project: ProjectOptions = field(default_factory=ProjectOptions, metadata={"without": _WRITING})
-    out: Path | None = option(None, "HTML file to write; wsplf/report.html beside the project by default.")
-    scores: Path | None = option(None, "Scores to show: what wsplf evaluate --json printed.")
+    out: Path | None = option(
+        None, "HTML file to write; wsplf/report.html (or review.html) beside the project by default."
+    )
+    scores: Path | None = option(
+        None, "Scores to show: what wsplf evaluate --json printed.", unused_with=("review", (True,))
+    )
+    review: bool = option(False, "Write a review sheet instead: the pending polygons, least certain first.")
+
+
+@dataclass(frozen=True, slots=True)
+class AgreeOptions:
+    """``wsplf agree``."""
+
+    project: ProjectOptions = field(
+        default_factory=ProjectOptions,
+        metadata={"without": ("label_key", "negative", *_WRITING)},  # it reads no slide label
+    )
+    rule: str = option("all", "How many readers decide: all of them, or the majority.", choices=("all", "majority"))
+    merge: Path | None = option(
+        None, "New project.qpproj to write: what the readers decided is decided there, the rest is Disputed."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,6 +344,7 @@ COMMANDS: Mapping[str, type] = {
     "evaluate": EvaluateOptions,
     "benchmark": BenchmarkOptions,
     "report": ReportOptions,
+    "agree": AgreeOptions,
     "export": ExportOptions,
     "import": ImportOptions,
 }

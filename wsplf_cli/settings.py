@@ -148,7 +148,9 @@ def _chosen_recipe(values: Mapping[str, Any], recipes: Mapping[str, Recipe]) -> 
 
 
 def require_effect(chosen: Any, typed: Iterable[str]) -> None:
-    """Refuse an option that was typed and does nothing with the recipe. What wsplf.toml says is for other runs too.
+    """Refuse an option that was typed and does nothing with the recipe, or with another option.
+
+    What wsplf.toml says is for other runs too.
 
     Args:
         chosen: The filled record.
@@ -160,7 +162,13 @@ def require_effect(chosen: Any, typed: Iterable[str]) -> None:
     known = options(type(chosen))
     for name in typed:
         field_name, values = known[name].metadata.get("unused_with", ("", ())) if name in known else ("", ())
-        if values and (value := getattr(chosen.recipe, field_name)) in values:
+        if not values:
+            continue
+        if hasattr(chosen, field_name):
+            if getattr(chosen, field_name) in values:
+                other = known[field_name].flag
+                raise ConfigError(f"{known[name].flag} has no effect with {other}", hint="leave one of them out")
+        elif (value := getattr(chosen.recipe, field_name)) in values:
             key = field_name.replace("_", "-")
             raise ConfigError(
                 f"{known[name].flag} has no effect with {key} = {value}", hint="leave it out, or choose another recipe"

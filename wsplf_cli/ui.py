@@ -37,6 +37,9 @@ LINE_SECONDS = 10.0
 #: Names of at most so many characters are not wrapped in a table, so that they can be copied.
 UNBROKEN = 40
 
+#: Lines of the list of disagreements on the screen; --json prints all.
+SHOWN_DISAGREEMENTS = 20
+
 STATUS_STYLES = {
     "PASS": "green",
     "WARN": "yellow",
@@ -269,6 +272,43 @@ class Screen:
             parts = value.items() if isinstance(value, Mapping) else None
             text = ", ".join(f"{name} {part}" for name, part in parts) if parts is not None else value
             self.line(f"{key}: {', '.join(map(str, text)) if isinstance(text, (list, tuple)) else text}")
+
+    def agreement(self, document: Mapping[str, Any]) -> None:
+        """Show what the readers agree on: a row per slide, the pooled figures, and the largest disagreements."""
+        if self.json:
+            self.document(document)
+            return
+        for path_class, of_class in document.get("classes", {"": document}).items():
+            if path_class:
+                self.line(f"class {path_class}")
+            self._agreement_of_class(of_class)
+        if merged := document.get("merge"):
+            counts = ", ".join(f"{count} {outcome}" for outcome, count in merged["polygons"].items())
+            self.line(f"merged: {merged['project']}: {counts or 'no polygons'}")
+
+    def _agreement_of_class(self, of_class: Mapping[str, Any]) -> None:
+        pooled = of_class["pooled"]
+        several = len(pooled["pairs"]) > 1
+        rows = []
+        for slide in of_class["slides"]:
+            dice = min((pair["dice"] for pair in slide["pairs"]), default=None)
+            kappa = slide["fleiss_kappa"] if several else next((pair["kappa"] for pair in slide["pairs"]), None)
+            rows.append([slide["name"], dice, kappa, slide["disputed"], slide["note"]])
+        names = ["lowest Dice", "Fleiss' kappa"] if several else ["Dice", "Cohen's kappa"]
+        self.table(["slide", *names, "disputed", ""], rows, right=range(1, 4))
+        self.line(f"pooled over {pooled['slides']} slides:")
+        rows = [[" - ".join(pair["readers"]), pair["dice"], pair["kappa"]] for pair in pooled["pairs"]]
+        rows += [[f"{of_reader['reader']} - majority", of_reader["dice"], None] for of_reader in pooled["majority"]]
+        rows += [["all readers", None, pooled["fleiss_kappa"]]] if several else []
+        self.table(["", "Dice", "kappa"], rows, right=range(1, 3))
+        shown = of_class["disagreements"][:SHOWN_DISAGREEMENTS]
+        if shown:
+            self.line(f"{len(of_class['disagreements'])} disagreements, the largest first:")
+            cells = [
+                [line["slide"], line["disputed_um2"], "; ".join(map(": ".join, line["decisions"].items())), line["id"]]
+                for line in shown
+            ]
+            self.table(["slide", "um2", "who decided what", "id"], cells, right=[1])
 
     def path(self, name: str, path: Path) -> None:
         """Show where a file was written."""

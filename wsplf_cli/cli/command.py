@@ -173,7 +173,7 @@ def _settings_file(values: dict[str, Any]) -> Path | None:
     """--config, else wsplf.toml beside the project, else in this folder, else none; demo reads none."""
     if "config" not in values or values["config"] is not None:
         return values.get("config")
-    project: Path | None = values.get("project")
+    project: Path | None = values.get("project") or next(iter(values.get("projects") or ()), None)
     folders = [] if project is None else [project if project.is_dir() else project.parent]
     candidates = (folder / SETTINGS for folder in (*folders, Path()))
     return next((path for path in candidates if path.is_file()), None)

@@ -1,7 +1,11 @@
 """The commands of the pipeline, from slide labels to predictions; each a few lines."""
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
+import typer
+
+from wsplf_cli import plugins
 from wsplf_cli.cli.command import (
     REOPEN,
     OptionalProject,
@@ -14,6 +18,7 @@ from wsplf_cli.cli.command import (
 )
 from wsplf_cli.networks.weights import check_sam
 from wsplf_cli.options import (
+    AgreeOptions,
     BenchmarkOptions,
     DemoOptions,
     DoctorOptions,
@@ -143,10 +148,33 @@ def benchmark(project: ProjectPath, *, options: BenchmarkOptions, screen: "Scree
 def report(project: ProjectPath, *, options: ReportOptions, screen: "Screen") -> int:
     """Write one HTML page about a project.
 
-    Self-contained: cohort, labels, thumbnails with CAM and outlines, scores, training curves, settings.
+    Self-contained: cohort, labels, thumbnails with CAM and outlines, scores, training curves, settings. With --review a
+    page of the pending polygons instead, each with thumbnails and its coordinates, to sort and filter.
     """
     from wsplf_cli.commands.report import report as run_command
 
     written = run_command(*open_any(project, options.project, screen), options, screen)
     screen.path("report", written.page)
     return int(written.failed > 0)
+
+
+@command("agree")
+def agree(
+    projects: Annotated[
+        list[Path], typer.Argument(metavar="PROJECT PROJECT...", help="Copies of a project, one of each reader.")
+    ],
+    *,
+    options: AgreeOptions,
+    screen: "Screen",
+) -> int:
+    """Compare the reviews of several people.
+
+    Dice and kappa per slide and pooled, who decided what on each polygon, and what they disagree on. --merge writes a
+    new project in which the review goes on. The projects of the readers are only read.
+    """
+    from wsplf_cli.commands.agree import agree as run_command
+
+    backend = plugins.load("backends", options.project.backend)
+    document = run_command([backend.open_project(path, options.project) for path in projects], options, screen)
+    screen.agreement(document)
+    return int(bool(document["failed"]))

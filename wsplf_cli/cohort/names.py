@@ -147,6 +147,11 @@ def all_entries(project: Project, chosen: Sequence[Entry]) -> list[Entry]:
     return list({entry.id: entry for entry in (*project.entries(), *chosen)}.values())
 
 
+def comparable_name(name: str) -> str:
+    """A name of an entry or an image file in the form in which names are compared: without case and image suffix."""
+    return _without_suffix(name)
+
+
 def select_entries(entries: Sequence[Entry], options: ProjectOptions) -> list[Entry]:
     """The entries whose name ``--images`` finds, in any Unicode form.
 
