@@ -262,3 +262,12 @@ def test_several_classes_are_compared_each_by_itself(readers):
     assert list(document["classes"]) == ["Tumor", "Stroma"]
     assert document["classes"]["Stroma"]["polygons"] == []
     assert len(document["classes"]["Tumor"]["disagreements"]) == 4
+
+
+def test_the_settings_beside_the_first_project_count(readers, tmp_path, capsys):
+    first, second = (copies_of(reader.path, tmp_path, [name])[0] for reader, name in zip(readers, "ab", strict=False))
+    (first.path.parent / "wsplf.toml").write_text('[agree]\nrule = "majority"\n')
+    assert cli.main(["agree", str(first.path.parent), str(second.path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rule"] == "majority"
+    assert cli.main(["agree", str(second.path), str(first.path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rule"] == "all"

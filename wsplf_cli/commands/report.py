@@ -1,4 +1,4 @@
-"""``wsplf report``: one self-contained HTML page about a project, its annotations and the runs that made them."""
+"""``wsplf report``: one self-contained HTML page about a project, or the sheet of what is left to review."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,9 +11,10 @@ from wsplf_cli.errors import ProjectError
 from wsplf_cli.options import ReportOptions
 from wsplf_cli.report.entries import EntryView, show_entry, thumbnail_px
 from wsplf_cli.report.page import render_page
+from wsplf_cli.report.review_sheet import render_sheet
 from wsplf_cli.report.runs import read_runs
 from wsplf_cli.report.scores import kept_scores, read_scores, rows_of_entries
-from wsplf_cli.runs.layout import report_file
+from wsplf_cli.runs.layout import report_file, review_file
 from wsplf_cli.schema import Entry, Tracker
 
 
@@ -34,13 +35,31 @@ def report(project: Project, entries: Sequence[Entry], options: ReportOptions, t
         project: The project; it is only read.
         entries: The entries to show, labels resolved where they are known.
         options: The options of the command. Without ``scores``, the page shows the last evaluation of each origin
-            among the project's runs.
+            among the project's runs. With ``review``, it shows the pending polygons instead.
         tracker: Where progress is shown.
 
     Raises:
         ConfigError: the scores cannot be read.
         ProjectError: the page cannot be written.
     """
+    if options.review:
+        out = options.out or review_file(project.folder)
+        page, failed = render_sheet(project, entries, options.project, tracker)
+    else:
+        out = options.out or report_file(project.folder)
+        page, failed = _report_page(project, entries, options, tracker)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        files.write_bytes(out, page.encode())
+    except OSError as error:
+        raise ProjectError(f"cannot write the report {out}: {error.strerror}", hint="name a file with --out") from error
+    return WrittenReport(out, failed)
+
+
+def _report_page(
+    project: Project, entries: Sequence[Entry], options: ReportOptions, tracker: Tracker
+) -> tuple[str, int]:
+    """The page about the project as HTML, and the number of entries whose annotations could not be read."""
     runs = read_runs(project.folder)
     scores = read_scores(options.scores) if options.scores else kept_scores([run.record for run in runs])
     rows = rows_of_entries(scores, all_entries(project, entries))
@@ -52,11 +71,5 @@ def report(project: Project, entries: Sequence[Entry], options: ReportOptions, t
         if views[-1].problem:
             tracker.say(f"{entry.name}: shown without a picture, {views[-1].problem}")
         tracker.advance(1, message=entry.name)
-    out = options.out or report_file(project.folder)
     page = render_page(project, views, runs, scores, options=options.project)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        files.write_bytes(out, page.encode())
-    except OSError as error:
-        raise ProjectError(f"cannot write the report {out}: {error.strerror}", hint="name a file with --out") from error
-    return WrittenReport(out, sum(view.failed for view in views))
+    return page, sum(view.failed for view in views)

@@ -16,7 +16,7 @@ from wsplf_cli.report.entries import EntryView
 from wsplf_cli.report.runs import RunView, SuspectedLabelError, latest_runs, suspected_label_errors
 from wsplf_cli.report.scores import ORIGINS
 
-TEMPLATE = Path(__file__).parents[1] / "assets" / "report.html"
+TEMPLATES = Path(__file__).parents[1] / "assets"
 #: The figures over a whole cohort that ``wsplf evaluate`` prints, and how the report names them.
 TOTALS = {
     "mean_dice": "Mean Dice of positive slides",
@@ -52,11 +52,8 @@ def render_page(
         scores: Tables of evaluations by title.
         options: How the project was reached.
     """
-    return _template().render(
-        project=project,
-        name="/".join(project.folder.resolve().parts[-2:]).replace("//", "/"),
-        written=datetime.now().astimezone().strftime("%d %B %Y, %H:%M"),
-        version=__version__,
+    return load_template("report.html").render(
+        **heading(project),
         views=views,
         scores=scores,
         totals=TOTALS,
@@ -77,7 +74,18 @@ def labels_to_check(suspected: Sequence[SuspectedLabelError], views: Sequence[En
     return [LabelToCheck(error.name, error.reason, sections.get(error.entry_id)) for error in by_page]
 
 
-def _template() -> jinja2.Template:
+def heading(project: Project) -> dict[str, Any]:
+    """What every page says at its top: the project and its short name, when the page was written, and the version."""
+    return {
+        "project": project,
+        "name": "/".join(project.folder.resolve().parts[-2:]).replace("//", "/"),
+        "written": datetime.now().astimezone().strftime("%d %B %Y, %H:%M"),
+        "version": __version__,
+    }
+
+
+def load_template(name: str) -> jinja2.Template:
+    """A page template of the package, with the filters that format figures."""
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
@@ -89,7 +97,7 @@ def _template() -> jinja2.Template:
         "moment": _format_moment,
         "flat": _flatten,
     }
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    return environment.from_string((TEMPLATES / name).read_text(encoding="utf-8"))
 
 
 def _format_figure(value: object, digits: int = 3) -> str:

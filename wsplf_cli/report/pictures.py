@@ -117,6 +117,13 @@ def _coloured(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return coloured
 
 
+def jpeg_base64(pixels: NDArray[np.uint8], *, quality: int) -> str:
+    """RGB pixels [H, W, 3] as a JPEG file in base64."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "JPEG", quality=quality, optimize=True)
+    return base64.b64encode(stream.getvalue()).decode("ascii")
+
+
 def _data_url(image: Image.Image, kind: str) -> str:
     """An image as a data URL."""
     stream = io.BytesIO()

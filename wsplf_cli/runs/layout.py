@@ -12,7 +12,7 @@
       models/NAME/                   trained segmentation models
       cache/embeddings/              SAM embeddings
       removed/ENTRY.geojson          where a person removed polygons in review
-      benchmark/, report.html        results of these commands by default
+      benchmark/, report.html, review.html  results of these commands by default
       scripts.json                   the installed QuPath scripts
 """
 
@@ -105,6 +105,11 @@ def removed_file(project_folder: Path, entry_id: str) -> Path:
 def report_file(project_folder: Path) -> Path:
     """The page of ``wsplf report``."""
     return project_folder / FOLDER / "report.html"
+
+
+def review_file(project_folder: Path) -> Path:
+    """The page of ``wsplf report --review``."""
+    return project_folder / FOLDER / "review.html"
 
 
 def benchmark_folder(project_folder: Path) -> Path:
