@@ -16,7 +16,8 @@ from typing import Any, TypeVar, cast
 
 from wsplf_cli import plugins
 from wsplf_cli.errors import ConfigError
-from wsplf_cli.options import COMMANDS, MOVED_OPTIONS, MOVED_RECIPES, SHARED
+from wsplf_cli.moved_options import MOVED_OPTIONS, MOVED_RECIPES
+from wsplf_cli.options import COMMANDS, SHARED
 from wsplf_cli.recipes import RECIPES, UPPER_BOUND, Recipe
 
 T = TypeVar("T")

@@ -17,7 +17,8 @@ import typer
 
 from wsplf_cli import __version__, plugins, settings
 from wsplf_cli.errors import ConfigError, WsplfError
-from wsplf_cli.options import ALL, COMMANDS, MOVED_OPTIONS, SETTINGS, ProjectOptions
+from wsplf_cli.moved_options import MOVED_OPTIONS
+from wsplf_cli.options import ALL, COMMANDS, SETTINGS, ProjectOptions
 
 if TYPE_CHECKING:
     from wsplf_cli.backends import Project
