@@ -80,3 +80,11 @@ def test_the_name_of_each_slide_is_reported_when_it_is_written(tmp_path):
 def test_one_share_given_twice_fixes_the_tumour_share(tmp_path):
     slides = make_cohort(tmp_path, seed=1, train=(2, 0), test=(0, 0), size_px=512, shares=(0.2, 0.2), workers=1)
     assert [slide.tumour_share for slide in slides] == pytest.approx([0.2, 0.2], rel=0.1)
+
+
+def test_ink_is_drawn_on_positive_slides_and_changes_nothing_else(cohort, tmp_path):
+    inked = make_cohort(tmp_path, seed=3, **TINY, inks=["red", "green"], workers=1)
+    for clean, marked in zip(cohort[1], inked, strict=True):
+        assert clean.truth.read_bytes() == marked.truth.read_bytes()
+        differs = (np.abs(pixels(clean.path).astype(int) - pixels(marked.path)).max(axis=2) > 60).mean()
+        assert (differs > 0.01) == (clean.label == "tumor")

@@ -4,7 +4,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from shapely.geometry import mapping
 
 from wsplf_cli.errors import WsplfError
 from wsplf_cli.files import write_json
+from wsplf_cli.synthetic.ink import draw_marks
 from wsplf_cli.synthetic.pyramid import write_pyramid
 from wsplf_cli.synthetic.slide import generate_slide
 
@@ -52,6 +53,7 @@ class _SlideSpec:
     tumour_share: float
     pen: bool
     size_px: int
+    ink: str = ""
 
 
 def make_cohort(  # noqa: PLR0913  what a cohort is made of
@@ -62,6 +64,7 @@ def make_cohort(  # noqa: PLR0913  what a cohort is made of
     test: tuple[int, int] = (4, 3),
     size_px: int = 2048,
     shares: tuple[float, float] = (0.01, 0.30),
+    inks: Sequence[str] = (),
     workers: int = 2,
     on_slide: Callable[[str], None] | None = None,
 ) -> tuple[SyntheticSlide, ...]:
@@ -77,6 +80,8 @@ def make_cohort(  # noqa: PLR0913  what a cohort is made of
         size_px: Side of the square slides at level 0.
         shares: Smallest and largest share of tumour in the tissue of a positive slide. The shares of a split are spread
             evenly between them on a logarithmic scale. Equal numbers fix the share.
+        inks: Colours of marker ink (names in ``ink.INKS``), which positive slides get in turn: a ring around each piece
+            of tumour, a line and dots. Everything else is the same with and without ink.
         workers: Number of processes.
         on_slide: Called with the name of each slide when it is written.
 
@@ -87,6 +92,10 @@ def make_cohort(  # noqa: PLR0913  what a cohort is made of
     (out / "slides").mkdir(parents=True, exist_ok=True)
     (out / "truth").mkdir(parents=True, exist_ok=True)
     specs = _slide_specs(out, seed=seed, counts={"train": train, "test": test}, size_px=size_px, shares=shares)
+    if inks:
+        positives = [spec for spec in specs if spec.tumour_share > 0]
+        ink_of = {spec.number: inks[index % len(inks)] for index, spec in enumerate(positives)}
+        specs = [replace(spec, ink=ink_of.get(spec.number, "")) for spec in specs]
     slides = []
     for slide in _make_slides(specs, workers=workers):
         slides.append(slide)
@@ -138,6 +147,8 @@ def _make_slide(spec: _SlideSpec) -> SyntheticSlide:
     rng = np.random.default_rng([spec.seed, spec.number])
     mpp = round(float(rng.uniform(0.9, 1.1)), 4)
     slide = generate_slide(rng, size_px=spec.size_px, mpp=mpp, tumour_share=spec.tumour_share, pen=spec.pen)
+    if spec.ink:
+        draw_marks(np.random.default_rng([spec.seed, spec.number, 1]), slide.rgb, slide.tumour, spec.ink, mpp=mpp)
     name = f"S{spec.number:02d}.tif"
     path = spec.folder / "slides" / name
     truth = spec.folder / "truth" / f"S{spec.number:02d}.geojson"
