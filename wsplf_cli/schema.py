@@ -260,10 +260,14 @@ class TileGrid:
 
 @dataclass(frozen=True, slots=True)
 class TissueMask:
-    """``mask`` bool [rows, columns] over the whole entry; one mask pixel is ``downsample`` level-0 pixels."""
+    """``mask`` bool [rows, columns] over the whole entry; one mask pixel is ``downsample`` level-0 pixels.
+
+    ``ink``, of the same shape, is where marker ink lies; None for nowhere. The mask keeps a distance from it.
+    """
 
     mask: NDArray[np.bool_]
     downsample: float
+    ink: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, slots=True)

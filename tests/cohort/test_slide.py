@@ -12,6 +12,7 @@ from wsplf_cli.recipes import Recipe
 from wsplf_cli.review.memory import Review
 from wsplf_cli.review.regions import ReviewRegions
 from wsplf_cli.schema import Annotation, EntryResult, TileGrid, TissueMask
+from wsplf_cli.synthetic.pyramid import write_pyramid
 
 OPTIONS = PseudolabelOptions(recipe=Recipe(tile_px=64))
 
@@ -97,7 +98,7 @@ def test_tiles_are_the_same_from_memory_and_from_the_slide(cohort, monkeypatch, 
     monkeypatch.setattr(
         module,
         "read_tiles",
-        lambda entry, grid, indices: reads.append(len(indices)) or read_tiles(entry, grid, indices),
+        lambda entry, grid, indices, mask: reads.append(len(indices)) or read_tiles(entry, grid, indices, mask=mask),
     )
     tiles = tiles_of(cohort)[0]
     assert tiles.slide is cohort[0]
@@ -123,3 +124,21 @@ def test_the_data_of_an_entry_is_read_once_for_all_classes(entries, memory_proje
     monkeypatch.setattr(project, "annotations", lambda entry_id: reads.append(entry_id) or [])
     prepare_cohort(project, entries, ["Tumor", "Stroma"], OPTIONS, recorder)
     assert reads == [entry.id for entry in entries]
+
+
+def test_a_slide_with_marker_ink_says_so_and_its_tiles_do_not_show_it(make_entry, memory_project, recorder, tmp_path):
+    rng = np.random.default_rng(0)
+    rgb = np.full((768, 1024, 3), 244, np.uint8)
+    rgb[100:660, 100:900] = (222, 150, 190)
+    rgb[100:660, 100:900][rng.random((560, 800)) < 0.2] = (92, 60, 140)
+    rgb[380:440] = (200, 30, 40)
+    write_pyramid(tmp_path / "inked.tif", rgb, mpp=0.5)
+    entry = make_entry("inked.tif", label={"Tumor"}, slide_path=tmp_path / "inked.tif")
+    prepared = prepare_cohort(memory_project([entry]), [entry], ["Tumor"], OPTIONS, recorder)
+    (slide,) = prepared.slides
+    assert prepared.results[0].counts["ink mm2"] == pytest.approx((60 + 2 * 16) * 1024 * 0.25 / 1e6, rel=0.2)
+    assert any("1 slides show marker ink" in message for message in recorder.said)
+    (tiles,) = tiles_of([slide])
+    assert len(tiles) > 10
+    pixels = tiles.read(np.arange(len(tiles))).astype(int)
+    assert not ((pixels[..., 0] > 150) & (pixels[..., 1] < 60)).any()

@@ -169,3 +169,16 @@ def test_the_same_slide_gives_the_same_polygons(slide_path):
 def test_a_label_in_another_spelling_than_the_models_class_does_not_rule_it_out(slide_path, word):
     assert not is_ruled_out(Entry("7", "a", slide_path, 8, 7, 0.5, "", label=SlideLabel(frozenset({word}))), "LUAD")
     assert [part.path_class for part in segmented(slide_path, label={word}, classes=["LUAD"]).annotations] == ["LUAD"]
+
+
+def test_predictions_leave_out_marker_ink(tmp_path):
+    rgb = np.full((700, 800, 3), 243, np.uint8)
+    rgb[80:620, 80:720] = (230, 175, 205)
+    rgb[200:360, 160:460] = (150, 60, 120)
+    rgb[40:680, 300:360] = (12, 11, 13)  # a line of black ink, dark as the class
+    write_pyramid(tmp_path / "a.tif", rgb, mpp=0.5, quality=95)
+    result = segmented(tmp_path / "a.tif", label={"LUAD"}, classes=("LUAD",))
+    assert area(result.annotations).intersection(box(300, 0, 360, 700)).area < 10
+    assert overlap(area(result.annotations), AREAS["LUAD"] - box(300, 0, 360, 700)) > 0.8
+    suppressed = segmented(tmp_path / "a.tif", label=set(), classes=("LUAD",)).counts["suppressed_um2"]
+    assert suppressed == pytest.approx(result.counts["area_um2"], rel=0.01)

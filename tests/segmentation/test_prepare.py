@@ -11,9 +11,9 @@ from wsplf_cli.cohort.run import Skipped
 from wsplf_cli.errors import ProjectError, SlideError
 from wsplf_cli.options import ProjectOptions, TileOptions, TrainOptions
 from wsplf_cli.review.regions import ReviewRegions
-from wsplf_cli.schema import REVIEWED_KEY, Annotation, Plane
-from wsplf_cli.segmentation.prepare import TrainingCohort, class_targets, describe_targets
-from wsplf_cli.segmentation.sampling import ClassTargets
+from wsplf_cli.schema import REVIEWED_KEY, Annotation, Entry, Plane, SlideLabel, TileGrid
+from wsplf_cli.segmentation.prepare import TrainingCohort, class_targets, describe_targets, without_ink
+from wsplf_cli.segmentation.sampling import IGNORE, ClassTargets, rasterise_targets
 
 SQUARE = box(400, 300, 520, 420)
 CLASSES = ("LUAD", "LUSC")
@@ -171,3 +171,20 @@ def test_a_tiny_polygon_in_tissue_can_be_learned_from(gather, make_entry, tiny_s
     cohort.add(make_entry("a.tif", label={"LUAD"}, slide_path=tiny_slide))
     (slide,) = cohort.slides
     assert any("class" in kinds for kinds in slide.crop_kinds[0])
+
+
+def test_nothing_is_learned_under_marker_ink():
+    ink = [box(450, 300, 470, 420)]
+    targets = class_targets(
+        Entry("1", "a.tif", None, 1024, 768, 0.5, "test", label=SlideLabel(frozenset({"LUAD"}))),
+        ReviewRegions(positive=(SQUARE,), ignored=(box(0, 0, 9, 9),)),
+        "LUAD",
+    )
+    inked = without_ink(targets, ink)
+    assert inked.regions.ignored == (box(0, 0, 9, 9), *ink)
+    assert inked.regions.positive == (SQUARE,)
+    grid = TileGrid("1", 120, 0.5, 120.0, np.array([[400, 300]], np.int32), np.ones(1, np.float32))
+    target, _ = rasterise_targets(inked.regions, grid, 0)
+    assert (target[:, 50:70] == IGNORE).all()
+    assert (target[:, :50] == 1).all()
+    assert without_ink(targets, []) is targets

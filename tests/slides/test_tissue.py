@@ -1,17 +1,28 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tifffile
+from shapely import box
 
 from wsplf_cli.errors import SlideError
 from wsplf_cli.schema import Entry, TissueMask
 from wsplf_cli.slides.grid import make_grid, read_tile, read_tiles
 from wsplf_cli.slides.open import open_slide
-from wsplf_cli.slides.tissue import tissue_mask, tissue_um2
+from wsplf_cli.slides.tissue import hide_ink, ink_polygons, ink_um2, tissue_mask, tissue_um2
 from wsplf_cli.synthetic.pyramid import write_pyramid
 
 MPP = 2.0
 WHITE, PINK, PURPLE = (244, 243, 245), (225, 160, 195), (120, 70, 150)
-PENS = {"blue": (30, 60, 190), "navy": (40, 60, 140), "green": (30, 130, 70), "black": (28, 26, 27)}
+PENS = {
+    "blue": (30, 60, 190),
+    "navy": (40, 60, 140),
+    "midnight": (25, 25, 112),
+    "green": (30, 130, 70),
+    "black": (28, 26, 27),
+    "red": (200, 30, 40),
+    "pure red": (255, 0, 0),
+}
 
 
 def write_slide(path, pixels):
@@ -210,3 +221,44 @@ def test_the_tissue_of_real_slides_is_found(shared_data, name):
     glass = np.abs(thumbnail.astype(int) - 241).max(axis=2) < 3
     assert 0.15 < mask.mask.mean() < 0.45
     assert mask.mask[glass[: mask.mask.shape[0]]].mean() < 0.05
+
+
+def test_ink_is_known_with_its_outlines_and_area(tmp_path):
+    pixels = blank()
+    disk_of(pixels, (350, 450), 220, PINK)
+    assert mask_of(tmp_path, pixels).ink is None
+    assert ink_polygons(mask_of(tmp_path, pixels)) == []
+    pixels[430:480, 50:1150] = PENS["blue"]
+    mask = mask_of(tmp_path, pixels)
+    assert mask.ink.shape == mask.mask.shape
+    assert not (mask.ink & mask.mask).any()
+    assert ink_um2(mask, mpp_slide=MPP) == pytest.approx(50 * 1100 * MPP**2, rel=0.35)
+    (outline,) = ink_polygons(mask)
+    assert outline.buffer(1).contains(box(50, 430, 1150, 480))
+    assert outline.area * MPP**2 == pytest.approx(ink_um2(mask, mpp_slide=MPP), rel=0.03)
+
+
+def test_networks_see_white_where_ink_lies(full):
+    ink = np.zeros((90, 120), bool)
+    ink[:, 42:45] = True  # from x = 420 to 450
+    pixels = np.full((30, 100, 3), 77, np.uint8)
+    hidden = hide_ink(pixels, replace(full, ink=ink), origin_px0=(380.0, -20.0), downsample=2.0)
+    assert (hidden[:10] == 77).all()  # outside the slide
+    assert (hidden[10:, 20:35] == 255).all()
+    assert (hidden[10:, :20] == 77).all()
+    assert (hidden[10:, 35:] == 77).all()
+    assert (pixels == 77).all()
+    assert hide_ink(pixels, full, origin_px0=(0.0, 0.0), downsample=2.0) is pixels
+
+
+def test_tiles_are_white_where_ink_lies(tmp_path):
+    path = write_slide(tmp_path / "slide.tif", blank(512, 512, colour=PURPLE))
+    entry = Entry("1", "slide", path, 512, 512, MPP, "QuPath")
+    ink = np.zeros((64, 64), bool)
+    ink[:, 20:30] = True
+    mask = TissueMask(np.ones((64, 64), bool), 8.0, ink=ink)
+    grid = make_grid("1", mask, tile_px=64, mpp=8.0, mpp_slide=MPP, min_tissue=0)
+    tiles = read_tiles(entry, grid, [0], mask=mask)
+    assert (tiles[0, :, 40:60] == 255).all()
+    assert tiles[0, :, :40].max() < 200
+    assert read_tiles(entry, grid, [0]).max() < 200

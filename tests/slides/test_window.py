@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -273,3 +274,20 @@ def test_a_square_holds_tissue_where_any_of_the_mask_lies_in_it() -> None:
     assert not has_tissue(80, 40)
     assert not has_tissue(50, 20)
     assert not has_tissue(500, 500)
+
+
+def test_functions_do_not_see_marker_ink() -> None:
+    slide = ArraySlide(np.full((128, 128, 3), 50, np.uint8))
+    ink = np.zeros((16, 16), bool)
+    ink[:, 4:6] = True
+    tissue = TissueMask(~ink, 8.0, ink=ink)
+    inference = DenseInference(mpp=1.0, mpp_slide=1.0, window_px=192, stride=8)
+    seen = infer_map(slide, replace(tissue, mask=np.ones((16, 16), bool)), mean_colour, inference, channels=3)  # type: ignore[arg-type]
+    assert np.allclose(seen[:, :, 4:6], 1.0)
+    assert np.allclose(seen[:, :, :4], 50 / 255)
+    strips = StripInference(width_px=128, height_px=128, window_px=64, downsample=1.0)
+    canvas = np.concatenate(
+        list(infer_strips(slide, tissue, pixel_values, strips, channels=1, counter=WindowCounter())), axis=1
+    )  # type: ignore[arg-type]
+    assert np.allclose(canvas[0, :, 32:48], 1.0)
+    assert np.allclose(canvas[0, :, 48:], 50 / 255)

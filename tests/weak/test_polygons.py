@@ -105,3 +105,16 @@ def test_polygons_of_two_classes_are_separated_and_keep_their_own_regions():
     assert first.shape.intersection(second.shape).area == 0
     assert first.shape.area + second.shape.area == pytest.approx(200 * 200, rel=1e-6)
     assert measure(first, mpp_slide=1.0)[AREA] == pytest.approx(first.shape.area)
+
+
+def test_polygons_leave_out_marker_ink(slide):
+    ink = np.zeros((96, 128), bool)
+    ink[:, 65:70] = True  # a line from top to bottom, from x = 520 to 560
+    inked = replace(slide, tissue=replace(slide.tissue, ink=ink))
+    drawn = [DrawnPolygon(box(400, 300, 700, 500), region())]
+    parts = [polygon.shape for polygon in outside_of_review(drawn, inked, "Tumor", min_area_px0=0.0)]
+    assert sorted(part.bounds for part in parts) == [
+        pytest.approx((400, 300, 520, 500), abs=1),
+        pytest.approx((560, 300, 700, 500), abs=1),
+    ]
+    assert outside_of_review(drawn, slide, "Tumor", min_area_px0=0.0) == drawn

@@ -17,7 +17,7 @@ from wsplf_cli.slides.entry import entry_slide, slide_of
 from wsplf_cli.slides.grid import make_grid, read_tiles
 from wsplf_cli.slides.map import SlideMap
 from wsplf_cli.slides.open import Slide
-from wsplf_cli.slides.tissue import tissue_mask, tissue_um2
+from wsplf_cli.slides.tissue import ink_um2, tissue_mask, tissue_um2
 
 #: Tiles overlap by half, so that what one tile cuts lies in the middle of another.
 TILE_OVERLAP = 0.5
@@ -75,12 +75,12 @@ class SlideTiles:
         return len(self.slide.grid.xy_px0)
 
     def read(self, indices: NDArray[np.integer]) -> NDArray[np.uint8]:
-        """Tiles uint8 [len(indices), H, W, 3], RGB."""
-        entry, grid = self.slide.entry, self.slide.grid
+        """Tiles uint8 [len(indices), H, W, 3], RGB, white where marker ink lies."""
+        entry, grid, tissue = self.slide.entry, self.slide.grid, self.slide.tissue
         if not self._keep:
-            return read_tiles(entry, grid, indices)
+            return read_tiles(entry, grid, indices, mask=tissue)
         if self._tiles is None:
-            self._tiles = read_tiles(entry, grid, np.arange(len(self)))
+            self._tiles = read_tiles(entry, grid, np.arange(len(self)), mask=tissue)
         chosen: NDArray[np.uint8] = self._tiles[indices]
         return chosen
 
@@ -121,9 +121,14 @@ def prepare_cohort(
             overlap=TILE_OVERLAP,
         )
         slides[entry.id] = CohortSlide(entry, pixel_size.mpp, tissue, grid, review)
-        return {"tiles": len(grid.xy_px0), "tissue mm2": tissue_um2(tissue, mpp_slide=pixel_size.mpp) / 1e6}
+        counts = {"tiles": len(grid.xy_px0), "tissue mm2": tissue_um2(tissue, mpp_slide=pixel_size.mpp) / 1e6}
+        ink_mm2 = ink_um2(tissue, mpp_slide=pixel_size.mpp) / 1e6
+        return counts | ({"ink mm2": ink_mm2} if ink_mm2 > 0 else {})
 
     results = for_each_entry(entries, prepare, tracker=tracker, name="tissue")
+    inked = sum("ink mm2" in result.counts for result in results)
+    if inked:
+        tracker.say(f"{inked} slides show marker ink, which is left out (column ink mm2; wsplf report shows where)")
     return PreparedCohort([slides[entry.id] for entry in finished_entries(entries, results)], results)
 
 

@@ -19,7 +19,7 @@ from wsplf_cli.schema import MODEL_KEY, Annotation, Entry
 from wsplf_cli.segmentation.loading import LoadedModel, require_pixel_size
 from wsplf_cli.segmentation.predict import TOLERANCE_PX, ClassPrediction, OutlineSettings, model_canvas, predict_slide
 from wsplf_cli.slides.entry import entry_slide
-from wsplf_cli.slides.tissue import tissue_mask
+from wsplf_cli.slides.tissue import ink_polygons, tissue_mask
 from wsplf_cli.slides.window import WindowCounter
 
 #: Smaller holes of predictions are filled: a gap of a few nuclei is no finding. (Holes of pseudo-labels: see
@@ -41,7 +41,7 @@ def segment_slide(
     run_id: str,
     advance: Callable[[int], None],
 ) -> SlideResult:
-    """The predictions of a model on one slide, clear of what a person decided, measured in their final shape.
+    """The predictions of a model on one slide, off marker ink and what a person decided, measured in their final shape.
 
     A class that the slide label rules out gets no polygon; the area that the model would have drawn is counted as
     ``suppressed_um2``. Polygons of two classes do not overlap. ``advance`` is called with the number of windows done.
@@ -72,12 +72,14 @@ def segment_slide(
     kept = [annotation.shape for annotation in decided_by_a_person(review.annotations, origin="prediction")]
     annotations: list[Annotation] = []
     suppressed_px0 = 0.0
+    ink = ink_polygons(tissue)
     for path_class, prediction, ruled_out in zip(classes, predictions, absent, strict=True):
+        off_ink = _remaining(prediction.polygons, ink, outlines)
         if ruled_out:
-            suppressed_px0 += sum(polygon.area for polygon in prediction.polygons)
+            suppressed_px0 += sum(polygon.area for polygon in off_ink)
             continue
         regions = review.of(path_class)
-        polygons = _remaining(prediction.polygons, [*kept, *regions.negative, *regions.ignored], outlines)
+        polygons = _remaining(off_ink, [*kept, *regions.negative, *regions.ignored], outlines)
         # Simplified outlines of two classes can cross along their common border.
         polygons = _remaining(polygons, [annotation.shape for annotation in annotations], outlines)
         annotations += [

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from shapely.geometry.base import BaseGeometry
+
 from wsplf_cli.backends import Project
 from wsplf_cli.cohort.run import Skipped
 from wsplf_cli.errors import ProjectError
@@ -15,7 +17,7 @@ from wsplf_cli.schema import Entry, TileGrid, TissueMask, Tracker
 from wsplf_cli.segmentation.sampling import ClassTargets, TrainingSlide, has_pixels_in_tissue
 from wsplf_cli.slides.entry import entry_slide
 from wsplf_cli.slides.grid import make_grid, read_tiles
-from wsplf_cli.slides.tissue import tissue_mask
+from wsplf_cli.slides.tissue import ink_polygons, tissue_mask
 
 #: Side of a block in tiles: crops are taken at random positions in it, and it is still read from the slide in one go.
 BLOCK_TILES = 2
@@ -53,6 +55,7 @@ class TrainingCohort:
             return Skipped("no polygon to learn from: without one, nothing says where its background is")
         slide, pixel_size = entry_slide(entry, mpp_override=self.options.project.mpp_override)
         tissue = tissue_mask(slide, mpp_slide=pixel_size.mpp)
+        targets = tuple(without_ink(of_class, ink_polygons(tissue)) for of_class in targets)
         grid = make_grid(
             entry.id,
             tissue,
@@ -72,7 +75,7 @@ class TrainingCohort:
                 name=entry.name,
                 group=entry.patient or entry.id,
                 grid=grid,
-                read=partial(read_tiles, entry, grid),
+                read=partial(read_tiles, entry, grid, mask=tissue),
                 classes=targets,
             )
         )
@@ -128,6 +131,13 @@ def class_targets(entry: Entry, regions: ReviewRegions, path_class: str) -> Clas
         regions,
         known=has_polygons or labelled_negative or regions.complete,
     )
+
+
+def without_ink(targets: ClassTargets, ink: Sequence[BaseGeometry]) -> ClassTargets:
+    """The same targets, but nothing is learned under marker ink (shapes in level-0 pixels)."""
+    if not ink:
+        return targets
+    return replace(targets, regions=replace(targets.regions, ignored=(*targets.regions.ignored, *ink)))
 
 
 def describe_targets(targets: Sequence[ClassTargets]) -> str:

@@ -12,6 +12,7 @@ from wsplf_cli.errors import SlideError
 from wsplf_cli.schema import Entry, TileGrid, TissueMask
 from wsplf_cli.slides.entry import slide_of
 from wsplf_cli.slides.open import Slide
+from wsplf_cli.slides.tissue import hide_ink
 
 log = logging.getLogger(__name__)
 
@@ -78,10 +79,12 @@ def read_tile(slide: Slide, grid: TileGrid, index: int) -> NDArray[np.uint8]:
     return slide.read(int(x_px0), int(y_px0), size_px=(grid.tile_px, grid.tile_px), downsample=downsample)
 
 
-def read_tiles(entry: Entry, grid: TileGrid, indices: Sequence[int] | NDArray[np.integer]) -> NDArray[np.uint8]:
+def read_tiles(
+    entry: Entry, grid: TileGrid, indices: Sequence[int] | NDArray[np.integer], *, mask: TissueMask | None = None
+) -> NDArray[np.uint8]:
     """RGB tiles of an entry, uint8 [len(indices), tile_px, tile_px, 3], read through this process's shared slide.
 
-    A tile whose data is damaged is white, as if it held no tissue, and is logged.
+    A tile whose data is damaged is white, as if it held no tissue, and is logged. The marker ink of ``mask`` is white.
 
     Raises:
         SlideError: The slide cannot be opened, or none of the tiles can be read.
@@ -92,6 +95,10 @@ def read_tiles(entry: Entry, grid: TileGrid, indices: Sequence[int] | NDArray[np
     for position, index in enumerate(indices):
         try:
             tiles[position] = read_tile(slide, grid, int(index))
+            if mask is not None:
+                x_px0, y_px0 = (float(coordinate) for coordinate in grid.xy_px0[index])
+                downsample = grid.side_px0 / grid.tile_px
+                tiles[position] = hide_ink(tiles[position], mask, origin_px0=(x_px0, y_px0), downsample=downsample)
         except SlideError as error:
             damaged += 1
             log.warning("%s: a tile is left white: %s", entry.name, error.message)

@@ -1,16 +1,20 @@
-"""The mask of the tissue on a slide: everything coloured that is not pen."""
+"""The mask of the tissue on a slide: everything coloured that is not marker ink."""
 
 import logging
 import math
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
+from shapely import Polygon
 from skimage.filters import threshold_otsu
 from skimage.morphology import isotropic_closing, isotropic_dilation, remove_small_holes, remove_small_objects
 
 from wsplf_cli.errors import SlideError
+from wsplf_cli.geometry import mask_polygons
 from wsplf_cli.schema import TissueMask
 from wsplf_cli.slides.checks import require_colour
+from wsplf_cli.slides.ink import ink_mask
 from wsplf_cli.slides.open import Slide
 
 log = logging.getLogger(__name__)
@@ -21,22 +25,22 @@ COLOUR_LIMITS = (0.03, 0.07)
 CLOSE_UM = 24.0
 MIN_TISSUE_UM2 = 10_000.0
 MIN_TISSUE_HOLE_UM2 = 20_000.0
-MIN_INK_UM2 = 4_000.0
-#: Pen absorbs red more than green, by at least this share of its mean optical density. The share is below 0 for H&E, up
-#: to 0.17 for pure haematoxylin, from 0.28 for navy blue pen, and 0.8 for green pen.
-PEN_RED_OVER_GREEN = 0.22
+#: Tissue this near to ink is left out as well: what a network sees there is partly ink.
+INK_MARGIN_UM = 16.0
+#: Ink is searched for at this many micrometres per pixel, or more where the longer side had more pixels than that.
+INK_MPP, INK_LONGER_SIDE_PX = 2.0, 4096
 STRIP_ROWS = 256
 #: A small slide gets a finer mask than asked for, so that the longer side of the mask has at least this many pixels.
 MIN_LONGER_SIDE_PX = 256
 
 
 def tissue_mask(slide: Slide, *, mpp_slide: float, mpp: float = 8.0) -> TissueMask:
-    """The tissue of a slide: pixels with colour against the slide's own background, without pen.
+    """The tissue of a slide: pixels with colour against the slide's own background, without marker ink.
 
     The colour strength of a pixel is the range of its optical density over red, green and blue. Otsu's threshold is
     applied to it; gaps are closed, then small pieces and small holes are removed. Grey and black (dust, folds of the
-    cover glass, black pen) have no colour. Blue and green pen absorb red more than green, which stained tissue does
-    not. A part of the slide that cannot be read counts as background and is logged.
+    cover glass) have no colour. Marker ink (see ``ink``) is no tissue. A part of the slide that cannot be read counts
+    as background and is logged.
 
     Args:
         slide: An open slide.
@@ -53,7 +57,10 @@ def tissue_mask(slide: Slide, *, mpp_slide: float, mpp: float = 8.0) -> TissueMa
     longer_side_px0 = max(slide.width_px0, slide.height_px0)
     downsample = max(1.0, min(mpp / mpp_slide, longer_side_px0 / MIN_LONGER_SIDE_PX))
     mpp_mask = downsample * mpp_slide
-    colour, ink = _colour_and_ink(_overview(slide, downsample))
+    overview = _overview(slide, downsample)
+    density = _density(overview)
+    ink = _ink(slide, density, downsample=downsample, mpp_slide=mpp_slide)
+    colour = np.where(ink, np.float32(0), _colour_strength(density))
     threshold = float(np.clip(threshold_otsu(colour) if np.ptp(colour) > 0 else 0.0, *COLOUR_LIMITS))
     size = colour.size
 
@@ -63,16 +70,54 @@ def tissue_mask(slide: Slide, *, mpp_slide: float, mpp: float = 8.0) -> TissueMa
     tissue = _close(colour > threshold, radius_px=round(CLOSE_UM / 2 / mpp_mask))
     tissue = _without_small_pieces(tissue, min_px=area_px(MIN_TISSUE_UM2))
     tissue = remove_small_holes(tissue, max_size=max(area_px(MIN_TISSUE_HOLE_UM2) - 1, 0))
-    ink = _without_small_pieces(_close(ink, radius_px=1), min_px=area_px(MIN_INK_UM2))
-    if ink.any():
-        tissue = tissue & ~isotropic_dilation(ink, max(1.0, CLOSE_UM / mpp_mask))
-        tissue = _without_small_pieces(tissue, min_px=area_px(MIN_TISSUE_UM2))
-    return TissueMask(mask=tissue, downsample=downsample)
+    if not ink.any():
+        return TissueMask(mask=tissue, downsample=downsample)
+    tissue = tissue & ~isotropic_dilation(ink, max(1.0, INK_MARGIN_UM / mpp_mask))
+    tissue = _without_small_pieces(tissue, min_px=area_px(MIN_TISSUE_UM2))
+    return TissueMask(mask=tissue, downsample=downsample, ink=ink)
 
 
 def tissue_um2(mask: TissueMask, *, mpp_slide: float) -> float:
     """The area of the tissue in square micrometres."""
     return float(mask.mask.sum()) * (mask.downsample * mpp_slide) ** 2
+
+
+def ink_polygons(mask: TissueMask) -> list[Polygon]:
+    """The outlines of the marker ink in level-0 pixels, largest first."""
+    if mask.ink is None:
+        return []
+    return mask_polygons(
+        mask.ink, origin_px0=(0.0, 0.0), downsample=mask.downsample, tolerance_px0=mask.downsample / 4, min_area_px0=0.0
+    )
+
+
+def ink_um2(mask: TissueMask, *, mpp_slide: float) -> float:
+    """The area of the marker ink in square micrometres."""
+    return 0.0 if mask.ink is None else float(mask.ink.sum()) * (mask.downsample * mpp_slide) ** 2
+
+
+def hide_ink(
+    pixels: NDArray[np.uint8], mask: TissueMask, *, origin_px0: tuple[float, float], downsample: float
+) -> NDArray[np.uint8]:
+    """The pixels with white where marker ink lies, so that networks do not see it.
+
+    A ring around the tumour stands on positive slides only: what is seen of it, slide labels teach as tumour.
+
+    Args:
+        pixels: A part of the slide, uint8 [h, w, 3].
+        mask: The tissue and the ink of the slide.
+        origin_px0: (x, y) of the top-left corner of the part.
+        downsample: Level-0 pixels per pixel of the part.
+    """
+    if mask.ink is None:
+        return pixels
+    ink = np.pad(mask.ink, 1)  # there is no ink outside the slide
+    columns, rows = (
+        np.clip((start + (np.arange(length) + 0.5) * downsample) // mask.downsample + 1, 0, limit - 1).astype(np.intp)
+        for start, length, limit in zip(origin_px0, pixels.shape[1::-1], ink.shape[::-1], strict=True)
+    )
+    hidden: NDArray[np.uint8] = np.where(ink[np.ix_(rows, columns)][..., None], np.uint8(255), pixels)
+    return hidden
 
 
 def _overview(slide: Slide, downsample: float) -> NDArray[np.uint8]:
@@ -94,22 +139,43 @@ def _overview(slide: Slide, downsample: float) -> NDArray[np.uint8]:
     return overview
 
 
-def _colour_and_ink(rgb: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """The colour strength of each pixel, float32 [h, w], and where there is pen, bool [h, w].
+def _ink(slide: Slide, density: NDArray[np.float32], *, downsample: float, mpp_slide: float) -> NDArray[np.bool_]:
+    """Where an overview has marker ink, bool [h, w]: the pixels that any ink touches, seen at a finer scale.
 
-    The colour strength is the range of the optical density over red, green and blue.
+    Args:
+        slide: The open slide.
+        density: The optical density of the overview, float32 [h, w, 3].
+        downsample: Level-0 pixels per pixel of the overview.
+        mpp_slide: Micrometres per pixel at level 0.
     """
+    longer_side_px0 = max(slide.width_px0, slide.height_px0)
+    finer = max(1.0, INK_MPP / mpp_slide, longer_side_px0 / INK_LONGER_SIDE_PX)
+    if finer >= downsample:
+        return ink_mask(density, mpp=downsample * mpp_slide)
+    ink = ink_mask(_density(_overview(slide, finer)), mpp=finer * mpp_slide)
+    height, width = density.shape[:2]
+    box = (0.0, 0.0, min(width * downsample / finer, ink.shape[1]), min(height * downsample / finer, ink.shape[0]))
+    share = Image.fromarray(ink.astype(np.float32)).resize((width, height), Image.Resampling.BOX, box=box)
+    touched: NDArray[np.bool_] = np.asarray(share) > 0.05
+    return touched
+
+
+def _density(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The optical density (base 10) of an image above that of its glass, float32 [h, w, 3]."""
     density = -np.log10((rgb.astype(np.float32) + 1) / 256)
-    spread = np.ptp(density, axis=2)
-    glass = (density.max(axis=2) < 0.1) & (spread < 0.04)
+    glass = (density.max(axis=2) < 0.1) & (np.ptp(density, axis=2) < 0.04)
     if glass.mean() > 0.005:
         density = np.maximum(density - np.median(density[glass], axis=0), 0)
-        spread = np.ptp(density, axis=2)
+    return density
+
+
+def _colour_strength(density: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The range of the optical density over red, green and blue, float32 [h, w]; 0 for black."""
+    spread = np.ptp(density, axis=2)
     mean = density.mean(axis=2)
-    red_over_green = density[..., 0] - density[..., 1]
     black = (mean > 0.5) & (spread < 0.2 * mean)
-    blue_or_green = (spread > COLOUR_LIMITS[1]) & (red_over_green > PEN_RED_OVER_GREEN * mean)
-    return np.where(black, np.float32(0), spread), black | blue_or_green
+    strength: NDArray[np.float32] = np.where(black, np.float32(0), spread)
+    return strength
 
 
 def _close(mask: NDArray[np.bool_], *, radius_px: int) -> NDArray[np.bool_]:

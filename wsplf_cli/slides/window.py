@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from wsplf_cli.errors import SlideError
 from wsplf_cli.schema import TissueMask
 from wsplf_cli.slides.open import Slide
+from wsplf_cli.slides.tissue import hide_ink
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +53,15 @@ class Window:
         """
         size_px = (self.side_px, self.side_px)
         return self.slide.read(self.x_px0, self.y_px0, size_px=size_px, downsample=self.downsample)
+
+
+def read_without_ink(window: Window, tissue: TissueMask) -> NDArray[np.uint8]:
+    """The pixels of a window, uint8 [S, S, 3], white where marker ink lies.
+
+    Raises:
+        SlideError: The slide's data is damaged there.
+    """
+    return hide_ink(window.read(), tissue, origin_px0=(window.x_px0, window.y_px0), downsample=window.downsample)
 
 
 def read_batches(
@@ -142,6 +153,8 @@ def infer_map(
 ) -> NDArray[np.float32]:
     """What a function says of each cell of the tissue, float32 [channels, rows, columns]; NaN outside the tissue.
 
+    The function does not see marker ink.
+
     Args:
         slide: The open slide.
         tissue: Its tissue.
@@ -173,7 +186,8 @@ def infer_map(
         for batch in batches
     ]
     values = np.full((channels, whole.bottom - whole.top, whole.right - whole.left), np.nan, np.float32)
-    for batch, pixels in zip(batches, read_batches(windows), strict=True):
+    pixels_of = read_batches(windows, partial(read_without_ink, tissue=tissue))
+    for batch, pixels in zip(batches, pixels_of, strict=True):
         for block, block_map in zip(batch, infer(pixels), strict=True):
             rows = slice(block.top - whole.top, block.bottom - whole.top)
             columns = slice(block.left - whole.left, block.right - whole.left)
@@ -238,10 +252,10 @@ class WindowCounter:
         if self._advance is not None:
             self._advance(self.done)
 
-    def read(self, window: Window) -> NDArray[np.uint8]:
-        """The pixels of a window, uint8 [S, S, 3]."""
+    def read(self, window: Window, tissue: TissueMask) -> NDArray[np.uint8]:
+        """The pixels of a window, uint8 [S, S, 3], white where marker ink lies."""
         try:
-            return window.read()
+            return read_without_ink(window, tissue)
         except SlideError as error:
             self.damaged += 1
             log.warning("a window was left white: %s", error.message)
@@ -280,7 +294,7 @@ def infer_strips(
         for top, batches in batches_of.items()
         for lefts in batches
     ]
-    pixels = read_batches(windows, counter.read)
+    pixels = read_batches(windows, partial(counter.read, tissue=tissue))
     weight_of_window = _blend_weight(side)
     width = inference.starts(inference.width_px)[-1] + side
     total = np.zeros((channels, side, width), np.float32)

@@ -12,6 +12,7 @@ from wsplf_cli.options import PseudolabelOptions
 from wsplf_cli.review.merge import subtract_regions
 from wsplf_cli.review.roles import AREA, CONFIDENCE
 from wsplf_cli.slides.map import SlideMap
+from wsplf_cli.slides.tissue import ink_polygons
 from wsplf_cli.weak.overlap import split_polygons
 from wsplf_cli.weak.prompts import FOREGROUND
 from wsplf_cli.weak.sam.refine import RefinedRegion, Refiner, refine
@@ -58,10 +59,9 @@ def draw_polygons(
 def outside_of_review(
     drawn: Sequence[DrawnPolygon], slide: CohortSlide, path_class: str, *, min_area_px0: float
 ) -> list[DrawnPolygon]:
-    """What of the polygons lies outside everything that a person decided for the class."""
-    parts = subtract_regions(
-        [polygon.shape for polygon in drawn], slide.regions(path_class).reviewed, min_area_px0=min_area_px0
-    )
+    """What of the polygons lies outside everything that a person decided for the class, and outside marker ink."""
+    taken = [*slide.regions(path_class).reviewed, *ink_polygons(slide.tissue)]
+    parts = subtract_regions([polygon.shape for polygon in drawn], taken, min_area_px0=min_area_px0)
     return _with_parts(drawn, parts)
 
 
