@@ -15,6 +15,7 @@ from wsplf_cli.errors import ProjectError, SlideError
 from wsplf_cli.options import ProjectOptions, ReportOptions
 from wsplf_cli.report.scores import read_scores
 from wsplf_cli.schema import REVIEWED_KEY
+from wsplf_cli.synthetic.pyramid import write_pyramid
 
 
 def write_cam(run, entry_id, values):
@@ -230,3 +231,18 @@ def test_the_mpp_override_is_used(make_entry, tmp_path, page_of):
     entry = make_entry("plain", slide_path=path, mpp=None, mpp_source="", width_px0=256, height_px0=256)
     assert "256 × 256 px at 0.250 µm" in page_of([entry], project=ProjectOptions(mpp_override=0.25)).text
     assert "nor the slide says its micrometres per pixel" in page_of([entry]).text
+
+
+def test_marker_ink_is_shown_with_its_area(make_entry, page_of, tmp_path):
+    rgb = np.full((768, 1024, 3), 244, np.uint8)
+    rgb[100:660, 100:900] = (222, 150, 190)
+    rgb[360:440] = (20, 40, 160)
+    write_pyramid(tmp_path / "inked.tif", rgb, mpp=0.5)
+    page = page_of([make_entry("inked.tif", word="tumor", label={"Tumor"}, slide_path=tmp_path / "inked.tif")])
+    assert "mm² of marker ink left out" in page.text
+    assert "Marker ink, left out of tissue, learning and polygons" in page.text
+    assert ("g", "class", "marker-ink") in page.attributes
+
+
+def test_a_slide_without_ink_says_nothing_of_it(entries, page_of):
+    assert "marker ink" not in page_of(entries).text.lower()

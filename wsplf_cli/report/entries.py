@@ -19,7 +19,7 @@ from wsplf_cli.review.on_image import OnImage, on_image
 from wsplf_cli.runs.layout import cam_files
 from wsplf_cli.schema import Annotation, Entry, Origin, is_pending, without_name
 from wsplf_cli.slides.entry import entry_slide
-from wsplf_cli.slides.tissue import tissue_mask, tissue_um2
+from wsplf_cli.slides.tissue import ink_polygons, ink_um2, tissue_mask, tissue_um2
 
 #: Longer side of a thumbnail for up to so many slides. With more it shrinks, so that the page stays small.
 THUMBNAIL_PX, FULL_SIZE_SLIDES, LEAST_THUMBNAIL_PX = 700, 50, 200
@@ -63,6 +63,7 @@ class EntryView:
     mpp: float | None = None
     mpp_source: str = ""
     tissue_mm2: float | None = None
+    ink_mm2: float = 0.0
     counts: tuple[Count, ...] = ()
     scores: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     pictures: Pictures | None = None
@@ -116,7 +117,8 @@ def show_entry(
         failed = False
         slide, pixel_size = entry_slide(entry, mpp_override=options.mpp_override)
         mpp = pixel_size.mpp
-        tissue = tissue_um2(tissue_mask(slide, mpp_slide=mpp), mpp_slide=mpp)
+        mask = tissue_mask(slide, mpp_slide=mpp)
+        tissue = tissue_um2(mask, mpp_slide=mpp)
         not_rejected = {
             key: [annotation for annotation in annotations if annotation.review != "rejected"]
             for key, annotations in groups.items()
@@ -127,9 +129,12 @@ def show_entry(
             mpp=mpp,
             mpp_source=pixel_size.source,
             tissue_mm2=tissue / 1e6,
+            ink_mm2=ink_um2(mask, mpp_slide=mpp) / 1e6,
             counts=tuple(_count(entry, key, groups[key], mpp=mpp, tissue_um2=tissue) for key in groups),
             scores=rows,
-            pictures=draw_pictures(slide, not_rejected, cams=_newest_cams(entry, runs), max_px=max_px),
+            pictures=draw_pictures(
+                slide, not_rejected, cams=_newest_cams(entry, runs), ink=ink_polygons(mask), max_px=max_px
+            ),
             note="; ".join(filter(None, (pixel_size.warning, _left_out(placed)))),
         )
     except SlideError as error:

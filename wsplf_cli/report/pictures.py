@@ -11,6 +11,8 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from shapely import Polygon
+from shapely.geometry.base import BaseGeometry
 
 from wsplf_cli.geometry import polygonal
 from wsplf_cli.schema import Annotation, Origin
@@ -38,7 +40,8 @@ class Pictures:
     """The pictures of one slide, all in a frame of ``width_px`` x ``height_px``.
 
     ``thumbnail`` and ``cams`` (by class) are data URLs. ``outlines`` has the data of an SVG path for each origin and
-    class with annotations to show. The class is empty where the project has only one.
+    class with annotations to show. The class is empty where the project has only one. ``ink`` is the SVG path of the
+    marker ink, empty where there is none.
     """
 
     width_px: int
@@ -46,6 +49,7 @@ class Pictures:
     thumbnail: str
     cams: Mapping[str, str] = field(default_factory=dict)
     outlines: Mapping[tuple[Origin, str], str] = field(default_factory=dict)
+    ink: str = ""
 
 
 def draw_pictures(
@@ -53,6 +57,7 @@ def draw_pictures(
     annotations: Mapping[tuple[Origin, str], Sequence[Annotation]],
     *,
     cams: Mapping[str, Path],
+    ink: Sequence[Polygon] = (),
     max_px: int,
 ) -> Pictures:
     """The thumbnail, CAMs and outlines of a slide.
@@ -61,13 +66,17 @@ def draw_pictures(
         slide: An open slide.
         annotations: The annotations to outline, by origin and class.
         cams: The CAM of each class as an 8-bit grey PNG over the whole entry.
+        ink: Where marker ink lies.
         max_px: Longer side of the thumbnail.
 
     Raises:
         SlideError: the slide's image data is damaged.
     """
     pixels, downsample = slide.thumbnail(max_px)
-    outlines = {key: outline_path(group, downsample=downsample) for key, group in annotations.items()}
+    outlines = {
+        key: outline_path([annotation.shape for annotation in group], downsample=downsample)
+        for key, group in annotations.items()
+    }
     size_px = (pixels.shape[1], pixels.shape[0])
     layers = {name: cam_layer(path, size_px=size_px) for name, path in cams.items()}
     return Pictures(
@@ -76,6 +85,7 @@ def draw_pictures(
         thumbnail=_data_url(Image.fromarray(pixels), "JPEG"),
         cams={name: layer for name, layer in layers.items() if layer},
         outlines={key: path for key, path in outlines.items() if path},
+        ink=outline_path(ink, downsample=downsample),
     )
 
 
@@ -91,11 +101,11 @@ def cam_layer(path: Path, *, size_px: tuple[int, int]) -> str:
     return _data_url(Image.fromarray(_coloured(np.asarray(values)), "RGBA"), "PNG")
 
 
-def outline_path(annotations: Sequence[Annotation], *, downsample: float) -> str:
-    """The outlines of annotations, with holes, as the data of one SVG path in thumbnail pixels with one decimal."""
+def outline_path(shapes: Sequence[BaseGeometry], *, downsample: float) -> str:
+    """The outlines of shapes, with holes, as the data of one SVG path in thumbnail pixels with one decimal."""
     rings: list[str] = []
-    for annotation in annotations:
-        for polygon in polygonal(annotation.shape):
+    for shape in shapes:
+        for polygon in polygonal(shape):
             for part in polygonal(shapely.simplify(polygon, 0.4 * downsample)):
                 rings += [
                     _ring(shapely.get_coordinates(ring) / downsample) for ring in (part.exterior, *part.interiors)
