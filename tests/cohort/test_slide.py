@@ -137,7 +137,7 @@ def test_a_slide_with_marker_ink_says_so_and_its_tiles_do_not_show_it(make_entry
     prepared = prepare_cohort(memory_project([entry]), [entry], ["Tumor"], OPTIONS, recorder)
     (slide,) = prepared.slides
     assert prepared.results[0].counts["ink mm2"] == pytest.approx((60 + 2 * 16) * 1024 * 0.25 / 1e6, rel=0.2)
-    assert any("1 slides show marker ink" in message for message in recorder.said)
+    assert any("1 slide shows marker ink" in message for message in recorder.said)
     (tiles,) = tiles_of([slide])
     assert len(tiles) > 10
     pixels = tiles.read(np.arange(len(tiles))).astype(int)

@@ -238,6 +238,15 @@ def test_ink_is_known_with_its_outlines_and_area(tmp_path):
     assert outline.area * MPP**2 == pytest.approx(ink_um2(mask, mpp_slide=MPP), rel=0.03)
 
 
+def test_a_caller_that_does_not_mind_ink_gets_it_as_its_colour_says(tmp_path):
+    pixels = blank()
+    pixels[430:480, 50:1150] = PENS["blue"]
+    slide = open_slide(write_slide(tmp_path / "s.tif", pixels))
+    mask = tissue_mask(slide, mpp_slide=MPP, find_ink=False)
+    assert mask.ink is None
+    assert tissue_um2(mask, mpp_slide=MPP) == pytest.approx(50 * 1100 * MPP**2, rel=0.1)
+
+
 def test_networks_see_white_where_ink_lies(full):
     ink = np.zeros((90, 120), bool)
     ink[:, 42:45] = True  # from x = 420 to 450

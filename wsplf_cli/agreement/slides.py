@@ -81,7 +81,7 @@ def _look(slide: MatchedSlide, *, mpp_override: float | None) -> _Image:
     for entry in entries:
         try:
             image, pixel_size = entry_slide(entry, mpp_override=mpp_override)
-            return _Image(pixel_size.mpp, tissue_mask(image, mpp_slide=pixel_size.mpp))
+            return _Image(pixel_size.mpp, tissue_mask(image, mpp_slide=pixel_size.mpp, find_ink=False))
         except SlideError as error:
             reason = reason or error.message
     mpp = next((entry.mpp for entry in entries if entry.mpp is not None), mpp_override)

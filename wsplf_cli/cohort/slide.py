@@ -128,7 +128,8 @@ def prepare_cohort(
     results = for_each_entry(entries, prepare, tracker=tracker, name="tissue")
     inked = sum("ink mm2" in result.counts for result in results)
     if inked:
-        tracker.say(f"{inked} slides show marker ink, which is left out (column ink mm2; wsplf report shows where)")
+        slides_show = "1 slide shows" if inked == 1 else f"{inked} slides show"
+        tracker.say(f"{slides_show} marker ink, which is left out (column ink mm2; wsplf report shows where)")
     return PreparedCohort([slides[entry.id] for entry in finished_entries(entries, results)], results)
 
 

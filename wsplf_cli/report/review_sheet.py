@@ -7,7 +7,7 @@ polygons. It is one file, needs no server and loads nothing from elsewhere.
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import shapely
@@ -171,4 +171,4 @@ def _thumbnail(slide: Slide, corner_px0: tuple[float, float], window_px0: float,
 def _outline(annotation: Annotation, corner_px0: tuple[float, float], downsample: float) -> str:
     """The outline as the data of an SVG path in pixels of the thumbnail."""
     moved = translate(annotation.shape, -corner_px0[0], -corner_px0[1])
-    return outline_path([replace(annotation, shape=moved)], downsample=downsample)
+    return outline_path([moved], downsample=downsample)

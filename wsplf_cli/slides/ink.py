@@ -64,9 +64,11 @@ def ink_mask(density: NDArray[np.float32], *, mpp: float) -> NDArray[np.bool_]:
         mpp: Micrometres per pixel, up to about 10.
     """
     evidence = ink_colours(density, mpp=mpp)
+    if not evidence.fresh.any() and not evidence.weak.any():
+        return evidence.fresh
     fresh = _without_small(evidence.fresh, min_px=MIN_FRESH_UM2 / mpp**2)
     side = _odd_side(STROKE_UM, mpp)
-    wide: NDArray[np.bool_] = ndimage.binary_opening(evidence.weak, structure=np.ones((side, side), bool))
+    wide = _opened(evidence.weak, side)
     ink = fresh | _strokes(wide | fresh, min_px=MIN_STROKE_UM2 / mpp**2)
     if not ink.any():
         return ink
@@ -109,6 +111,13 @@ def ink_colours(density: NDArray[np.float32], *, mpp: float) -> InkEvidence:
 def _odd_side(side_um: float, mpp: float) -> int:
     """The side of a square in pixels, odd and at least 3."""
     return max(3, 2 * math.floor(side_um / mpp / 2) + 1)
+
+
+def _opened(mask: NDArray[np.bool_], side: int) -> NDArray[np.bool_]:
+    """A mask without what a square does not fit into; nothing lies beyond its border."""
+    eroded = ndimage.minimum_filter(mask.view(np.uint8), side, mode="constant", cval=0)
+    opened: NDArray[np.bool_] = ndimage.maximum_filter(eroded, side, mode="constant", cval=0).view(np.bool_)
+    return opened
 
 
 def _limit(values: NDArray[np.float32], excess: float, lowest: float, highest: float) -> float:

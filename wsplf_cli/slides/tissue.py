@@ -30,11 +30,13 @@ INK_MARGIN_UM = 16.0
 #: Ink is searched for at this many micrometres per pixel, or more where the longer side had more pixels than that.
 INK_MPP, INK_LONGER_SIDE_PX = 2.0, 4096
 STRIP_ROWS = 256
+#: The optical density (base 10) of each 8-bit value.
+_DENSITY_OF_VALUE = -np.log10((np.arange(256, dtype=np.float32) + 1) / 256)
 #: A small slide gets a finer mask than asked for, so that the longer side of the mask has at least this many pixels.
 MIN_LONGER_SIDE_PX = 256
 
 
-def tissue_mask(slide: Slide, *, mpp_slide: float, mpp: float = 8.0) -> TissueMask:
+def tissue_mask(slide: Slide, *, mpp_slide: float, mpp: float = 8.0, find_ink: bool = True) -> TissueMask:
     """The tissue of a slide: pixels with colour against the slide's own background, without marker ink.
 
     The colour strength of a pixel is the range of its optical density over red, green and blue. Otsu's threshold is
@@ -46,6 +48,8 @@ def tissue_mask(slide: Slide, *, mpp_slide: float, mpp: float = 8.0) -> TissueMa
         slide: An open slide.
         mpp_slide: Micrometres per pixel at level 0.
         mpp: Micrometres per pixel of the mask; finer on very small slides.
+        find_ink: False where ink does not matter: ink then counts as what its colour says, and the mask takes a
+            fraction of the time.
 
     Returns:
         The mask over the whole entry. It is all False where there is no tissue.
@@ -59,7 +63,9 @@ def tissue_mask(slide: Slide, *, mpp_slide: float, mpp: float = 8.0) -> TissueMa
     mpp_mask = downsample * mpp_slide
     overview = _overview(slide, downsample)
     density = _density(overview)
-    ink = _ink(slide, density, downsample=downsample, mpp_slide=mpp_slide)
+    ink = np.zeros(density.shape[:2], bool)
+    if find_ink:
+        ink = _ink(slide, density, downsample=downsample, mpp_slide=mpp_slide)
     colour = np.where(ink, np.float32(0), _colour_strength(density))
     threshold = float(np.clip(threshold_otsu(colour) if np.ptp(colour) > 0 else 0.0, *COLOUR_LIMITS))
     size = colour.size
@@ -162,8 +168,9 @@ def _ink(slide: Slide, density: NDArray[np.float32], *, downsample: float, mpp_s
 
 def _density(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
     """The optical density (base 10) of an image above that of its glass, float32 [h, w, 3]."""
-    density = -np.log10((rgb.astype(np.float32) + 1) / 256)
-    glass = (density.max(axis=2) < 0.1) & (np.ptp(density, axis=2) < 0.04)
+    density = _DENSITY_OF_VALUE[rgb]
+    most, least = _most_and_least(density)
+    glass = (most < 0.1) & (most - least < 0.04)
     if glass.mean() > 0.005:
         density = np.maximum(density - np.median(density[glass], axis=0), 0)
     return density
@@ -171,11 +178,18 @@ def _density(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 def _colour_strength(density: NDArray[np.float32]) -> NDArray[np.float32]:
     """The range of the optical density over red, green and blue, float32 [h, w]; 0 for black."""
-    spread = np.ptp(density, axis=2)
-    mean = density.mean(axis=2)
+    most, least = _most_and_least(density)
+    spread = most - least
+    mean = (density[..., 0] + density[..., 1] + density[..., 2]) / 3
     black = (mean > 0.5) & (spread < 0.2 * mean)
     strength: NDArray[np.float32] = np.where(black, np.float32(0), spread)
     return strength
+
+
+def _most_and_least(density: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The largest and the smallest of the three channels, float32 [h, w]; several times as fast as over an axis."""
+    red, green, blue = (density[..., channel] for channel in range(3))
+    return np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
 
 
 def _close(mask: NDArray[np.bool_], *, radius_px: int) -> NDArray[np.bool_]:
