@@ -288,6 +288,24 @@ class TileMask:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptedMask:
+    """A prompt of SAM and the mask that was taken of its answer, all in level-0 pixels.
+
+    ``points_px0`` float32 [K, 2], ``point_labels`` int8 [K] (1 in, 0 out), ``box_px0`` float32 [4] xyxy. ``shape`` is
+    the mask, coarsely outlined. ``score`` 0..1 is SAM's estimate of its IoU; ``soft_dice`` 0..1 is its agreement with
+    the CAM, None where that was not asked. ``used``: the mask counted.
+    """
+
+    points_px0: NDArray[np.float32]
+    point_labels: NDArray[np.int8]
+    box_px0: NDArray[np.float32] | None
+    shape: BaseGeometry
+    score: float
+    soft_dice: float | None
+    used: bool
+
+
+@dataclass(frozen=True, slots=True)
 class EntryResult:
     """What a command did with one entry."""
 

@@ -14,7 +14,7 @@ def test_a_probe_is_linear_and_takes_half_precision() -> None:
 def test_a_probe_of_reduced_features_expands_to_the_same_logits() -> None:
     rng = np.random.default_rng(0)
     slides = [rng.normal(2, 3, (400, 12)).astype(np.float32) for _ in range(3)]
-    basis = FeatureBasis(slides)
+    basis = FeatureBasis.of(slides)
     weight = rng.normal(size=basis.directions.shape[1]).astype(np.float32)
     expected = basis.reduce(slides[0]) @ weight + 0.7
     np.testing.assert_allclose(basis.expand(weight, 0.7)(slides[0]), expected, atol=1e-3)

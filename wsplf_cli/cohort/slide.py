@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from wsplf_cli.errors import ProjectError
 from wsplf_cli.options import PseudolabelOptions
 from wsplf_cli.review.memory import Review, read_review
 from wsplf_cli.review.regions import ReviewRegions, known_cells
-from wsplf_cli.schema import Annotation, Entry, EntryResult, TileGrid, TissueMask, Tracker
+from wsplf_cli.schema import Annotation, Entry, EntryResult, PromptedMask, TileGrid, TissueMask, Tracker
 from wsplf_cli.slides.entry import entry_slide, slide_of
 from wsplf_cli.slides.grid import make_grid, read_tiles
 from wsplf_cli.slides.map import SlideMap
@@ -157,9 +158,13 @@ class PreparedCohort:
 
 @dataclass(frozen=True, slots=True)
 class SlideResult:
-    """What was made of one slide: annotations to write, counts for the report, and the map of each class."""
+    """What was made of one slide: annotations to write, counts for the report, and the map of each class.
+
+    ``prompted`` holds SAM's masks for each annotation that has some, by its id.
+    """
 
     entry_id: str
     annotations: tuple[Annotation, ...]
     counts: Mapping[str, float]
     maps: Mapping[str, SlideMap] = field(default_factory=dict)
+    prompted: Mapping[UUID, Sequence[PromptedMask]] = field(default_factory=dict)

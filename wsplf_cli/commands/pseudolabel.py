@@ -15,9 +15,11 @@ from wsplf_cli.networks.device import pick_device, seed_everything
 from wsplf_cli.options import PseudolabelOptions
 from wsplf_cli.review.memory import REVIEWED, write_polygons
 from wsplf_cli.runs import layout
+from wsplf_cli.runs.prompted import keep_prompted
 from wsplf_cli.runs.record import Run, start_run
 from wsplf_cli.schema import Entry, StageReport, Tracker
 from wsplf_cli.weak.class_fit import fit_details
+from wsplf_cli.weak.kept_fit import keep_fit
 from wsplf_cli.weak.method import CohortFit, Memory, Networks, annotate, class_refiners, fit, fit_key, load_networks
 from wsplf_cli.weak.sam.embeddings import Embedder
 
@@ -97,6 +99,9 @@ def _draw(
     rng = np.random.default_rng([options.run.seed, 2])
     seeds = {entry_id: int(rng.integers(2**62)) for entry_id in slides}
     names = display_names([fit_of_class.path_class for fit_of_class in fits])
+    if run.folder is not None:
+        for fit_of_class, name in zip(fits, names, strict=True):
+            keep_fit(layout.fit_file(run.folder, name), fit_of_class)
 
     def write(entry: Entry) -> Mapping[str, float] | Skipped:
         slide = slides[entry.id]
@@ -111,6 +116,8 @@ def _draw(
         replaced = write_polygons(
             project, slide.review, annotations=result.annotations, origin="pseudolabel", run_id=run.id
         )
+        if run.folder is not None:
+            keep_prompted(run.folder, entry.id, result.prompted)
         return {**result.counts, "removed": replaced.removed, "kept": replaced.kept}
 
     tracker = trackers[fits[0].path_class].tracker

@@ -5,7 +5,6 @@ Points and boxes are continuous pixel coordinates of the window: the centre of t
 """
 
 import copy
-import hashlib
 import logging
 import pickle
 from collections.abc import Callable, Sequence
@@ -28,6 +27,7 @@ from torch.nn import functional
 
 from wsplf_cli.errors import ConfigError
 from wsplf_cli.networks.backbone import Backbone, small_trunk
+from wsplf_cli.networks.state import weights_digest
 from wsplf_cli.schema import Prompt, TileMask
 
 log = logging.getLogger(__name__)
@@ -61,11 +61,7 @@ class Sam:
 
     def encoder_digest(self) -> str:
         """SHA-256 in hexadecimal of the image encoder's weights, which an embedding depends on beside its window."""
-        digest = hashlib.sha256()
-        for name, value in sorted(self.network.image_encoder.state_dict().items()):
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        return weights_digest(self.network.image_encoder)
 
     def encode(self, batch: Tensor) -> Tensor:
         """Embeddings float32 [B, C, g, g] of RGB windows float32 [B, 3, S, S] in 0..1, with gradients."""

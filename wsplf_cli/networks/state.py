@@ -1,5 +1,6 @@
 """Weights of networks: read from files, put into a network, and averaged over the steps of a training."""
 
+import hashlib
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -63,6 +64,15 @@ def load_state(trunk: nn.Module, state: Mapping[str, Tensor], path: Path) -> Non
             hint="name the backbone that the weights were made for with --backbone",
         )
     trunk.load_state_dict({key: value.to(expected[key].dtype) for key, value in state.items()})
+
+
+def weights_digest(network: nn.Module) -> str:
+    """SHA-256 in hexadecimal of a network's weights and buffers, with their names, dtypes and shapes."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def average_weights(network: nn.Module, *, decay: float, warm_up: int = 10) -> AveragedModel:

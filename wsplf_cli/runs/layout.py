@@ -7,6 +7,8 @@
       runs/ID/                       one run of a command
         run.json, curves.json, log.txt
         cams/ENTRY[.CLASS].png       class activation maps
+        fits/fit[.CLASS].safetensors linear probes, calibration and some instances of a class
+        prompts/ENTRY.json.gz        SAM's prompts and masks of each polygon
         written/ENTRY-ORIGIN.json.gz what the run wrote into an entry
         undo/                        the replaced files and their journal
       models/NAME/                   trained segmentation models
@@ -85,6 +87,17 @@ def cam_files(run: Path, entry_id: str) -> dict[str, Path]:
 def models_folder(project_folder: Path) -> Path:
     """The folder of all trained segmentation models."""
     return project_folder / FOLDER / "models"
+
+
+def fit_file(run: Path, path_class: str) -> Path:
+    """What a run keeps of the fit of a class; ``path_class`` is empty where the project has only one."""
+    name = f"fit.{quote(path_class, safe='')}.safetensors" if path_class else "fit.safetensors"
+    return run / "fits" / name
+
+
+def prompts_file(run: Path, entry_id: str) -> Path:
+    """SAM's prompts and masks of each polygon of an entry."""
+    return run / "prompts" / f"{entry_id}.json.gz"
 
 
 def model_folder(project_folder: Path, name: str) -> Path:

@@ -17,6 +17,7 @@ from wsplf_cli.options import PseudolabelOptions
 from wsplf_cli.schema import Entry, EntryResult, Tracker
 from wsplf_cli.slides.map import SlideMap
 from wsplf_cli.slides.window import DenseInference
+from wsplf_cli.weak.alike import KeptInstances
 from wsplf_cli.weak.epithelium import restrict_to_epithelium
 from wsplf_cli.weak.features import probe_maps
 from wsplf_cli.weak.linear_probe import LinearProbe
@@ -28,13 +29,15 @@ class FittedProbes:
     """The out-of-fold probe of each entry id, and the suspected label errors by entry id, with the reason.
 
     ``epithelium`` tells the epithelium that the probes are restricted to; None: they cover all tissue. ``in_sample``
-    says why the probes learned from the slides that they score; empty where they are out of fold.
+    says why the probes learned from the slides that they score; empty where they are out of fold. ``instances`` are
+    some of those that the probes were fitted on.
     """
 
     probes: Mapping[str, LinearProbe]
     suspected: Mapping[str, str]
     epithelium: LinearProbe | None = None
     in_sample: str = ""
+    instances: KeptInstances | None = None
 
 
 @dataclass(frozen=True, slots=True)

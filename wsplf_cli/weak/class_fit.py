@@ -18,7 +18,7 @@ from wsplf_cli.weak.calibration import (
     peak_threshold,
     typical_top_decile,
 )
-from wsplf_cli.weak.cam import SlideLogits
+from wsplf_cli.weak.cam import FittedProbes, SlideLogits
 from wsplf_cli.weak.overlap import argmax_cams
 from wsplf_cli.weak.tile_scale import tile_cam
 
@@ -37,7 +37,8 @@ class ClassFit:
     used. ``logits``: their CAM logits by entry id. ``suspected``: suspected label errors by entry id, with the reason.
     ``fold_of``: the fold of each entry id in the MIL ensemble. ``search_in``: "epithelium" or "tissue". ``in_sample``:
     why the logits come from classifiers that learned from the slides; empty where they are out of fold.
-    ``calibrated`` says how logits become a CAM; None until ``with_scale`` has chosen it.
+    ``calibrated`` says how logits become a CAM; None until ``with_scale`` has chosen it. ``probes`` are the linear
+    probes where there are any, and ``backbone_digest`` is the digest of the weights of their frozen backbone.
     """
 
     path_class: str
@@ -49,6 +50,8 @@ class ClassFit:
     search_in: str
     calibrated: "CalibratedCam | None" = None
     in_sample: str = ""
+    probes: FittedProbes | None = None
+    backbone_digest: str = ""
 
     @property
     def positive_slides(self) -> list[CohortSlide]:

@@ -8,7 +8,7 @@ those of the epithelium around.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,7 +99,7 @@ def restrict_instances(slides: Sequence[Instances], epithelium: LinearProbe) -> 
     restricted = []
     for slide_logits, slide in zip(logits, slides, strict=True):
         kept = (slide_logits >= LEARN_FROM) | (slide.known != 0)
-        restricted.append(replace(slide, features=slide.features[kept], known=slide.known[kept]))
+        restricted.append(slide.select(kept))
     for positive, label in ((True, "positive"), (False, "negative")):
         if not any(len(slide.features) for slide in restricted if slide.positive is positive):
             return list(slides), f"{label} slides hold no epithelium: tumour is searched for in all tissue"

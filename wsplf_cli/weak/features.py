@@ -20,10 +20,11 @@ from wsplf_cli.cohort.slide import CohortSlide
 from wsplf_cli.networks.backbone import Backbone
 from wsplf_cli.networks.inference import on_arrays
 from wsplf_cli.review.regions import known_area
-from wsplf_cli.schema import Entry, EntryResult, Tracker
+from wsplf_cli.schema import Entry, EntryResult, TissueMask, Tracker
+from wsplf_cli.slides.open import Slide
 from wsplf_cli.slides.window import DenseInference, MapRegion, infer_map, tissue_blocks, tissue_cells
 from wsplf_cli.weak.linear_probe import LinearProbe
-from wsplf_cli.weak.pooling import CONTEXT_SIGMAS_PX, masked_gaussian, pool_context
+from wsplf_cli.weak.pooling import CONTEXT_SIGMAS_PX, TRUNCATE, masked_gaussian, pool_context
 from wsplf_cli.weak.self_training import Instances
 
 #: Instances per slide, and of all slides together, but never fewer than a few hundred per slide.
@@ -96,6 +97,7 @@ def sample_slide(
     regions = _regions(inside, _region_side(backbone.channels), rng)
     tissue = np.array([inside[region.slices].sum() for region in regions])
     features = [np.zeros((0, len(CONTEXT_SIGMAS_PX) * backbone.channels), np.float16)]
+    centres_px0 = [np.zeros((0, 2), np.float32)]
     known = {path_class: [np.zeros(0, np.int8)] for path_class in classes}
     infer = on_arrays(backbone, device=backbone.device, rotations=inference.rotations)
     for region, share in zip(regions, tissue / max(1, tissue.sum()), strict=True):
@@ -103,14 +105,55 @@ def sample_slide(
         chosen = rng.permutation(len(rows))[: round(most * share)]
         region_map = infer_map(opened, slide.tissue, infer, inference, channels=backbone.channels, region=region)
         features.append(pool_context(region_map, rows[chosen], columns[chosen], sigmas=_sigmas(inference)))
+        cells = np.stack([columns[chosen] + region.left, rows[chosen] + region.top], axis=1)
+        centres_px0.append(((cells + 0.5) * inference.downsample).astype(np.float32))
         for path_class in classes:
             decided = _known_cells(slide, path_class, region, inference.downsample)
             known[path_class].append(decided[rows[chosen], columns[chosen]])
-    joined = np.concatenate(features)
+    joined, positions = np.concatenate(features), np.concatenate(centres_px0)
     return {
-        path_class: Instances(joined, slide.is_positive(path_class), np.concatenate(known[path_class]))
+        path_class: Instances(
+            joined, slide.is_positive(path_class), np.concatenate(known[path_class]), centres_px0=positions
+        )
         for path_class in classes
     }
+
+
+def instance_at(
+    slide: Slide, tissue: TissueMask, backbone: Backbone, inference: DenseInference, centre_px0: tuple[float, float]
+) -> tuple[NDArray[np.float16], tuple[float, float]] | None:
+    """The features [D] of the cell at a point, as in ``sample_slide``, and the centre of the cell in level-0 pixels.
+
+    Outside the tissue the nearest cell of tissue is taken; None where there is none around.
+
+    Args:
+        slide: The open slide.
+        tissue: Its tissue.
+        backbone: In eval mode, on its device.
+        inference: How the map of the slide is computed.
+        centre_px0: The point (x, y).
+
+    Raises:
+        SlideError: The slide's data is damaged.
+    """
+    rows, columns = inference.shape(slide)
+    row = min(max(int(centre_px0[1] / inference.downsample), 0), rows - 1)
+    column = min(max(int(centre_px0[0] / inference.downsample), 0), columns - 1)
+    reach = int(np.ceil(TRUNCATE * max(_sigmas(inference)))) + 1
+    region = MapRegion(
+        max(0, row - reach), min(rows, row + reach + 1), max(0, column - reach), min(columns, column + reach + 1)
+    )
+    infer = on_arrays(backbone, device=backbone.device, rotations=inference.rotations)
+    region_map = infer_map(slide, tissue, infer, inference, channels=backbone.channels, region=region)
+    inside_rows, inside_columns = np.nonzero(~np.isnan(region_map[0]))
+    if not len(inside_rows):
+        return None
+    distance = (inside_rows + region.top - row) ** 2 + (inside_columns + region.left - column) ** 2
+    nearest = int(np.argmin(distance))
+    at = inside_rows[nearest : nearest + 1], inside_columns[nearest : nearest + 1]
+    features = pool_context(region_map, *at, sigmas=_sigmas(inference))[0]
+    cell = (int(at[1][0]) + region.left, int(at[0][0]) + region.top)
+    return features, ((cell[0] + 0.5) * inference.downsample, (cell[1] + 0.5) * inference.downsample)
 
 
 def probe_maps(

@@ -182,7 +182,7 @@ class _Separation:
         thinned = []
         for slide in slides:
             every = slice(None, None, max(1, len(slide.features) // _TRIAL_INSTANCES))
-            thinned.append(replace(slide, features=slide.features[every], known=slide.known[every]))
+            thinned.append(slide.select(every))
         return cls(thinned, reduce_features(thinned, directions=_TRIAL_DIRECTIONS), fold_assignments)
 
     def without(self, removed: tuple[int, ...], *, assignments: int | None = None) -> float:

@@ -38,19 +38,29 @@ class LinearProbe:
         return logits
 
 
+@dataclass(frozen=True, slots=True)
 class FeatureBasis:
-    """Standardised features in the directions of most variance of the whole cohort."""
+    """Standardised features in the directions of most variance of the whole cohort.
 
-    def __init__(self, features: Sequence[NDArray[np.floating]]) -> None:
+    ``mean`` and ``spread`` are float32 [D], ``directions`` float32 [D, K].
+    """
+
+    mean: NDArray[np.float32]
+    spread: NDArray[np.float32]
+    directions: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, features: Sequence[NDArray[np.floating]]) -> "FeatureBasis":
+        """The basis of the features [N, D] of each slide."""
         sample = np.concatenate([part[:: max(1, len(part) // _BASIS_INSTANCES)] for part in features])
         sample = sample.astype(np.float32)
         scaler = StandardScaler().fit(sample)
-        self.mean = np.asarray(scaler.mean_, np.float32)
-        self.spread = np.asarray(scaler.scale_, np.float32) + np.float32(_LEAST_SPREAD)
+        mean = np.asarray(scaler.mean_, np.float32)
+        spread = np.asarray(scaler.scale_, np.float32) + np.float32(_LEAST_SPREAD)
         kept = min(_KEPT_DIRECTIONS, *sample.shape)
-        pca = PCA(kept, svd_solver="covariance_eigh").fit((sample - self.mean) / self.spread)
+        pca = PCA(kept, svd_solver="covariance_eigh").fit((sample - mean) / spread)
         scale = np.maximum(pca.explained_variance_, 1e-4) ** _EQUALISED
-        self.directions = np.asarray(pca.components_.T / scale, np.float32)
+        return cls(mean, spread, np.asarray(pca.components_.T / scale, np.float32))
 
     def reduce(self, features: NDArray[np.floating]) -> NDArray[np.float32]:
         """Features [N, D] to float32 [N, K]."""

@@ -33,16 +33,18 @@ from wsplf_cli.cohort.slide import CohortSlide, PreparedCohort, SlideResult, req
 from wsplf_cli.networks.backbone import Backbone, build_backbone
 from wsplf_cli.networks.mil import MilNetwork
 from wsplf_cli.networks.sam import Sam, load_sam
+from wsplf_cli.networks.state import weights_digest
 from wsplf_cli.options import PseudolabelOptions
 from wsplf_cli.recipes import Recipe
 from wsplf_cli.schema import Annotation, EntryResult, Tracker
+from wsplf_cli.weak.alike import keep_instances
 from wsplf_cli.weak.cam import Classifiers, FittedProbes, compute_cams, dense_inference
 from wsplf_cli.weak.class_fit import CamsOfClass, ClassFit, resolve_overlap
 from wsplf_cli.weak.epithelium import SearchArea, restrict_instances, search_area
 from wsplf_cli.weak.features import sample_instances
 from wsplf_cli.weak.label_noise import cross_fit_with_label_noise
 from wsplf_cli.weak.mil.ensemble import fit_ensemble
-from wsplf_cli.weak.polygons import draw_polygons, measure, outside_of_review, separate_classes
+from wsplf_cli.weak.polygons import draw_polygons, measure, outside_of_review, prompted_masks, separate_classes
 from wsplf_cli.weak.prompts import Strategy
 from wsplf_cli.weak.sam import refiners
 from wsplf_cli.weak.sam.embeddings import Embedder
@@ -203,6 +205,8 @@ def fit(
                 fitted.fold_of,
                 fitted.search_in,
                 in_sample=fitted.in_sample,
+                probes=fitted.probes,
+                backbone_digest="" if networks.backbone is None else weights_digest(networks.backbone),
             )
         )
     return CohortFit(tuple(fits), tuple(merge_results(results, cam_results)), time.monotonic() - began)
@@ -255,6 +259,7 @@ def fit_probes(
         {ids[index]: reason for index, reason in suspected.items()},
         epithelium,
         in_sample,
+        keep_instances(ids, instances, probes),
     )
 
 
@@ -335,7 +340,9 @@ def annotate(
         "area mm2": sum(annotation.shape.area for annotation in annotations) * slide.mpp**2 / 1e6,
         "suppressed_um2": suppressed_px0 * slide.mpp**2,
     }
-    return SlideResult(slide.entry.id, annotations, counts, maps)
+    of_annotation = zip(annotations, (polygon for polygons in drawn for polygon in polygons), strict=True)
+    prompted = {annotation.id: prompted_masks(polygon) for annotation, polygon in of_annotation}
+    return SlideResult(slide.entry.id, annotations, counts, maps, prompted)
 
 
 def _mil_network(options: PseudolabelOptions, head: ModuleType, device: torch.device) -> MilNetwork:

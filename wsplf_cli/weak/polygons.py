@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import shapely
 from shapely import Polygon
 
 from wsplf_cli.cohort.slide import CohortSlide
@@ -11,6 +12,7 @@ from wsplf_cli.geometry import clip_polygons, mask_polygons, rasterise
 from wsplf_cli.options import PseudolabelOptions
 from wsplf_cli.review.merge import subtract_regions
 from wsplf_cli.review.roles import AREA, CONFIDENCE
+from wsplf_cli.schema import PromptedMask
 from wsplf_cli.slides.map import SlideMap
 from wsplf_cli.slides.tissue import ink_polygons
 from wsplf_cli.weak.overlap import split_polygons
@@ -22,6 +24,8 @@ TOLERANCE_UM = 1.5
 #: Smaller holes of pseudo-labels are filled: a lumen belongs to its gland. (Holes of predictions: see
 #: ``segmentation.annotate.MIN_GAP_UM2``.)
 MIN_LUMEN_UM2 = 2000.0
+#: SAM's masks that are kept of a polygon, to be shown.
+MOST_MASKS = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,21 @@ def measure(polygon: DrawnPolygon, *, mpp_slide: float) -> dict[str, float]:
         "wsplf: SAM share": float(covered.mean()),
         **measurements,
     }
+
+
+def prompted_masks(polygon: DrawnPolygon) -> list[PromptedMask]:
+    """SAM's masks that touch a polygon, or were prompted in it: at most ``MOST_MASKS``, the largest overlaps first."""
+    shapely.prepare(polygon.shape)
+    touching = []
+    for mask in polygon.region.prompted:
+        inside = mask.points_px0[mask.point_labels == 1]
+        if shapely.intersects_xy(polygon.shape, inside[:, 0], inside[:, 1]).any() or mask.shape.intersects(
+            polygon.shape
+        ):
+            touching.append(mask)
+    if len(touching) > 1:
+        touching.sort(key=lambda mask: -float(mask.shape.intersection(polygon.shape).area))
+    return touching[:MOST_MASKS]
 
 
 def _with_parts(drawn: Sequence[DrawnPolygon], parts: Sequence[Sequence[Polygon]]) -> list[DrawnPolygon]:

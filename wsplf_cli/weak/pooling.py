@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 CONTEXT_SIGMAS_PX = (8.0, 32.0, 96.0)
 
 #: The Gaussian ends at so many standard deviations.
-_TRUNCATE = 4.0
+TRUNCATE = 4.0
 #: Cells of an axis that are smoothed at once, so that the matrices stay small on large maps.
 _CHUNK = 256
 
@@ -73,7 +73,7 @@ def _joined(parts: list[NDArray[np.float32]], *, axis: int) -> NDArray[np.float3
 
 def _chunks(size: int, sigma: float) -> list[tuple[int, int, NDArray[np.float32]]]:
     """An axis in chunks: each is the product of a kernel and the cells first to last."""
-    radius = int(_TRUNCATE * sigma)
+    radius = int(TRUNCATE * sigma)
     chunks = []
     for start in range(0, size, _CHUNK):
         stop = min(size, start + _CHUNK)

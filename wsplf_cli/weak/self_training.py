@@ -15,7 +15,7 @@ with a large one.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,13 +41,20 @@ class Instances:
     """Random instances of one slide: ``features`` [N, D], and what the slide label or a person says of them.
 
     ``known`` int8 [N]: 1 where a person decided positive, -1 negative, 0 elsewhere. The instances of a slide that is
-    not ``trusted`` are scored, but nothing is learned from them.
+    not ``trusted`` are scored, but nothing is learned from them. ``centres_px0`` float32 [N, 2] is where they are on
+    the slide, None where nobody needs it.
     """
 
     features: NDArray[np.floating]
     positive: bool
     known: NDArray[np.int8]
     trusted: bool = True
+    centres_px0: NDArray[np.float32] | None = None
+
+    def select(self, kept: NDArray[np.bool_] | NDArray[np.intp] | slice) -> "Instances":
+        """Some of the instances of the same slide."""
+        centres_px0 = None if self.centres_px0 is None else self.centres_px0[kept]
+        return replace(self, features=self.features[kept], known=self.known[kept], centres_px0=centres_px0)
 
 
 def cross_fit(slides: Sequence[Instances], fold_assignments: Sequence[NDArray[np.integer]]) -> list[LinearProbe]:
@@ -63,7 +70,7 @@ def cross_fit(slides: Sequence[Instances], fold_assignments: Sequence[NDArray[np
         fold_assignments: One or more assignments of slides to folds, [len(slides)] each. Slides of a fold are scored by
             a probe of the other folds; where there is a single fold, by a probe of all slides.
     """
-    basis = FeatureBasis([slide.features for slide in slides])
+    basis = FeatureBasis.of([slide.features for slide in slides])
     reduced = [basis.reduce(slide.features) for slide in slides]
     weights = np.zeros((len(slides), basis.directions.shape[1]), np.float32)
     biases = np.zeros(len(slides))
@@ -103,7 +110,7 @@ def score_out_of_fold(
 
 def reduce_features(slides: Sequence[Instances], *, directions: int) -> list[NDArray[np.float32]]:
     """The features of each slide's instances in the directions of most variance, float32 [N, directions]."""
-    basis = FeatureBasis([slide.features for slide in slides])
+    basis = FeatureBasis.of([slide.features for slide in slides])
     return [basis.reduce(slide.features)[:, :directions] for slide in slides]
 
 

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from wsplf_cli.schema import Prompt, TileMask
+from wsplf_cli.geometry import mask_polygons, union
+from wsplf_cli.schema import Prompt, PromptedMask, TileMask
 from wsplf_cli.slides.map import SlideMap
 from wsplf_cli.slides.open import Slide
 from wsplf_cli.slides.window import Window
@@ -21,6 +22,8 @@ REFINED_PX = 2
 STEP = 0.7
 #: Weight of SAM's mask beside the CAM. Where SAM's mask is discarded, the CAM counts alone.
 SAM_WEIGHT = 0.15
+#: A mask is outlined, to be shown, on a grid of at most about twice this side.
+OUTLINED_PX = 128
 #: A mask whose soft Dice with the CAM is below this is discarded.
 LEAST_SOFT_DICE = 0.5
 
@@ -30,7 +33,7 @@ class RefinedRegion:
     """The refined map over a region of a slide, all float32 [rows, columns]; a pixel is ``downsample`` level-0 pixels.
 
     ``probability`` 0..1 is foreground from 0.5 on. ``cam`` 0..1 is the CAM. ``sam`` 0..1 is the mean estimated IoU of
-    the SAM masks that cover the pixel, 0 where none does.
+    the SAM masks that cover the pixel, 0 where none does. ``prompted`` are SAM's masks of all its windows.
     """
 
     origin_px0: tuple[float, float]
@@ -38,6 +41,17 @@ class RefinedRegion:
     probability: NDArray[np.float32]
     cam: NDArray[np.float32]
     sam: NDArray[np.float32]
+    prompted: tuple[PromptedMask, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WindowMask:
+    """SAM's mask for a prompt of a window, its soft Dice with the CAM where that was asked, and whether it counted."""
+
+    prompt: Prompt
+    mask: TileMask
+    soft_dice: float | None
+    used: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +59,13 @@ class RefinedWindow:
     """What a refiner says of one window, all float32 [S, S].
 
     ``probability`` 0..1 is foreground from 0.5 on. ``score`` is the sum of the estimated IoUs of the SAM masks that
-    cover a pixel, ``count`` the number of these masks.
+    cover a pixel, ``count`` the number of these masks. ``masks`` has one for each prompt.
     """
 
     probability: NDArray[np.float32]
     score: NDArray[np.float32]
     count: NDArray[np.float32]
+    masks: tuple[WindowMask, ...] = ()
 
 
 class Refiner(Protocol):
@@ -147,6 +162,7 @@ def _refine_group(
     width, height = corners.max(axis=0) - first + side
     weights, probability, cams, score, masks = (np.zeros((height, width), np.float32) for _ in range(5))
     window_weight = _window_weight(side)
+    prompted: list[PromptedMask] = []
     for window, (x, y) in zip(windows, corners, strict=True):
         window_cam = cam_of(window, cam, size=refiner.side_px)
         refined = refiner(window, window_cam, rng)
@@ -156,6 +172,7 @@ def _refine_group(
         cams[part] += window_weight * _shrink(window_cam)
         score[part] += window_weight * _shrink(refined.score)
         masks[part] += window_weight * _shrink(refined.count)
+        prompted += [_on_slide(mask, window) for mask in refined.masks]
     total = np.maximum(weights, 1e-6)
     return RefinedRegion(
         origin_px0=(float(first[0] * pixel_px0), float(first[1] * pixel_px0)),
@@ -163,6 +180,7 @@ def _refine_group(
         probability=(probability / total).astype(np.float32),
         cam=(cams / total).astype(np.float32),
         sam=np.where(masks > 0, score / np.maximum(masks, 1e-6), 0.0).astype(np.float32),
+        prompted=tuple(prompted),
     )
 
 
@@ -174,12 +192,14 @@ def fuse_cam_and_sam(
     components, _ = ndimage.label(cam >= FOREGROUND, structure=np.ones((3, 3)))
     union = np.zeros(cam.shape, bool)
     discarded = np.zeros(cam.shape, bool)
+    window_masks: list[WindowMask] = []
     for prompt, masks in zip(prompts, answers, strict=True):
         points = prompt.points_px[prompt.point_labels == 1].astype(np.intp)
         labels = np.setdiff1d(np.unique(components[points[:, 1], points[:, 0]]), [0])
         prompted = np.isin(components, labels)
         others = (components > 0) & ~prompted
         mask, agreement = best_mask(masks, np.where(others, np.float32(FOREGROUND), cam) if others.any() else cam)
+        window_masks.append(WindowMask(prompt, mask, agreement, agreement >= LEAST_SOFT_DICE))
         if agreement < LEAST_SOFT_DICE:
             discarded |= prompted
             continue
@@ -188,7 +208,7 @@ def fuse_cam_and_sam(
         count += mask.mask
     joined = ~discarded
     probability[joined] = (1 - SAM_WEIGHT) * cam[joined] + SAM_WEIGHT * union[joined]
-    return RefinedWindow(probability, score, count)
+    return RefinedWindow(probability, score, count, tuple(window_masks))
 
 
 def cam_of(window: Window, cam: SlideMap, *, size: int) -> NDArray[np.float32]:
@@ -204,6 +224,30 @@ def crop(cam: NDArray[np.float32], *, x: float, y: float, side: float, size: int
     rows, columns = np.meshgrid(y + centres, x + centres, indexing="ij")
     values: NDArray[np.float32] = ndimage.map_coordinates(cam, [rows, columns], order=1, mode="constant", cval=0.0)
     return values.astype(np.float32)
+
+
+def _on_slide(mask: WindowMask, window: Window) -> PromptedMask:
+    """A mask of a window in level-0 pixels, outlined from every n-th pixel: it is kept to be shown."""
+    corner = np.array([window.x_px0, window.y_px0], np.float32)
+    downsample = np.float32(window.downsample)
+    every = max(1, len(mask.mask.mask) // OUTLINED_PX)
+    shapes = mask_polygons(
+        mask.mask.mask[::every, ::every],
+        origin_px0=(window.x_px0, window.y_px0),
+        downsample=every * window.downsample,
+        tolerance_px0=every * window.downsample,
+        min_area_px0=0.0,
+    )
+    box_px = mask.prompt.box_px
+    return PromptedMask(
+        points_px0=corner + mask.prompt.points_px * downsample,
+        point_labels=mask.prompt.point_labels,
+        box_px0=None if box_px is None else np.tile(corner, 2) + box_px * downsample,
+        shape=union(shapes),
+        score=mask.mask.score,
+        soft_dice=mask.soft_dice,
+        used=mask.used,
+    )
 
 
 def _window_weight(side: int) -> NDArray[np.float32]:

@@ -10,7 +10,7 @@ from wsplf_cli.networks.sam import Sam
 from wsplf_cli.slides.window import Window
 from wsplf_cli.weak.prompts import FOREGROUND, Strategy
 from wsplf_cli.weak.sam.embeddings import Embedder, as_tensor
-from wsplf_cli.weak.sam.refine import RefinedWindow, Refiner, fuse_cam_and_sam
+from wsplf_cli.weak.sam.refine import RefinedWindow, Refiner, WindowMask, fuse_cam_and_sam
 
 #: Side of a superpixel in pixels: at 1 um per pixel about two nuclei, coarse enough not to follow single ones.
 SUPERPIXEL_PX = 14
@@ -82,13 +82,16 @@ class SamOnly:
         """The union of SAM's masks; nothing where nothing is prompted."""
         probability, score, count = np.zeros_like(cam), np.zeros_like(cam), np.zeros_like(cam)
         prompts = self.strategy(cam, rng)
+        masks: list[WindowMask] = []
         if prompts:
             embedding = as_tensor(self.embed(window), self.sam.device)
-            for (mask,) in self.sam.prompt(embedding, prompts, multimask=False):
+            answers = self.sam.prompt(embedding, prompts, multimask=False)
+            for prompt, (mask,) in zip(prompts, answers, strict=True):
+                masks.append(WindowMask(prompt, mask, None, used=True))
                 probability[mask.mask] = 1.0
                 score += mask.score * mask.mask
                 count += mask.mask
-        return RefinedWindow(probability, score, count)
+        return RefinedWindow(probability, score, count, tuple(masks))
 
 
 def build(name: str, *, sam: Sam, embed: Embedder, strategy: Strategy) -> Refiner:
