@@ -12,7 +12,7 @@ from wsplf_cli.cohort.labels import classes_of, display_names, label_word
 from wsplf_cli.errors import SlideError
 from wsplf_cli.geometry import union
 from wsplf_cli.options import ProjectOptions
-from wsplf_cli.report.pictures import Pictures, draw_pictures
+from wsplf_cli.pages.pictures import Pictures, draw_pictures
 from wsplf_cli.report.runs import RunView
 from wsplf_cli.report.scores import ORIGINS, title
 from wsplf_cli.review.on_image import OnImage, on_image

@@ -1,4 +1,4 @@
-"""The pictures of a slide in the report: a thumbnail, the CAM as a layer over it, and outlines as paths."""
+"""The pictures of a slide in a page: a thumbnail, the CAM as a layer over it, and outlines as paths."""
 
 import base64
 import io
@@ -82,7 +82,7 @@ def draw_pictures(
     return Pictures(
         width_px=pixels.shape[1],
         height_px=pixels.shape[0],
-        thumbnail=_data_url(Image.fromarray(pixels), "JPEG"),
+        thumbnail=data_url(Image.fromarray(pixels), "JPEG"),
         cams={name: layer for name, layer in layers.items() if layer},
         outlines={key: path for key, path in outlines.items() if path},
         ink=outline_path(ink, downsample=downsample),
@@ -95,10 +95,10 @@ def cam_layer(path: Path, *, size_px: tuple[int, int]) -> str:
         with Image.open(path) as image:
             values = image.convert("L")
     except (OSError, UnidentifiedImageError) as error:
-        log.warning("CAM left out of the report: %s: %s", path, error)
+        log.warning("CAM left out of the page: %s: %s", path, error)
         return ""
     values.thumbnail(size_px, Image.Resampling.BOX)
-    return _data_url(Image.fromarray(_coloured(np.asarray(values)), "RGBA"), "PNG")
+    return data_url(Image.fromarray(colour_cam(np.asarray(values)), "RGBA"), "PNG")
 
 
 def outline_path(shapes: Sequence[BaseGeometry], *, downsample: float) -> str:
@@ -119,7 +119,7 @@ def _ring(xy: NDArray[np.float64]) -> str:
     return "M" + "L".join(dict.fromkeys(points)) + "Z"
 
 
-def _coloured(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def colour_cam(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """RGBA uint8 [H, W, 4] of CAM values uint8 [H, W]."""
     values_of_colours, colours = CAM_COLOURS[:, 0], CAM_COLOURS[:, 1:]
     table = np.stack([np.interp(np.arange(256), values_of_colours, channel) for channel in colours.T], axis=1)
@@ -134,7 +134,7 @@ def jpeg_base64(pixels: NDArray[np.uint8], *, quality: int) -> str:
     return base64.b64encode(stream.getvalue()).decode("ascii")
 
 
-def _data_url(image: Image.Image, kind: str) -> str:
+def data_url(image: Image.Image, kind: str) -> str:
     """An image as a data URL."""
     stream = io.BytesIO()
     options = {"quality": JPEG_QUALITY} if kind == "JPEG" else {"optimize": True}

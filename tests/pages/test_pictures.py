@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from shapely import LineString, Polygon, box
 
-from wsplf_cli.report.pictures import cam_layer, outline_path
+from wsplf_cli.pages.pictures import cam_layer, outline_path
 from wsplf_cli.schema import Annotation
 
 
