@@ -253,6 +253,20 @@ class AgreeOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class ExplainOptions:
+    """``wsplf explain``."""
+
+    project: ProjectOptions = field(
+        default_factory=ProjectOptions,
+        metadata={"without": ("images", *_WRITING)},  # an id is looked for in all entries
+    )
+    image: str | None = option(None, "Explain all pseudo-labels and predictions of this image, least certain first.")
+    out: Path | None = option(
+        None, "HTML file to write; explain-ID.html in this folder (not in the project) by default."
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class CreateOptions:
     """``wsplf project create``."""
 
@@ -345,6 +359,7 @@ COMMANDS: Mapping[str, type] = {
     "benchmark": BenchmarkOptions,
     "report": ReportOptions,
     "agree": AgreeOptions,
+    "explain": ExplainOptions,
     "export": ExportOptions,
     "import": ImportOptions,
 }

@@ -310,6 +310,21 @@ class Screen:
             ]
             self.table(["slide", "um2", "who decided what", "id"], cells, right=[1])
 
+    def explanation(self, document: Mapping[str, Any]) -> None:
+        """Show why polygons were drawn, in sentences, and where the page is."""
+        if self.json:
+            self.document(document)
+            return
+        for facts in document["polygons"]:
+            value = facts["confidence"]
+            figure = "" if value is None else f", confidence {value:.2f}"
+            self.line(f"{facts['id']}: {facts['kind']} of class {facts['class'] or 'none'} on {facts['image']}{figure}")
+            for sentence in (*facts["why"], *facts["decisions"]):
+                self.line(f"  {sentence}")
+        if document["not_explained"]:
+            self.line(f"and {len(document['not_explained'])} more that are more certain, listed on the page")
+        self.line(f"page: {document['page']}")
+
     def path(self, name: str, path: Path) -> None:
         """Show where a file was written."""
         if self.json:

@@ -23,6 +23,7 @@ from wsplf_cli.options import (
     DemoOptions,
     DoctorOptions,
     EvaluateOptions,
+    ExplainOptions,
     LabelsOptions,
     PseudolabelOptions,
     ReportOptions,
@@ -178,3 +179,27 @@ def agree(
     document = run_command([backend.open_project(path, options.project) for path in projects], options, screen)
     screen.agreement(document)
     return int(bool(document["failed"]))
+
+
+@command("explain")
+def explain(
+    project: ProjectPath,
+    polygon: Annotated[
+        str | None, typer.Argument(metavar="UUID", help="Id of a pseudo-label or prediction, as QuPath shows it.")
+    ] = None,
+    *,
+    options: ExplainOptions,
+    screen: "Screen",
+) -> int:
+    """Show why a polygon was drawn.
+
+    Writes one HTML page: the tissue, the CAM, SAM's masks, what the confidence is made of, the most alike instances on
+    other slides, the run, and what a person decided since. Give an id or --image. With --json, the facts are printed,
+    and the page is written only with --out. The project is only read.
+    """
+    from wsplf_cli.commands.explain import explain as run_command
+
+    write = not screen.json or options.out is not None
+    document = run_command(*open_any(project, options.project, screen), polygon, options, screen, write=write)
+    screen.explanation(document)
+    return 0

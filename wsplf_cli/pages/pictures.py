@@ -101,6 +101,30 @@ def cam_layer(path: Path, *, size_px: tuple[int, int]) -> str:
     return data_url(Image.fromarray(colour_cam(np.asarray(values)), "RGBA"), "PNG")
 
 
+def window_picture(slide: Slide, corner_px0: tuple[float, float], window_px0: float, *, side_px: int) -> str:
+    """A square window of a slide as a JPEG data URL of ``side_px`` pixels.
+
+    Raises:
+        SlideError: the slide's image data is damaged.
+    """
+    pixels = slide.read(*corner_px0, size_px=(side_px, side_px), downsample=window_px0 / side_px)
+    return data_url(Image.fromarray(pixels), "JPEG")
+
+
+def map_layer(values: NDArray[np.uint8], *, cells: tuple[float, float, float, float], side_px: int) -> str:
+    """A square part of a map as a coloured, transparent layer, clear outside the map.
+
+    Args:
+        values: The map uint8 [rows, columns], ``CAM_THRESHOLD`` at the decision threshold.
+        cells: Left, top, right and bottom of the part, in cells.
+        side_px: Side of the layer.
+    """
+    part = Image.fromarray(values).transform(
+        (side_px, side_px), Image.Transform.EXTENT, cells, resample=Image.Resampling.BILINEAR
+    )
+    return data_url(Image.fromarray(colour_cam(np.asarray(part)), "RGBA"), "PNG")
+
+
 def outline_path(shapes: Sequence[BaseGeometry], *, downsample: float) -> str:
     """The outlines of shapes, with holes, as the data of one SVG path in thumbnail pixels with one decimal."""
     rings: list[str] = []

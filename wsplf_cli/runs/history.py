@@ -87,7 +87,7 @@ def past_runs(folder: Path) -> list[PastRun]:
             continue
         stat = path.stat()
         sequence, kept_bytes, writes = _writes(path, stat.st_mtime_ns, stat.st_size)
-        record = _record(run_file(run_folder))
+        record = read_record(run_file(run_folder))
         if writes:
             texts = {key: str(record.get(key) or "") for key in ("stage", "status", "undoes")}
             runs.append(
@@ -182,7 +182,7 @@ def _inside(journal: Path, relative: str) -> str:
     return relative
 
 
-def _record(path: Path) -> dict[str, Any]:
+def read_record(path: Path) -> dict[str, Any]:
     """run.json of a run; empty where it cannot be read."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))

@@ -125,6 +125,11 @@ def review_file(project_folder: Path) -> Path:
     return project_folder / FOLDER / "review.html"
 
 
+def explanation_name(polygon_id: str) -> str:
+    """Name of the page of ``wsplf explain`` for a polygon."""
+    return f"explain-{polygon_id[:8]}.html"
+
+
 def benchmark_folder(project_folder: Path) -> Path:
     """The results of ``wsplf benchmark``."""
     return project_folder / FOLDER / "benchmark"

@@ -55,6 +55,16 @@ def written(folder: Path, entry_id: str, *, origin: Origin) -> list[Annotation] 
     return None if newest is None else _load(newest, origin=origin)
 
 
+def written_by(run: Path, entry_id: str, *, origin: Origin) -> list[Annotation] | None:
+    """The annotations of an origin that one run wrote into an entry, as it wrote them; None when it wrote none.
+
+    Raises:
+        ProjectError: the file cannot be read.
+    """
+    path = written_file(run, entry_id, origin)
+    return _load(path, origin=origin) if path.is_file() else None
+
+
 def _counts(run: PastRun | None, runs: Sequence[PastRun], entry_id: str) -> bool:
     """Whether what a run wrote into an entry is complete and was not undone; true for a run without a journal."""
     if run is None:

@@ -122,7 +122,7 @@ def most_alike(
             if not near and (several_of_a_slide or not of_slide):
                 chosen.append(row)
     similarity_of: Mapping[int, float] = dict(zip(rows.tolist(), similarity.tolist(), strict=True))
-    found = [
+    instances = [
         Alike(
             kept.entry_ids[kept.slide_of[row]],
             (float(kept.centres_px0[row, 0]), float(kept.centres_px0[row, 1])),
@@ -131,7 +131,7 @@ def most_alike(
         )
         for row in chosen
     ]
-    return sorted(found, key=lambda alike: -alike.similarity)
+    return sorted(instances, key=lambda alike: -alike.similarity)
 
 
 def _highest_and_spread(scores: NDArray[np.float32], *, most: int) -> NDArray[np.intp]:
