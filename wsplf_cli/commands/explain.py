@@ -13,7 +13,7 @@ from wsplf_cli.explain.page import render_page
 from wsplf_cli.explain.pictures import side_px
 from wsplf_cli.explain.subject import find_polygon, polygons_of
 from wsplf_cli.options import ExplainOptions
-from wsplf_cli.runs.layout import explanation_name
+from wsplf_cli.runs.layout import explanation_name, image_explanation_name
 from wsplf_cli.schema import Entry, Tracker
 
 #: Polygons of an image that are explained in full, the least certain first; the others are listed with their ids.
@@ -62,7 +62,7 @@ def explain(
         entry = find_entry(str(options.image), entries)
         subjects = polygons_of(project, entry)
         title = f"{len(subjects)} polygon{'' if len(subjects) == 1 else 's'} on {entry.name}"
-        name = f"explain-{file_names(entries)[entry.id]}.html"
+        name = image_explanation_name(file_names(entries)[entry.id])
     explained = subjects[:MOST_POLYGONS]
     explainer = Explainer(project, entries, options.project, tracker, side_px(len(explained)))
     explanations = []

@@ -47,7 +47,7 @@ def report(project: Project, entries: Sequence[Entry], options: ReportOptions, t
         page, failed = render_sheet(project, entries, options.project, tracker)
     else:
         out = options.out or report_file(project.folder)
-        page, failed = _report_page(project, entries, options, tracker)
+        page, failed = _report_page(project, entries, options, out.parent, tracker)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         files.write_bytes(out, page.encode())
@@ -57,9 +57,9 @@ def report(project: Project, entries: Sequence[Entry], options: ReportOptions, t
 
 
 def _report_page(
-    project: Project, entries: Sequence[Entry], options: ReportOptions, tracker: Tracker
+    project: Project, entries: Sequence[Entry], options: ReportOptions, folder: Path, tracker: Tracker
 ) -> tuple[str, int]:
-    """The page about the project as HTML, and the number of entries whose annotations could not be read."""
+    """The page in ``folder`` about the project as HTML, and the number of entries whose annotations are unreadable."""
     runs = read_runs(project.folder)
     scores = read_scores(options.scores) if options.scores else kept_scores([run.record for run in runs])
     rows = rows_of_entries(scores, all_entries(project, entries))
@@ -71,5 +71,5 @@ def _report_page(
         if views[-1].problem:
             tracker.say(f"{entry.name}: shown without a picture, {views[-1].problem}")
         tracker.advance(1, message=entry.name)
-    page = render_page(project, views, runs, scores, options=options.project)
+    page = render_page(project, views, runs, scores, options=options.project, folder=folder)
     return page, sum(view.failed for view in views)

@@ -105,8 +105,8 @@ def words_on_cam(calibration: Calibration | None, peak: PeakThreshold | None, *,
         )
         if peak_cam is not None and peak_cam < needed - _ROUNDING:
             sentences.append(
-                "The CAM in this polygon does not reach that: SAM's mask carried it over the threshold, beside tissue that"
-                " does, or a person changed its shape."
+                "The CAM in this polygon does not reach that: SAM's mask carried it over the threshold, beside tissue"
+                " that does, or a person changed its shape."
             )
     elif peak_cam is not None:
         sentences.append(f"The highest CAM in the polygon is {peak_cam:.2f}; 0.5 is the threshold.")
@@ -115,15 +115,10 @@ def words_on_cam(calibration: Calibration | None, peak: PeakThreshold | None, *,
 
 def words_on_evidence(evidence: Evidence, path_class: str) -> str:
     """The logit of the classifier as a sum, in one sentence."""
-    learned = (
-        "the mean of all probes, none of which learned from this slide"
-        if evidence.held_out
-        else "a probe that did not learn from this slide"
-    )
     moved = ", ".join(f"{part:+.2f} within about {sigma:g} µm" for sigma, part in evidence.parts.items())
     return (
-        f"At the marked point the logit for {path_class} is {evidence.logit:.2f} ({learned}). Average tissue of the"
-        f" cohort has {evidence.average:.2f}; the tissue here moves it by {moved}."
+        f"At the marked point the logit for {path_class} is {evidence.logit:.2f} ({evidence.probe}). Average tissue of"
+        f" the cohort has {evidence.average:.2f}; the tissue here moves it by {moved}."
     )
 
 

@@ -26,6 +26,7 @@ from wsplf_cli.weak.kept_fit import KeptFit
 from wsplf_cli.weak.linear_probe import LinearProbe
 from wsplf_cli.weak.pooling import CONTEXT_SIGMAS_PX
 
+_OF_ALL = "by the mean of all probes, none of which learned from this slide"
 #: Alike instances that are shown of positive and of negative slides.
 ALIKE = 3
 
@@ -36,8 +37,8 @@ class Evidence:
 
     ``centre_px0`` is the instance, ``logit`` what the probe says that did not learn from the slide. It is the sum of
     ``average``, the logit of the average tissue of the cohort, and of ``parts``: how much the neighbourhood of each
-    size (standard deviation in micrometres) moves it. ``held_out``: the slide took no part in the run, so the mean of
-    all probes is used. ``searched`` counts the kept instances, ``slides`` the slides that they are from.
+    size (standard deviation in micrometres) moves it. ``probe`` says which probe that is. ``searched`` counts the kept
+    instances, ``slides`` the slides that they are from.
     """
 
     run_id: str
@@ -45,7 +46,7 @@ class Evidence:
     logit: float
     average: float
     parts: Mapping[float, float]
-    held_out: bool
+    probe: str
     positive: tuple[Alike, ...]
     negative: tuple[Alike, ...]
     searched: int
@@ -99,7 +100,7 @@ class EvidenceReader:
         if instance is None:
             return "The polygon lies outside the tissue: the classifier says nothing there."
         features, centre = instance
-        probe, held_out = _probe_for(fit, entry.id)
+        probe, probe_words = _probe_for(fit, entry.id)
         mean = fit.instances.basis.mean
         moved = probe.weight * (features.astype(np.float32) - mean)
         parts = moved.reshape(len(CONTEXT_SIGMAS_PX), -1).sum(axis=1)
@@ -110,7 +111,7 @@ class EvidenceReader:
             logit=float(probe(features[None])[0]),
             average=float(probe(mean[None])[0]),
             parts={sigma * inference.mpp: float(part) for sigma, part in zip(CONTEXT_SIGMAS_PX, parts, strict=True)},
-            held_out=held_out,
+            probe=probe_words,
             positive=self._alike(query, fit, entry, positive=True, mpp_run=inference.mpp),
             negative=self._alike(query, fit, entry, positive=False, mpp_run=inference.mpp),
             searched=len(fit.instances.features),
@@ -158,9 +159,13 @@ class EvidenceReader:
         return self._backbones[fit.backbone_digest]
 
 
-def _probe_for(fit: KeptFit, entry_id: str) -> tuple[LinearProbe, bool]:
-    """The probe that did not learn from a slide, and whether the slide took no part in the run."""
+def _probe_for(fit: KeptFit, entry_id: str) -> tuple[LinearProbe, str]:
+    """The probe for a slide, out of fold where there were folds, and in words which one that is."""
     if entry_id in fit.probes:
-        return fit.probes[entry_id], False
+        if fit.cross_fitted:
+            return fit.probes[entry_id], "of a probe that did not learn from this slide"
+        return fit.probes[
+            entry_id
+        ], "of a probe that learned from this slide too: there were too few patients for folds"
     weights = np.mean([probe.weight for probe in fit.probes.values()], axis=0).astype(np.float32)
-    return LinearProbe(weights, float(np.mean([probe.bias for probe in fit.probes.values()]))), True
+    return LinearProbe(weights, float(np.mean([probe.bias for probe in fit.probes.values()]))), _OF_ALL

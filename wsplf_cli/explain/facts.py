@@ -257,7 +257,7 @@ def _evidence_facts(evidence: Evidence) -> dict[str, Any]:
         "logit": evidence.logit,
         "average": evidence.average,
         "parts_um": {f"{sigma:g}": part for sigma, part in evidence.parts.items()},
-        "held_out": evidence.held_out,
+        "probe": evidence.probe,
         "searched": evidence.searched,
         "slides": evidence.slides,
     }

@@ -16,6 +16,7 @@ from wsplf_cli.pages.pictures import Pictures, draw_pictures
 from wsplf_cli.report.runs import RunView
 from wsplf_cli.report.scores import ORIGINS, title
 from wsplf_cli.review.on_image import OnImage, on_image
+from wsplf_cli.review.roles import CONFIDENCE
 from wsplf_cli.runs.layout import cam_files
 from wsplf_cli.schema import Annotation, Entry, Origin, is_pending, without_name
 from wsplf_cli.slides.entry import entry_slide
@@ -56,6 +57,7 @@ class EntryView:
     """One entry as the page shows it. ``problem`` says why there are no pictures, ``note`` is a warning.
 
     ``failed``: its annotations cannot be read, so the page does not say how many there are.
+    ``polygons`` are wsplf's own, the least certain first.
     """
 
     entry: Entry
@@ -67,6 +69,7 @@ class EntryView:
     counts: tuple[Count, ...] = ()
     scores: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     pictures: Pictures | None = None
+    polygons: tuple[Annotation, ...] = ()
     note: str = ""
     problem: str = ""
     failed: bool = False
@@ -136,6 +139,7 @@ def show_entry(
                 slide, not_rejected, cams=_newest_cams(entry, runs), ink=ink_polygons(mask), max_px=max_px
             ),
             note="; ".join(filter(None, (pixel_size.warning, _left_out(placed)))),
+            polygons=_by_confidence(groups),
         )
     except SlideError as error:
         return EntryView(
@@ -161,6 +165,12 @@ def _group(annotations: Sequence[Annotation], classes: Sequence[str]) -> Groups:
         for origin in ORIGINS
         for name in names
     }
+
+
+def _by_confidence(groups: Groups) -> tuple[Annotation, ...]:
+    """The annotations that wsplf made, those without a confidence first, then the least certain."""
+    polygons = [annotation for group in groups.values() for annotation in group if annotation.origin != "human"]
+    return tuple(sorted(polygons, key=lambda annotation: annotation.measurements.get(CONFIDENCE, -1.0)))
 
 
 def _count(

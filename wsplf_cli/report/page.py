@@ -1,16 +1,22 @@
 """The HTML of the report, from what ``entries``, ``runs`` and ``scores`` gathered."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from wsplf_cli.backends import Project
 from wsplf_cli.cohort.labels import classes_of
+from wsplf_cli.cohort.names import file_names
 from wsplf_cli.options import ProjectOptions
 from wsplf_cli.pages.template import heading, load_template
 from wsplf_cli.report.entries import EntryView
 from wsplf_cli.report.runs import RunView, SuspectedLabelError, latest_runs, suspected_label_errors
 from wsplf_cli.report.scores import ORIGINS
+from wsplf_cli.review.roles import CONFIDENCE
+from wsplf_cli.runs.layout import explanation_name, image_explanation_name
+from wsplf_cli.schema import Annotation
 
 #: The figures over a whole cohort that ``wsplf evaluate`` prints, and how the report names them.
 TOTALS = {
@@ -37,6 +43,7 @@ def render_page(
     scores: Mapping[str, Mapping[str, Any]],
     *,
     options: ProjectOptions,
+    folder: Path,
 ) -> str:
     """The page as HTML.
 
@@ -46,7 +53,10 @@ def render_page(
         runs: The runs of the project, the newest first.
         scores: Tables of evaluations by title.
         options: How the project was reached.
+        folder: Where the page will be: polygons are linked to the pages of ``wsplf explain`` beside it.
     """
+    pages = {path.name for path in folder.glob("explain-*.html")}
+    names = file_names([view.entry for view in views])
     return load_template("report.html").render(
         **heading(project),
         views=views,
@@ -56,6 +66,13 @@ def render_page(
         latest=latest_runs(runs),
         labels_to_check=labels_to_check(suspected_label_errors(runs), views),
         classes=classes_of(options),
+        page_of={
+            annotation.id: link
+            for view in views
+            for annotation in view.polygons
+            if (link := _link_to_explanation(annotation, names[view.entry.id], pages))
+        },
+        confidence=CONFIDENCE,
         origins={origin: singular for origin, (singular, _) in ORIGINS.items()},
         plurals={origin: plural for origin, (_, plural) in ORIGINS.items()},
     )
@@ -67,3 +84,11 @@ def labels_to_check(suspected: Sequence[SuspectedLabelError], views: Sequence[En
     order = {entry_id: index for index, entry_id in enumerate(sections)}
     by_page = sorted(suspected, key=lambda error: order.get(error.entry_id, len(order)))
     return [LabelToCheck(error.name, error.reason, sections.get(error.entry_id)) for error in by_page]
+
+
+def _link_to_explanation(annotation: Annotation, image: str, pages: Set[str]) -> str:
+    """The page that explains a polygon, or all polygons of its image, if it is there; else an empty text."""
+    if (page := explanation_name(str(annotation.id))) in pages:
+        return quote(page)
+    page = image_explanation_name(image)
+    return f"{quote(page)}#{annotation.id}" if page in pages else ""

@@ -130,6 +130,11 @@ def explanation_name(polygon_id: str) -> str:
     return f"explain-{polygon_id[:8]}.html"
 
 
+def image_explanation_name(image: str) -> str:
+    """Name of the page of ``wsplf explain`` for all polygons of an image, by the name of its files."""
+    return f"explain-{image}.html"
+
+
 def benchmark_folder(project_folder: Path) -> Path:
     """The results of ``wsplf benchmark``."""
     return project_folder / FOLDER / "benchmark"

@@ -44,6 +44,11 @@ class KeptFit:
     instances: KeptInstances | None
     backbone_digest: str
 
+    @property
+    def cross_fitted(self) -> bool:
+        """Whether slides were in different folds: with a single fold, one probe learned from all of them."""
+        return len({probe.weight.tobytes() for probe in self.probes.values()}) > 1
+
 
 def keep_fit(path: Path, fit: ClassFit) -> None:
     """Write what is kept of a fit, whole or not at all.
