@@ -220,7 +220,9 @@ def test_the_report_links_to_the_pages_beside_it(first, largest, tmp_path):
     name = f"explain-{str(largest.id)[:8]}.html"
     (tmp_path / name).write_text("page")
     (tmp_path / "explain-p2.tif.html").write_text("page")
-    page = Page(report(project, entries, ReportOptions(out=tmp_path / "r.html"), Silent()).read_text(encoding="utf-8"))
+    page = Page(
+        report(project, entries, ReportOptions(out=tmp_path / "r.html"), Silent()).page.read_text(encoding="utf-8")
+    )
     links = {value for tag, name, value in page.attributes if (tag, name) == ("a", "href")}
     of_image = {f"explain-p2.tif.html#{annotation.id}" for annotation in first.annotations("p2")}
     assert {name} | of_image == {link for link in links if link.startswith("explain-")}

@@ -1,8 +1,10 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
 
-from wsplf_cli.networks.state import average_weights
+from wsplf_cli.networks.state import average_weights, weights_digest
 
 
 def network():
@@ -38,3 +40,13 @@ def test_before_the_first_step_the_average_is_the_network(decay):
     model = network()
     averaged = average_weights(model, decay=decay)
     assert all(torch.equal(value, averaged.module.state_dict()[key]) for key, value in model.state_dict().items())
+
+
+def test_the_digest_is_that_of_the_weights():
+    torch.manual_seed(0)
+    first = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    same = copy.deepcopy(first)
+    assert weights_digest(first) == weights_digest(same)
+    with torch.no_grad():
+        same[0].bias[0] += 1e-6
+    assert weights_digest(first) != weights_digest(same)

@@ -18,7 +18,7 @@ from wsplf_cli.schema import TileGrid, TissueMask
 from wsplf_cli.slides.window import DenseInference, infer_map, tissue_cells
 from wsplf_cli.synthetic.pyramid import write_pyramid
 from wsplf_cli.weak import features
-from wsplf_cli.weak.features import probe_maps, sample_instances, sample_slide
+from wsplf_cli.weak.features import instance_at, probe_maps, sample_instances, sample_slide
 from wsplf_cli.weak.linear_probe import LinearProbe
 from wsplf_cli.weak.pooling import CONTEXT_SIGMAS_PX, pool_context
 
@@ -96,6 +96,26 @@ def test_instances_are_of_the_tissue_with_their_context_at_each_sigma(prepare):
     assert 10 * 8 <= positions[:, 1].min() < positions[:, 1].max() < 50 * 8
     narrow, wide = instances.features[:, 0], instances.features[:, -3]
     assert np.ptp(wide.astype(float)) < 0.7 * np.ptp(narrow.astype(float))
+
+
+def test_instances_say_where_they_are_and_are_found_there_again(prepare):
+    slide = prepare()
+    instances = sample(slide, most=40)
+    assert columns_and_rows(instances) == pytest.approx(instances.centres_px0, abs=8)
+    for expected, centre in list(zip(instances.features, instances.centres_px0, strict=True))[:3]:
+        again, cell = instance_at(slide.open(), slide.tissue, Colours(), inference(), tuple(centre.tolist()))
+        assert cell == tuple(centre.tolist())
+        assert again[:6] == pytest.approx(expected[:6], abs=2e-3), "the largest neighbourhood ends at its own region"
+
+
+def test_outside_of_the_tissue_the_nearest_instance_is_taken_or_none(prepare):
+    mask = np.zeros((SIDE // 8, SIDE // 8), bool)
+    mask[20:, 20:] = True
+    slide = prepare(mask=mask)
+    _, cell = instance_at(slide.open(), slide.tissue, Colours(), inference(), (100.0, 300.0))
+    assert cell == (20 * 8 + 4, 300 // 8 * 8 + 4)
+    empty = prepare(mask=np.zeros_like(mask))
+    assert instance_at(empty.open(), empty.tissue, Colours(), inference(), (100.0, 300.0)) is None
 
 
 def test_no_slide_gives_more_instances_than_wanted_and_the_same_seed_gives_the_same(prepare):

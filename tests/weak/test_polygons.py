@@ -10,9 +10,16 @@ from wsplf_cli.cohort.slide import CohortSlide
 from wsplf_cli.options import PseudolabelOptions
 from wsplf_cli.review.memory import Review
 from wsplf_cli.review.regions import ReviewRegions
-from wsplf_cli.schema import TileGrid, TissueMask
+from wsplf_cli.schema import PromptedMask, TileGrid, TissueMask
 from wsplf_cli.slides.map import SlideMap
-from wsplf_cli.weak.polygons import DrawnPolygon, draw_polygons, measure, outside_of_review, separate_classes
+from wsplf_cli.weak.polygons import (
+    DrawnPolygon,
+    draw_polygons,
+    measure,
+    outside_of_review,
+    prompted_masks,
+    separate_classes,
+)
 from wsplf_cli.weak.sam.refine import RefinedRegion
 from wsplf_cli.weak.sam.refiners import CamOnly
 
@@ -118,3 +125,16 @@ def test_polygons_leave_out_marker_ink(slide):
         pytest.approx((560, 300, 700, 500), abs=1),
     ]
     assert outside_of_review(drawn, slide, "Tumor", min_area_px0=0.0) == drawn
+
+
+def test_a_polygon_keeps_the_masks_that_touch_it_or_were_prompted_in_it():
+    def mask(shape, *point):
+        return PromptedMask(np.array([point], np.float32), np.ones(1, np.int8), None, shape, 0.9, 0.8, True)
+
+    touching, prompted, other = (
+        mask(box(1050, 550, 1150, 650), 2000, 2000),
+        mask(box(3000, 3000, 3001, 3001), 1020, 520),
+        mask(box(1190, 690, 1200, 700), 1195, 695),
+    )
+    drawn = DrawnPolygon(box(1000, 500, 1100, 600), replace(region(), prompted=(other, prompted, touching)))
+    assert prompted_masks(drawn) == [touching, prompted]

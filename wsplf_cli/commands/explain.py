@@ -6,7 +6,8 @@ from typing import Any
 
 from wsplf_cli import files
 from wsplf_cli.backends import Project
-from wsplf_cli.cohort.names import file_names, find_entry
+from wsplf_cli.cohort.names import EntryNames, file_names
+from wsplf_cli.cohort.square_pixels import with_square_pixels
 from wsplf_cli.errors import ConfigError, ProjectError
 from wsplf_cli.explain.facts import Explainer
 from wsplf_cli.explain.page import render_page
@@ -54,12 +55,14 @@ def explain(
             "explain needs the id of a polygon or --image NAME, not both",
             hint="wsplf explain PROJECT UUID, or wsplf explain PROJECT --image NAME",
         )
+    image = None if options.image is None else EntryNames(entries).find(options.image)
+    project, entries = with_square_pixels(project, entries)
     if polygon is not None:
         subjects = [find_polygon(project, entries, polygon)]
         title = f"{subjects[0].kind} on {subjects[0].title}"
         name = explanation_name(str(subjects[0].annotation.id))
     else:
-        entry = find_entry(str(options.image), entries)
+        entry = next(entry for entry in entries if image is not None and entry.id == image.id)
         subjects = polygons_of(project, entry)
         title = f"{len(subjects)} polygon{'' if len(subjects) == 1 else 's'} on {entry.name}"
         name = image_explanation_name(file_names(entries)[entry.id])

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from wsplf_cli.class_names import same_class
 from wsplf_cli.explain.runs import class_as_written
 from wsplf_cli.explain.subject import Subject
 from wsplf_cli.review.memory import Review
@@ -35,7 +36,7 @@ def describe_decisions(subject: Subject, review: Review, as_written: Annotation 
         sentences.append("A person accepted it.")
     elif annotation.review == "rejected":
         sentences.append("A person rejected it.")
-    if annotation.path_class != made_for:
+    if not same_class(annotation.path_class, made_for):
         sentences.append(f"A person gave it the class {annotation.path_class or 'none'}; wsplf wrote {made_for}.")
     sentences += _change_of_shape(annotation, as_written, mpp=mpp)
     if annotation.locked:
@@ -61,7 +62,7 @@ def describe_decisions(subject: Subject, review: Review, as_written: Annotation 
 
 def _change_of_shape(annotation: Annotation, as_written: Annotation | None, *, mpp: float) -> Sequence[str]:
     if as_written is None:
-        changed_class = annotation.path_class != class_as_written(annotation)
+        changed_class = not same_class(annotation.path_class, class_as_written(annotation))
         return ["A person changed its shape."] if annotation.edited and not changed_class else []
     before, now = as_written.shape, annotation.shape
     union = before.union(now).area

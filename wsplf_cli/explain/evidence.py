@@ -160,12 +160,10 @@ class EvidenceReader:
 
 
 def _probe_for(fit: KeptFit, entry_id: str) -> tuple[LinearProbe, str]:
-    """The probe for a slide, out of fold where there were folds, and in words which one that is."""
+    """The probe for a slide, out of fold where there are folds, and in words which one that is."""
     if entry_id in fit.probes:
-        if fit.cross_fitted:
-            return fit.probes[entry_id], "of a probe that did not learn from this slide"
-        return fit.probes[
-            entry_id
-        ], "of a probe that learned from this slide too: there were too few patients for folds"
+        if fit.in_sample:
+            return fit.probes[entry_id], f"of a probe that learned from this slide too: {fit.in_sample}"
+        return fit.probes[entry_id], "of a probe that did not learn from this slide"
     weights = np.mean([probe.weight for probe in fit.probes.values()], axis=0).astype(np.float32)
     return LinearProbe(weights, float(np.mean([probe.bias for probe in fit.probes.values()]))), _OF_ALL

@@ -1,9 +1,8 @@
 """The pictures of a polygon: its tissue at two scales, with its outline, the map that it came from, and SAM's masks."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
@@ -172,10 +171,10 @@ def draw_views(
     return Views(
         side_px=side,
         close=close,
-        close_outline=_outline(annotation, corners[0], scale),
+        close_outline=_outline(annotation.shape, corners[0], scale),
         close_um=close_px0 * mpp,
         context=context,
-        context_outline=_outline(annotation, corners[1], context_px0 / side),
+        context_outline=_outline(annotation.shape, corners[1], context_px0 / side),
         context_um=context_px0 * mpp,
         layer="" if shown is None else _layer(shown, corners[0], close_px0, side_px=side),
         masks=tuple(_drawing(mask, corners[0], scale) for mask in masks),
@@ -207,10 +206,9 @@ def _layer(shown: MapOfSlide, corner_px0: tuple[float, float], window_px0: float
     return map_layer(shown.values, cells=cells, side_px=side_px)
 
 
-def _outline(annotation: Annotation, corner_px0: tuple[float, float], downsample: float) -> str:
-    """The outline as the data of an SVG path in pixels of a picture."""
-    moved = translate(annotation.shape, -corner_px0[0], -corner_px0[1])
-    return outline_path([replace(annotation, shape=moved)], downsample=downsample)
+def _outline(shape: BaseGeometry, corner_px0: tuple[float, float], downsample: float) -> str:
+    """The outline of a shape as the data of an SVG path in pixels of a picture."""
+    return outline_path([translate(shape, -corner_px0[0], -corner_px0[1])], downsample=downsample)
 
 
 def _drawing(mask: PromptedMask, corner_px0: tuple[float, float], downsample: float) -> MaskDrawing:
@@ -221,10 +219,5 @@ def _drawing(mask: PromptedMask, corner_px0: tuple[float, float], downsample: fl
     if mask.box_px0 is not None:
         left, top, right, bottom = ((mask.box_px0 - np.tile(corner, 2)) / downsample).tolist()
         box = (left, top, right - left, bottom - top)
-    shape = translate(mask.shape, -corner_px0[0], -corner_px0[1])
-    outline = "" if shape.is_empty else _path(shape, downsample)
+    outline = _outline(mask.shape, corner_px0, downsample)
     return MaskDrawing(outline, mask.used, inside, outside, box)
-
-
-def _path(shape: BaseGeometry, downsample: float) -> str:
-    return outline_path([Annotation(UUID(int=0), shape, None)], downsample=downsample)

@@ -13,6 +13,7 @@ from wsplf_cli.runs.written import written_by
 from wsplf_cli.schema import CLASS_KEY, Annotation, PromptedMask
 from wsplf_cli.weak.kept_fit import KeptFit, load_fit
 
+
 @dataclass(frozen=True, slots=True)
 class RunTraces:
     """What is left of the run of a polygon.

@@ -28,8 +28,9 @@ class KeptFit:
     """What a run keeps of the fit of a class.
 
     ``positive`` are the ids of the slides whose label names the class, ``negative`` those of the others;
-    ``suspected`` label errors are among them, with the reason. ``probes`` are by entry id, out of fold; there are none
-    where the recipe only fine-tunes. ``calibration`` and ``peak`` are None where tiles had scales of their own.
+    ``suspected`` label errors are among them, with the reason. ``probes`` are by entry id; there are none where the
+    recipe only fine-tunes. ``in_sample`` says why they learned from the slides; empty where they are out of fold.
+    ``calibration`` and ``peak`` are None where tiles had scales of their own.
     ``epithelium`` tells where was searched; None for all tissue. ``backbone_digest`` is that of the frozen backbone.
     """
 
@@ -43,11 +44,7 @@ class KeptFit:
     peak: PeakThreshold | None
     instances: KeptInstances | None
     backbone_digest: str
-
-    @property
-    def cross_fitted(self) -> bool:
-        """Whether slides were in different folds: with a single fold, one probe learned from all of them."""
-        return len({probe.weight.tobytes() for probe in self.probes.values()}) > 1
+    in_sample: str
 
 
 def keep_fit(path: Path, fit: ClassFit) -> None:
@@ -66,6 +63,7 @@ def keep_fit(path: Path, fit: ClassFit) -> None:
         "calibration": None if calibrated is None or calibrated.calibration is None else asdict(calibrated.calibration),
         "peak": None if calibrated is None or calibrated.peak is None else asdict(calibrated.peak),
         "backbone_digest": fit.backbone_digest,
+        "in_sample": "" if fit.probes is None else fit.probes.in_sample,
     }
     arrays: dict[str, NDArray[Any]] = {}
     if fit.probes is not None:
@@ -125,6 +123,7 @@ def _kept_fit(document: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -
         peak=None if document["peak"] is None else PeakThreshold(**document["peak"]),
         instances=instances,
         backbone_digest=document["backbone_digest"],
+        in_sample=document["in_sample"],
     )
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from shapely import Point, union_all
 
 from wsplf_cli.schema import Prompt, TileMask
 from wsplf_cli.slides.map import SlideMap
@@ -166,3 +167,22 @@ def test_a_crop_lies_where_it_was_asked_for_and_is_zero_outside() -> None:
     assert abs((row + 0.5) / 8 - 2.5) <= 0.1
     assert abs((column + 0.5) / 8 - 2.5) <= 0.1
     assert crop(cam, x=-8, y=-8, side=8, size=16).max() == 0
+
+
+def test_masks_are_kept_where_they_lie_on_the_slide() -> None:
+    (region,) = regions_of(square_cam())
+    used = [mask for mask in region.prompted if mask.used]
+    assert used
+    joined = union_all([mask.shape for mask in used])
+    assert joined.symmetric_difference(Point(300, 200).buffer(60)).area < 0.1 * np.pi * 60**2
+    points = np.concatenate([mask.points_px0[mask.point_labels == 1] for mask in used])
+    assert (points >= (240, 144)).all()
+    assert (points <= (360, 264)).all()
+    assert all(mask.score == 0.9 for mask in used)
+
+
+def test_a_discarded_mask_is_kept_as_such() -> None:
+    (region,) = regions_of(square_cam(), sam=EmptySam())
+    assert region.prompted
+    assert not any(mask.used for mask in region.prompted)
+    assert all(mask.shape.is_empty for mask in region.prompted)

@@ -47,6 +47,10 @@ def test_every_refiner_gives_probabilities_of_the_window_and_the_same_again(name
     assert first.probability.max() <= 1
     assert np.array_equal(first.probability, second.probability)
     assert (first.count.max() > 0) == name.startswith("sam")
+    assert bool(first.masks) == name.startswith("sam")
+    assert sum((mask.mask.mask for mask in first.masks if mask.used), np.zeros((256, 256))) == pytest.approx(
+        first.count
+    )
     empty = refiner(window, np.zeros((256, 256), np.float32), np.random.default_rng(0))
     assert empty.probability.max() == 0
 
