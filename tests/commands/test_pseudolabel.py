@@ -120,6 +120,10 @@ def test_a_run_leaves_its_cams_and_what_it_estimated(first):
     assert {path.stem for path in (first.run_folder / "cams").iterdir()} == {
         first.ids[name] for name in first.results()
     }
+    assert {path.name for path in (first.run_folder / "fits").iterdir()} == {"fit.safetensors"}
+    assert {path.name.split(".")[0] for path in (first.run_folder / "prompts").iterdir()} == {
+        first.ids[name] for name in first.results()
+    }
     details = first.report.details
     assert details["search_in"] == "epithelium"
     assert 0 < details["positive_rate"] <= 1

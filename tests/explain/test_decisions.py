@@ -9,7 +9,16 @@ from shapely import box
 from wsplf_cli.explain.decisions import describe_decisions
 from wsplf_cli.explain.subject import Subject
 from wsplf_cli.review.memory import Review
-from wsplf_cli.schema import CLASS_KEY, DESCRIPTION_KEY, NAME_KEY, REVIEWED_KEY, Annotation
+from wsplf_cli.schema import (
+    CLASS_KEY,
+    DESCRIPTION_KEY,
+    DISPUTED,
+    DISPUTED_KEY,
+    NAME_KEY,
+    READERS_KEY,
+    REVIEWED_KEY,
+    Annotation,
+)
 
 WRITTEN = Annotation(
     uuid4(), box(0, 0, 100, 100), "Tumor", "pseudolabel", metadata={CLASS_KEY: "Tumor", NAME_KEY: ""}, run_id="r"
@@ -45,6 +54,14 @@ def described(key, value):
             {"shape": box(0, 0, 100, 50), "edited": True},
             "A person changed its shape: 2,500 µm² as wsplf wrote it, 1,250 µm² now, IoU 0.50.",
             "So the next run learns from it as Tumor",
+        ),
+        (
+            {
+                "path_class": DISPUTED,
+                "metadata": {CLASS_KEY: DISPUTED, NAME_KEY: "", DISPUTED_KEY: "Tumor", READERS_KEY: "A: accepted"},
+            },
+            "Readers disagreed on it: A: accepted.",
+            "So the next run learns nothing from it.",
         ),
         ({"origin": "prediction"}, "No person has decided on it yet.", "So the next run of segment replaces it"),
     ],

@@ -3,11 +3,18 @@
 from collections.abc import Sequence
 
 from wsplf_cli.class_names import same_class
-from wsplf_cli.explain.runs import class_as_written
 from wsplf_cli.explain.subject import Subject
 from wsplf_cli.review.memory import Review
-from wsplf_cli.review.roles import role_of
-from wsplf_cli.schema import DESCRIPTION_KEY, NAME_KEY, REVIEWED_KEY, Annotation, is_pending
+from wsplf_cli.review.roles import class_made_for, role_of
+from wsplf_cli.schema import (
+    DESCRIPTION_KEY,
+    NAME_KEY,
+    READERS_KEY,
+    REVIEWED_KEY,
+    Annotation,
+    is_disputed,
+    is_pending,
+)
 
 #: Shapes whose IoU is above this are the same but for rounding.
 _SAME_IOU = 0.999
@@ -30,13 +37,13 @@ def describe_decisions(subject: Subject, review: Review, as_written: Annotation 
         mpp: Micrometres per pixel at level 0, to state areas.
     """
     annotation = subject.annotation
-    made_for = class_as_written(annotation)
+    made_for = class_made_for(annotation) or ""
     sentences = []
     if annotation.review == "accepted":
         sentences.append("A person accepted it.")
     elif annotation.review == "rejected":
         sentences.append("A person rejected it.")
-    if not same_class(annotation.path_class, made_for):
+    if not same_class(annotation.path_class, made_for) and not is_disputed(annotation):
         sentences.append(f"A person gave it the class {annotation.path_class or 'none'}; wsplf wrote {made_for}.")
     sentences += _change_of_shape(annotation, as_written, mpp=mpp)
     if annotation.locked:
@@ -45,6 +52,8 @@ def describe_decisions(subject: Subject, review: Review, as_written: Annotation 
         sentences.append(f"A person named it {annotation.name!r}.")
     if text := annotation.metadata.get(DESCRIPTION_KEY):
         sentences.append(f"A person described it: {text}")
+    if readers := annotation.metadata.get(READERS_KEY):
+        sentences.append(f"Readers disagreed on it: {readers}.")
     if subject.entry.reviewed:
         sentences.append(f"The image is marked as reviewed: {subject.entry.metadata.get(REVIEWED_KEY, '')}.")
     if not sentences and is_pending(annotation):
@@ -62,7 +71,7 @@ def describe_decisions(subject: Subject, review: Review, as_written: Annotation 
 
 def _change_of_shape(annotation: Annotation, as_written: Annotation | None, *, mpp: float) -> Sequence[str]:
     if as_written is None:
-        changed_class = not same_class(annotation.path_class, class_as_written(annotation))
+        changed_class = not same_class(annotation.path_class, class_made_for(annotation))
         return ["A person changed its shape."] if annotation.edited and not changed_class else []
     before, now = as_written.shape, annotation.shape
     union = before.union(now).area

@@ -22,11 +22,11 @@ from wsplf_cli.explain.pictures import (
     values_inside,
 )
 from wsplf_cli.explain.prediction import ModelView, probability_map, read_model
-from wsplf_cli.explain.runs import FitOfRun, RunTraces, class_as_written, newest_fit, read_fit, read_traces
+from wsplf_cli.explain.runs import FitOfRun, RunTraces, newest_fit, read_fit, read_traces
 from wsplf_cli.explain.subject import Subject
 from wsplf_cli.options import ProjectOptions
 from wsplf_cli.review.memory import read_review
-from wsplf_cli.review.roles import AREA
+from wsplf_cli.review.roles import AREA, class_made_for
 from wsplf_cli.schema import Entry, TissueMask, Tracker, titles
 from wsplf_cli.slides.entry import choose_pixel_size, slide_of
 from wsplf_cli.slides.open import Slide
@@ -116,7 +116,7 @@ class Explainer:
     def _find_fit(self, subject: Subject, findings: _Findings) -> None:
         """The fit that the polygon came from; for a prediction that of the newest run before the model's."""
         annotation, traces = subject.annotation, findings.traces
-        path_class = class_as_written(annotation)
+        path_class = class_made_for(annotation) or ""
         if annotation.origin == "prediction":
             findings.model = read_model(self.project.folder, annotation, traces.record)
             if findings.model.missing:
@@ -190,7 +190,7 @@ class Explainer:
         negative: Sequence[AlikeInstance],
     ) -> dict[str, Any]:
         annotation, entry, traces = subject.annotation, subject.entry, findings.traces
-        path_class = class_as_written(annotation)
+        path_class = class_made_for(annotation) or ""
         left, top, right, bottom = annotation.shape.bounds
         review = read_review(self.project, entry, [path_class], self.tracker)
         area = annotation.shape.area * findings.mpp**2 if findings.mpp else annotation.measurements.get(AREA)
@@ -227,7 +227,7 @@ class Explainer:
 
     def _why(self, subject: Subject, findings: _Findings) -> list[str]:
         """Why the polygon was drawn, in sentences."""
-        path_class, fit = class_as_written(subject.annotation), findings.fit.fit
+        path_class, fit = class_made_for(subject.annotation) or "", findings.fit.fit
         sentences = []
         if findings.model is None:
             calibration, peak = (None, None) if fit is None else (fit.calibration, fit.peak)

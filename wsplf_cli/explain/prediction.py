@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from wsplf_cli.errors import WsplfError
-from wsplf_cli.explain.runs import class_as_written
+from wsplf_cli.review.roles import class_made_for
 from wsplf_cli.runs.history import read_record
 from wsplf_cli.runs.layout import run_file, run_folder
 from wsplf_cli.schema import MODEL_KEY, Annotation, Entry, Step, TissueMask
@@ -116,6 +116,6 @@ def _middle(start: float, end: float, most: float) -> tuple[float, float]:
 
 def _class_of(model: LoadedModel, annotation: Annotation) -> str:
     """The class of the model that a polygon was written as; the first where the model has no such class."""
-    written = class_as_written(annotation)
+    written = class_made_for(annotation) or ""
     classes = model.checkpoint.classes
     return written if written in classes else classes[0]

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from wsplf_cli.class_names import is_a
+from wsplf_cli.review.roles import class_made_for
 from wsplf_cli.runs.history import read_record
 from wsplf_cli.runs.layout import cam_files, fit_file, run_file, run_folder, run_folders
 from wsplf_cli.runs.prompted import read_prompted
 from wsplf_cli.runs.written import written_by
-from wsplf_cli.schema import CLASS_KEY, Annotation, PromptedMask
+from wsplf_cli.schema import Annotation, PromptedMask
 from wsplf_cli.weak.kept_fit import KeptFit, load_fit
 
 
@@ -69,7 +70,7 @@ def read_traces(project_folder: Path, entry_id: str, annotation: Annotation) -> 
     by_id = {other.id: other for other in written_by(run, entry_id, origin=annotation.origin) or ()}
     cam, masks = None, None
     if annotation.origin == "pseudolabel":
-        cam = cam_of_class(cam_files(run, entry_id), class_as_written(annotation))
+        cam = cam_of_class(cam_files(run, entry_id), class_made_for(annotation) or "")
         if cam is None:
             missing.append("This run kept no CAM of the image.")
         prompted = read_prompted(run, entry_id)
@@ -77,11 +78,6 @@ def read_traces(project_folder: Path, entry_id: str, annotation: Annotation) -> 
             missing.append("This run kept no prompts and masks of SAM.")
         masks = (prompted or {}).get(annotation.id)
     return RunTraces(annotation.run_id, record, by_id.get(annotation.id), cam, tuple(masks or ()), tuple(missing))
-
-
-def class_as_written(annotation: Annotation) -> str:
-    """The class of which wsplf wrote a polygon."""
-    return annotation.metadata.get(CLASS_KEY) or annotation.path_class or ""
 
 
 def cam_of_class(cams: Mapping[str, Path], path_class: str) -> Path | None:

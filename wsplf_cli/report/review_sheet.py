@@ -18,8 +18,8 @@ from wsplf_cli import files
 from wsplf_cli.backends import Project
 from wsplf_cli.errors import SlideError
 from wsplf_cli.options import ProjectOptions
-from wsplf_cli.pages.template import heading, load_template
 from wsplf_cli.pages.pictures import jpeg_base64, outline_path
+from wsplf_cli.pages.template import heading, load_template
 from wsplf_cli.review.on_image import on_image
 from wsplf_cli.review.roles import AREA, CONFIDENCE
 from wsplf_cli.schema import READERS_KEY, Annotation, Entry, Tracker, is_disputed, is_pending, titles
