@@ -31,7 +31,7 @@ def make_fit(make_entry, *, probes=True):
         for slide in slides
     ]
     kept = keep_instances(ids, instances, of_slides)
-    fitted = FittedProbes(dict(zip(ids, of_slides, strict=True)), {ids[2]: "odd"}, of_slides[2], kept)
+    fitted = FittedProbes(dict(zip(ids, of_slides, strict=True)), {ids[2]: "odd"}, of_slides[2], "too few patients", kept)
     return ClassFit(
         "Tumor",
         "",
@@ -41,8 +41,8 @@ def make_fit(make_entry, *, probes=True):
         {},
         "epithelium",
         CalibratedCam(calibration=CALIBRATION, peak=PEAK),
-        fitted if probes else None,
-        "abc",
+        probes=fitted if probes else None,
+        backbone_digest="abc",
     )
 
 
@@ -50,7 +50,7 @@ def test_a_fit_comes_back_as_it_was(make_entry, tmp_path):
     fit = make_fit(make_entry)
     keep_fit(tmp_path / "fits" / "fit.safetensors", fit)
     kept = load_fit(tmp_path / "fits" / "fit.safetensors")
-    assert (kept.path_class, kept.backbone_digest) == ("Tumor", "abc")
+    assert (kept.path_class, kept.backbone_digest, kept.in_sample) == ("Tumor", "abc", "too few patients")
     assert (kept.positive, kept.negative, kept.suspected) == (("1",), ("2", "3"), {"3": "odd"})
     assert (kept.calibration, kept.peak) == (CALIBRATION, PEAK)
     for entry_id, probe in fit.probes.probes.items():
