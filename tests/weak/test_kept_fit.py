@@ -25,13 +25,13 @@ def make_fit(make_entry, *, probes=True):
     shared = LinearProbe(rng.normal(size=5).astype(np.float32), 0.25)
     of_slides = [shared, shared, LinearProbe(rng.normal(size=5).astype(np.float32), -1.0)]
     instances = [
-        Instances(
-            rng.normal(size=(30, 5)), slide.is_positive("Tumor"), np.zeros(30, np.int8), centres_px0=np.ones((30, 2))
-        )
-        for slide in slides
+        Instances(rng.normal(size=(30, 5)), positive, np.zeros(30, np.int8), centres_px0=np.ones((30, 2)))
+        for positive in (True, False, False)
     ]
     kept = keep_instances(ids, instances, of_slides)
-    fitted = FittedProbes(dict(zip(ids, of_slides, strict=True)), {ids[2]: "odd"}, of_slides[2], "too few patients", kept)
+    fitted = FittedProbes(
+        dict(zip(ids, of_slides, strict=True)), {ids[2]: "odd"}, of_slides[2], "too few patients", kept
+    )
     return ClassFit(
         "Tumor",
         "",
