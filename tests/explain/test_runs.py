@@ -9,7 +9,7 @@ import pytest
 from shapely import box
 
 from wsplf_cli.explain.runs import cam_of_class, newest_fit, read_fit, read_traces
-from wsplf_cli.runs.layout import fit_file, run_file, run_folder
+from wsplf_cli.runs.layout import fit_file, prompts_file, run_file, run_folder, written_file
 from wsplf_cli.runs.written import keep
 from wsplf_cli.schema import CLASS_KEY, Annotation
 from wsplf_cli.weak.class_fit import ClassFit
@@ -49,6 +49,17 @@ def test_a_run_that_is_gone_leaves_one_sentence(tmp_path):
     assert (traces.record, traces.options, traces.as_written) == ({}, {}, None)
     assert len(traces.missing) == 1
     assert "The folder of run run-2 is not there any more" in traces.missing[0]
+
+
+def test_damaged_files_are_named_and_the_rest_is_found(make_run, tmp_path):
+    run = make_run("run-2", "Tumor")
+    for path in (fit_file(run, ""), prompts_file(run, "1"), written_file(run, "1", "pseudolabel")):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"damaged")
+    traces = read_traces(tmp_path, "1", POLYGON)
+    assert traces.record["run_id"] == "run-2"
+    assert sum("not a record of" in sentence for sentence in traces.missing) == 2
+    assert "not a fit that wsplf kept" in read_fit(tmp_path, "run-2", {}, "Tumor").reason
 
 
 def test_a_fit_is_of_its_own_class_only(make_run, tmp_path):

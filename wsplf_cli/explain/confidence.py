@@ -65,6 +65,8 @@ def sum_of_confidence(annotation: Annotation, recipe: Mapping[str, Any]) -> str:
             f"; the confidence is {values[CONFIDENCE]:.2f}, because in a part of the polygon SAM's mask was discarded"
             " and the CAM counts alone"
         )
+    elif f"{total:.2f}" != f"{values[CONFIDENCE]:.2f}":
+        text += f" (measured: {values[CONFIDENCE]:.2f}, as windows that overlap are blended)"
     return text
 
 

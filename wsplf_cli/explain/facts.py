@@ -6,7 +6,7 @@ from typing import Any
 
 from wsplf_cli.backends import Project
 from wsplf_cli.cohort.labels import label_word
-from wsplf_cli.errors import SlideError
+from wsplf_cli.errors import ProjectError, SlideError
 from wsplf_cli.explain import confidence as words
 from wsplf_cli.explain.decisions import describe_decisions
 from wsplf_cli.explain.evidence import Evidence, EvidenceReader
@@ -95,7 +95,7 @@ class Explainer:
         """Everything that can be said of a polygon. What there is not is named in the facts under "missing".
 
         Raises:
-            ProjectError: A file of the run is damaged.
+            ProjectError: What earlier runs remember of the review is damaged.
             SlideError: The annotations of the entry cannot be read.
         """
         traces = read_traces(self.project.folder, subject.entry.id, subject.annotation)
@@ -134,7 +134,10 @@ class Explainer:
         findings.mpp = choose_pixel_size(entry, slide, mpp_override=self.options.mpp_override).mpp
         tissue = self._tissue_of(entry, slide, findings.mpp)
         if findings.traces.cam is not None:
-            findings.shown = read_cam(findings.traces.cam, slide)
+            try:
+                findings.shown = read_cam(findings.traces.cam, slide)
+            except ProjectError as error:
+                findings.missing.append(f"{error.message}.")
         inside = None
         if findings.model is not None and findings.model.loaded is not None:
             loaded = findings.model.loaded

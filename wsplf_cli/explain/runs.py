@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from wsplf_cli.class_names import is_a
+from wsplf_cli.errors import ProjectError
 from wsplf_cli.review.roles import class_made_for
 from wsplf_cli.runs.history import read_record
 from wsplf_cli.runs.layout import cam_files, fit_file, run_file, run_folder, run_folders
@@ -54,29 +55,33 @@ class FitOfRun:
 
 
 def read_traces(project_folder: Path, entry_id: str, annotation: Annotation) -> RunTraces:
-    """What is left of the run that wrote a polygon.
-
-    Raises:
-        ProjectError: A file of the run is damaged.
-    """
+    """What is left of the run that wrote a polygon; a damaged file counts as missing."""
     run = run_folder(project_folder, annotation.run_id)
     if not annotation.run_id or not run.is_dir():
         gone = f"The folder of run {annotation.run_id or 'unknown'} is not there any more"
         return RunTraces(annotation.run_id, {}, missing=(f"{gone}: what is shown comes from the annotation itself.",))
-    missing = []
+    missing: list[str] = []
     record = read_record(run_file(run))
     if not record:
         missing.append("The record of the run (run.json) cannot be read.")
-    by_id = {other.id: other for other in written_by(run, entry_id, origin=annotation.origin) or ()}
+    by_id = {}
+    try:
+        by_id = {other.id: other for other in written_by(run, entry_id, origin=annotation.origin) or ()}
+    except ProjectError as error:
+        missing.append(f"{error.message}.")
     cam, masks = None, None
     if annotation.origin == "pseudolabel":
         cam = cam_of_class(cam_files(run, entry_id), class_made_for(annotation) or "")
         if cam is None:
             missing.append("This run kept no CAM of the image.")
-        prompted = read_prompted(run, entry_id)
-        if prompted is None:
-            missing.append("This run kept no prompts and masks of SAM.")
-        masks = (prompted or {}).get(annotation.id)
+        try:
+            prompted = read_prompted(run, entry_id)
+        except ProjectError as error:
+            missing.append(f"{error.message}.")
+        else:
+            if prompted is None:
+                missing.append("This run kept no prompts and masks of SAM.")
+            masks = (prompted or {}).get(annotation.id)
     return RunTraces(annotation.run_id, record, by_id.get(annotation.id), cam, tuple(masks or ()), tuple(missing))
 
 
@@ -86,13 +91,12 @@ def cam_of_class(cams: Mapping[str, Path], path_class: str) -> Path | None:
 
 
 def read_fit(project_folder: Path, run_id: str, record: Mapping[str, Any], path_class: str) -> FitOfRun:
-    """The fit of a class that a run of pseudolabel kept.
-
-    Raises:
-        ProjectError: The file is damaged.
-    """
+    """The fit of a class that a run of pseudolabel kept; a damaged file counts as none."""
     run = run_folder(project_folder, run_id)
-    fit = load_fit(fit_file(run, "")) or load_fit(fit_file(run, path_class))
+    try:
+        fit = load_fit(fit_file(run, "")) or load_fit(fit_file(run, path_class))
+    except ProjectError as error:
+        return FitOfRun(run_id, record, reason=f"{error.message}.")
     if fit is None or not is_a(path_class, fit.path_class):
         return FitOfRun(
             run_id,
@@ -104,11 +108,7 @@ def read_fit(project_folder: Path, run_id: str, record: Mapping[str, Any], path_
 
 
 def newest_fit(project_folder: Path, path_class: str, *, before: str) -> FitOfRun:
-    """The fit of the newest run of pseudolabel that kept one, of those that began before the run ``before`` if any.
-
-    Raises:
-        ProjectError: A file is damaged.
-    """
+    """The fit of the newest run of pseudolabel that kept one, of those that began before the run ``before`` if any."""
     kept = sorted(run.name for run in run_folders(project_folder) if (run / "fits").is_dir())
     for run_id in sorted(kept, key=lambda run_id: (not before or run_id < before, run_id), reverse=True):
         fit_of_run = read_fit(
