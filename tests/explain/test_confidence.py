@@ -27,14 +27,9 @@ def test_the_sum_is_the_confidence():
     assert text == "0.85 × 0.80 (CAM) + 0.15 × 1.00 (SAM) = 0.83"
 
 
-def test_a_difference_of_rounding_is_named():
-    text = sum_of_confidence(polygon(confidence=0.725, CAM=0.68, SAM_share=0.998), {})
-    assert text == "0.85 × 0.68 (CAM) + 0.15 × 1.00 (SAM) = 0.73 (measured: 0.72, as windows that overlap are blended)"
-
-
-def test_a_difference_is_explained_by_the_discarded_mask():
+def test_a_difference_from_the_sum_is_named():
     text = sum_of_confidence(polygon(confidence=0.78, CAM=0.8, SAM_share=0.4), {"refiner": "sam"})
-    assert "= 0.74; the confidence is 0.78, because in a part of the polygon SAM's mask was discarded" in text
+    assert "= 0.74; measured: 0.78, since in a part of the polygon a mask was discarded, or windows" in text
 
 
 @pytest.mark.parametrize(

@@ -60,13 +60,11 @@ def sum_of_confidence(annotation: Annotation, recipe: Mapping[str, Any]) -> str:
     cam, share = values[CAM], values[SAM_SHARE]
     total = (1 - SAM_WEIGHT) * cam + SAM_WEIGHT * share
     text = f"{1 - SAM_WEIGHT:.2f} × {cam:.2f} (CAM) + {SAM_WEIGHT:.2f} × {share:.2f} (SAM) = {total:.2f}"
-    if abs(total - values[CONFIDENCE]) > _ROUNDING:
+    if f"{total:.2f}" != f"{values[CONFIDENCE]:.2f}":
         text += (
-            f"; the confidence is {values[CONFIDENCE]:.2f}, because in a part of the polygon SAM's mask was discarded"
-            " and the CAM counts alone"
+            f"; measured: {values[CONFIDENCE]:.2f}, since in a part of the polygon a mask was discarded, or windows"
+            " that overlap have different masks"
         )
-    elif f"{total:.2f}" != f"{values[CONFIDENCE]:.2f}":
-        text += f" (measured: {values[CONFIDENCE]:.2f}, as windows that overlap are blended)"
     return text
 
 
