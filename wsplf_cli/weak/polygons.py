@@ -110,9 +110,8 @@ def prompted_masks(polygon: DrawnPolygon) -> list[PromptedMask]:
     touching = []
     for mask in polygon.region.prompted:
         inside = mask.points_px0[mask.point_labels == 1]
-        if shapely.intersects_xy(polygon.shape, inside[:, 0], inside[:, 1]).any() or mask.shape.intersects(
-            polygon.shape
-        ):
+        prompted = shapely.intersects_xy(polygon.shape, inside[:, 0], inside[:, 1]).any()
+        if prompted or polygon.shape.intersects(mask.shape):
             touching.append(mask)
     if len(touching) > 1:
         touching.sort(key=lambda mask: -float(mask.shape.intersection(polygon.shape).area))
