@@ -3,6 +3,7 @@
 import csv
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -84,6 +85,10 @@ def test_every_command_line_in_the_readme_runs(folder, monkeypatch, line):
     """In the README's order, since a line needs what the lines before it made."""
     monkeypatch.chdir(folder)
     program, *arguments = shlex.split(line)
+    if arguments[0] == "agree":
+        for reader in arguments[1:3]:
+            shutil.copytree("my-project", reader)
+            assert cli.main(["import", reader, "truth"]) == 0
     if program == "wsplf":
         assert cli.main(arguments) == 0
     else:
