@@ -24,7 +24,7 @@ from wsplf_cli.errors import ConfigError, ProjectError
 from wsplf_cli.options import ExplainOptions, ProjectOptions, PseudolabelOptions, ReportOptions
 from wsplf_cli.recipes import Recipe
 from wsplf_cli.schema import Annotation, Silent
-from wsplf_cli.weak.kept_fit import load_fit
+from wsplf_cli.weak.kept.fit import load_fit
 
 TUMOUR = box(140, 160, 320, 340)
 LABELS = {"p1": "tumor", "p2": "tumor", "p3": "tumor", "n1": "normal", "n2": "normal", "n3": "normal"}

@@ -13,7 +13,7 @@ from wsplf_cli.runs.layout import fit_file, prompts_file, run_file, run_folder, 
 from wsplf_cli.runs.written import keep
 from wsplf_cli.schema import CLASS_KEY, Annotation
 from wsplf_cli.weak.class_fit import ClassFit
-from wsplf_cli.weak.kept_fit import keep_fit
+from wsplf_cli.weak.kept.fit import keep_fit
 
 POLYGON = Annotation(
     uuid4(), box(0, 0, 100, 100), "Tumor", "pseudolabel", run_id="run-2", metadata={CLASS_KEY: "Tumor"}

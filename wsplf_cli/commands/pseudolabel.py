@@ -19,7 +19,7 @@ from wsplf_cli.runs.prompted import keep_prompted
 from wsplf_cli.runs.record import Run, start_run
 from wsplf_cli.schema import Entry, StageReport, Tracker
 from wsplf_cli.weak.class_fit import fit_details
-from wsplf_cli.weak.kept_fit import keep_fit
+from wsplf_cli.weak.kept.fit import keep_fit
 from wsplf_cli.weak.method import CohortFit, Memory, Networks, annotate, class_refiners, fit, fit_key, load_networks
 from wsplf_cli.weak.sam.embeddings import Embedder
 

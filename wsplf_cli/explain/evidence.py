@@ -19,10 +19,10 @@ from wsplf_cli.networks.state import weights_digest
 from wsplf_cli.schema import Entry, TissueMask
 from wsplf_cli.slides.open import Slide
 from wsplf_cli.slides.window import DenseInference
-from wsplf_cli.weak.alike import Alike, most_alike
 from wsplf_cli.weak.cam import window_side
 from wsplf_cli.weak.features import instance_at
-from wsplf_cli.weak.kept_fit import KeptFit
+from wsplf_cli.weak.kept.alike import Alike, most_alike
+from wsplf_cli.weak.kept.fit import KeptFit
 from wsplf_cli.weak.linear_probe import LinearProbe
 from wsplf_cli.weak.pooling import CONTEXT_SIGMAS_PX
 

@@ -31,7 +31,7 @@ from wsplf_cli.schema import Entry, TissueMask, Tracker, titles
 from wsplf_cli.slides.entry import choose_pixel_size, slide_of
 from wsplf_cli.slides.open import Slide
 from wsplf_cli.slides.tissue import tissue_mask
-from wsplf_cli.weak.alike import Alike
+from wsplf_cli.weak.kept.alike import Alike
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from wsplf_cli.runs.layout import cam_files, fit_file, run_file, run_folder, run
 from wsplf_cli.runs.prompted import read_prompted
 from wsplf_cli.runs.written import written_by
 from wsplf_cli.schema import Annotation, PromptedMask
-from wsplf_cli.weak.kept_fit import KeptFit, load_fit
+from wsplf_cli.weak.kept.fit import KeptFit, load_fit
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,9 @@ from wsplf_cli.options import PseudolabelOptions
 from wsplf_cli.schema import Entry, EntryResult, Tracker
 from wsplf_cli.slides.map import SlideMap
 from wsplf_cli.slides.window import DenseInference
-from wsplf_cli.weak.alike import KeptInstances
 from wsplf_cli.weak.epithelium import restrict_to_epithelium
 from wsplf_cli.weak.features import probe_maps
+from wsplf_cli.weak.kept.alike import KeptInstances
 from wsplf_cli.weak.linear_probe import LinearProbe
 from wsplf_cli.weak.mil.ensemble import MilEnsemble, network_map, on_one_scale
 

@@ -37,11 +37,11 @@ from wsplf_cli.networks.state import weights_digest
 from wsplf_cli.options import PseudolabelOptions
 from wsplf_cli.recipes import Recipe
 from wsplf_cli.schema import Annotation, EntryResult, Tracker
-from wsplf_cli.weak.alike import keep_instances
 from wsplf_cli.weak.cam import Classifiers, FittedProbes, compute_cams, dense_inference
 from wsplf_cli.weak.class_fit import CamsOfClass, ClassFit, resolve_overlap
 from wsplf_cli.weak.epithelium import SearchArea, restrict_instances, search_area
 from wsplf_cli.weak.features import sample_instances
+from wsplf_cli.weak.kept.alike import keep_instances
 from wsplf_cli.weak.label_noise import cross_fit_with_label_noise
 from wsplf_cli.weak.mil.ensemble import fit_ensemble
 from wsplf_cli.weak.polygons import draw_polygons, measure, outside_of_review, prompted_masks, separate_classes

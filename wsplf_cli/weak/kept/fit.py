@@ -13,9 +13,9 @@ from safetensors.numpy import save as safetensors_bytes
 
 from wsplf_cli import files
 from wsplf_cli.errors import ProjectError
-from wsplf_cli.weak.alike import KeptInstances
 from wsplf_cli.weak.calibration import Calibration, PeakThreshold
 from wsplf_cli.weak.class_fit import ClassFit
+from wsplf_cli.weak.kept.alike import KeptInstances
 from wsplf_cli.weak.linear_probe import FeatureBasis, LinearProbe
 
 FORMAT = 1

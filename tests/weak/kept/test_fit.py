@@ -5,11 +5,11 @@ import pytest
 
 from wsplf_cli.cohort.slide import CohortSlide
 from wsplf_cli.errors import ProjectError
-from wsplf_cli.weak.alike import keep_instances
 from wsplf_cli.weak.calibration import Calibration, PeakThreshold
 from wsplf_cli.weak.cam import FittedProbes
 from wsplf_cli.weak.class_fit import CalibratedCam, ClassFit
-from wsplf_cli.weak.kept_fit import keep_fit, load_fit
+from wsplf_cli.weak.kept.alike import keep_instances
+from wsplf_cli.weak.kept.fit import keep_fit, load_fit
 from wsplf_cli.weak.linear_probe import LinearProbe
 from wsplf_cli.weak.self_training import Instances
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from wsplf_cli.weak.alike import KeptInstances, keep_instances, most_alike
+from wsplf_cli.weak.kept.alike import KeptInstances, keep_instances, most_alike
 from wsplf_cli.weak.linear_probe import FeatureBasis, LinearProbe
 from wsplf_cli.weak.self_training import Instances
 
