@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from wsplf_cli import plugins
-from wsplf_cli.options import MOVED_RECIPES
+from wsplf_cli.moved_options import MOVED_RECIPES
 from wsplf_cli.recipes import RECIPES, UPPER_BOUND, Recipe
 from wsplf_cli.settings import RECIPE_NAME, options
 
