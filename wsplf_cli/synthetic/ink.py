@@ -78,8 +78,8 @@ def apply_ink(rng: np.random.Generator, rgb: NDArray[np.uint8], cover: Field, pe
     transmission = np.exp(np.log(colour) * np.clip(thickness, 0, None)[:, None])
     light = rgb[inked].astype(np.float32)
     covered = pen.opacity * cover[inked][:, None]
-    painted = light * transmission * (1 - covered) + 255 * transmission * covered
-    rgb[inked] = np.clip(painted + 0.5, 0, 255).astype(np.uint8)
+    inked_rgb = light * transmission * (1 - covered) + 255 * transmission * covered
+    rgb[inked] = np.clip(inked_rgb + 0.5, 0, 255).astype(np.uint8)
 
 
 def ring(
