@@ -113,11 +113,11 @@ def parse_summary(content: bytes) -> Summary:
         document = gson.loads(content.decode("utf-8-sig"))
     except ValueError:
         return Summary(known=False)
-    hierarchy = _object(_object(document).get("hierarchy"))
-    by_title = {title: _count(value) for title, value in _object(hierarchy.get("objectTypeCounts")).items()}
+    hierarchy = gson.as_object(gson.as_object(document).get("hierarchy"))
+    by_title = {title: _count(value) for title, value in gson.as_object(hierarchy.get("objectTypeCounts")).items()}
     counts = {title: count for title, count in by_title.items() if title != _ROOT}
     if not any(counts.values()):  # a form that counts by class only
-        by_class = {title: _object(hierarchy.get(key)).values() for title, key in _BY_CLASS.items()}
+        by_class = {title: gson.as_object(hierarchy.get(key)).values() for title, key in _BY_CLASS.items()}
         counts = {title: sum(map(_count, of_classes)) for title, of_classes in by_class.items()}
     others = _count(hierarchy.get("nObjects")) - 1 - sum(counts.values())  # one is the root
     return Summary(counts | ({"Objects of other kinds": others} if others > 0 else {}), known=bool(hierarchy))
@@ -156,7 +156,3 @@ def _count(value: Any) -> int:
         return max(int(value), 0)
     except (TypeError, ValueError, OverflowError):
         return 0
-
-
-def _object(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}

@@ -61,6 +61,16 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return plain if len(plain) == len(pairs) else Repeated(pairs)
 
 
+def as_object(value: Any) -> dict[str, Any]:
+    """A JSON value where an object is expected; an empty one in place of anything else."""
+    return value if isinstance(value, dict) else {}
+
+
+def as_list(value: Any) -> list[Any]:
+    """A JSON value where a list is expected; an empty one in place of anything else."""
+    return value if isinstance(value, list) else []
+
+
 def dumps(value: Any, *, indent: bool) -> str:
     """JSON text of a value, pretty-printed by two spaces or compact."""
     return "".join(_pieces(value, "\n" if indent else None))

@@ -157,7 +157,7 @@ def _entry(image: Mapping[str, Any], finder: Finder, measure: Measure, *, shared
         mpp=server.mpp,
         mpp_source="" if server.mpp is None else "QuPath calibration",
         metadata=_strings(image.get("metadata")),
-        tags=tuple(str(tag) for tag in _list(image.get("tags"))),
+        tags=tuple(str(tag) for tag in gson.as_list(image.get("tags"))),
         crop_to_bounds=server.crop_to_bounds,
         problem=problem,
         steps=server.steps,
@@ -265,17 +265,9 @@ def _class_records(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         raise ProjectError(f"{path}: not a QuPath class list ({_short(error)})") from error
 
 
-def _object(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
 def _strings(value: Any) -> dict[str, str]:
     """Entry metadata as strings, as QuPath reads it; null values are left out."""
-    pairs = _object(value).items()
+    pairs = gson.as_object(value).items()
     return {key: item if isinstance(item, str) else json.dumps(item) for key, item in pairs if item is not None}
 
 

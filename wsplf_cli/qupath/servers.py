@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from wsplf_cli.qupath import gson
 from wsplf_cli.qupath.images import uri_path
 from wsplf_cli.schema import Step
 from wsplf_cli.slides.properties import mean_mpp
@@ -57,7 +58,7 @@ def describe(chain: Sequence[Mapping[str, Any]]) -> Server:
     trouble = trouble or _file_trouble(source)
     # the outermost builder with metadata has the size that QuPath shows, before the steps of the builders around it
     outermost = next((outermost for outermost, builder in enumerate(chain) if builder.get("metadata")), len(chain))
-    metadata = _object(chain[outermost].get("metadata")) if outermost < len(chain) else {}
+    metadata = gson.as_object(chain[outermost].get("metadata")) if outermost < len(chain) else {}
     size, mpp_xy = _size(metadata), _mpp_xy(metadata)
     mpp = None if mpp_xy is None else mean_mpp(mpp_xy)
     around = _steps(chain[:outermost])[0]
@@ -67,7 +68,7 @@ def describe(chain: Sequence[Mapping[str, Any]]) -> Server:
         mpp_xy = None if mpp_xy is None else view.mpp_xy(mpp_xy)
     return Server(
         uri=str(source.get("uri") or ""),
-        file_size_px0=_size(_object(source.get("metadata"))),
+        file_size_px0=_size(gson.as_object(source.get("metadata"))),
         crop_to_bounds=_crops(source),
         steps=() if trouble else steps,
         size_px0=size,
@@ -75,7 +76,7 @@ def describe(chain: Sequence[Mapping[str, Any]]) -> Server:
         name=str(metadata.get("name") or ""),
         trouble=trouble,
         mpp_xy=mpp_xy,
-        channels=len(_list(metadata.get("channels"))) or 3,
+        channels=len(gson.as_list(metadata.get("channels"))) or 3,
         z_slices=_count(metadata, "sizeZ"),
         time_points=_count(metadata, "sizeT"),
     )
@@ -96,7 +97,9 @@ def files(builder: Any) -> Iterator[dict[str, Any]]:
 
 def _crops(source: Mapping[str, Any]) -> bool:
     """Whether the reader crops a slide to its scanned part: QuPath's OpenSlide does, unless it has --no-crop."""
-    return "--no-crop" not in _list(source.get("args")) and "bioformats" not in str(source.get("providerClassName"))
+    return "--no-crop" not in gson.as_list(source.get("args")) and "bioformats" not in str(
+        source.get("providerClassName")
+    )
 
 
 def _steps(chain: Sequence[Mapping[str, Any]]) -> tuple[tuple[Step, ...], str]:
@@ -121,13 +124,13 @@ def _step(kind: str, builder: Mapping[str, Any]) -> Step | None:
     if kind == "flipped" and flip in _FLIPS:
         return Step("flipped", _FLIPS[flip])
     if kind == "cropped":
-        region = _object(builder.get("region"))
+        region = gson.as_object(builder.get("region"))
         values = _numbers(region, ("x", "y", "width", "height"))
         one_plane = not region.get("z") and not region.get("t")
         return Step("cropped", values) if values and min(values[2:]) >= 1 and one_plane else None
     if kind == "affine":
-        values = _numbers(_object(builder.get("transform")), _AFFINE)
-        size = _size(_object(builder.get("metadata")))
+        values = _numbers(gson.as_object(builder.get("transform")), _AFFINE)
+        size = _size(gson.as_object(builder.get("metadata")))
         if values and abs(values[0] * values[3] - values[1] * values[2]) > 1e-9:
             return Step("affine", values, size_px0=size if min(size) > 0 else None)
     order = str(builder.get("order", ""))
@@ -137,7 +140,7 @@ def _step(kind: str, builder: Mapping[str, Any]) -> Step | None:
 
 
 def _file_trouble(source: Mapping[str, Any]) -> str:
-    uri, args = str(source.get("uri") or ""), _list(source.get("args"))
+    uri, args = str(source.get("uri") or ""), gson.as_list(source.get("args"))
     if not uri:
         return "the project does not say where its image is"
     if uri_path(uri) is None:
@@ -150,8 +153,8 @@ def _file_trouble(source: Mapping[str, Any]) -> str:
 
 def _mpp_xy(metadata: Mapping[str, Any]) -> tuple[float, float] | None:
     """Micrometres per pixel along x and y of QuPath's calibration, or None when it has none."""
-    calibration = _object(metadata.get("pixelCalibration"))
-    sides = [_object(calibration.get(key)) for key in ("pixelWidth", "pixelHeight")]
+    calibration = gson.as_object(metadata.get("pixelCalibration"))
+    sides = [gson.as_object(calibration.get(key)) for key in ("pixelWidth", "pixelHeight")]
     if any(str(side.get("unit")) not in _MICROMETRE for side in sides):
         return None
     lengths = [_numbers(side, ("value",)) for side in sides]
@@ -176,11 +179,3 @@ def _numbers(record: Mapping[str, Any], keys: Sequence[str]) -> tuple[float, ...
     numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
     converted = tuple(float(value) for value in numbers if abs(value) < _HUGE)  # false for NaN too
     return converted if len(converted) == len(keys) else None
-
-
-def _object(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
