@@ -2,8 +2,7 @@
 
 The threshold is where the expected Dice is highest, by the prevalence of tumour on the positive slides (see
 ``prevalence``). Besides, the peak of every polygon must reach a higher threshold, which only a small share of the
-tissue of negative slides reaches (``peak_threshold``). That share is bounded for a new slide by conformal risk control
-(Angelopoulos et al., ICLR 2024).
+tissue of negative slides reaches (``peak_threshold``). That share is bounded for a new slide (``conformal``).
 """
 
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from wsplf_cli.conformal import guaranteed, highest_mean, patient_weights, patients_needed
 from wsplf_cli.weak.prevalence import estimate_prevalence, share_above
 from wsplf_cli.weak.prompts import FOREGROUND
 
@@ -98,10 +98,7 @@ def peak_threshold(
     """The lowest logit that at most a share ``alpha`` of the tissue of negative slides reaches, with its bound.
 
     The loss of a patient is the share of tissue at or above the logit, on average over the patient's slides. It falls
-    with the logit and is at most 1. For a new patient who is exchangeable with the n patients, the expected loss is at
-    most (n r + 1) / (n + 1), where r is the mean that the n patients were held to (conformal risk control). With
-    1 / alpha - 1 patients or more, r is lowered so that this bound is alpha itself. With fewer patients no threshold
-    can guarantee alpha, and r is alpha.
+    with the logit and is at most 1, so that ``conformal`` bounds it for a new patient.
 
     Args:
         negatives: Out-of-fold logits of the tissue of at least one negative slide, [N] each.
@@ -109,21 +106,18 @@ def peak_threshold(
         least: The lowest logit to return.
         patients: The patient of each slide; None: all are different.
     """
-    names, of_patient = np.unique(patients or range(len(negatives)), return_inverse=True)
-    weights = 1 / (len(names) * np.bincount(of_patient)[of_patient])  # of the slides: patients weigh alike
-    count = len(names)
-    needed = int(np.ceil(1 / alpha - 1 - 1e-9))
-    highest_mean = ((count + 1) * alpha - 1) / count if count >= needed else alpha
+    weights, count = patient_weights(patients or [str(index) for index in range(len(negatives))])
+    most = highest_mean(alpha, patients=count)
     values = np.unique(np.concatenate([logits[logits >= np.quantile(logits, 0.5)] for logits in negatives]))
     candidates = np.append(values, np.nextafter(values[-1], np.float32(np.inf))).astype(np.float64)
     shares = np.average([share_above(logits, candidates) for logits in negatives], axis=0, weights=weights)
-    threshold = max(float(candidates[int(np.argmax(shares <= highest_mean + 1e-12))]), least)
+    threshold = max(float(candidates[int(np.argmax(shares <= most + 1e-12))]), least)
     return PeakThreshold(
         threshold=threshold,
         measured=float(np.mean([share_above(logits, np.array([threshold])) for logits in negatives])),
-        guaranteed=float(min(1.0, (count * highest_mean + 1) / (count + 1))),
+        guaranteed=guaranteed(most, patients=count),
         slides=len(negatives),
-        slides_needed=needed,
+        slides_needed=patients_needed(alpha),
         patients=count,
     )
 
