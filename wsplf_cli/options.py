@@ -165,7 +165,20 @@ class TrainOptions:
     )
     sam_checkpoint: Path | None = option(None, "Checkpoint file of the SAM model.")
     name: str = option("default", "Name of the model, a folder under wsplf/models/ of the project.")
-    epochs: int = option(20, "Epochs of the training.", least=1)
+    epochs: int = option(7, "Epochs of each network, of 400 random crops.", least=1)
+    folds: int = option(
+        3,
+        "Networks of the model, each trained without the patients of one fold; 1 is one network without validation.",
+        least=1,
+        toml_only=True,
+    )
+    alpha: float = option(
+        0.01,
+        "Largest share of the tissue of negative slides that polygons may cover, out of fold.",
+        above=0,
+        most=1,
+        unused_with=("folds", (1,)),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +233,7 @@ class BenchmarkOptions:
         "tiny", "SAM of all recipes; all but tiny need --sam-checkpoint.", choices=("tiny", "vit_b", "vit_l", "vit_h")
     )
     sam_checkpoint: Path | None = option(None, "Checkpoint file of the SAM model.")
-    train_epochs: int = option(20, "Epochs of the segmentation model.", least=1)
+    train_epochs: int = option(7, "Epochs of each network of the segmentation model.", least=1)
     tolerance_um: float = option(5.0, "Distance in micrometres within which two boundaries count as the same.", least=0)
 
 

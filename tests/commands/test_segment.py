@@ -17,6 +17,7 @@ from wsplf_cli.schema import REVIEWED_KEY, Annotation, Entry, Replaced, Silent, 
 from wsplf_cli.segmentation import checkpoint
 from wsplf_cli.segmentation.checkpoint import Checkpoint
 from wsplf_cli.segmentation.models import unet
+from wsplf_cli.segmentation.operating_point import Bound
 from wsplf_cli.synthetic.pyramid import write_pyramid
 
 POSITIVE, NEGATIVE = SlideLabel(frozenset({"Tumor"})), SlideLabel(frozenset())
@@ -53,6 +54,9 @@ class Darkness(nn.Module):
         return self.scale * (0.6 - tiles.mean(dim=1, keepdim=True))
 
 
+BOUND = Bound(alpha=0.01, measured=0.004, guaranteed=0.175, slides=6, patients=5, patients_needed=99)
+
+
 @pytest.fixture(scope="module")
 def slide(tmp_path_factory):
     """800 x 700 pixels at 0.5 um/px: pale tissue, dark in a rectangle with one corner at (160, 200)."""
@@ -71,7 +75,7 @@ def project(tmp_path, monkeypatch):
         plugin="unet", settings={}, classes=("Tumor",), tile_px=64, mpp=1.0, run_id="run 1", threshold=0.5
     )
     state = Darkness(1).state_dict()
-    checkpoint.save(tmp_path / "wsplf" / "models" / "default", described, best=state, last=state)
+    checkpoint.save(tmp_path / "wsplf" / "models" / "default", described, state)
     return Project(tmp_path)
 
 
@@ -90,6 +94,23 @@ def test_polygons_lie_where_the_tumour_is_in_level_0_pixels(slide, project):
     assert report.entries[0].counts["polygons"] == 1
     run = json.loads((project.folder / "wsplf" / "runs" / report.run_id / "run.json").read_text(encoding="utf-8"))
     assert run["details"]["model_run"] == "run 1"
+
+
+@pytest.mark.parametrize(
+    ("bounds", "threshold", "said"),
+    [
+        ((), None, "no bound on false positives: an earlier version trained this model"),
+        ((BOUND,), None, "polygons cover 0.40% of the tissue of 6 negative slides of 5 patients, out of fold"),
+        ((BOUND,), 0.3, "no bound on false positives: it holds at the model's own threshold, 0.5"),
+        ((None,), None, "no bound on false positives: that takes negative slides"),
+    ],
+)
+def test_what_is_known_of_false_positives_is_said(slide, project, recorder, bounds, threshold, said):
+    folder = project.folder / "wsplf" / "models" / "default"
+    described = replace(checkpoint.read(folder), peaks=(0.6,) * len(bounds), bounds=bounds)
+    checkpoint.save(folder, described, Darkness(1).state_dict())
+    segment(project, [entry(slide)], SegmentOptions(threshold=threshold), recorder)
+    assert [said in line for line in recorder.said].count(True) == 1
 
 
 def test_negative_slide_gets_no_polygon_and_the_suppressed_area_is_counted(slide, project):

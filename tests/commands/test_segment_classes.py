@@ -1,6 +1,7 @@
 """One segmentation model of several classes: what each slide teaches of each, and what is drawn where."""
 
 from dataclasses import replace
+from functools import partial
 from uuid import uuid4
 
 import numpy as np
@@ -21,8 +22,9 @@ from wsplf_cli.qupath.create import Image, create_project
 from wsplf_cli.schema import Annotation, Silent
 from wsplf_cli.segmentation import checkpoint
 from wsplf_cli.segmentation.checkpoint import Checkpoint
+from wsplf_cli.segmentation.cross_fit import cross_fit
 from wsplf_cli.segmentation.models import unet
-from wsplf_cli.segmentation.train import FitSettings, fit
+from wsplf_cli.segmentation.train import FitSettings
 from wsplf_cli.synthetic.pyramid import write_pyramid
 
 SIDE = 320
@@ -65,7 +67,7 @@ def project(tmp_path, slides):
 
 @pytest.fixture(autouse=True)
 def short_epochs(monkeypatch):
-    monkeypatch.setattr(command, "FitSettings", lambda **fields: FitSettings(**fields, tiles_per_epoch=8))
+    monkeypatch.setattr(command, "FitSettings", partial(FitSettings, tiles_per_epoch=8))
 
 
 def entries_of(path, options=LUNG):
@@ -77,11 +79,11 @@ def roles_of(path, monkeypatch):
     """The slides that a training would learn from, by name."""
     targets = {}
 
-    def recorded(model, slides, **options):
+    def recorded(build, slides, **options):
         targets.update({slide.name: slide.classes for slide in slides})
-        return fit(model, slides, **options)
+        return cross_fit(build, slides, **options)
 
-    monkeypatch.setattr(command, "fit", recorded)
+    monkeypatch.setattr(command, "cross_fit", recorded)
     train(*entries_of(path), OPTIONS, Silent())
     return targets
 
@@ -149,7 +151,7 @@ def model(project, monkeypatch):
     classes = ("LUAD", "LUSC")
     described = Checkpoint("unet", settings={}, classes=classes, tile_px=64, mpp=1.0, run_id="run 1")
     state = Inks(2).state_dict()
-    checkpoint.save(project.parent / "wsplf" / "models" / "default", described, best=state, last=state)
+    checkpoint.save(project.parent / "wsplf" / "models" / "default", described, state)
     return SegmentOptions(project=LUNG, min_area_um2=200.0)
 
 

@@ -41,22 +41,22 @@ def dark_and_blue(windows):
     return np.stack([dark, blue], axis=1).astype(np.float32)
 
 
-def model(*classes):
+def model(*classes, peaks=()):
     classes = classes or tuple(AREAS)
 
     def infer(windows):
         return dark_and_blue(windows)[:, [list(AREAS).index(name) for name in classes]]
 
-    described = Checkpoint("unet", settings={}, classes=classes, tile_px=64, mpp=1.0, run_id="run 0")
+    described = Checkpoint("unet", settings={}, classes=classes, tile_px=64, mpp=1.0, run_id="run 0", peaks=peaks)
     return LoadedModel(infer, described, 0.5)
 
 
-def segmented(path, *, label, annotations=(), regions=None, split=None, classes=(), min_area_um2=200.0):
+def segmented(path, *, label, annotations=(), regions=None, split=None, network=None, min_area_um2=200.0):
     entry = Entry("7", "a.tif", path, 800, 700, 0.5, "slide", split=split)
     entry = replace(entry, label=None if label is None else SlideLabel(frozenset(label)))
     review = Review("7", tuple(annotations), regions or {})
-    options = SegmentOptions(min_area_um2=min_area_um2)
-    return segment_slide(entry, review, model(*classes), options, run_id="run 1", advance=lambda windows: None)
+    options, network = SegmentOptions(min_area_um2=min_area_um2), network or model()
+    return segment_slide(entry, review, network, options, run_id="run 1", advance=lambda windows: None)
 
 
 def of_class(result, path_class):
@@ -88,7 +88,7 @@ def test_a_label_rules_a_class_out_unless_the_slide_is_held_out(make_entry, labe
 
 
 def test_a_prediction_says_where_it_comes_from(slide_path):
-    result = segmented(slide_path, label=None, classes=["LUSC"])
+    result = segmented(slide_path, label=None, network=model("LUSC"))
     (annotation,) = result.annotations
     assert overlap(annotation.shape, AREAS["LUSC"]) > 0.97
     assert (annotation.path_class, annotation.origin, annotation.review) == ("LUSC", "prediction", "pending")
@@ -98,6 +98,12 @@ def test_a_prediction_says_where_it_comes_from(slide_path):
     assert (result.counts["polygons"], result.counts["suppressed_um2"], result.counts["damaged_windows"]) == (1, 0, 0)
     assert result.counts["area_um2"] == pytest.approx(annotation.shape.area * 0.25)
     assert set(result.maps) == {"LUSC"}
+
+
+def test_a_polygon_whose_peak_is_too_low_is_left_out(slide_path):
+    assert of_class(segmented(slide_path, label=None, network=model(peaks=(0.75, 0.85))), "LUAD")
+    result = segmented(slide_path, label=None, network=model(peaks=(0.85, 0.85)))
+    assert {annotation.path_class for annotation in result.annotations} == {"LUSC"}
 
 
 def test_a_pixel_belongs_to_the_most_probable_class_and_polygons_never_overlap(slide_path):
@@ -119,19 +125,19 @@ def test_a_class_that_the_label_rules_out_is_counted_and_takes_no_pixel(slide_pa
 
 
 def test_a_negative_slide_gets_no_polygon_and_a_held_out_one_does(slide_path):
-    negative = segmented(slide_path, label=set(), classes=["LUAD"])
+    negative = segmented(slide_path, label=set(), network=model("LUAD"))
     assert negative.annotations == ()
     everything = AREAS["LUAD"].union(AREAS["LUSC"]).area
     assert negative.counts["suppressed_um2"] == pytest.approx(everything * 0.25, rel=0.05)
-    held_out = segmented(slide_path, label=set(), classes=["LUAD"], split="test")
+    held_out = segmented(slide_path, label=set(), network=model("LUAD"), split="test")
     assert len(held_out.annotations) == 1
     assert held_out.counts["suppressed_um2"] == 0
 
 
 def test_a_prediction_that_a_review_cuts_has_the_area_and_confidence_of_what_is_left(slide_path):
-    (whole,) = segmented(slide_path, label=None, classes=["LUSC"]).annotations
+    (whole,) = segmented(slide_path, label=None, network=model("LUSC")).annotations
     accepted = Annotation(uuid4(), box(300, 200, 480, 600), "LUSC", origin="prediction", review="accepted")
-    (cut,) = segmented(slide_path, label=None, classes=["LUSC"], annotations=[accepted]).annotations
+    (cut,) = segmented(slide_path, label=None, network=model("LUSC"), annotations=[accepted]).annotations
     assert cut.shape.intersection(accepted.shape).area == 0
     assert cut.shape.area == pytest.approx(0.5 * whole.shape.area, rel=0.05)
     assert cut.measurements[AREA] == pytest.approx(cut.shape.area * 0.25, abs=0.06)
@@ -142,7 +148,7 @@ def test_nothing_is_drawn_where_a_person_said_that_it_is_not_of_the_class(slide_
     half = box(360, 280, 480, 520)
     for role in ("negative", "ignored"):
         regions = {"LUSC": ReviewRegions(**{role: (half,)})}
-        result = segmented(slide_path, label=None, classes=["LUSC"], regions=regions)
+        result = segmented(slide_path, label=None, network=model("LUSC"), regions=regions)
         assert area(result.annotations).intersection(half).area < 1e-6
         assert area(result.annotations).area == pytest.approx(0.5 * AREAS["LUSC"].area, rel=0.05)
 
@@ -151,7 +157,7 @@ def test_parts_and_polygons_below_the_least_area_are_dropped(slide_path):
     assert segmented(slide_path, label=None, min_area_um2=1e6).annotations == ()
     most = box(380, 200, 700, 700)
     regions = {"LUSC": ReviewRegions(negative=(most,))}
-    strip = {"label": None, "classes": ["LUSC"], "regions": regions}
+    strip = {"label": None, "network": model("LUSC"), "regions": regions}
     assert len(segmented(slide_path, **strip).annotations) == 1
     assert segmented(slide_path, **strip, min_area_um2=2000.0).annotations == ()
 
@@ -168,7 +174,9 @@ def test_the_same_slide_gives_the_same_polygons(slide_path):
 @pytest.mark.parametrize("word", ["luad", " LUAD", "LUAD: acinar"])
 def test_a_label_in_another_spelling_than_the_models_class_does_not_rule_it_out(slide_path, word):
     assert not is_ruled_out(Entry("7", "a", slide_path, 8, 7, 0.5, "", label=SlideLabel(frozenset({word}))), "LUAD")
-    assert [part.path_class for part in segmented(slide_path, label={word}, classes=["LUAD"]).annotations] == ["LUAD"]
+    assert [part.path_class for part in segmented(slide_path, label={word}, network=model("LUAD")).annotations] == [
+        "LUAD"
+    ]
 
 
 def test_predictions_leave_out_marker_ink(tmp_path):
@@ -177,8 +185,8 @@ def test_predictions_leave_out_marker_ink(tmp_path):
     rgb[200:360, 160:460] = (150, 60, 120)
     rgb[40:680, 300:360] = (12, 11, 13)  # a line of black ink, dark as the class
     write_pyramid(tmp_path / "a.tif", rgb, mpp=0.5, quality=95)
-    result = segmented(tmp_path / "a.tif", label={"LUAD"}, classes=("LUAD",))
+    result = segmented(tmp_path / "a.tif", label={"LUAD"}, network=model("LUAD"))
     assert area(result.annotations).intersection(box(300, 0, 360, 700)).area < 10
     assert overlap(area(result.annotations), AREAS["LUAD"] - box(300, 0, 360, 700)) > 0.8
-    suppressed = segmented(tmp_path / "a.tif", label=set(), classes=("LUAD",)).counts["suppressed_um2"]
+    suppressed = segmented(tmp_path / "a.tif", label=set(), network=model("LUAD")).counts["suppressed_um2"]
     assert suppressed == pytest.approx(result.counts["area_um2"], rel=0.01)

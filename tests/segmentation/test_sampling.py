@@ -10,7 +10,6 @@ from wsplf_cli.segmentation.sampling import (
     Blocks,
     ReviewRegions,
     TrainingSlide,
-    draw_validation_tiles,
     rasterise_targets,
 )
 
@@ -111,14 +110,3 @@ def test_blocks_beyond_the_memory_bound_are_read_again():
         for index in (0, 1, 0, 1):
             blocks(0, index)
         assert len(reads) == expected
-
-
-def test_validation_tiles_cover_each_place_once():
-    tiles = draw_validation_tiles(
-        Blocks([training_slide("a")]), side_px=32, max_tiles=100, rng=np.random.default_rng(0)
-    )
-    assert len(tiles) == 8
-    assert (
-        len(draw_validation_tiles(Blocks([training_slide("a")]), side_px=32, max_tiles=3, rng=np.random.default_rng(0)))
-        == 3
-    )

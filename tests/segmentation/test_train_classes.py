@@ -7,6 +7,7 @@ from torch import nn
 
 from wsplf_cli.review.regions import ReviewRegions
 from wsplf_cli.schema import Silent, TileGrid
+from wsplf_cli.segmentation.cross_fit import assign_folds
 from wsplf_cli.segmentation.sampling import (
     DECIDED_WEIGHT,
     FULL_WEIGHT,
@@ -17,7 +18,7 @@ from wsplf_cli.segmentation.sampling import (
     TrainingSlide,
     rasterise_targets,
 )
-from wsplf_cli.segmentation.train import FitSettings, fit, hold_out, mean_loss, segmentation_loss
+from wsplf_cli.segmentation.train import FitSettings, fit, mean_loss, segmentation_loss
 
 INKS = {"LUAD": (150, 60, 120), "LUSC": (110, 120, 210)}
 
@@ -54,17 +55,14 @@ def test_crops_are_as_often_of_one_class_as_of_the_other():
     assert shares[1] > 0.7 * shares[0]
 
 
-def test_validation_holds_polygons_of_each_class_and_leaves_some_to_learn_from():
+def test_every_network_has_polygons_of_each_class_to_learn_from():
     regions = ReviewRegions(pending=((box(0, 0, 9, 9), 1.0),))
     slides = [slide_of(f"a{n}", ClassTargets(True, regions), ClassTargets(False)) for n in range(8)]
-    slides += [slide_of(f"b{n}", ClassTargets(False), ClassTargets(True, regions)) for n in range(3)]
-    held = hold_out(slides, share=0.25, rng=np.random.default_rng(0))
-    assert sum(name.startswith("a") for name in held) == 2
-    assert sum(name.startswith("b") for name in held) == 1
+    slides += [slide_of(f"b{n}", ClassTargets(False), ClassTargets(True, regions)) for n in range(2)]
     for seed in range(8):
-        three = [slides[0], slide_of("ab", ClassTargets(True, regions), ClassTargets(True, regions)), slides[8]]
-        remaining = {slide.name for slide in three} - hold_out(three, share=0.25, rng=np.random.default_rng(seed))
-        assert remaining >= {"ab"} or remaining >= {"a0", "b0"}
+        fold_of = assign_folds(slides, folds=3, rng=np.random.default_rng(seed))
+        assert sorted(set(fold_of)) == [0, 1], "two patients have polygons of the second class"
+        assert fold_of[8] != fold_of[9]
 
 
 def test_the_loss_is_the_mean_over_classes_each_with_its_own_weights():
@@ -95,8 +93,7 @@ def test_training_separates_two_colours():
     model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 2, 1))
     settings = FitSettings(epochs=6, tile_px=32, batch_size=4, tiles_per_epoch=100, learning_rate=0.03)
     rng = np.random.default_rng(0)
-    result = fit(model, slides, settings=settings, rng=rng, device=torch.device("cpu"), tracker=Silent())
-    assert result.dice > 0.6
+    fit(model, slides, settings=settings, rng=rng, device=torch.device("cpu"), tracker=Silent())
     inks = torch.tensor([INKS["LUAD"], INKS["LUSC"], (215, 215, 215)]).float()[:, :, None, None] / 255
     with torch.no_grad():
         first, second, background = torch.sigmoid(model(inks.expand(3, 3, 9, 9)))[..., 4, 4]

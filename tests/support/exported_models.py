@@ -38,7 +38,7 @@ def described(**changes):
 def save_model(folder, model, **changes):
     """Write the folder of a model and return its description."""
     record = described(**changes)
-    checkpoint.save(folder, record, best=model.state_dict(), last=model.state_dict())
+    checkpoint.save(folder, record, model.state_dict())
     return record
 
 

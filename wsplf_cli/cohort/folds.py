@@ -26,7 +26,7 @@ def fold_assignment(
     patients = np.array([slide.patient for slide in cohort])
     for count in range(min(folds, *_patients_of_labels(cohort, path_class)), 1, -1):
         for _ in range(_TRIES):
-            fold_of = _split(labels, patients, count=count, seed=int(rng.integers(2**31)))
+            fold_of = split_by_patient(labels, patients, count=count, seed=int(rng.integers(2**31)))
             if all(len(np.unique(labels[fold_of != fold])) == 2 for fold in range(count)):
                 return {slide.entry.id: int(fold) for slide, fold in zip(cohort, fold_of, strict=True)}
     return {slide.entry.id: 0 for slide in cohort}
@@ -58,8 +58,10 @@ def _patients_of_labels(cohort: Sequence[CohortSlide], path_class: str) -> tuple
     return len(positive), len({slide.patient for slide in cohort} - positive)
 
 
-def _split(labels: NDArray[np.int8], patients: NDArray[np.str_], *, count: int, seed: int) -> NDArray[np.intp]:
-    """The fold of each slide, int [slides], in a random stratified split by patient."""
+def split_by_patient(
+    labels: NDArray[np.integer], patients: NDArray[np.str_], *, count: int, seed: int
+) -> NDArray[np.intp]:
+    """The fold of each slide, int [slides], in a random split by patient; labels are spread over the folds."""
     splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
     fold_of = np.zeros(len(labels), np.intp)
     for fold, (_, in_fold) in enumerate(splitter.split(labels, labels, patients)):

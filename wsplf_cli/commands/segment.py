@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from wsplf_cli.backends import Project
+from wsplf_cli.cohort.labels import display_names
 from wsplf_cli.cohort.run import Skipped, for_each_entry
 from wsplf_cli.cohort.square_pixels import with_square_pixels
 from wsplf_cli.networks.device import seed_everything
@@ -11,7 +12,15 @@ from wsplf_cli.review.memory import REVIEWED, read_review, write_polygons
 from wsplf_cli.runs.record import start_run
 from wsplf_cli.schema import Entry, StageReport, Tracker
 from wsplf_cli.segmentation.annotate import segment_slide
-from wsplf_cli.segmentation.loading import find_model, is_from_elsewhere, load_model, require_classes, unnamed_classes
+from wsplf_cli.segmentation.loading import (
+    LoadedModel,
+    find_model,
+    is_from_elsewhere,
+    load_model,
+    require_classes,
+    unnamed_classes,
+)
+from wsplf_cli.segmentation.operating_point import describe_bound
 
 
 def segment(project: Project, entries: Sequence[Entry], options: SegmentOptions, tracker: Tracker) -> StageReport:
@@ -52,6 +61,7 @@ def segment(project: Project, entries: Sequence[Entry], options: SegmentOptions,
             f"model {path.name}: {', '.join(checkpoint.classes)}; {checkpoint.mpp:g} um/px, tiles of"
             f" {checkpoint.tile_px} px, threshold {model.threshold:g}; {checkpoint.plugin} of run {checkpoint.run_id}"
         )
+        _say_bounds(model, tracker)
 
         def segment_entry(entry: Entry) -> Mapping[str, float] | Skipped:
             if entry.reviewed:
@@ -77,10 +87,24 @@ def segment(project: Project, entries: Sequence[Entry], options: SegmentOptions,
             "model": options.model,
             "model_run": checkpoint.run_id,
             "threshold": model.threshold,
+            "peaks": list(model.peaks),
             "polygons": sum(result.counts.get("polygons", 0) for result in results),
             "suppressed_um2": sum(result.counts.get("suppressed_um2", 0) for result in results),
         }
         return run.finish(results, details=details)
+
+
+def _say_bounds(model: LoadedModel, tracker: Tracker) -> None:
+    """What is known of false positives on new negative slides, for each class."""
+    checkpoint = model.checkpoint
+    if not checkpoint.bounds:
+        tracker.say("no bound on false positives: an earlier version trained this model (wsplf train makes one)")
+    elif not model.bounded:
+        tracker.say(f"no bound on false positives: it holds at the model's own threshold, {checkpoint.threshold:g}")
+    else:
+        names = display_names(checkpoint.classes)
+        for name, peak, bound in zip(names, checkpoint.peaks, checkpoint.bounds, strict=True):
+            tracker.say(f"{name}: {describe_bound(bound, peak)}" if name else describe_bound(bound, peak))
 
 
 def _warn_of_unnamed_classes(

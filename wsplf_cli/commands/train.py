@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from typing import Any
 
 from wsplf_cli import plugins
@@ -17,12 +18,14 @@ from wsplf_cli.networks.device import pick_device, seed_everything
 from wsplf_cli.options import TrainOptions
 from wsplf_cli.runs import layout
 from wsplf_cli.runs.lock import hold
-from wsplf_cli.runs.record import Run, start_run
+from wsplf_cli.runs.record import start_run
 from wsplf_cli.schema import Entry, StageReport, Tracker
 from wsplf_cli.segmentation import checkpoint
 from wsplf_cli.segmentation.checkpoint import Checkpoint
+from wsplf_cli.segmentation.cross_fit import CrossFit, cross_fit
+from wsplf_cli.segmentation.operating_point import describe_bound
 from wsplf_cli.segmentation.prepare import TrainingCohort, describe_targets
-from wsplf_cli.segmentation.train import FitResult, FitSettings, fit
+from wsplf_cli.segmentation.train import FitSettings
 
 
 def train(project: Project, entries: Sequence[Entry], options: TrainOptions, tracker: Tracker) -> StageReport:
@@ -69,16 +72,18 @@ def train(project: Project, entries: Sequence[Entry], options: TrainOptions, tra
             tracker.say("dry run: nothing was trained or written")
             return run.finish(results, details={"slides": len(cohort.slides)})
         settings = segmenter.settings(options)
-        model = segmenter.build(len(classes), weights=segmenter.weights(options), **settings).to(device)
-        trained = fit(
-            model,
+        weights = segmenter.weights(options)
+        trained = cross_fit(
+            lambda: segmenter.build(len(classes), weights=weights, **settings).to(device),
             cohort.slides,
-            settings=FitSettings(epochs=options.epochs, tile_px=options.tiles.tile_px),
+            settings=FitSettings(options.epochs, options.tiles.tile_px, folds=options.folds, alpha=options.alpha),
             rng=rng,
             device=device,
             tracker=tracker,
         )
-        _keep_curves(run, trained)
+        for index, losses in enumerate(trained.losses):
+            name = "loss" if trained.members == 1 else f"loss of network {index + 1}"
+            run.curve(name, x=range(1, len(losses) + 1), y={"train": losses})
         description = Checkpoint(
             plugin=options.segmenter,
             settings=settings,
@@ -86,18 +91,25 @@ def train(project: Project, entries: Sequence[Entry], options: TrainOptions, tra
             tile_px=options.tiles.tile_px,
             mpp=options.tiles.mpp,
             run_id=run.id,
-            threshold=trained.threshold,
+            threshold=trained.point.threshold,
+            members=trained.members,
+            peaks=trained.point.peaks,
+            bounds=trained.point.bounds,
             scores={} if trained.dice is None else {"validation_dice": trained.dice},
         )
         folder = layout.model_folder(project.folder, options.name)
-        checkpoint.save(folder, description, best=trained.best, last=trained.last)
+        checkpoint.save(folder, description, trained.network.state_dict())
         tracker.say(_summary(trained, classes))
+        for name, peak, bound in zip(display_names(classes), trained.point.peaks, trained.point.bounds, strict=True):
+            ClassTracker(tracker, run, name).say(describe_bound(bound, peak))
         tracker.say(f"model: {folder}")
         details: dict[str, Any] = {
-            "best_epoch": trained.best_epoch,
-            "threshold": trained.threshold,
+            "networks": trained.members,
+            "threshold": trained.point.threshold,
+            "peaks": list(trained.point.peaks),
+            "bounds": [None if bound is None else asdict(bound) for bound in trained.point.bounds],
             "validation_dice": trained.dice,
-            "validation_slides": list(trained.validation_slides),
+            "validation_slides": list(trained.held_out),
             "model": str(folder),
             "slides": len(cohort.slides),
         }
@@ -115,27 +127,18 @@ def _model_lock(project: Project, options: TrainOptions) -> AbstractContextManag
     return hold(layout.training_lock(project.folder, options.name), command="train")
 
 
-def _keep_curves(run: Run, trained: FitResult) -> None:
-    epochs = range(1, len(trained.curves.loss) + 1)
-    losses = {"train": trained.curves.loss}
-    if trained.curves.validation_loss:
-        losses["validation"] = trained.curves.validation_loss
-        run.curve("validation Dice", x=epochs, y={"validation": trained.curves.validation_dice})
-    run.curve("loss", x=epochs, y=losses)
-
-
-def _summary(trained: FitResult, classes: Sequence[str]) -> str:
+def _summary(trained: CrossFit, classes: Sequence[str]) -> str:
     if trained.dice is None:
         missing = "polygons of two patients or more are needed"
-        if trained.validation_slides:
-            missing = f"no tile of {', '.join(trained.validation_slides)}, which was kept out, holds a polygon"
-        return f"no validation: {missing}; the last epoch is kept"
+        if trained.held_out:
+            missing = "no predicted block of the slides holds a polygon"
+        return f"no validation: {missing}"
     shared = " for all classes" if len(classes) > 1 else ""
     polygons = "polygons, pseudo-labels that nobody has reviewed among them," if trained.pending else "polygons"
     lacking = ", ".join(classes[index] for index in trained.unvalidated)
     return (
-        f"best epoch {trained.best_epoch} of {len(trained.curves.loss)}: Dice {trained.dice:.3f} at threshold"
-        f" {trained.threshold:g}{shared}, against the {polygons} of {len(trained.validation_slides)} held-out slides;"
-        " epoch and threshold are chosen on them, so new slides may score lower"
+        f"{trained.members} networks, each trained without the patients of one fold: out of fold Dice"
+        f" {trained.dice:.3f} at threshold {trained.point.threshold:g}{shared}, against the {polygons} of"
+        f" {len(trained.held_out)} slides; the threshold is chosen on them, so new slides may score lower"
         + (f"; of {lacking} there is nothing to find on them" if lacking else "")
     )

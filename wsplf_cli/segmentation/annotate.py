@@ -65,9 +65,10 @@ def segment_slide(
     )
     counter = WindowCounter(advance)
     tissue = tissue_mask(slide, mpp_slide=mpp_slide)
+    drawn = predict_slide(slide, tissue, model.infer, canvas, outlines, counter=counter)
     predictions = [
-        _clipped(prediction, entry, outlines)
-        for prediction in predict_slide(slide, tissue, model.infer, canvas, outlines, counter=counter)
+        _clipped(_with_peak(prediction, peak), entry, outlines)
+        for prediction, peak in zip(drawn, model.peaks, strict=True)
     ]
     kept = [annotation.shape for annotation in decided_by_a_person(review.annotations, origin="prediction")]
     annotations: list[Annotation] = []
@@ -106,6 +107,12 @@ def segment_slide(
     }
     maps = {path_class: prediction.probability for path_class, prediction in zip(classes, predictions, strict=True)}
     return SlideResult(entry.id, tuple(annotations), counts, maps)
+
+
+def _with_peak(prediction: ClassPrediction, peak: float) -> ClassPrediction:
+    """The prediction without the polygons of which no cell reaches the peak."""
+    polygons = [polygon for polygon in prediction.polygons if prediction.probability.max_inside(polygon) >= peak]
+    return replace(prediction, polygons=polygons)
 
 
 def _clipped(prediction: ClassPrediction, entry: Entry, outlines: OutlineSettings) -> ClassPrediction:

@@ -1,16 +1,15 @@
 """A trained model as a folder, with everything that is needed to build it again.
 
 PROJECT-FOLDER/wsplf/models/NAME/
-    config.json            architecture, its settings, classes, tile size, mpp, threshold, run, scores
-    model.safetensors      the weights with the best validation
-    last.safetensors       the weights of the last epoch
+    config.json            architecture, its settings, classes, tile size, mpp, threshold, peaks, bounds, run, scores
+    model.safetensors      the weights
 """
 
 import dataclasses
 import json
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,13 @@ from torch import Tensor, nn
 
 from wsplf_cli import __version__, files, plugins
 from wsplf_cli.errors import ConfigError, ProjectError
+from wsplf_cli.networks.ensemble import Ensemble
+from wsplf_cli.segmentation.operating_point import Bound
 
 FORMAT = 1
 KIND = "segmenter"
 CONFIG = "config.json"
-BEST = "model.safetensors"
-LAST = "last.safetensors"
+WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,9 @@ class Checkpoint:
     """The content of config.json: everything about a segmentation model but its weights.
 
     ``plugin`` is the name of a file of segmentation/models/, ``settings`` are the arguments of its ``build``. A pixel
-    belongs to a class from the probability ``threshold`` on. ``scores`` are those of the validation.
+    belongs to a class from the probability ``threshold`` on. The network is the mean of ``members`` networks. A polygon
+    of a class is drawn if a cell of it reaches the peak of that class, and ``bounds`` say what that means for negative
+    slides (see ``operating_point``); both are empty in models of earlier versions. ``scores`` are those out of fold.
     """
 
     plugin: str
@@ -45,13 +47,20 @@ class Checkpoint:
     mpp: float
     run_id: str
     threshold: float = 0.5
+    members: int = 1
+    peaks: tuple[float, ...] = ()
+    bounds: tuple[Bound | None, ...] = ()
     scores: Mapping[str, float] = field(default_factory=dict)
     version: str = __version__
     format: int = FORMAT
     kind: str = KIND
 
 
-def save(folder: Path, checkpoint: Checkpoint, *, best: Mapping[str, Tensor], last: Mapping[str, Tensor]) -> None:
+#: The fields that models of earlier versions lack.
+_NEW = frozenset(["members", "peaks", "bounds"])
+
+
+def save(folder: Path, checkpoint: Checkpoint, weights: Mapping[str, Tensor]) -> None:
     """Write a model folder completely or not at all, in place of one that is there.
 
     Raises:
@@ -62,8 +71,7 @@ def save(folder: Path, checkpoint: Checkpoint, *, best: Mapping[str, Tensor], la
     old = folder.with_name(f".{folder.name}.{suffix}.old")
     try:
         part.mkdir(parents=True)
-        save_file(plain(best), part / BEST)
-        save_file(plain(last), part / LAST)
+        save_file(plain(weights), part / WEIGHTS)
         files.write_json(part / CONFIG, checkpoint)
         if folder.exists():
             folder.rename(old)
@@ -79,24 +87,28 @@ def save(folder: Path, checkpoint: Checkpoint, *, best: Mapping[str, Tensor], la
 
 
 def load(folder: Path, *, device: torch.device) -> tuple[Checkpoint, nn.Module]:
-    """The model of a folder with its best weights, in eval mode on the device.
+    """The model of a folder with its weights, in eval mode on the device.
 
     Raises:
         ConfigError: There is no model, or it is damaged, of a newer format, or its weights do not fit.
     """
     checkpoint = read(folder)
-    path = folder / BEST
+    path = folder / WEIGHTS
     plugin = plugins.load("segmentation.models", checkpoint.plugin)
     try:
-        model: nn.Module = plugin.build(len(checkpoint.classes), pretrained=False, **checkpoint.settings)
+        members = [
+            plugin.build(len(checkpoint.classes), pretrained=False, **checkpoint.settings)
+            for _ in range(checkpoint.members)
+        ]
     except TypeError as error:
         raise ConfigError(f"{folder / CONFIG}: unknown settings of {checkpoint.plugin}: {error}") from error
+    model = as_one(members)
     try:
         model.load_state_dict(load_file(path))
     except FileNotFoundError as error:
         exported = folder / "model.onnx"
         hint = f"--model {exported}" if exported.is_file() else _AGAIN
-        raise ConfigError(f"{folder} holds no {BEST}", hint=hint) from error
+        raise ConfigError(f"{folder} holds no {WEIGHTS}", hint=hint) from error
     except (SafetensorError, OSError) as error:
         raise ConfigError(f"{path} cannot be read: {error}", hint=_AGAIN) from error
     except RuntimeError as error:
@@ -140,10 +152,17 @@ def from_content(content: object, name: str, *, hint: str = "") -> Checkpoint:
     if content.get("format") != FORMAT:
         raise ConfigError(f"{name} has format {content.get('format')}, this wsplf reads {FORMAT}", hint=hint)
     expected = {record_field.name for record_field in dataclasses.fields(Checkpoint)}
-    if set(content) != expected:
-        differing = ", ".join(sorted(set(content) ^ expected))
-        raise ConfigError(f"{name} has missing or unknown keys: {differing}", hint=hint)
-    return Checkpoint(**{**content, "classes": tuple(content["classes"])})
+    differing = (set(content) ^ expected) - (_NEW - set(content))
+    if differing:
+        raise ConfigError(f"{name} has missing or unknown keys: {', '.join(sorted(differing))}", hint=hint)
+    bounds = tuple(None if bound is None else Bound(**bound) for bound in content.get("bounds", ()))
+    lists = {"classes": tuple(content["classes"]), "peaks": tuple(content.get("peaks", ())), "bounds": bounds}
+    return Checkpoint(**{**content, **lists})
+
+
+def as_one(members: Sequence[nn.Module]) -> nn.Module:
+    """One network itself, several as the mean of their logits."""
+    return members[0] if len(members) == 1 else Ensemble(members)
 
 
 _AGAIN = "train it again with: wsplf train PROJECT"

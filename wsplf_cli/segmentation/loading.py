@@ -34,6 +34,16 @@ class LoadedModel:
     device: str = "cpu"
     from_elsewhere: bool = False
 
+    @property
+    def peaks(self) -> tuple[float, ...]:
+        """For each class the probability that a cell of a polygon must reach; 0 in a model of an earlier version."""
+        return self.checkpoint.peaks or (0.0,) * len(self.checkpoint.classes)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether its bounds on false positives are known and hold, which they do at its own threshold only."""
+        return bool(self.checkpoint.bounds) and self.threshold == self.checkpoint.threshold
+
 
 def find_model(project_folder: Path, name: str) -> Path:
     """The project's model of this name, else the model folder or the .onnx file at this path."""

@@ -24,7 +24,7 @@ BAND_ROWS = 1024
 #: Outlines may differ from the exact ones by this many pixels of the canvas.
 TOLERANCE_PX = 0.5
 #: Side, in canvas pixels, of a cell of the map that confidences are measured on.
-_COARSE_PX = 8
+CELL_PX = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ class _BandTracer:
 
     def add(self, probability: NDArray[np.float32], mask: NDArray[np.bool_]) -> None:
         """The next rows: probabilities float32 [rows, width], and which pixels belong to the class."""
-        self.coarse.append(_pooled(probability))
+        self.coarse.append(mean_of_cells(probability))
         # Two rows of the band above are outlined again: outlines cut corners by half a pixel, and the union fills them.
         joined = mask if self.above is None else np.concatenate([self.above, mask])
         first_row = self.top - (0 if self.above is None else len(self.above))
@@ -155,7 +155,7 @@ class _BandTracer:
             if part.area >= max(settings.min_area_px0, 1e-9)
         ]
         polygons.sort(key=lambda polygon: -polygon.area)
-        probability = SlideMap(np.concatenate(self.coarse), self.downsample * _COARSE_PX)
+        probability = SlideMap(np.concatenate(self.coarse), self.downsample * CELL_PX)
         return ClassPrediction(polygons, probability)
 
 
@@ -172,11 +172,11 @@ def _bands(strips: Iterable[NDArray[np.float32]], *, rows: int) -> Iterator[NDAr
         yield np.concatenate(waiting, axis=1)
 
 
-def _pooled(band: NDArray[np.float32]) -> NDArray[np.float32]:
+def mean_of_cells(band: NDArray[np.float32]) -> NDArray[np.float32]:
     """Means of 8 x 8 pixels, float32 [rows / 8, width / 8], rounded up; the last ones of what there is."""
     height, width = band.shape
-    padded = np.pad(band, ((0, -height % _COARSE_PX), (0, -width % _COARSE_PX)), mode="edge")
-    cells = padded.reshape(padded.shape[0] // _COARSE_PX, _COARSE_PX, padded.shape[1] // _COARSE_PX, _COARSE_PX)
+    padded = np.pad(band, ((0, -height % CELL_PX), (0, -width % CELL_PX)), mode="edge")
+    cells = padded.reshape(padded.shape[0] // CELL_PX, CELL_PX, padded.shape[1] // CELL_PX, CELL_PX)
     means: NDArray[np.float32] = cells.mean(axis=(1, 3), dtype=np.float32)
     return means
 

@@ -75,7 +75,7 @@ class ClassTargets:
 class TrainingSlide:
     """One slide to train on, with its targets for each class.
 
-    Slides of one ``group`` (a patient) are all held out for validation, or none of them is.
+    A network learns from all slides of a ``group`` (a patient), or from none of them.
     """
 
     name: str
@@ -284,19 +284,3 @@ class BalancedCropSampler:
             offset = self.rng.integers(self.side_px, size=2)
             x_px, y_px = (int(np.clip(start, 0, last_start)) for start in (column - offset[0], row - offset[1]))
         return Crop(block.crop(x_px, y_px, self.side_px), slide_index, block_index)
-
-
-def draw_validation_tiles(blocks: Blocks, *, side_px: int, max_tiles: int, rng: np.random.Generator) -> list[Block]:
-    """Up to ``max_tiles`` random tiles of a regular grid over the blocks, so that all tissue is represented evenly."""
-    tiles = [
-        (slide_index, block_index, x_px, y_px)
-        for slide_index, slide in enumerate(blocks.slides)
-        for block_index in range(len(slide.grid.xy_px0))
-        for x_px in range(0, slide.grid.tile_px - side_px + 1, side_px)
-        for y_px in range(0, slide.grid.tile_px - side_px + 1, side_px)
-    ]
-    drawn = np.sort(rng.permutation(len(tiles))[:max_tiles])
-    return [
-        blocks(slide_index, block_index).crop(x_px, y_px, side_px)
-        for slide_index, block_index, x_px, y_px in (tiles[index] for index in drawn)
-    ]

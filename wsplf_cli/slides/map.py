@@ -27,6 +27,13 @@ class SlideMap:
 
     def mean_inside(self, shape: BaseGeometry) -> float:
         """Mean of the cells whose centre lies in a shape of level-0 pixels; the value at a point of it if none does."""
+        return float(self._inside(shape).mean())
+
+    def max_inside(self, shape: BaseGeometry) -> float:
+        """The largest of those cells."""
+        return float(self._inside(shape).max())
+
+    def _inside(self, shape: BaseGeometry) -> NDArray[np.float32]:
         left, top, right, bottom = (int(value // self.downsample) for value in shape.bounds)
         left, top = max(left, 0), max(top, 0)
         part = self.values[top : bottom + 1, left : right + 1]
@@ -37,11 +44,12 @@ class SlideMap:
             size_px=(part.shape[1], part.shape[0]),
         )
         if inside.any():
-            return float(part[inside].mean())
+            values: NDArray[np.float32] = part[inside]
+            return values
         point = shape.representative_point()
         rows, columns = self.values.shape
         row, column = (int(value // self.downsample) for value in (point.y, point.x))
-        return float(self.values[min(max(row, 0), rows - 1), min(max(column, 0), columns - 1)])
+        return self.values[min(max(row, 0), rows - 1), min(max(column, 0), columns - 1)].reshape(1)
 
     def save_picture(self, path: Path) -> None:
         """Write values of 0..1 as an 8-bit grey PNG, one pixel per cell, 128 at 0.5."""

@@ -5,6 +5,7 @@ import json
 from exported_models import described
 
 from wsplf_cli.segmentation.export.card import model_card, read_training
+from wsplf_cli.segmentation.operating_point import Bound
 
 RUN = {
     "stage": "train",
@@ -55,7 +56,7 @@ def test_the_card_counts_what_was_learned_from(tmp_path, make_entry):
         "- begun 2026-01-31T10:00:00+00:00; 14 epochs, seed 3; started from lite.pth",
     ):
         assert line in card.splitlines()
-    assert "Dice 0.877 at the threshold 0.4, pooled over the pixels of tiles of 2 slides" in card
+    assert "Dice 0.877 at the threshold 0.4, pooled over pixels of 2 slides" in card
     assert "| classes, in the order of the outputs | Gland, Tumour: Ätypical |" in card
     assert "| pixel size of the input | 1 um per pixel |" in card
 
@@ -71,11 +72,19 @@ def test_what_is_not_known_is_said_to_be_not_known(tmp_path, make_entry):
     assert "Not known: the project has no record of the training, run 1." in card
     assert "\nNone. There were too few patients with polygons" in card
     card = model_card("default", described(scores={"validation_dice": 0.5}), None)
-    assert "of tiles of a number that is not known slides" in card
+    assert "over pixels of a number that is not known slides" in card
     record(tmp_path, {"stage": "train", "entries": [{"id": "1", "status": "done"}]})
     card = model_card("default", described(), read_training(tmp_path, "run 1", []))
     assert "- patients: not recorded" in card
     assert "- begun not known; an unknown number of epochs, seed not known; started from the default weights" in card
+
+
+def test_the_card_says_which_polygons_are_kept_and_what_is_known_of_false_ones():
+    bound = Bound(alpha=0.01, measured=0.004, guaranteed=0.175, slides=6, patients=5, patients_needed=99)
+    card = model_card("default", described(members=3, peaks=(0.9, 0.4), bounds=(bound, None)), None)
+    assert "| networks, of which it is the mean | 3 |" in card
+    assert "| polygons of Gland | a polygon needs a peak of 0.900, so that polygons cover 0.40%" in card
+    assert "| polygons of Tumour: Ätypical | no bound on false positives" in card
 
 
 def test_the_card_says_what_an_onnx_file_takes():

@@ -6,6 +6,7 @@ from exported_models import SIDES_PX, described, images, probabilities, random_u
 from torch import nn
 
 from wsplf_cli.errors import ConfigError
+from wsplf_cli.networks.ensemble import Ensemble
 from wsplf_cli.segmentation.export import portable
 from wsplf_cli.segmentation.export.portable import Contract, largest_difference, portable_unet
 
@@ -25,6 +26,18 @@ def test_a_unet_keeps_its_probabilities_and_its_weights(backbone):
         assert expected.std() > 0.01
         assert abs(found - expected).max() < 1e-4
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_an_ensemble_is_the_mean_of_the_logits_of_its_networks():
+    torch.manual_seed(3)
+    other = random_unet()
+    nn.init.normal_(other.logits.weight)
+    ensemble = Ensemble([random_unet(), other]).eval()
+    batch = images(64)
+    with torch.no_grad():
+        found = portable_unet(ensemble, described())(batch).numpy()
+    assert abs(found - probabilities(ensemble, batch)).max() < 1e-4
+    assert abs(found - probabilities(other, batch)).max() > 0.01
 
 
 def test_a_backbone_that_would_compute_something_else_is_refused(monkeypatch):

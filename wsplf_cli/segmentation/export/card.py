@@ -14,6 +14,8 @@ from wsplf_cli import __version__
 from wsplf_cli.runs.layout import run_file, run_folder
 from wsplf_cli.schema import Entry
 from wsplf_cli.segmentation.checkpoint import Checkpoint
+from wsplf_cli.segmentation.operating_point import describe_bound
+from wsplf_cli.segmentation.predict import CELL_PX
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +101,15 @@ def _table(checkpoint: Checkpoint) -> str:
         "tiles that it was trained on": f"{checkpoint.tile_px} x {checkpoint.tile_px} pixels, RGB",
         "output": "the probability of each class at every pixel; the classes do not sum to 1",
         "threshold": f"a pixel belongs to a class from a probability of {checkpoint.threshold:g} on",
+        "networks, of which it is the mean": str(checkpoint.members),
         "run of the training": checkpoint.run_id,
     }
+    # models of earlier versions have neither peaks nor bounds
+    for path_class, peak, bound in zip(checkpoint.classes, checkpoint.peaks, checkpoint.bounds, strict=False):
+        rows[f"polygons of {path_class}"] = (
+            f"{describe_bound(bound, peak)} (the peak is the largest mean over {CELL_PX} x {CELL_PX} pixels; `wsplf"
+            " segment` leaves out polygons below it, other programs do not)"
+        )
     return "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())])
 
 
@@ -151,11 +160,12 @@ def _scores(checkpoint: Checkpoint, training: TrainingRecord | None) -> str:
     held_out = None if training is None else training.details.get("validation_slides")
     count = "a number that is not known" if held_out is None else str(len(held_out))
     return (
-        f"Dice {dice:.3f} at the threshold {checkpoint.threshold:g}, pooled over the pixels of tiles of {count} slides"
-        " that were held out of the training, whole patients where patients are known. The reference is the polygons in"
-        " the project at that time, pseudo-labels included. The epoch and the threshold were chosen on the same tiles,"
-        " so expect less elsewhere.\n\nIt was not measured against an independent truth as part of the training; add"
-        " what `wsplf evaluate` says on slides of your own."
+        f"Dice {dice:.3f} at the threshold {checkpoint.threshold:g}, pooled over pixels of {count} slides, each"
+        " predicted by a network that did not learn from its patient (from the slide itself, where patients are not"
+        " known). The reference is the polygons in the project at that time, pseudo-labels included. The threshold was"
+        " chosen on the same pixels, so expect less elsewhere.\n\n"
+        "It was not measured against an independent truth as part of the training; add what `wsplf evaluate` says on"
+        " slides of your own."
     )
 
 

@@ -3,11 +3,11 @@
 import copy
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch.jit._trace import TracerWarning
 from torch.nn import functional
 
 from wsplf_cli.errors import ConfigError
+from wsplf_cli.networks.ensemble import Ensemble
 from wsplf_cli.segmentation.checkpoint import Checkpoint
 from wsplf_cli.segmentation.export.primitives import use_primitives
 from wsplf_cli.segmentation.models.sam import SamSegmenter
@@ -48,13 +49,37 @@ class PortableUNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Probabilities float [B, C, H, W] of RGB images float [B, 3, H, W] in 0..255; H and W multiples of stride."""
+        return torch.sigmoid(self.logits_of(images))
+
+    def logits_of(self, images: Tensor) -> Tensor:
+        """The same before the sigmoid."""
         maps = self.trunk(images * self.factor + self.shift)[::-1]
         features = maps[0]
         for module, skip, scale in zip(self.joins, maps[1:], self.scales, strict=True):
             join: Any = module
             enlarged = _enlarged(join.coarse(features), scale)
             features = join.mix(functional.relu(join.norm(enlarged + join.fine(skip))))
-        return torch.sigmoid(_enlarged(self.logits(features), self.last_scale))
+        return _enlarged(self.logits(features), self.last_scale)
+
+
+class PortableUNets(nn.Module):
+    """The mean of the logits of several U-Nets of one architecture, as probabilities.
+
+    Args:
+        unets: The U-Nets; at least one.
+    """
+
+    def __init__(self, unets: Sequence[PortableUNet]) -> None:
+        super().__init__()
+        self.unets = nn.ModuleList(unets)
+        self.stride = unets[0].stride
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Probabilities float [B, C, H, W] of RGB images float [B, 3, H, W] in 0..255; H and W multiples of stride."""
+        logits = cast(PortableUNet, self.unets[0]).logits_of(images)
+        for unet in self.unets[1:]:
+            logits = logits + cast(PortableUNet, unet).logits_of(images)
+        return torch.sigmoid(logits / len(self.unets))
 
 
 class PortableSam(nn.Module):
@@ -126,23 +151,29 @@ class Contract:
         return sorted({2 * multiple, 5 * multiple, multiple * max(3, math.ceil(tile_px / multiple))})
 
 
-def portable_unet(unet: UNet, checkpoint: Checkpoint) -> PortableUNet:
-    """The U-Net as a network of few operators, compared with it on random images.
+def unets_of(network: nn.Module) -> list[UNet]:
+    """The U-Nets whose mean a network is; none where it is something else."""
+    members = list(network.members) if isinstance(network, Ensemble) else [network]
+    return [member for member in members if isinstance(member, UNet)]
+
+
+def portable_unet(network: nn.Module, checkpoint: Checkpoint) -> PortableUNets:
+    """A U-Net, or an ensemble of some, as a network of few operators, compared with it on random images.
 
     Raises:
         ConfigError: Its backbone cannot be written so.
     """
     message = f"the backbone {checkpoint.settings.get('backbone', '')} cannot be exported to ONNX or TorchScript"
     try:
-        network = PortableUNet(unet)
-        sides = Contract(network.stride).sides_px(checkpoint.tile_px)
-        difference = max(largest_difference(network, unet, side_px=side) for side in sides)
+        portable = PortableUNets([PortableUNet(unet) for unet in unets_of(network)])
+        sides = Contract(portable.stride).sides_px(checkpoint.tile_px)
+        difference = max(largest_difference(portable, network, side_px=side) for side in sides)
     except RuntimeError as error:
         first = str(error).splitlines()[0]
         raise ConfigError(f"{message}: {first}", hint="--format hf") from error
     if difference > TOLERANCE / 10:
         raise ConfigError(f"{message}: its probabilities would differ by {difference:.2g}", hint="--format hf")
-    return network
+    return portable
 
 
 @torch.no_grad()

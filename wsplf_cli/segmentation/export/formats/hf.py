@@ -6,13 +6,13 @@ from safetensors.torch import save
 from torch import nn
 
 from wsplf_cli import files
-from wsplf_cli.segmentation.checkpoint import BEST, Checkpoint, plain
+from wsplf_cli.segmentation.checkpoint import WEIGHTS, Checkpoint, plain
 
-FILE = BEST
+FILE = WEIGHTS
 
 
 def write(network: nn.Module, checkpoint: Checkpoint, path: Path) -> list[str]:
-    """Write the weights with the best validation; the settings of the network stand in config.json.
+    """Write the weights; the settings of the network stand in config.json.
 
     Raises:
         OSError: The folder cannot be written.

@@ -23,10 +23,10 @@ from wsplf_cli.segmentation.export.portable import (
     SamTile,
     largest_difference,
     portable_unet,
+    unets_of,
     without_tracing_warnings,
 )
 from wsplf_cli.segmentation.models.sam import SamSegmenter
-from wsplf_cli.segmentation.models.unet import UNet
 
 FILE = "model.onnx"
 #: Version of the ONNX operators: the newest whose operators OpenCV 4.6, that of QuPath 0.5, reads.
@@ -104,7 +104,7 @@ def _check(exported: OnnxNetwork, contract: Contract) -> dict[str, Any]:
 
 def _portable(network: nn.Module, checkpoint: Checkpoint) -> tuple[nn.Module, Contract]:
     """The network of few operators, and the images that it takes."""
-    if isinstance(network, UNet):
+    if unets_of(network):
         unet = portable_unet(network, checkpoint)
         return unet, Contract(unet.stride)
     if isinstance(network, SamSegmenter):

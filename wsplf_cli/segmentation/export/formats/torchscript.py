@@ -16,13 +16,12 @@ from wsplf_cli.segmentation.export.portable import (
     TOLERANCE,
     Contract,
     PortableSam,
-    PortableUNet,
     largest_difference,
     portable_unet,
+    unets_of,
     without_tracing_warnings,
 )
 from wsplf_cli.segmentation.models.sam import SamSegmenter
-from wsplf_cli.segmentation.models.unet import UNet
 
 FILE = "model.pt"
 
@@ -85,8 +84,8 @@ def write(network: nn.Module, checkpoint: Checkpoint, path: Path) -> list[str]:
 def _scripted(network: nn.Module, checkpoint: Checkpoint) -> tuple[Any, Contract]:
     """The network as TorchScript, and the images that it takes."""
     any_size: nn.Module
-    if isinstance(network, UNet):
-        unet: PortableUNet = portable_unet(network, checkpoint)
+    if unets_of(network):
+        unet = portable_unet(network, checkpoint)
         traced = torch.jit.trace(unet.requires_grad_(False), torch.zeros(1, 3, 2 * unet.stride, 2 * unet.stride))
         any_size, contract = AnySizeUNet(traced, stride=unet.stride), Contract(unet.stride)
     elif isinstance(network, SamSegmenter):

@@ -1,0 +1,95 @@
+import numpy as np
+import pytest
+import torch
+from shapely import box
+from torch import nn
+from training_slides import training_slide
+
+from wsplf_cli.networks.ensemble import Ensemble
+from wsplf_cli.review.regions import ReviewRegions
+from wsplf_cli.schema import Silent
+from wsplf_cli.segmentation import cross_fit as module
+from wsplf_cli.segmentation.cross_fit import assign_folds, cross_fit
+from wsplf_cli.segmentation.train import FitSettings
+
+PLACES = [(10, 10, 50, 40), (70, 20, 110, 60), (5, 30, 45, 60), (80, 5, 120, 35)]
+
+
+def lesson(positives=4, negatives=4):
+    slides = [
+        training_slide(f"p{n}", regions=ReviewRegions(pending=((box(*place), 0.9),)), colour=[place])
+        for n, place in enumerate(PLACES[:positives])
+    ]
+    return [*slides, *(training_slide(f"n{n}", positive=False) for n in range(negatives))]
+
+
+def build():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 1, 1))
+
+
+def run(slides, **changes):
+    fields = {"tile_px": 32, "batch_size": 4, "tiles_per_epoch": 100, "learning_rate": 0.03, "folds": 3}
+    settings = FitSettings(4, **(fields | changes))
+    rng = np.random.default_rng(0)
+    return cross_fit(build, slides, settings=settings, rng=rng, device=torch.device("cpu"), tracker=Silent())
+
+
+def test_no_network_learns_from_a_slide_that_it_is_measured_on(monkeypatch):
+    learned, measured = [], []
+    fit, measure = module.fit, module._measure
+    monkeypatch.setattr(
+        module,
+        "fit",
+        lambda network, slides, **rest: learned.append({s.group for s in slides}) or fit(network, slides, **rest),
+    )
+    monkeypatch.setattr(
+        module,
+        "_measure",
+        lambda out, slide, network, **rest: (
+            measured.append((len(learned) - 1, slide.group)) or measure(out, slide, network, **rest)
+        ),
+    )
+    result = run(lesson(), tiles_per_epoch=8)
+    assert len(learned) == result.members == 3
+    assert sorted(group for _, group in measured) == sorted(slide.group for slide in lesson())
+    assert not any(group in learned[fold] for fold, group in measured)
+
+
+def test_the_model_is_the_mean_of_its_networks_and_finds_the_class_out_of_fold():
+    result = run(lesson())
+    assert isinstance(result.network, Ensemble)
+    assert not result.network.training
+    assert result.dice > 0.7
+    assert len(result.losses) == 3
+    assert sorted(result.held_out) == sorted(slide.name for slide in lesson())
+    assert result.point.bounds[0].patients == 4
+    assert result.pending
+
+
+def test_one_patient_with_polygons_gives_one_network_without_validation():
+    result = run(lesson(positives=1), tiles_per_epoch=8)
+    assert (result.members, result.dice, result.held_out) == (1, None, ())
+    assert result.point.bounds == (None,)
+    assert result.point.threshold == 0.5
+    assert not isinstance(result.network, Ensemble)
+
+
+def test_one_fold_trains_one_network_on_all_slides():
+    assert run(lesson(), folds=1, tiles_per_epoch=8).members == 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_patients_are_held_out_whole_and_positive_and_negative_ones_are_spread(seed):
+    regions = ReviewRegions(pending=((box(0, 0, 9, 9), 1.0),))
+    slides = [training_slide(f"p{n}", regions=regions, group=f"P{n // 2}") for n in range(12)]
+    slides += [training_slide(f"n{n}", positive=False, group=f"N{n // 2}") for n in range(12)]
+    fold_of = assign_folds(slides, folds=3, rng=np.random.default_rng(seed))
+    assert all(fold_of[index] == fold_of[index + 1] for index in range(0, 24, 2))
+    assert [sorted(np.bincount(fold_of[part])) for part in (slice(12), slice(12, 24))] == [[4, 4, 4], [4, 4, 4]]
+
+
+def test_a_rare_kind_of_slide_is_no_obstacle():
+    regions = ReviewRegions(pending=((box(0, 0, 9, 9), 1.0),))
+    slides = [training_slide(f"p{n}", regions=regions) for n in range(4)] + [training_slide("n", positive=False)]
+    assert sorted(np.bincount(assign_folds(slides, folds=2, rng=np.random.default_rng(0)))) == [2, 3]

@@ -1,0 +1,123 @@
+import numpy as np
+import pytest
+from shapely import box
+from training_slides import training_slide
+
+from wsplf_cli.review.regions import ReviewRegions
+from wsplf_cli.segmentation.operating_point import DEFAULT_THRESHOLD, OutOfFold, describe_bound
+from wsplf_cli.segmentation.sampling import IGNORE, Block
+
+SIDE = 64
+
+
+def block_of(target):
+    return Block(np.zeros((SIDE, SIDE, 3), np.uint8), target[None].astype(np.uint8), np.full((1, SIDE, SIDE), 100))
+
+
+def probability_of(*rectangles, background=0.05):
+    """Probabilities [1, 1, S, S] with rectangles of cells of 8 pixels: (left, top, right, bottom, probability)."""
+    probability = np.full((1, 1, SIDE, SIDE), background, np.float32)
+    for left, top, right, bottom, value in rectangles:
+        probability[0, 0, 8 * top : 8 * bottom, 8 * left : 8 * right] = value
+    return probability
+
+
+def add_negative(measured, name, *rectangles, group=""):
+    slide = training_slide(name, positive=False, group=group)
+    measured.add(slide, [0], [block_of(np.zeros((SIDE, SIDE)))], probability_of(*rectangles))
+
+
+def add_positive(measured, name, inside=0.72, outside=0.05):
+    target = np.zeros((SIDE, SIDE))
+    target[:32] = 1
+    slide = training_slide(name, regions=ReviewRegions(pending=((box(0, 0, 64, 32), 1.0),)))
+    measured.add(slide, [0], [block_of(target)], np.where(target == 1, inside, outside)[None, None].astype(np.float32))
+
+
+def test_the_threshold_is_the_middle_of_the_best_ones():
+    clear = OutOfFold(1)
+    add_positive(clear, "a", inside=0.99, outside=0.01)
+    assert clear.best() == (0.6, 1.0)
+    raised = OutOfFold(1)
+    add_positive(raised, "a", inside=0.88, outside=0.62)
+    threshold, dice = raised.best()
+    assert 0.65 < threshold < 0.88
+    assert dice == 1.0
+
+
+def test_ignored_pixels_do_not_count():
+    measured = OutOfFold(1)
+    target = np.full((SIDE, SIDE), IGNORE)
+    target[:8] = 1
+    measured.add(training_slide("a"), [0], [block_of(target)], probability_of((0, 0, 8, 8, 0.9)))
+    assert measured.best()[1] == 1.0
+
+
+def test_a_polygon_needs_a_peak_above_those_of_negative_slides():
+    measured = OutOfFold(1)
+    add_positive(measured, "p")
+    add_negative(measured, "n0", (0, 0, 6, 6, 0.8))
+    add_negative(measured, "n1", (1, 1, 7, 7, 0.7))
+    point = measured.operating_point(alpha=0.01)
+    assert point.peaks[0] > np.float32(0.8)
+    assert point.peaks[0] == pytest.approx(0.8, abs=1e-3)
+    assert point.bounds[0].measured == 0
+    assert point.bounds[0].guaranteed == pytest.approx((2 * 0.01 + 1) / 3)
+    assert (point.bounds[0].slides, point.bounds[0].patients, point.bounds[0].patients_needed) == (2, 2, 99)
+
+
+def test_the_peak_is_the_lowest_that_keeps_to_alpha():
+    measured = OutOfFold(1)
+    add_positive(measured, "p")
+    add_negative(measured, "n0", (0, 0, 6, 6, 0.8))
+    add_negative(measured, "n1", (1, 1, 7, 7, 0.9))
+    add_negative(measured, "n2")
+    # a polygon covers 36 of the 64 cells of its slide
+    point = measured.operating_point(alpha=0.45)
+    assert point.peaks[0] == pytest.approx(0.9), "one slide of three may have its polygon"
+    assert point.bounds[0].measured == pytest.approx(36 / 64 / 3)
+    assert measured.operating_point(alpha=0.99).peaks == (point.threshold,)
+
+
+def test_the_slides_of_a_patient_count_as_one():
+    measured = OutOfFold(1)
+    add_positive(measured, "p")
+    for name in "abcd":
+        add_negative(measured, name, (0, 0, 6, 6, 0.8), group="same")
+    add_negative(measured, "n1", group="other")
+    bound = measured.operating_point(alpha=0.01).bounds[0]
+    assert (bound.slides, bound.patients) == (5, 2)
+
+
+def test_what_is_too_small_to_be_drawn_does_not_count():
+    measured = OutOfFold(1)
+    add_positive(measured, "p")
+    add_negative(measured, "n0", (0, 0, 5, 6, 0.9))  # 30 cells of 64 um2: below 2,000 um2
+    point = measured.operating_point(alpha=0.01)
+    assert point.peaks == (point.threshold,)
+
+
+def test_without_negative_slides_there_is_no_bound():
+    measured = OutOfFold(1)
+    add_positive(measured, "p")
+    point = measured.operating_point(alpha=0.01)
+    assert (point.peaks, point.bounds) == ((point.threshold,), (None,))
+    assert "no bound" in describe_bound(point.bounds[0], point.peaks[0])
+
+
+def test_without_a_pixel_of_the_class_the_threshold_is_the_default():
+    measured = OutOfFold(1)
+    add_negative(measured, "n0")
+    assert measured.best() is None
+    assert measured.unvalidated == (0,)
+    assert measured.operating_point(alpha=0.01).threshold == DEFAULT_THRESHOLD
+
+
+def test_the_sentence_says_what_is_guaranteed_and_what_alpha_would_take():
+    measured = OutOfFold(1)
+    add_positive(measured, "p")
+    add_negative(measured, "n0")
+    bound = measured.operating_point(alpha=0.05).bounds[0]
+    said = describe_bound(bound, 0.6)
+    assert "52.5% is guaranteed on average" in said
+    assert "0.05 itself would take negative slides of 19 patients" in said

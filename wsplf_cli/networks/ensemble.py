@@ -1,0 +1,22 @@
+"""Several networks of one architecture as one: the mean of their logits."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class Ensemble(nn.Module):
+    """The mean of the logits of its members, float [B, C, H, W].
+
+    Args:
+        members: Networks that take the same tensors and return logits of one shape; at least one.
+    """
+
+    def __init__(self, members: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, tiles: Tensor) -> Tensor:
+        """Logits of RGB tiles float [B, 3, H, W] in 0..1."""
+        return torch.stack([member(tiles) for member in self.members]).mean(dim=0)
