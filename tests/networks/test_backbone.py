@@ -1,11 +1,12 @@
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 
 from wsplf_cli.errors import ConfigError
-from wsplf_cli.networks.backbone import Backbone, build_backbone, high_frequency, small_trunk
+from wsplf_cli.networks.backbone import Backbone, build_backbone, build_dense, high_frequency, is_frozen, small_trunk
 
 
 def random_small(*, adl: bool = False) -> Backbone:
@@ -88,3 +89,63 @@ def test_the_high_frequency_channel_changes_nothing_before_training_and_learns(n
     assert len(wide) == 1
     assert wide[0].grad is not None
     assert wide[0].grad[:, 3].abs().max() > 0
+
+
+JOINED = "small+efficientnet-lite0"
+
+
+def test_backbones_side_by_side_give_the_features_of_each() -> None:
+    tiles = torch.rand(2, 3, 96, 128)
+    joined = build_dense(JOINED).eval()
+    small, lite0 = build_backbone("small").eval(), build_backbone("efficientnet-lite0").eval()
+    assert (joined.channels, joined.stride) == (small.channels + lite0.channels, 8)
+    assert [part.channels for part in joined.parts] == [small.channels, lite0.channels]
+    with torch.no_grad():
+        features = joined(tiles)
+        torch.testing.assert_close(features[:, : small.channels], small(tiles))
+        halved = torch.nn.functional.interpolate(tiles, scale_factor=0.5, mode="area")
+        of_lite0 = torch.nn.functional.avg_pool2d(features[:, small.channels :], 2)
+        correlation = torch.corrcoef(torch.stack([of_lite0.flatten(), lite0(halved).flatten()]))[0, 1]
+    assert correlation > 0.95  # enlarged and reduced again
+
+
+def test_backbones_of_other_strides_share_the_grid_of_the_finest(tmp_path: Path) -> None:
+    encoder = timm.create_model("vit_tiny_patch16_224", num_classes=0)
+    save_file(encoder.state_dict(), tmp_path / "vit.safetensors")
+    joined = build_dense("small+vit_tiny_patch16_224", weights=tmp_path / "vit.safetensors")
+    for side in (96, 88):  # 88 is no multiple of 16
+        assert joined(torch.rand(1, 3, side, side)).shape == (1, 448 + 192, side // 8, side // 8)
+
+
+def test_backbones_side_by_side_stay_in_eval_mode_without_gradient() -> None:
+    joined = build_dense(JOINED).train()
+    assert joined.frozen
+    assert not any(module.training for module in joined.modules())
+    assert not any(weight.requires_grad for weight in joined.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("small+", {}, "does not name different backbones"),
+        ("small+small", {}, "does not name different backbones"),
+        (JOINED, {"weights": Path("own.safetensors")}, "none of the backbones"),
+        ("small+resnet18+resnet34", {"weights": Path("own.safetensors")}, "2 of the backbones"),
+        (JOINED, {"adl": True}, "is frozen"),
+        (JOINED, {"high_frequency": True}, "is frozen"),
+        ("small+resnet_18", {}, "unknown backbone 'resnet_18'"),
+    ],
+)
+def test_backbones_that_cannot_be_set_side_by_side_are_refused(
+    name: str, options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        build_dense(name, **options)  # type: ignore[arg-type]
+    assert caught.value.hint
+
+
+def test_a_network_that_is_trained_takes_one_backbone() -> None:
+    with pytest.raises(ConfigError, match="side by side are frozen"):
+        build_backbone(JOINED)
+    assert is_frozen(JOINED)
+    assert not is_frozen("small")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsplf_cli.cohort.slide import CohortSlide
-from wsplf_cli.networks.backbone import build_backbone
+from wsplf_cli.networks.backbone import build_backbone, build_dense
 from wsplf_cli.networks.inference import on_arrays
 from wsplf_cli.review.memory import Review
 from wsplf_cli.review.regions import ReviewRegions
@@ -31,6 +31,10 @@ class Colours(nn.Module):
     """In place of a backbone: the mean colour of each 8 x 8 pixels."""
 
     stride, channels, device = 8, 3, CPU
+
+    @property
+    def parts(self):
+        return [self]
 
     def forward(self, tiles: Tensor) -> Tensor:
         return functional.avg_pool2d(tiles, 8)
@@ -239,3 +243,12 @@ def test_a_slide_that_cannot_be_read_has_no_instances_and_the_others_do(prepare,
     assert [result.status for result in sampled.results] == ["done", "failed", "done"]
     assert set(sampled.of_class["Tumor"]) == {cohort[0].entry.id, cohort[2].entry.id}
     assert any("gone" in line for line in recorder.said)
+
+
+def test_instances_say_which_features_are_of_which_backbone(prepare):
+    joined = build_dense("small+efficientnet-lite0").eval()
+    inference = DenseInference(mpp=1.0, mpp_slide=1.0, window_px=256, stride=8)
+    sampled = sample_slide(prepare(), ["Tumor"], joined, inference, most=5, rng=np.random.default_rng(0))["Tumor"]
+    channels = [part.channels for part in joined.parts]
+    assert list(sampled.blocks) == channels
+    assert sampled.features.shape[1] == len(CONTEXT_SIGMAS_PX) * sum(channels)

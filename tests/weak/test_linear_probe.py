@@ -20,6 +20,21 @@ def test_a_probe_of_reduced_features_expands_to_the_same_logits() -> None:
     np.testing.assert_allclose(basis.expand(weight, 0.7)(slides[0]), expected, atol=1e-3)
 
 
+def test_each_backbone_has_directions_of_its_own() -> None:
+    """Two neighbourhoods of a backbone with 2 channels beside one with 40, whose features are all alike."""
+    rng = np.random.default_rng(1)
+    narrow, wide = rng.normal(size=(500, 2, 2)), rng.normal(size=(500, 2, 1)) + 0.1 * rng.normal(size=(500, 2, 40))
+    features = np.concatenate([narrow, wide], axis=2).reshape(500, 84).astype(np.float32)
+    basis = FeatureBasis.of([features], blocks=(2, 40))
+    of_narrow = np.tile(np.repeat([True, False], [2, 40]), 2)
+    mixed = (basis.directions[of_narrow] != 0).any(axis=0) & (basis.directions[~of_narrow] != 0).any(axis=0)
+    assert not mixed.any()
+    assert (basis.directions[of_narrow] != 0).any(axis=0).sum() == 4
+    variances = basis.reduce(features).var(axis=0)
+    assert (np.diff(variances) <= 1e-3).all()  # the first directions are the best of all backbones
+    np.testing.assert_allclose(basis.reduce(features).mean(axis=0), 0, atol=1e-2)
+
+
 def test_both_labels_and_all_slides_weigh_alike_however_many_instances_they_have() -> None:
     """The first feature is constant: its logit is the bias, which is 0 where both labels weigh the same."""
     features = [np.zeros((count, 1), np.float32) for count in (900, 30, 50)]

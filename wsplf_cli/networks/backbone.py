@@ -1,5 +1,10 @@
-"""The backbone, which turns tiles into feature maps: ``small`` (its weights ship), a CNN, or a frozen encoder."""
+"""The backbone, which turns tiles into feature maps: ``small`` (its weights ship), a CNN, or a frozen encoder.
 
+Several frozen backbones give their feature maps side by side (``JoinedBackbone``): networks that learned from different
+images see different things.
+"""
+
+from collections.abc import Sequence
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -20,9 +25,32 @@ from wsplf_cli.networks.state import load_state, read_state
 SMALL = "small"
 _SMALL_ASSET = "backbone_small.safetensors"
 _MIN_STRIDE = 8
+#: Between the names of backbones whose feature maps are set side by side.
+JOIN = "+"
+#: Beside others, a backbone sees a tile reduced by this factor where its features of slides are better at a larger mpp.
+_SHRINK = {efficientnet.NAME: 2}
 
 
-class Backbone(nn.Module):
+class DenseBackbone(nn.Module):
+    """RGB tiles to one feature map of ``channels``, with ``stride`` pixels of the tile on a side of a cell."""
+
+    channels: int
+    stride: int
+    #: Whether it stays in eval mode, without gradient.
+    frozen: bool
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.buffers()).device
+
+    @property
+    def parts(self) -> Sequence["Backbone"]:
+        """The backbones whose features the map holds, in the order of its channels."""
+        raise NotImplementedError
+
+
+class Backbone(DenseBackbone):
     """RGB tiles to one feature map: the trunk's stages from stride 8 on, each normalised, concatenated.
 
     Fine stages give the outline and deep ones the meaning. There are no weights between the trunk and the map, so
@@ -75,9 +103,9 @@ class Backbone(nn.Module):
             self.trunk.requires_grad_(False).eval()
 
     @property
-    def device(self) -> torch.device:
-        """Where the network is."""
-        return self.mean.device
+    def parts(self) -> Sequence["Backbone"]:
+        """The backbone itself."""
+        return [self]
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode, as for every module. A frozen trunk stays in eval mode."""
@@ -107,6 +135,47 @@ class Backbone(nn.Module):
                 level = functional.interpolate(level, size=size, mode="bilinear", align_corners=False)
             levels.append(level)
         return torch.cat(levels, dim=1)
+
+
+class JoinedBackbone(DenseBackbone):
+    """The feature maps of several backbones side by side, on the grid of the finest. It is never trained.
+
+    Args:
+        backbones: Two or more.
+        shrink: For each the pixels of the tile on a side of a pixel that it sees: 2 where it sees the tile at half its
+            size, so at twice its mpp.
+    """
+
+    def __init__(self, backbones: Sequence[Backbone], *, shrink: Sequence[int]) -> None:
+        super().__init__()
+        self.backbones = nn.ModuleList(backbones)
+        self.shrink = list(shrink)
+        self.channels = sum(backbone.channels for backbone in backbones)
+        self._strides = [backbone.stride * factor for backbone, factor in zip(backbones, shrink, strict=True)]
+        self.stride = min(self._strides)
+        self.frozen = True
+        self.requires_grad_(False).eval()
+
+    @property
+    def parts(self) -> Sequence[Backbone]:
+        """The backbones."""
+        return [cast(Backbone, backbone) for backbone in self.backbones]
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in eval mode."""
+        return super().train(False)
+
+    def forward(self, tiles: Tensor) -> Tensor:
+        """Features float [B, channels, H / stride, W / stride] of RGB tiles float [B, 3, H, W] in 0..1."""
+        rows, columns = (-(-side // self.stride) for side in tiles.shape[-2:])
+        maps = []
+        for backbone, factor, stride in zip(self.backbones, self.shrink, self._strides, strict=True):
+            features = backbone(tiles if factor == 1 else functional.avg_pool2d(tiles, factor, ceil_mode=True))
+            if stride != self.stride:  # an encoder's last patches may lie partly outside of the tile
+                scale = stride / self.stride
+                features = functional.interpolate(features, scale_factor=scale, mode="bilinear", align_corners=False)
+            maps.append(features[..., :rows, :columns])
+        return torch.cat(maps, dim=1)
 
 
 def high_frequency(tiles: Tensor) -> Tensor:
@@ -183,6 +252,11 @@ def build_backbone(
     Raises:
         ConfigError: There is no such network, the weights do not fit, or an option has no effect on a frozen encoder.
     """
+    if JOIN in name:
+        raise ConfigError(
+            f"backbone {name}: several backbones side by side are frozen and cannot be trained",
+            hint=f"--backbone {efficientnet.NAME}, or one of the others",
+        )
     if name == SMALL:
         trunk = small_trunk()
         if pretrained:
@@ -203,12 +277,7 @@ def build_backbone(
     mean, std = _normalisation(architecture)
     mean, std = statistics.get("mean", mean), statistics.get("std", std)
     if is_encoder(architecture):
-        for asked, feature, hint in (
-            (adl, "attention-based dropout", "set adl = false in the recipe"),
-            (high_frequency, "the high-frequency channel", "set high_frequency = false in the recipe"),
-        ):
-            if asked:
-                raise ConfigError(f"backbone {name} is frozen, so {feature} has no effect in it", hint=hint)
+        _refuse_training(name, adl=adl, high_frequency=high_frequency)
         encoder = token_trunk(architecture, weights=weights, arguments=arguments)
         return Backbone(encoder, mean=mean, std=std, frozen=True)
     trunk = _cnn(architecture)
@@ -219,12 +288,56 @@ def build_backbone(
     return Backbone(trunk, mean=mean, std=std, adl=adl, high_frequency=high_frequency)
 
 
+def build_dense(
+    name: str = SMALL, *, weights: Path | None = None, adl: bool = False, high_frequency: bool = False
+) -> DenseBackbone:
+    """The backbone of that name, or several side by side: names with ``+`` between them.
+
+    Args:
+        name: One name or several, each as in ``build_backbone``.
+        weights: As in ``build_backbone``. Of several backbones, the one that has no weights of its own takes them.
+        adl: As in ``build_backbone``; several backbones side by side are frozen.
+        high_frequency: Likewise.
+
+    Raises:
+        ConfigError: There is no such network, the weights do not fit, or an option has no effect on frozen backbones.
+    """
+    names = name.split(JOIN)
+    if len(names) == 1:
+        return build_backbone(name, weights=weights, adl=adl, high_frequency=high_frequency)
+    if "" in names or len(set(names)) < len(names):
+        raise ConfigError(
+            f"--backbone {name} does not name different backbones", hint=f"--backbone {SMALL}{JOIN}{efficientnet.NAME}"
+        )
+    without = [part for part in names if part not in (SMALL, efficientnet.NAME) and not part.startswith(hub.PREFIX)]
+    if weights is not None and len(without) != 1:
+        raise ConfigError(
+            f"--backbone-weights: {len(without) or 'none'} of the backbones {name} takes weights from a file",
+            hint="name one model of timm: small, efficientnet-lite0 and models of the hub have their own weights",
+        )
+    _refuse_training(name, adl=adl, high_frequency=high_frequency)
+    backbones = [build_backbone(part, weights=weights if part in without else None) for part in names]
+    return JoinedBackbone(backbones, shrink=[_SHRINK.get(part, 1) for part in names])
+
+
+def _refuse_training(name: str, *, adl: bool, high_frequency: bool) -> None:
+    """Refuse what has no effect on a frozen backbone."""
+    for asked, feature, hint in (
+        (adl, "attention-based dropout", "set adl = false in the recipe"),
+        (high_frequency, "the high-frequency channel", "set high_frequency = false in the recipe"),
+    ):
+        if asked:
+            raise ConfigError(f"backbone {name} is frozen, so {feature} has no effect in it", hint=hint)
+
+
 def is_frozen(name: str) -> bool:
-    """Whether the backbone of that name is a patch-token encoder, which is never trained.
+    """Whether the backbone of that name is never trained: a patch-token encoder, or several backbones side by side.
 
     Raises:
         ConfigError: It is a model of the hub that is not on this computer.
     """
+    if JOIN in name:
+        return True
     return is_encoder(hub.find_cached(name).architecture if name.startswith(hub.PREFIX) else name)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from wsplf_cli.networks.backbone import Backbone
+from wsplf_cli.networks.backbone import DenseBackbone
 from wsplf_cli.networks.bag import BagOutput, Head
 from wsplf_cli.networks.cam import activation_map
 
@@ -16,7 +16,7 @@ from wsplf_cli.networks.cam import activation_map
 class MilNetwork(nn.Module):
     """A backbone and a MIL head. The input of the head is the mean of each tile's feature map."""
 
-    def __init__(self, backbone: Backbone, head: nn.Module) -> None:
+    def __init__(self, backbone: DenseBackbone, head: nn.Module) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head

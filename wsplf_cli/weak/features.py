@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from wsplf_cli.cohort.run import for_each_entry
 from wsplf_cli.cohort.slide import CohortSlide
-from wsplf_cli.networks.backbone import Backbone
+from wsplf_cli.networks.backbone import DenseBackbone
 from wsplf_cli.networks.inference import on_arrays
 from wsplf_cli.review.regions import known_area
 from wsplf_cli.schema import Entry, EntryResult, TissueMask, Tracker
@@ -52,7 +52,7 @@ class SampledInstances:
 def sample_instances(
     cohort: Sequence[CohortSlide],
     classes: Sequence[str],
-    backbone: Backbone,
+    backbone: DenseBackbone,
     inferences: Mapping[str, DenseInference],
     *,
     rng: np.random.Generator,
@@ -85,7 +85,7 @@ def sample_instances(
 def sample_slide(
     slide: CohortSlide,
     classes: Sequence[str],
-    backbone: Backbone,
+    backbone: DenseBackbone,
     inference: DenseInference,
     *,
     most: int = INSTANCES_PER_SLIDE,
@@ -111,16 +111,25 @@ def sample_slide(
             decided = _known_cells(slide, path_class, region, inference.downsample)
             known[path_class].append(decided[rows[chosen], columns[chosen]])
     joined, positions = np.concatenate(features), np.concatenate(centres_px0)
+    blocks = tuple(part.channels for part in backbone.parts)
     return {
         path_class: Instances(
-            joined, slide.is_positive(path_class), np.concatenate(known[path_class]), centres_px0=positions
+            joined,
+            slide.is_positive(path_class),
+            np.concatenate(known[path_class]),
+            centres_px0=positions,
+            blocks=blocks,
         )
         for path_class in classes
     }
 
 
 def instance_at(
-    slide: Slide, tissue: TissueMask, backbone: Backbone, inference: DenseInference, centre_px0: tuple[float, float]
+    slide: Slide,
+    tissue: TissueMask,
+    backbone: DenseBackbone,
+    inference: DenseInference,
+    centre_px0: tuple[float, float],
 ) -> tuple[NDArray[np.float16], tuple[float, float]] | None:
     """The features [D] of the cell at a point, as in ``sample_slide``, and the centre of the cell in level-0 pixels.
 
@@ -157,7 +166,7 @@ def instance_at(
 
 
 def probe_maps(
-    slide: CohortSlide, backbone: Backbone, probes: Sequence[LinearProbe], inference: DenseInference
+    slide: CohortSlide, backbone: DenseBackbone, probes: Sequence[LinearProbe], inference: DenseInference
 ) -> NDArray[np.float32]:
     """The logits of several probes for each cell of a slide, float32 [P, rows, columns], NaN outside the tissue.
 

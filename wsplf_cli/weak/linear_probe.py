@@ -13,7 +13,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-#: Directions of most variance that are kept, and how far their variances are equalised: 0 not at all, 0.5 fully.
+#: Directions of most variance that are kept of each backbone, and how far their variances are equalised: 0 not at all,
+#: 0.5 fully.
 _KEPT_DIRECTIONS = 192
 _EQUALISED = 0.25
 #: Added to the standard deviation, so that a feature that hardly varies is not blown up.
@@ -42,7 +43,8 @@ class LinearProbe:
 class FeatureBasis:
     """Standardised features in the directions of most variance of the whole cohort.
 
-    ``mean`` and ``spread`` are float32 [D], ``directions`` float32 [D, K].
+    ``mean`` and ``spread`` are float32 [D], ``directions`` float32 [D, K]. Each backbone of several has directions of
+    its own, as many as any other, so that none dominates by the number of its features.
     """
 
     mean: NDArray[np.float32]
@@ -50,17 +52,31 @@ class FeatureBasis:
     directions: NDArray[np.float32]
 
     @classmethod
-    def of(cls, features: Sequence[NDArray[np.floating]]) -> "FeatureBasis":
-        """The basis of the features [N, D] of each slide."""
+    def of(cls, features: Sequence[NDArray[np.floating]], *, blocks: Sequence[int] = ()) -> "FeatureBasis":
+        """The basis of the features of each slide.
+
+        Args:
+            features: [N, D] of each slide.
+            blocks: The channels of each backbone, whose features stand side by side for each neighbourhood; none for a
+                single backbone.
+        """
         sample = np.concatenate([part[:: max(1, len(part) // _BASIS_INSTANCES)] for part in features])
         sample = sample.astype(np.float32)
         scaler = StandardScaler().fit(sample)
         mean = np.asarray(scaler.mean_, np.float32)
         spread = np.asarray(scaler.scale_, np.float32) + np.float32(_LEAST_SPREAD)
-        kept = min(_KEPT_DIRECTIONS, *sample.shape)
-        pca = PCA(kept, svd_solver="covariance_eigh").fit((sample - mean) / spread)
-        scale = np.maximum(pca.explained_variance_, 1e-4) ** _EQUALISED
-        return cls(mean, spread, np.asarray(pca.components_.T / scale, np.float32))
+        standardised = (sample - mean) / spread
+        block_of = np.resize(np.repeat(np.arange(max(1, len(blocks))), blocks or 1), sample.shape[1])
+        directions, variances = [], []
+        for block in np.unique(block_of):
+            of_block = standardised[:, block_of == block]
+            pca = PCA(min(_KEPT_DIRECTIONS, *of_block.shape), svd_solver="covariance_eigh").fit(of_block)
+            weights = np.zeros((sample.shape[1], len(pca.components_)), np.float32)
+            weights[block_of == block] = pca.components_.T / np.maximum(pca.explained_variance_, 1e-4) ** _EQUALISED
+            directions.append(weights)
+            variances.append(pca.explained_variance_)
+        falling = np.argsort(-np.concatenate(variances), kind="stable")
+        return cls(mean, spread, np.concatenate(directions, axis=1)[:, falling])
 
     def reduce(self, features: NDArray[np.floating]) -> NDArray[np.float32]:
         """Features [N, D] to float32 [N, K]."""

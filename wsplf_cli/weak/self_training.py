@@ -42,7 +42,8 @@ class Instances:
 
     ``known`` int8 [N]: 1 where a person decided positive, -1 negative, 0 elsewhere. The instances of a slide that is
     not ``trusted`` are scored, but nothing is learned from them. ``centres_px0`` float32 [N, 2] is where they are on
-    the slide, None where nobody needs it.
+    the slide, None where nobody needs it. ``blocks`` are the channels of each backbone where the features of several
+    stand side by side.
     """
 
     features: NDArray[np.floating]
@@ -50,6 +51,7 @@ class Instances:
     known: NDArray[np.int8]
     trusted: bool = True
     centres_px0: NDArray[np.float32] | None = None
+    blocks: tuple[int, ...] = ()
 
     def select(self, kept: NDArray[np.bool_] | NDArray[np.intp] | slice) -> "Instances":
         """Some of the instances of the same slide."""
@@ -70,7 +72,7 @@ def cross_fit(slides: Sequence[Instances], fold_assignments: Sequence[NDArray[np
         fold_assignments: One or more assignments of slides to folds, [len(slides)] each. Slides of a fold are scored by
             a probe of the other folds; where there is a single fold, by a probe of all slides.
     """
-    basis = FeatureBasis.of([slide.features for slide in slides])
+    basis = feature_basis(slides)
     reduced = [basis.reduce(slide.features) for slide in slides]
     weights = np.zeros((len(slides), basis.directions.shape[1]), np.float32)
     biases = np.zeros(len(slides))
@@ -110,8 +112,13 @@ def score_out_of_fold(
 
 def reduce_features(slides: Sequence[Instances], *, directions: int) -> list[NDArray[np.float32]]:
     """The features of each slide's instances in the directions of most variance, float32 [N, directions]."""
-    basis = FeatureBasis.of([slide.features for slide in slides])
+    basis = feature_basis(slides)
     return [basis.reduce(slide.features)[:, :directions] for slide in slides]
+
+
+def feature_basis(slides: Sequence[Instances]) -> FeatureBasis:
+    """The basis of the instances of all slides; those of one backbone or of the same several."""
+    return FeatureBasis.of([slide.features for slide in slides], blocks=slides[0].blocks)
 
 
 def logit_spread(negatives: Sequence[NDArray[np.float32]]) -> float:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsplf_cli.weak.linear_probe import FeatureBasis, LinearProbe
-from wsplf_cli.weak.self_training import Instances
+from wsplf_cli.weak.self_training import Instances, feature_basis
 
 #: Bytes of the instances of a class that a run keeps. With more slides, fewer instances of each are kept.
 MOST_BYTES = 8_000_000
@@ -64,7 +64,7 @@ def keep_instances(
     """
     if any(slide.centres_px0 is None for slide in slides):
         return None
-    basis = FeatureBasis.of([slide.features for slide in slides])
+    basis = feature_basis(slides)
     most = max(2, most_bytes // (_BYTES_PER_VALUE * basis.directions.shape[1] * len(slides)))
     slide_of, centres_px0, features, logits = [], [], [], []
     for index, (slide, probe) in enumerate(zip(slides, probes, strict=True)):
