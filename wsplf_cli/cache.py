@@ -9,6 +9,7 @@ import io
 import json
 import logging
 import os
+import sys
 from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass
@@ -147,3 +148,15 @@ class Store:
                 log.info("not removed from the cache: %s: %s", path, error)
                 continue
             self._on_disk -= size
+
+
+def user_folder() -> Path:
+    """The folder of this user for what wsplf computes once and any project may use; it may not exist yet.
+
+    ``XDG_CACHE_HOME/wsplf`` where that variable is set, else ``wsplf`` in the place that the system has for caches.
+    """
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base) / "wsplf"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "wsplf"
+    return Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "wsplf"

@@ -115,7 +115,8 @@ class PseudolabelOptions:
     mpp: float = option(1.0, "Micrometres per pixel at which tiles are read.", above=0)
     backbone: str = option(
         "small",
-        "Network that reads the tiles: small (shipped), efficientnet-lite0, a name timm knows, or hf-hub:OWNER/NAME.",
+        "Network that reads the tiles: small (shipped), efficientnet-lite0, a name timm knows, hf-hub:OWNER/NAME, or"
+        " several with + between them, side by side.",
     )
     backbone_weights: Path | None = option(None, "Weights file of the backbone (safetensors or PyTorch).")
     sam: str = option(
@@ -226,7 +227,9 @@ class BenchmarkOptions:
     device: str = option("auto", "Device that networks run on.", choices=("auto", "cpu", "cuda", "mps"))
     dry_run: bool = option(False, "List the jobs that would run and those that are finished; run nothing.")
     backbone: str = option(
-        "small", "Network of all recipes: small (shipped), efficientnet-lite0, a name timm knows, or hf-hub:OWNER/NAME."
+        "small",
+        "Network of all recipes: small (shipped), efficientnet-lite0, a name timm knows, hf-hub:OWNER/NAME, or several"
+        " with + between them, side by side.",
     )
     backbone_weights: Path | None = option(None, "Weights file of the backbone (safetensors or PyTorch).")
     sam: str = option(

@@ -53,7 +53,7 @@ class Recipe:
     search_in: str = option(
         "auto",
         "Where tumour is searched for: in epithelium (glands, nests and sheets of cells with their lumens), in all"
-        " tissue, or auto: in epithelium where the backbone can tell it.",
+        " tissue, or auto: in epithelium with a frozen backbone.",
         choices=("auto", "epithelium", "tissue"),
         shown=True,
     )

@@ -13,7 +13,7 @@ from wsplf_cli.options import ProjectOptions, PseudolabelOptions, RunOptions
 from wsplf_cli.recipes import RECIPES, Recipe
 from wsplf_cli.review.memory import Review
 from wsplf_cli.review.regions import ReviewRegions
-from wsplf_cli.schema import REVIEWED_KEY, TileGrid, TissueMask
+from wsplf_cli.schema import REVIEWED_KEY, Silent, TileGrid, TissueMask
 from wsplf_cli.slides.map import SlideMap
 from wsplf_cli.weak import method, self_training
 from wsplf_cli.weak.calibration import Calibration, PeakThreshold
@@ -34,7 +34,7 @@ def options(*, min_area_um2=100.0, **fields):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_networks_of_every_built_in_recipe_can_be_loaded(name):
-    networks = load_networks(PseudolabelOptions(recipe=RECIPES[name]), CPU)
+    networks = load_networks(PseudolabelOptions(recipe=RECIPES[name]), CPU, Silent())
     mode = RECIPES[name].backbone_mode
     assert (networks.backbone is None) is (mode == "fine-tuned")
     assert (networks.make_mil is None) is (mode == "frozen")
@@ -45,7 +45,7 @@ def test_the_networks_of_every_built_in_recipe_can_be_loaded(name):
 )
 def test_unknown_names_are_refused(wrong):
     with pytest.raises(ConfigError, match="nonsense"):
-        load_networks(replace(PseudolabelOptions(), **wrong), CPU)
+        load_networks(replace(PseudolabelOptions(), **wrong), CPU, Silent())
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_probes_are_fitted_by_entry_and_a_wrong_label_is_suspected(slide, record
     monkeypatch.setattr(self_training, "ROUNDS", 1)
     cohort = [slide({"LUAD"}) for _ in range(4)] + [slide(set()) for _ in range(4)]
     sampled = [instances(0.05 * (index < 4), positive=index < 4, seed=index) for index in range(8)]
-    area = load_networks(options(search_in="tissue"), CPU).search
+    area = load_networks(options(search_in="tissue"), CPU, Silent()).search
     rng = np.random.default_rng(0)
     fitted = fit_probes(cohort, "LUAD", sampled, area, rng=rng, tracker=recorder)
     assert set(fitted.probes) == {cohort_slide.entry.id for cohort_slide in cohort}
@@ -255,7 +255,7 @@ def test_where_no_slide_can_be_held_out_it_is_said_and_no_label_is_suspected(sli
     monkeypatch.setattr(self_training, "ROUNDS", 1)
     cohort = [slide({"LUAD"}), *(slide(set()) for _ in range(4))]
     sampled = [instances(0.05 * (index == 0), positive=index == 0, seed=index) for index in range(5)]
-    area = load_networks(options(search_in="tissue"), CPU).search
+    area = load_networks(options(search_in="tissue"), CPU, Silent()).search
     fitted = fit_probes(cohort, "LUAD", sampled, area, rng=np.random.default_rng(0), tracker=recorder)
     assert "there are 1 and 4" in fitted.in_sample
     assert fitted.suspected == {}
@@ -267,7 +267,7 @@ def test_a_slide_without_instances_does_not_end_the_fit_of_two_and_two(slide, re
     monkeypatch.setattr(self_training, "ROUNDS", 1)
     cohort = [slide({"LUAD"}), slide({"LUAD"}), slide(set()), slide(set())]
     sampled = [instances(0.05 * (index < 2), positive=index < 2, seed=index) for index in range(4)]
-    area = load_networks(options(search_in="tissue"), CPU).search
+    area = load_networks(options(search_in="tissue"), CPU, Silent()).search
     fitted = fit_probes(cohort, "LUAD", sampled, area, rng=np.random.default_rng(0), tracker=recorder)
     assert (fitted.in_sample, recorder.said) == ("", [])
     sampled[0] = replace(sampled[0], features=sampled[0].features[:0], known=sampled[0].known[:0])

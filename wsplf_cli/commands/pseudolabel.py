@@ -58,7 +58,7 @@ def pseudolabel(
     labelled = [entry for entry in entries if entry.label is not None and not entry.held_out]
     require_both([entry for entry in entries if not entry.held_out], classes)
     _say_left_out(entries, labelled, classes, tracker)
-    networks = load_networks(options, device)
+    networks = load_networks(options, device, tracker)
     run = start_run(
         project,
         "pseudolabel",

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from wsplf_cli.errors import WsplfError
 from wsplf_cli.explain.runs import FitOfRun
-from wsplf_cli.networks.backbone import Backbone, build_backbone
+from wsplf_cli.networks.backbone import DenseBackbone, build_dense
 from wsplf_cli.networks.device import pick_device
 from wsplf_cli.networks.state import weights_digest
 from wsplf_cli.schema import Entry, TissueMask
@@ -58,7 +58,7 @@ class EvidenceReader:
     """Computes evidence for the polygons of a project; each backbone is loaded once."""
 
     entries: Mapping[str, Entry]
-    _backbones: dict[str, Backbone | str] = field(default_factory=dict)
+    _backbones: dict[str, DenseBackbone | str] = field(default_factory=dict)
 
     def read(
         self,
@@ -141,14 +141,14 @@ class EvidenceReader:
 
         return tuple(most_alike(query, fit.instances, ids, count=ALIKE, apart_px0=apart_px0))
 
-    def _backbone(self, options: Mapping[str, Any], fit: KeptFit) -> Backbone | str:
+    def _backbone(self, options: Mapping[str, Any], fit: KeptFit) -> DenseBackbone | str:
         """The backbone of a run, or a sentence that says why it cannot be used."""
         if fit.backbone_digest not in self._backbones:
             name, weights = str(options.get("backbone", "small")), options.get("backbone_weights")
             try:
-                backbone = build_backbone(name, weights=Path(weights) if weights else None)
+                backbone = build_dense(name, weights=Path(weights) if weights else None)
             except WsplfError as error:
-                usable: Backbone | str = f"The backbone {name} of the run cannot be loaded ({error.message})"
+                usable: DenseBackbone | str = f"The backbone {name} of the run cannot be loaded ({error.message})"
             else:
                 usable = f"The weights of the backbone {name} are not those of the run any more"
                 if weights_digest(backbone) == fit.backbone_digest:

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from wsplf_cli.cohort.run import for_each_entry
 from wsplf_cli.cohort.slide import CohortSlide
-from wsplf_cli.networks.backbone import Backbone
+from wsplf_cli.networks.backbone import DenseBackbone
 from wsplf_cli.options import PseudolabelOptions
 from wsplf_cli.schema import Entry, EntryResult, Tracker
 from wsplf_cli.slides.map import SlideMap
 from wsplf_cli.slides.window import DenseInference
-from wsplf_cli.weak.epithelium import restrict_to_epithelium
+from wsplf_cli.weak.epithelium.search import restrict_to_epithelium
 from wsplf_cli.weak.features import probe_maps
 from wsplf_cli.weak.kept.alike import KeptInstances
 from wsplf_cli.weak.linear_probe import LinearProbe
@@ -45,7 +45,7 @@ class Classifiers:
     """What was fitted for one class: an ensemble of MIL networks, or linear probes with their backbone, or both."""
 
     probes: FittedProbes | None = None
-    backbone: Backbone | None = None
+    backbone: DenseBackbone | None = None
     ensemble: MilEnsemble | None = None
 
     @property
@@ -132,7 +132,7 @@ def compute_cams(
     return logits_of, results
 
 
-def dense_inference(slide: CohortSlide, backbone: Backbone, options: PseudolabelOptions) -> DenseInference:
+def dense_inference(slide: CohortSlide, backbone: DenseBackbone, options: PseudolabelOptions) -> DenseInference:
     """How the map of a slide is computed with these options."""
     return DenseInference(
         mpp=options.mpp,
@@ -150,7 +150,7 @@ def window_side(tile_px: int) -> int:
 
 def _probe_logits(
     slide: CohortSlide,
-    backbone: Backbone,
+    backbone: DenseBackbone,
     fitted: Mapping[str, FittedProbes],
     inference: DenseInference,
 ) -> dict[str, NDArray[np.float32]]:

@@ -4,7 +4,7 @@ The walk of a slide through ``wsplf pseudolabel``:
 
 1.  ``cohort.slide.prepare_cohort`` finds its tissue, lays tiles and reads what a person decided on it.
 2.  ``features.sample_slide`` takes random instances: dense features of the frozen backbone with their context.
-3.  ``epithelium.restrict_instances`` keeps those that are epithelium.
+3.  ``epithelium.search.restrict_instances`` keeps those that are epithelium.
 4.  ``label_noise.cross_fit_with_label_noise`` fits linear probes out of fold (``self_training``) and suspects labels.
 5.  Recipes that fine-tune the backbone train MIL networks on its tiles instead, or as well (``mil``, with ADL).
 6.  ``cam.compute_cams`` computes its CAM: the out-of-fold logit of every cell of its tissue.
@@ -30,7 +30,7 @@ from wsplf_cli.cohort.folds import fold_assignment, missing_for_folds, unknown_p
 from wsplf_cli.cohort.labels import display_names
 from wsplf_cli.cohort.run import merge_results
 from wsplf_cli.cohort.slide import CohortSlide, PreparedCohort, SlideResult, require_both_labels, tiles_of
-from wsplf_cli.networks.backbone import Backbone, build_backbone
+from wsplf_cli.networks.backbone import DenseBackbone, build_dense
 from wsplf_cli.networks.mil import MilNetwork
 from wsplf_cli.networks.sam import Sam, load_sam
 from wsplf_cli.networks.state import weights_digest
@@ -39,7 +39,7 @@ from wsplf_cli.recipes import Recipe
 from wsplf_cli.schema import Annotation, EntryResult, Tracker
 from wsplf_cli.weak.cam import Classifiers, FittedProbes, compute_cams, dense_inference
 from wsplf_cli.weak.class_fit import CamsOfClass, ClassFit, resolve_overlap
-from wsplf_cli.weak.epithelium import SearchArea, restrict_instances, search_area
+from wsplf_cli.weak.epithelium.search import SearchArea, restrict_instances, search_area
 from wsplf_cli.weak.features import sample_instances
 from wsplf_cli.weak.kept.alike import keep_instances
 from wsplf_cli.weak.label_noise import cross_fit_with_label_noise
@@ -82,7 +82,7 @@ class Networks:
     sam: Sam
     strategy: Strategy
     search: SearchArea
-    backbone: Backbone | None
+    backbone: DenseBackbone | None
     make_mil: Callable[[], MilNetwork] | None
 
 
@@ -99,8 +99,13 @@ Memory = MutableMapping[str, CohortFit]
 """What earlier runs on the same entries learned, by ``fit_key``."""
 
 
-def load_networks(options: PseudolabelOptions, device: torch.device) -> Networks:
+def load_networks(options: PseudolabelOptions, device: torch.device, tracker: Tracker) -> Networks:
     """The networks that the options name.
+
+    Args:
+        options: Of the command.
+        device: Where the networks are to be.
+        tracker: Is told of a training that a backbone needs at its first use.
 
     Raises:
         ConfigError: A name or weights file is wrong, or a field of the recipe has no effect.
@@ -109,14 +114,13 @@ def load_networks(options: PseudolabelOptions, device: torch.device) -> Networks
     head = plugins.load("weak.heads", recipe.head)
     strategy: Strategy = plugins.load("weak.prompts", recipe.prompts).build()
     sam = load_sam(options.sam, checkpoint=options.sam_checkpoint, device=device)
-    search = search_area(options)
     make_mil = backbone = None
     if recipe.backbone_mode != "frozen":
         make_mil = partial(_mil_network, options, head, device)
         make_mil()  # a backbone that cannot be fine-tuned is refused before any work
     if recipe.backbone_mode != "fine-tuned":
-        backbone = build_backbone(options.backbone, weights=options.backbone_weights).to(device).eval()
-    return Networks(sam, strategy, search, backbone, make_mil)
+        backbone = build_dense(options.backbone, weights=options.backbone_weights).to(device).eval()
+    return Networks(sam, strategy, search_area(options, backbone, tracker), backbone, make_mil)
 
 
 def fit_key(options: PseudolabelOptions) -> str:
@@ -347,7 +351,7 @@ def annotate(
 
 def _mil_network(options: PseudolabelOptions, head: ModuleType, device: torch.device) -> MilNetwork:
     recipe = options.recipe
-    backbone = build_backbone(
+    backbone = build_dense(
         options.backbone,
         weights=options.backbone_weights,
         adl=recipe.adl,

@@ -12,10 +12,11 @@ from wsplf_cli.networks.backbone import build_backbone
 from wsplf_cli.networks.inference import as_batch
 from wsplf_cli.options import PseudolabelOptions
 from wsplf_cli.recipes import Recipe
+from wsplf_cli.schema import Silent
 from wsplf_cli.slides.window import DenseInference
 from wsplf_cli.synthetic.kinds import BACKGROUND, EPITHELIUM
 from wsplf_cli.synthetic.tissue import random_layout, render_layout
-from wsplf_cli.weak.epithelium import restrict_instances, restrict_to_epithelium, search_area
+from wsplf_cli.weak.epithelium.search import restrict_instances, restrict_to_epithelium, search_area
 from wsplf_cli.weak.linear_probe import LinearProbe
 from wsplf_cli.weak.pooling import CONTEXT_SIGMAS_PX, pool_context
 from wsplf_cli.weak.self_training import Instances
@@ -29,34 +30,35 @@ def options(*, search_in="auto", backbone_mode="frozen", **fields):
     return PseudolabelOptions(recipe=Recipe(search_in=search_in, backbone_mode=backbone_mode), **fields)
 
 
-def test_the_shipped_backbone_has_a_probe_for_epithelium():
-    area = search_area(options())
+@pytest.fixture(scope="module")
+def small():
+    return build_backbone().eval()
+
+
+def test_the_shipped_backbone_has_a_probe_for_epithelium(small):
+    area = search_area(options(), small, Silent())
     assert area.probe is not None
-    assert area.probe.weight.shape == (3 * build_backbone().channels,)
+    assert area.probe.weight.shape == (3 * small.channels,)
     assert area.name == "epithelium"
     assert "--search-in tissue" in area.message
-    assert search_area(options(search_in="epithelium")).probe is not None
+    assert search_area(options(search_in="epithelium"), small, Silent()).probe is not None
 
 
-def test_all_tissue_is_searched_where_it_is_asked_for_and_where_nothing_else_is_possible(tmp_path):
-    for area in (search_area(options(search_in="tissue")), search_area(options(backbone_mode="fine-tuned"))):
+def test_all_tissue_is_searched_where_it_is_asked_for_and_where_nothing_else_is_possible(small):
+    fine_tuned = options(backbone_mode="fine-tuned")
+    for area in (search_area(options(search_in="tissue"), small, Silent()), search_area(fine_tuned, None, Silent())):
         assert (area.probe, area.message, area.name) == (None, "", "tissue")
-    for other in (options(backbone="resnet18"), options(backbone_weights=tmp_path / "own.safetensors")):
-        area = search_area(other)
-        assert area.probe is None
-        assert "all tissue" in area.message
 
 
-@pytest.mark.parametrize("fields", [{"backbone": "resnet18"}, {"backbone_mode": "fine-tuned"}])
-def test_epithelium_is_refused_where_nothing_can_find_it(fields):
+def test_epithelium_is_refused_where_no_backbone_can_tell_it():
     with pytest.raises(ConfigError, match="--search-in epithelium") as caught:
-        search_area(options(search_in="epithelium", **fields))
+        search_area(options(search_in="epithelium", backbone_mode="fine-tuned"), None, Silent())
     assert caught.value.hint
 
 
-def test_the_shipped_probe_separates_synthetic_epithelium():
-    probe = search_area(options()).probe
-    backbone = build_backbone().eval()
+def test_the_shipped_probe_separates_synthetic_epithelium(small):
+    backbone = small
+    probe = search_area(options(), backbone, Silent()).probe
     middle = (slice(backbone.stride // 2, None, backbone.stride),) * 2
     logits, truth = [], []
     for seed in range(8):

@@ -1,10 +1,10 @@
 """Tumour is searched for in epithelium alone: glands, nests and sheets of cells with their lumens.
 
 Slide labels do not separate tumour from the stroma around it. Where most tissue of positive slides is one or the other,
-both occur on positive slides only. What is epithelium does not depend on labels: a linear probe on the features of the
-shipped backbone, trained on synthetic tissue (``pretraining/epithelium.py``), tells it. The probes of the classes learn
-from epithelium and draw in it. The cells of one tumour lie together, so the logits of epithelium are averaged with
-those of the epithelium around.
+both occur on positive slides only. What is epithelium does not depend on labels: a linear layer on the features of the
+frozen backbone, trained on synthetic tissue (``layer``), tells it. The probes of the classes learn from epithelium and
+draw in it. The cells of one tumour lie together, so the logits of epithelium are averaged with those of the epithelium
+around.
 """
 
 from collections.abc import Sequence
@@ -14,16 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsplf_cli.errors import ConfigError
-from wsplf_cli.networks.backbone import SMALL
-from wsplf_cli.networks.state import read_state
-from wsplf_cli.networks.weights import ASSETS
+from wsplf_cli.networks.backbone import DenseBackbone
 from wsplf_cli.options import PseudolabelOptions
+from wsplf_cli.schema import Tracker
 from wsplf_cli.slides.window import DenseInference
+from wsplf_cli.weak.epithelium.layer import epithelium_layer
 from wsplf_cli.weak.linear_probe import LinearProbe
 from wsplf_cli.weak.pooling import masked_gaussian
 from wsplf_cli.weak.self_training import Instances
 
-EPITHELIUM_WEIGHTS = "epithelium_small.safetensors"
 #: Epithelium logits from which an instance is learned from, and from which it may become tumour.
 LEARN_FROM = 1.0
 DRAW_FROM = -0.5
@@ -54,29 +53,26 @@ class SearchArea:
         return "tissue" if self.probe is None else "epithelium"
 
 
-def search_area(options: PseudolabelOptions) -> SearchArea:
+def search_area(options: PseudolabelOptions, backbone: DenseBackbone | None, tracker: Tracker) -> SearchArea:
     """Where tumour is searched for with these options.
+
+    Args:
+        options: Of the command.
+        backbone: The frozen backbone; None where the recipe only fine-tunes.
+        tracker: Is told of the training of a layer that tells epithelium, where the backbone needs a new one.
 
     Raises:
         ConfigError: Epithelium is asked for and cannot be told.
     """
     recipe = options.recipe
-    if recipe.search_in == "tissue" or recipe.backbone_mode == "fine-tuned":
-        if recipe.search_in == "epithelium":
-            raise ConfigError(
-                "--search-in epithelium needs a frozen backbone: fine-tuned networks have no features that tell it",
-                hint=f'backbone-mode = "frozen" or "both" in [recipe.{recipe.name}], or --search-in tissue',
-            )
+    if recipe.search_in == "epithelium" and backbone is None:
+        raise ConfigError(
+            "--search-in epithelium needs a frozen backbone: fine-tuned networks have no features that tell it",
+            hint=f'backbone-mode = "frozen" or "both" in [recipe.{recipe.name}], or --search-in tissue',
+        )
+    if recipe.search_in == "tissue" or backbone is None:
         return SearchArea(None)
-    if options.backbone != SMALL or options.backbone_weights is not None:
-        if recipe.search_in == "epithelium":
-            raise ConfigError(
-                "--search-in epithelium needs the shipped backbone: only its features are known to tell it",
-                hint="--backbone small without --backbone-weights, or --search-in tissue",
-            )
-        return SearchArea(None, "epithelium is not known with this backbone: tumour is searched for in all tissue")
-    state = read_state(ASSETS / EPITHELIUM_WEIGHTS)
-    probe = LinearProbe(state["weight"].numpy(), float(state["bias"]))
+    probe = epithelium_layer(backbone, mpp=options.mpp, tracker=tracker)
     return SearchArea(probe, "tumour is searched for in epithelium (--search-in tissue searches everywhere)")
 
 
