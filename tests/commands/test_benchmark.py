@@ -165,9 +165,10 @@ def test_every_recipe_runs_with_every_seed_and_comes_into_one_table(cohort, run,
     assert document["failed"] == []
 
 
-def test_with_a_frozen_encoder_recipes_that_only_change_its_training_are_left_out(run, stand_ins, recorder):
+@pytest.mark.parametrize("backbone", ["vit_tiny_patch16_224", "small+efficientnet-lite0"])
+def test_with_a_frozen_backbone_recipes_that_only_change_its_training_are_left_out(run, stand_ins, recorder, backbone):
     names = ("default", "ep-sam", "fine-tuned", "fine-tuned-no-adl", "fine-tuned-high-frequency")
-    run(recipes=names, seeds=1, backbone="vit_tiny_patch16_224")
+    run(recipes=names, seeds=1, backbone=backbone)
     recipes = {options.recipe for options in stand_ins.options if isinstance(options, PseudolabelOptions)}
     assert {recipe.name for recipe in recipes} == {"default", "ep-sam", "fine-tuned"}
     assert all(recipe.adl == (recipe.backbone_mode == "frozen") for recipe in recipes)
@@ -176,7 +177,7 @@ def test_with_a_frozen_encoder_recipes_that_only_change_its_training_are_left_ou
     left_out = "left out: fine-tuned-no-adl, fine-tuned-high-frequency"
     assert any("is frozen" in line and left_out in line for line in recorder.said)
     with pytest.raises(ConfigError, match="is frozen"):
-        run(recipes=("fine-tuned-no-adl",), backbone="vit_tiny_patch16_224")
+        run(recipes=("fine-tuned-no-adl",), backbone=backbone)
 
 
 def test_the_project_and_what_a_person_drew_are_not_touched(cohort, run, stand_ins):
