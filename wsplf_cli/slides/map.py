@@ -49,7 +49,10 @@ class SlideMap:
         point = shape.representative_point()
         rows, columns = self.values.shape
         row, column = (int(value // self.downsample) for value in (point.y, point.x))
-        return self.values[min(max(row, 0), rows - 1), min(max(column, 0), columns - 1)].reshape(1)
+        nearest: NDArray[np.float32] = self.values[
+            min(max(row, 0), rows - 1), min(max(column, 0), columns - 1)
+        ].reshape(1)
+        return nearest
 
     def save_picture(self, path: Path) -> None:
         """Write values of 0..1 as an 8-bit grey PNG, one pixel per cell, 128 at 0.5."""
