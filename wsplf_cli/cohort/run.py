@@ -2,13 +2,20 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic
 
 from wsplf_cli.errors import SlideError
+from wsplf_cli.executors.loop import run_all
+from wsplf_cli.executors.task import Item, Record, Work
+from wsplf_cli.executors.workers import IN_PROCESS, Workers
 from wsplf_cli.schema import Entry, EntryResult, Tracker, titles
 
 log = logging.getLogger(__name__)
+
+Counts = Mapping[str, float]
+"""What to show of an entry, by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,14 +25,31 @@ class Skipped:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class SlideStep(Generic[Item, Record]):
+    """One step over the slides of a cohort: three functions, any of which may raise SlideError.
+
+    Args:
+        name: What the step is called before the user.
+        prepare: Reads in this process what the work needs of an entry, shortly before the work begins.
+        work: The work on one slide, wherever it is done; it can be pickled, and writes nothing into the project.
+        receive: Takes the record in this process, in any order, and writes; returns the counts to show for the entry.
+    """
+
+    name: str
+    prepare: Callable[[Entry], Item | Skipped]
+    work: Work[Item, Record]
+    receive: Callable[[Entry, Record], Counts | Skipped]
+
+
 def for_each_entry(
     entries: Sequence[Entry],
-    work: Callable[[Entry], Mapping[str, float] | Skipped],
+    work: Callable[[Entry], Counts | Skipped],
     *,
     tracker: Tracker,
     name: str,
 ) -> list[EntryResult]:
-    """One result per entry, in order: do ``work`` for each entry and go on when one fails.
+    """One result per entry, in order: do ``work`` for each entry in this process and go on when one fails.
 
     ``work`` returns the counts to show for the entry, or ``Skipped``. A SlideError means that the entry failed. Any
     other exception is a bug or concerns all entries, and is raised.
@@ -33,35 +57,96 @@ def for_each_entry(
     Raises:
         KeyboardInterrupt: its text says how many entries were finished.
     """
-    results: list[EntryResult] = []
-    tracker.start(name, len(entries))
+    step: SlideStep[Entry, Counts | Skipped] = SlideStep(
+        name, lambda entry: entry, lambda entry, _: work(entry), lambda _, counts: counts
+    )
+    return for_each_slide(entries, step, tracker=tracker)
+
+
+def for_each_slide(
+    entries: Sequence[Entry], step: SlideStep[Any, Any], *, tracker: Tracker, workers: Workers = IN_PROCESS
+) -> list[EntryResult]:
+    """One result per entry, in order: do a step for each entry and go on when one fails.
+
+    The work is done by ``workers``. Records come back in any order, and the results do not depend on it.
+
+    Raises:
+        KeyboardInterrupt: its text says how many entries were finished.
+    """
+    loop = _Loop(entries, step, tracker)
+    tracker.start(step.name, len(entries))
     try:
-        for entry, title in zip(entries, titles(entries), strict=True):
-            results.append(_work_on(entry, work, title=title))
-            if results[-1].status == "failed":
-                log.info("%s: %s: %s", name, entry.name, results[-1].reason)
-                tracker.say(results[-1].reason)
-            tracker.advance(1, message=entry.name)
+        for index, outcome in run_all(workers, step.work, loop.items(), tracker):
+            loop.seconds[index] += outcome.seconds
+            if outcome.error is not None:
+                loop.fail(index, outcome.error)
+            else:
+                loop.finish(index, lambda entry, record=outcome.record: step.receive(entry, record))
     except KeyboardInterrupt as stop:
-        finished = sum(result.status == "done" for result in results)
-        raise KeyboardInterrupt(f"{finished} of {len(entries)} entries were finished ({name})") from stop
-    return results
+        finished = sum(result.status == "done" for result in loop.results.values())
+        raise KeyboardInterrupt(f"{finished} of {len(entries)} entries were finished ({step.name})") from stop
+    return [loop.results[index] for index in range(len(entries))]
 
 
-def _work_on(entry: Entry, work: Callable[[Entry], Mapping[str, float] | Skipped], *, title: str) -> EntryResult:
-    start = time.monotonic()
-    try:
-        outcome = work(entry)
-    except SlideError as error:
+@dataclass(slots=True)
+class _Loop:
+    """The results so far, by the index of the entry, and the seconds that each took."""
+
+    entries: Sequence[Entry]
+    step: SlideStep[Any, Any]
+    tracker: Tracker
+    results: dict[int, EntryResult] = field(default_factory=dict)
+    seconds: list[float] = field(init=False)
+    titles: list[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.seconds = [0.0] * len(self.entries)
+        self.titles = titles(self.entries)
+
+    def items(self) -> Iterator[tuple[int, Any]]:
+        """What the work needs, of each entry that there is work on."""
+        for index, entry in enumerate(self.entries):
+            began = time.monotonic()
+            try:
+                item = self.step.prepare(entry)
+            except SlideError as error:
+                self.fail(index, error)
+                continue
+            self.seconds[index] += time.monotonic() - began
+            if isinstance(item, Skipped):
+                self.finish(index, lambda _, skipped=item: skipped)
+            else:
+                yield index, item
+
+    def finish(self, index: int, receive: Callable[[Entry], Counts | Skipped]) -> None:
+        """Take what became of an entry."""
+        entry = self.entries[index]
+        began = time.monotonic()
+        try:
+            outcome = receive(entry)
+        except SlideError as error:
+            self.fail(index, error)
+            return
+        seconds = self.seconds[index] + time.monotonic() - began
+        if isinstance(outcome, Skipped):
+            self._add(index, EntryResult(entry.id, entry.name, "skipped", reason=outcome.reason, seconds=seconds))
+        else:
+            self._add(index, EntryResult(entry.id, entry.name, "done", seconds=seconds, counts=dict(outcome)))
+
+    def fail(self, index: int, error: SlideError) -> None:
+        """The entry failed."""
+        entry, title = self.entries[index], self.titles[index]
         reason = error.message if not error.hint else f"{error.message} ({error.hint})"
         if title != entry.name and reason.startswith(f"{entry.name}: "):
             reason = title + reason.removeprefix(entry.name)
         reason = reason if title in reason else f"{title}: {reason}"
-        return EntryResult(entry.id, entry.name, "failed", reason=reason, seconds=time.monotonic() - start)
-    seconds = time.monotonic() - start
-    if isinstance(outcome, Skipped):
-        return EntryResult(entry.id, entry.name, "skipped", reason=outcome.reason, seconds=seconds)
-    return EntryResult(entry.id, entry.name, "done", seconds=seconds, counts=dict(outcome))
+        log.info("%s: %s: %s", self.step.name, entry.name, reason)
+        self.tracker.say(reason)
+        self._add(index, EntryResult(entry.id, entry.name, "failed", reason=reason, seconds=self.seconds[index]))
+
+    def _add(self, index: int, result: EntryResult) -> None:
+        self.results[index] = result
+        self.tracker.advance(1, message=result.name)
 
 
 def finished_entries(entries: Sequence[Entry], results: Sequence[EntryResult]) -> list[Entry]:

@@ -40,6 +40,16 @@ def describe_torch() -> str:
     return f"{torch.__version__}, {device}, {torch.get_num_threads()} threads"
 
 
+def cuda_devices() -> int:
+    """The number of CUDA devices that torch finds."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def set_threads(threads: int) -> None:
+    """Let torch compute with so many threads in this process."""
+    torch.set_num_threads(threads)
+
+
 def seed_everything(seed: int) -> np.random.Generator:
     """A NumPy generator for the command, after seeding Python, NumPy and torch (all devices)."""
     random.seed(seed)

@@ -1,0 +1,122 @@
+"""Hands out slides to workers, and gives back what became of them, in the order in which they are done."""
+
+import logging
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, field
+from typing import Any
+
+from wsplf_cli.errors import ProjectError, SlideError
+from wsplf_cli.executors.task import Item, Outcome, Record, SharedWork, Work, do
+from wsplf_cli.executors.workers import Workers
+from wsplf_cli.schema import Tracker
+
+log = logging.getLogger(__name__)
+
+#: A slide fails when so many workers have died of it.
+MOST_TRIES = 3
+#: Seconds after which the workers are looked after though no slide is done.
+CHECK_SECONDS = 2.0
+
+
+def run_all(
+    workers: Workers, work: Work[Item, Record], items: Iterable[tuple[int, Item]], tracker: Tracker
+) -> Iterator[tuple[int, Outcome[Record]]]:
+    """The number and the outcome of each item, in the order in which they are done.
+
+    When a worker dies, the items that it may have died of wait until all others are done; then each is tried alone, so
+    that none is blamed for another. After ``MOST_TRIES`` deaths an item is given up: its outcome is a SlideError.
+
+    Args:
+        workers: Who does the work.
+        work: The work on one slide.
+        items: Numbers and arguments; taken one by one, shortly before they are handed out.
+        tracker: Gets what the work says.
+    """
+    if workers.executor is None:
+        for number, item in items:
+            yield number, do(work, item, tracker)
+        return
+    workers.share(SharedWork.of(work))
+    hand_out = _HandOut(workers)
+    for number, outcome in hand_out.run(iter(items)):
+        for message in outcome.said:
+            tracker.say(message)
+        for record in outcome.logged:
+            logging.getLogger(record.name).handle(record)
+        yield number, outcome
+
+
+@dataclass(slots=True)
+class _HandOut:
+    """The items that are handed out, those that a worker may have died of, and the deaths of each."""
+
+    workers: Workers
+    in_flight: dict[Future[Outcome[Any]], tuple[int, Any]] = field(default_factory=dict)
+    again: deque[tuple[int, Any]] = field(default_factory=deque)
+    suspects: deque[tuple[int, Any]] = field(default_factory=deque)
+    deaths: Counter[int] = field(default_factory=Counter)
+    unexplained: int = 0
+
+    def run(self, items: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Outcome[Any]]]:
+        while self._fill(items, most=self.workers.most_in_flight):
+            yield from self._done(alone=False)
+        while self.suspects:
+            self._submit(*self.suspects.popleft())
+            while self.in_flight:
+                yield from self._done(alone=True)
+
+    def _fill(self, items: Iterator[tuple[int, Any]], *, most: int) -> bool:
+        """Hand out items until so many are in flight; whether there are any."""
+        while len(self.in_flight) < most:
+            following = self.again.popleft() if self.again else next(items, None)
+            if following is None:
+                break
+            self._submit(*following)
+        return bool(self.in_flight)
+
+    def _submit(self, number: int, item: Any) -> None:
+        self.in_flight[self.workers.submit(number, item)] = (number, item)
+
+    def _done(self, *, alone: bool) -> Iterator[tuple[int, Outcome[Any]]]:
+        """Wait for the next outcomes."""
+        done, _ = wait(self.in_flight, timeout=CHECK_SECONDS, return_when=FIRST_COMPLETED)
+        if not done:
+            self.workers.check()
+        died: list[tuple[int, Any, BaseException]] = []
+        for future in done:
+            number, item = self.in_flight.pop(future)
+            try:
+                outcome = future.result()
+            except self.workers.deaths as death:
+                died.append((number, item, death))
+            else:
+                self.unexplained = 0
+                yield number, outcome
+        if died:
+            yield from self._bury(died, alone=alone)
+
+    def _bury(self, died: list[tuple[int, Any, BaseException]], *, alone: bool) -> Iterator[tuple[int, Outcome[Any]]]:
+        """Sort out what the workers that died had: what they may have died of, and what they had not begun."""
+        self.workers.renew()
+        begun = {number for number, _, _ in died if self.workers.begun(number)}
+        self.unexplained = 0 if begun else self.unexplained + 1
+        if self.unexplained >= MOST_TRIES:
+            raise ProjectError(
+                f"{MOST_TRIES} times a worker died before it had begun a slide", hint="with fewer --workers, or none"
+            )
+        log.warning("a worker died; slides that it may have died of are tried again, alone: %d", len(begun))
+        for number, item, death in died:
+            if number not in begun:
+                (self.suspects if alone else self.again).append((number, item))
+                continue
+            self.deaths[number] += self.workers.tries(death)
+            if alone and self.deaths[number] >= MOST_TRIES:
+                error = SlideError(
+                    f"the worker that had it died {self.deaths[number]} times (killed, or out of memory)",
+                    hint="with fewer --workers there is more memory for each",
+                )
+                yield number, Outcome(error=error)
+            else:
+                self.suspects.append((number, item))
