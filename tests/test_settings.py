@@ -7,9 +7,18 @@ from pathlib import Path
 import pytest
 
 from wsplf_cli.errors import ConfigError
-from wsplf_cli.options import BenchmarkOptions, LabelsOptions, PseudolabelOptions, RunOptions, TrainOptions
+from wsplf_cli.options import (
+    BenchmarkOptions,
+    EvaluateOptions,
+    LabelsOptions,
+    PseudolabelOptions,
+    RunOptions,
+    SegmentOptions,
+    TrainOptions,
+)
 from wsplf_cli.recipes import RECIPES, Recipe
 from wsplf_cli.settings import build, options, read_settings, require_effect
+from wsplf_cli.worker_options import ClusterOptions
 
 
 @pytest.fixture
@@ -246,3 +255,32 @@ def test_what_has_an_effect_is_not_refused():
     typed = {"recipe": "cam", "alpha": 0.1, "seed": 3}
     require_effect(build(PseudolabelOptions, typed), typed)
     require_effect(build(TrainOptions, {"sam": "vit_b"}), ["sam"])
+
+
+def test_a_cluster_is_a_table_of_its_own(read):
+    settings = read(
+        '[cluster]\nkind = "pbs"\nworkers = 8\ncores = 4\nmemory = "16GB"\njob-script-prologue = ["module load wsplf"]\n',
+        "segment",
+    )
+    expected = ClusterOptions("pbs", 8, 4, "16GB", job_script_prologue=("module load wsplf",))
+    assert build(SegmentOptions, settings.values).workers.cluster == expected
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("[cluster]\nworker = 3", "unknown key .cluster. worker"),
+        ('[cluster]\nkind = "cray"', "kind must be one of: slurm"),
+        ("[cluster]\ncores = 0", "cores must be at least 1"),
+        ('workers = "many"', "--workers must be a whole number or auto, not many"),
+        ("workers = -1", "--workers must be a whole number or auto, not -1"),
+    ],
+)
+def test_wrong_workers_and_clusters_are_named(read, table, message):
+    with pytest.raises(ConfigError, match=message):
+        build(SegmentOptions, read(table + "\n", "segment").values)
+
+
+def test_workers_in_the_file_are_a_number_or_auto(read):
+    for value, expected in (("4", "4"), ('"auto"', "auto")):
+        assert build(EvaluateOptions, read(f"workers = {value}\n", "evaluate").values).workers.workers == expected

@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 from collections import OrderedDict
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +99,16 @@ class Store:
         if self._on_disk > self.most_bytes:
             self._shrink(keep=path)
 
+    def __reduce__(self) -> tuple[Callable[..., "Store"], tuple[object, ...]]:
+        """Another process gets the same bounds and folder, and nothing of what is in memory."""
+        return _store, (self.folder, self.most_bytes, self.memory_bytes)
+
+    def hold_bound(self) -> None:
+        """Hold the bound of the files where other processes have added some."""
+        self._on_disk = sum(size for _, size, _ in self._files())
+        if self._on_disk > self.most_bytes:
+            self._shrink(keep=None)
+
     def _remember(self, name: str, array: NDArray[np.float16]) -> None:
         before = self._memory.pop(name, None)
         self._in_memory += array.nbytes - (0 if before is None else before.nbytes)
@@ -133,7 +144,7 @@ class Store:
             files.append((stat.st_mtime_ns, stat.st_size, path))
         return files
 
-    def _shrink(self, *, keep: Path) -> None:
+    def _shrink(self, *, keep: Path | None) -> None:
         """Remove the least recently used files, never ``keep``, down to KEPT_SHARE of the bound."""
         oldest_first = sorted(self._files())
         self._on_disk = sum(size for _, size, _ in oldest_first)
@@ -160,3 +171,7 @@ def user_folder() -> Path:
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "wsplf"
     return Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "wsplf"
+
+
+def _store(folder: Path | None, most_bytes: int, memory_bytes: int) -> Store:
+    return Store(folder, most_bytes=most_bytes, memory_bytes=memory_bytes)

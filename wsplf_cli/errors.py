@@ -4,6 +4,7 @@
     ├── ConfigError                 bad option or TOML key (exit code 2)
     ├── ProjectError                project unreadable, or changed on disk since it was read
     ├── SlideError                  this slide cannot be used: the loop records it and goes on
+    ├── WorkersError                workers that cannot be reached, or cannot do this work
     └── MissingDependency           hint = the exact pip install line
 
 Foreign exceptions are translated where they enter, always with ``raise ... from``.
@@ -29,6 +30,10 @@ class ProjectError(WsplfError):
 
 class SlideError(WsplfError):
     """One slide or entry that cannot be used; the loop over entries records it and goes on."""
+
+
+class WorkersError(WsplfError):
+    """Workers that cannot be reached, or that cannot do this work."""
 
 
 class MissingDependency(WsplfError):

@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from wsplf_cli.recipes import RECIPES, UPPER_BOUND, Recipe, option
+from wsplf_cli.worker_options import WorkerOptions
 
 SETTINGS = "wsplf.toml"
 
 #: The options that may stand at the top of a wsplf.toml, by field name.
 SHARED = (
     *("backend", "slides", "images", "mpp_override", "label_key", "positive", "negative", "path_class"),
-    *("mpp", "device", "seed", "dry_run"),
+    *("mpp", "device", "seed", "dry_run", "workers", "scheduler"),
 )
 
 
@@ -28,7 +29,7 @@ _ACCEPT_MISSING_DATA = "Take an entry as empty whose data.qpdata is missing thou
 class ProjectOptions:
     """How to reach the project, its slides and its labels."""
 
-    backend: str = option("embedded", "How the project is read and written.", plugins="backends")
+    backend: str = option("embedded", "How the project is read and written.", plugins="backends", hidden=True)
     slides: Path | None = option(None, "Folder searched for slides (by name and size) that have moved.")
     images: str | None = option(None, "Only the entries whose name matches this regular expression, at any position.")
     mpp_override: float | None = option(
@@ -69,6 +70,7 @@ class DoctorOptions:
     """``wsplf doctor``."""
 
     project: ProjectOptions = field(default_factory=ProjectOptions, metadata={"without": _WRITING})
+    workers: WorkerOptions = field(default_factory=WorkerOptions)
     sam_checkpoint: Path | None = option(None, "SAM checkpoint file to check.")
     registration: bool = option(
         False, "Check for every entry, on a copy of the project, that annotations land on their pixels."
@@ -105,6 +107,7 @@ class PseudolabelOptions:
 
     project: ProjectOptions = field(default_factory=ProjectOptions)
     run: RunOptions = field(default_factory=RunOptions)
+    workers: WorkerOptions = field(default_factory=WorkerOptions)
     recipe: Recipe = field(
         default_factory=lambda: RECIPES[Recipe().name],
         metadata={
@@ -188,6 +191,7 @@ class SegmentOptions:
 
     project: ProjectOptions = field(default_factory=ProjectOptions)
     run: RunOptions = field(default_factory=RunOptions)
+    workers: WorkerOptions = field(default_factory=WorkerOptions)
     model: str = option("default", "Name of a model of this project, a model folder, or an .onnx file.")
     threshold: float | None = option(
         None, "Probability from which a pixel belongs to the class; by default the model's.", least=0, most=1
@@ -202,6 +206,7 @@ class EvaluateOptions:
     """``wsplf evaluate``."""
 
     project: ProjectOptions = field(default_factory=ProjectOptions, metadata={"without": _WRITING})
+    workers: WorkerOptions = field(default_factory=WorkerOptions)
     truth: Path = option(Path("truth"), "Folder of SLIDE-STEM.geojson files, or another project.qpproj.")
     origin: str = option(
         "pseudolabel", "Which annotations are measured.", choices=("pseudolabel", "prediction", "human")
@@ -245,6 +250,7 @@ class ReportOptions:
     """``wsplf report``."""
 
     project: ProjectOptions = field(default_factory=ProjectOptions, metadata={"without": _WRITING})
+    workers: WorkerOptions = field(default_factory=WorkerOptions)
     out: Path | None = option(
         None, "HTML file to write; wsplf/report.html (or review.html) beside the project by default."
     )

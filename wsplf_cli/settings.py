@@ -19,9 +19,12 @@ from wsplf_cli.errors import ConfigError
 from wsplf_cli.moved_options import MOVED_OPTIONS, MOVED_RECIPES
 from wsplf_cli.options import COMMANDS, SHARED
 from wsplf_cli.recipes import RECIPES, UPPER_BOUND, Recipe
+from wsplf_cli.worker_options import ClusterOptions
 
 T = TypeVar("T")
 
+#: The table that says which workers are started for a command.
+CLUSTER = "cluster"
 #: A recipe's name is part of file names, and stands in lists with commas.
 RECIPE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -86,6 +89,8 @@ def options(record: type) -> dict[str, Option]:
             flat[part.name] = Option(part.name, str, Recipe().name, part.metadata)
             shown = {name: option for name, option in options(Recipe).items() if option.metadata.get("shown")}
             flat |= {name: replace(option, default=None) for name, option in shown.items()}
+        elif kind is ClusterOptions:
+            continue  # a table of its own
         elif dataclasses.is_dataclass(kind):
             left_out = part.metadata.get("without", ())
             inner = options(cast(type, kind))
@@ -112,6 +117,8 @@ def build(record: type[T], values: Mapping[str, Any], recipes: Mapping[str, Reci
         kind = _without_none(hints[part.name])
         if kind is Recipe:
             arguments[part.name] = _chosen_recipe(values, recipes)
+        elif kind is ClusterOptions:
+            arguments[part.name] = values.get(part.name)
         elif dataclasses.is_dataclass(kind):
             arguments[part.name] = build(cast(Any, kind), values, recipes)
         elif part.name == "known_recipes":
@@ -211,9 +218,11 @@ def read_settings(path: Path, command: str) -> Settings:
     for key, value in content.items():
         if key == "recipe" and isinstance(value, dict):
             recipes = _recipes(path, value)
+        elif key == CLUSTER and isinstance(value, dict):
+            values[CLUSTER] = _cluster(path, value)
         elif isinstance(value, dict):
             if key not in commands:
-                raise ConfigError(f"{path}: unknown table [{key}]", hint=_closest(key, [*commands, "recipe"]))
+                raise ConfigError(f"{path}: unknown table [{key}]", hint=_closest(key, [*commands, "recipe", CLUSTER]))
             for inner, inner_value in value.items():
                 option = _known(path, inner, commands[key], table=key)
                 converted = _from_toml(path, option, inner_value)
@@ -282,6 +291,20 @@ def _recipe(path: Path, name: str, table: Mapping[str, Any]) -> Recipe:
     return recipe
 
 
+def _cluster(path: Path, table: Mapping[str, Any]) -> ClusterOptions:
+    """The table ``[cluster]``.
+
+    Raises:
+        ConfigError: an unknown key, or a value of the wrong type or outside its limits.
+    """
+    known = _by_key(options(ClusterOptions))
+    values = {}
+    for key, value in table.items():
+        option = _known(path, key, known, table=CLUSTER)
+        values[option.name] = _checked(option, _from_toml(path, option, value), named=f"{path}: [{CLUSTER}] {key}")
+    return ClusterOptions(**values)
+
+
 def _by_key(flat: Mapping[str, Option]) -> dict[str, Option]:
     return {option.key: option for option in flat.values()}
 
@@ -324,6 +347,8 @@ def _from_toml(path: Path, option: Option, value: Any) -> Any:
         return float(value)
     if typing.get_origin(kind) is tuple and isinstance(value, list) and all(isinstance(word, str) for word in value):
         return tuple(value)
+    if "count_or" in option.metadata and type(value) is int:
+        return str(value)
     if type(value) is kind:
         return value
     wanted = {Path: "a path", float: "a number", int: "a whole number", str: "text", bool: "true or false"}
@@ -356,6 +381,8 @@ def _checked(option: Option, value: Any, *, named: str) -> Any:
         wrong = f"at most {limits['most']}"
     elif option.accepted and value.replace("_", "-" if "plugins" in limits else "_") not in option.accepted:
         wrong = "one of: " + ", ".join(option.accepted)
+    elif "count_or" in limits and not (value.isdecimal() or value in limits["count_or"]):
+        wrong = f"a whole number or {' or '.join(limits['count_or'])}"
     if wrong:
         raise ConfigError(f"{named} must be {wrong}, not {value}")
     if option.name == "images":

@@ -6,7 +6,7 @@ from uuid import uuid4
 import pytest
 from shapely import Polygon, box
 
-from wsplf_cli.benchmark.evaluation import score_entry
+from wsplf_cli.benchmark.evaluation import Measured, score_entry
 from wsplf_cli.options import EvaluateOptions
 from wsplf_cli.schema import Annotation, Plane
 
@@ -19,14 +19,12 @@ def annotation(shape, **fields):
 
 
 @pytest.fixture
-def score(memory_project, make_entry, tiny_slide, recorder, monkeypatch):
+def score(make_entry, tiny_slide, recorder):
     """Scores the annotations of a slide of 1024 x 768 pixels against a truth."""
 
     def run(truth, *annotations, **fields):
-        project = memory_project()
-        monkeypatch.setattr(project, "annotations", lambda entry_id: list(annotations))
         entry = replace(make_entry("a.tif", label={"Tumor"}, slide_path=tiny_slide), **fields)
-        return score_entry(project, entry, {"Tumor": truth}, EvaluateOptions(), tracker=recorder)["Tumor"]
+        return score_entry(Measured(entry, annotations, {"Tumor": truth}), EvaluateOptions(), tracker=recorder)["Tumor"]
 
     return run
 

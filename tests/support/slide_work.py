@@ -81,13 +81,10 @@ class CountsItsCopies:
 
 @dataclass(frozen=True)
 class DiesWhenUnpickled:
-    """Kills its worker before any slide is begun."""
+    """An item that kills the worker that is about to begin it."""
 
     parent: int
 
     def __setstate__(self, state):
         if os.getpid() != state["parent"]:
             os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
-
-    def __call__(self, number, tracker):
-        """Is never called."""

@@ -18,7 +18,7 @@ from wsplf_cli.schema import TileGrid, TissueMask
 from wsplf_cli.slides.window import DenseInference, infer_map, tissue_cells
 from wsplf_cli.synthetic.pyramid import write_pyramid
 from wsplf_cli.weak import features
-from wsplf_cli.weak.features import instance_at, probe_maps, sample_instances, sample_slide
+from wsplf_cli.weak.features import SampleSlide, instance_at, probe_maps, sample_instances, sample_slide
 from wsplf_cli.weak.linear_probe import LinearProbe
 from wsplf_cli.weak.pooling import CONTEXT_SIGMAS_PX, pool_context
 
@@ -239,7 +239,8 @@ def test_a_slide_that_cannot_be_read_has_no_instances_and_the_others_do(prepare,
     lost = replace(cohort[1].entry, slide_path=None, problem="ramp.tif: gone")
     cohort[1] = replace(cohort[1], entry=lost)
     inferences = {slide.entry.id: inference() for slide in cohort}
-    sampled = sample_instances(cohort, ["Tumor"], Colours(), inferences, rng=np.random.default_rng(0), tracker=recorder)
+    work = SampleSlide(("Tumor",), Colours(), seed=0)
+    sampled = sample_instances(cohort, work, inferences, tracker=recorder)
     assert [result.status for result in sampled.results] == ["done", "failed", "done"]
     assert set(sampled.of_class["Tumor"]) == {cohort[0].entry.id, cohort[2].entry.id}
     assert any("gone" in line for line in recorder.said)

@@ -120,7 +120,7 @@ def fits_of(slide, *classes):
 
 def draw(slide, fits, *, refiner=None, **fields):
     refiners = [refiner or CamOnly(256)] * len(fits)
-    return annotate(slide, fits, refiners, options(**fields), run_id="run 1", seed=0)
+    return annotate(slide, fits, refiners, options(**fields), run_id="run 1")
 
 
 def area_of(result, path_class):

@@ -6,7 +6,6 @@ from typing import Any
 
 from shapely.geometry.base import BaseGeometry
 
-from wsplf_cli.backends import Project
 from wsplf_cli.benchmark.truth import is_negative
 from wsplf_cli.class_names import is_a
 from wsplf_cli.cohort.labels import label_word
@@ -55,9 +54,30 @@ class Score:
         }
 
 
-def score_entry(
-    project: Project, entry: Entry, truths: Mapping[str, BaseGeometry], options: EvaluateOptions, *, tracker: Tracker
-) -> dict[str, Score]:
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """An entry, its label resolved, all of its annotations, and the truth by class.
+
+    The truth is in level-0 pixels, empty where there is nothing of the class.
+    """
+
+    entry: Entry
+    annotations: Sequence[Annotation]
+    truths: Mapping[str, BaseGeometry]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreSlide:
+    """Scores the annotations of a slide."""
+
+    options: EvaluateOptions
+
+    def __call__(self, measured: Measured, tracker: Tracker) -> dict[str, Score]:
+        """As ``score_entry``."""
+        return score_entry(measured, self.options, tracker=tracker)
+
+
+def score_entry(measured_entry: Measured, options: EvaluateOptions, *, tracker: Tracker) -> dict[str, Score]:
     """The scores of one entry, by class.
 
     Measured are the annotations of the class, or of one derived from it, that are of ``options.origin`` and not
@@ -65,20 +85,19 @@ def score_entry(
     measured.
 
     Args:
-        project: Where the annotations are read from.
-        entry: The entry, its label resolved.
-        truths: The truth by class, in level-0 pixels; empty where there is nothing of the class.
+        measured_entry: The entry, its annotations and the truth.
         options: The options of the command.
         tracker: Gets warnings.
 
     Raises:
-        SlideError: the annotations or the slide cannot be read.
+        SlideError: the slide cannot be read.
     """
+    entry, truths = measured_entry.entry, measured_entry.truths
     slide, pixel_size = entry_slide(entry, mpp_override=options.project.mpp_override)
     if pixel_size.warning:
         tracker.say(f"warning: {pixel_size.warning}")
     mpp = pixel_size.mpp
-    placed = on_image(project.annotations(entry.id), entry)
+    placed = on_image(measured_entry.annotations, entry)
     if placed.left_out:
         tracker.say(f"{entry.name}: annotations left out: {placed.left_out}")
     tissue = tissue_um2(tissue_mask(slide, mpp_slide=mpp), mpp_slide=mpp)

@@ -19,6 +19,7 @@ from wsplf_cli import __version__, plugins, settings
 from wsplf_cli.errors import ConfigError, WsplfError
 from wsplf_cli.moved_options import MOVED_OPTIONS
 from wsplf_cli.options import ALL, COMMANDS, SETTINGS, ProjectOptions
+from wsplf_cli.worker_options import chosen
 
 if TYPE_CHECKING:
     from wsplf_cli.backends import Project
@@ -165,7 +166,7 @@ def _options(ctx: typer.Context, record: type, values: dict[str, Any]) -> Any:
     path = _settings_file(values)
     read = settings.read_settings(path, str(ctx.info_name)) if path is not None else settings.Settings()
     typed = {name: value for name, value in values.items() if _was_typed(ctx, name)}
-    options: Any = settings.build(record, {**read.values, **typed}, read.recipes)
+    options: Any = settings.build(record, {**chosen(read.values, typed), **typed}, read.recipes)
     settings.require_effect(options, typed)
     return options
 

@@ -1,17 +1,19 @@
 """The checks of a project: can every entry be read, and does the cohort have the labels to learn from."""
 
 import os
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from wsplf_cli.backends import Project
 from wsplf_cli.cohort.labels import LabelRow, classes_of, count_classes, label_rows, require_both
+from wsplf_cli.cohort.run import SlideStep, for_each_slide
 from wsplf_cli.errors import ProjectError, SlideError
+from wsplf_cli.executors.workers import IN_PROCESS, Workers
 from wsplf_cli.options import ProjectOptions
 from wsplf_cli.qupath.data_folder import BACKUP, DATA, FOLDER, entry_folder, find_data, how_to_restore, unused_folders
 from wsplf_cli.review.on_image import OnImage, on_image
-from wsplf_cli.schema import Annotation, Check, Entry, titles, without_name
+from wsplf_cli.schema import Annotation, Check, Entry, Silent, Tracker, titles, without_name
 from wsplf_cli.slides.checks import check_pixels, require_colour
 from wsplf_cli.slides.entry import entry_slide
 
@@ -23,7 +25,14 @@ SHOWN_NAMES = 3
 MOST_FOLDERS = 10
 
 
-def check_project(project: Project, entries: Sequence[Entry], options: ProjectOptions) -> list[Check]:
+def check_project(
+    project: Project,
+    entries: Sequence[Entry],
+    options: ProjectOptions,
+    *,
+    tracker: Tracker | None = None,
+    workers: Workers = IN_PROCESS,
+) -> list[Check]:
     """The checks of the project, of each entry (slide, mpp, data file, label), and of the labels as a whole."""
     rows = label_rows(entries, options)
     classes = classes_of(options)
@@ -39,12 +48,24 @@ def check_project(project: Project, entries: Sequence[Entry], options: ProjectOp
         )
     checks += _check_data_folders(project)
     folders = _folders_of_missing_slides(entries)
-    for row, title in zip(rows, titles(entries), strict=True):
-        annotations, data_checks = _check_data(project, row.entry, title=title)
+    row_of = {row.entry.id: _LabelledEntry(row, title) for row, title in zip(rows, titles(entries), strict=True)}
+    data_checks_of: dict[str, list[Check]] = {}
+    slide_checks: dict[str, Check] = {}
+
+    def read(entry: Entry) -> tuple[_LabelledEntry, Sequence[Annotation]]:
+        annotations, data_checks_of[entry.id] = _check_data(project, entry, title=row_of[entry.id].title)
+        return row_of[entry.id], annotations
+
+    def receive(entry: Entry, check: Check) -> Mapping[str, float]:
+        slide_checks[entry.id] = check
+        return {}
+
+    step = SlideStep("slides", read, _CheckSlide(tuple(classes), options.mpp_override), receive)
+    results = for_each_slide([row.entry for row in rows], step, tracker=tracker or Silent(), workers=workers)
+    for row, result in zip(rows, results, strict=True):
+        data_checks, title = data_checks_of[row.entry.id], row_of[row.entry.id].title
+        check = slide_checks.get(row.entry.id, Check("FAIL", title, without_name(result.reason, title)))
         checks += data_checks
-        check = _check_slide(
-            row, title=title, classes=classes, mpp_override=options.mpp_override, annotations=annotations
-        )
         if row.entry.id in folders:
             check = replace(check, group=f"slides missing from {folders[row.entry.id]}")
         if check.status == "FAIL" or not any(data_check.status == "FAIL" for data_check in data_checks):
@@ -119,11 +140,34 @@ def _check_data(project: Project, entry: Entry, *, title: str) -> tuple[Sequence
     return annotations, [Check("WARN", title, message, fix=how_to_restore(folder))]
 
 
+@dataclass(frozen=True, slots=True)
+class _LabelledEntry:
+    """An entry with its label, and its title."""
+
+    row: LabelRow
+    title: str
+
+
+@dataclass(frozen=True, slots=True)
+class _CheckSlide:
+    """Checks a slide and its label."""
+
+    classes: tuple[str, ...]
+    mpp_override: float | None
+
+    def __call__(self, item: tuple[_LabelledEntry, Sequence[Annotation]], tracker: Tracker) -> Check:
+        return _check_slide(*item, classes=self.classes, mpp_override=self.mpp_override)
+
+
 def _check_slide(
-    row: LabelRow, *, title: str, classes: Sequence[str], mpp_override: float | None, annotations: Sequence[Annotation]
+    labelled: _LabelledEntry,
+    annotations: Sequence[Annotation],
+    *,
+    classes: Sequence[str],
+    mpp_override: float | None,
 ) -> Check:
     """The check of one entry's slide and label: the first thing that prevents work, else what deserves a warning."""
-    entry = row.entry
+    row, title, entry = labelled.row, labelled.title, labelled.row.entry
     try:
         slide, pixel_size = entry_slide(entry, mpp_override=mpp_override)
         require_colour(slide)

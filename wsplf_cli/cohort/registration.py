@@ -31,7 +31,9 @@ from shapely import Polygon
 
 from wsplf_cli import plugins
 from wsplf_cli.backends import Project
+from wsplf_cli.cohort.run import SlideStep, for_each_slide
 from wsplf_cli.errors import ProjectError, SlideError
+from wsplf_cli.executors.workers import IN_PROCESS, Workers
 from wsplf_cli.options import ProjectOptions
 from wsplf_cli.qupath import project_file, servers
 from wsplf_cli.qupath.create import THUMBNAIL_COMMENT
@@ -67,7 +69,9 @@ STOP = "write no annotations into this entry; check that the slide is the one th
 REFRESH = "in QuPath's list of images: right-click, Refresh thumbnail; then run this again"
 
 
-def check_registration(project: Project, entries: Sequence[Entry], backend: str, tracker: Tracker) -> list[Check]:
+def check_registration(
+    project: Project, entries: Sequence[Entry], backend: str, tracker: Tracker, *, workers: Workers = IN_PROCESS
+) -> list[Check]:
     """One check for each entry; PASS only where both tests passed. ``backend`` is the name of the project's backend.
 
     Raises:
@@ -77,13 +81,39 @@ def check_registration(project: Project, entries: Sequence[Entry], backend: str,
         path = _copy(project, entries, Path(folder))
         errors = _round_trip_errors_px0(path, entries, ProjectOptions(backend=backend))
     images = {project_file.entry_id(image): image for image in project_file.read(project.path).images}
-    checks = []
-    tracker.start("registration", len(entries))
-    for entry, title, error in zip(entries, titles(entries), errors, strict=True):
-        reader = _file_reader(images[entry.id])
-        checks.append(_check(project.folder, entry, error, name=f"registration of {title}", reader=reader))
-        tracker.advance(1, message=entry.name)
-    return checks
+    marked = {
+        entry.id: _MarkedEntry(entry, f"registration of {title}", error, _file_reader(images[entry.id]))
+        for entry, title, error in zip(entries, titles(entries), errors, strict=True)
+    }
+    checks: dict[str, Check] = {}
+
+    def receive(entry: Entry, check: Check) -> Mapping[str, float]:
+        checks[entry.id] = check
+        return {}
+
+    step = SlideStep("registration", lambda entry: marked[entry.id], _CheckSlide(project.folder), receive)
+    results = for_each_slide(entries, step, tracker=tracker, workers=workers)
+    return [checks.get(result.id, Check("FAIL", marked[result.id].name, result.reason)) for result in results]
+
+
+@dataclass(frozen=True, slots=True)
+class _MarkedEntry:
+    """An entry, what its check is called, how its markers came back, and what reads its file as QuPath does."""
+
+    entry: Entry
+    name: str
+    error: float | str
+    reader: Reader
+
+
+@dataclass(frozen=True, slots=True)
+class _CheckSlide:
+    """Checks that annotations land on the pixels of a slide of the project in ``folder``."""
+
+    folder: Path
+
+    def __call__(self, marked: _MarkedEntry, tracker: Tracker) -> Check:
+        return _check(self.folder, marked.entry, marked.error, name=marked.name, reader=marked.reader)
 
 
 def _file_reader(image: Mapping[str, Any]) -> Reader:

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsplf_cli.backends import Project
-from wsplf_cli.cohort.run import finished_entries, for_each_entry
+from wsplf_cli.cohort.run import SlideStep, finished_entries, for_each_slide
 from wsplf_cli.errors import ProjectError
+from wsplf_cli.executors.workers import IN_PROCESS, Workers
 from wsplf_cli.options import PseudolabelOptions
 from wsplf_cli.review.memory import Review, read_review
 from wsplf_cli.review.regions import ReviewRegions, known_cells
@@ -96,37 +97,55 @@ def tiles_of(cohort: Sequence[CohortSlide]) -> list[SlideTiles]:
     return tiles
 
 
-def prepare_cohort(
-    project: Project,
-    entries: Sequence[Entry],
-    classes: Sequence[str],
-    options: PseudolabelOptions,
-    tracker: Tracker,
-) -> "PreparedCohort":
-    """Find tissue, lay tiles and read the review of every entry."""
-    slides: dict[str, CohortSlide] = {}
+@dataclass(frozen=True, slots=True)
+class PrepareSlide:
+    """Finds the tissue of a slide and lays tiles over it."""
 
-    def prepare(entry: Entry) -> Mapping[str, float]:
-        review = read_review(project, entry, classes, tracker)
-        slide, pixel_size = entry_slide(entry, mpp_override=options.project.mpp_override)
+    options: PseudolabelOptions
+
+    def __call__(self, item: tuple[Entry, Review], tracker: Tracker) -> CohortSlide:
+        """The prepared slide of an entry with its review."""
+        entry, review = item
+        recipe = self.options.recipe
+        slide, pixel_size = entry_slide(entry, mpp_override=self.options.project.mpp_override)
         if pixel_size.warning:
             tracker.say(pixel_size.warning)
         tissue = tissue_mask(slide, mpp_slide=pixel_size.mpp)
         grid = make_grid(
             entry.id,
             tissue,
-            tile_px=options.recipe.tile_px,
-            mpp=options.mpp,
+            tile_px=recipe.tile_px,
+            mpp=self.options.mpp,
             mpp_slide=pixel_size.mpp,
-            min_tissue=options.recipe.min_tissue,
+            min_tissue=recipe.min_tissue,
             overlap=TILE_OVERLAP,
         )
-        slides[entry.id] = CohortSlide(entry, pixel_size.mpp, tissue, grid, review)
-        counts = {"tiles": len(grid.xy_px0), "tissue mm2": tissue_um2(tissue, mpp_slide=pixel_size.mpp) / 1e6}
-        ink_mm2 = ink_um2(tissue, mpp_slide=pixel_size.mpp) / 1e6
+        return CohortSlide(entry, pixel_size.mpp, tissue, grid, review)
+
+
+def prepare_cohort(
+    project: Project,
+    entries: Sequence[Entry],
+    classes: Sequence[str],
+    options: PseudolabelOptions,
+    tracker: Tracker,
+    *,
+    workers: Workers = IN_PROCESS,
+) -> "PreparedCohort":
+    """Find tissue, lay tiles and read the review of every entry."""
+    slides: dict[str, CohortSlide] = {}
+
+    def read(entry: Entry) -> tuple[Entry, Review]:
+        return entry, read_review(project, entry, classes, tracker)
+
+    def receive(entry: Entry, slide: CohortSlide) -> Mapping[str, float]:
+        slides[entry.id] = slide
+        counts = {"tiles": len(slide.grid.xy_px0), "tissue mm2": tissue_um2(slide.tissue, mpp_slide=slide.mpp) / 1e6}
+        ink_mm2 = ink_um2(slide.tissue, mpp_slide=slide.mpp) / 1e6
         return counts | ({"ink mm2": ink_mm2} if ink_mm2 > 0 else {})
 
-    results = for_each_entry(entries, prepare, tracker=tracker, name="tissue")
+    step = SlideStep("tissue", read, PrepareSlide(options), receive)
+    results = for_each_slide(entries, step, tracker=tracker, workers=workers)
     inked = sum("ink mm2" in result.counts for result in results)
     if inked:
         slides_show = "1 slide shows" if inked == 1 else f"{inked} slides show"
@@ -160,7 +179,8 @@ class PreparedCohort:
 class SlideResult:
     """What was made of one slide: annotations to write, counts for the report, and the map of each class.
 
-    ``prompted`` holds SAM's masks for each annotation that has some, by its id.
+    ``prompted`` holds SAM's masks for each annotation that has some, by its id. ``pictures`` are the maps as grey PNGs
+    by class, which workers return in place of the maps. ``embedded``: how many of SAM's embeddings were computed.
     """
 
     entry_id: str
@@ -168,3 +188,5 @@ class SlideResult:
     counts: Mapping[str, float]
     maps: Mapping[str, SlideMap] = field(default_factory=dict)
     prompted: Mapping[UUID, Sequence[PromptedMask]] = field(default_factory=dict)
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
+    embedded: int = 0

@@ -14,6 +14,7 @@ from wsplf_cli.cohort.checks import check_project
 from wsplf_cli.cohort.names import select_entries
 from wsplf_cli.cohort.registration import check_registration
 from wsplf_cli.errors import ConfigError, ProjectError
+from wsplf_cli.executors.choose import open_workers
 from wsplf_cli.networks import weights
 from wsplf_cli.options import DoctorOptions
 from wsplf_cli.schema import Check, Tracker
@@ -40,9 +41,10 @@ def doctor(project_path: Path | None, options: DoctorOptions, tracker: Tracker) 
         backend = plugins.load("backends", options.project.backend)
         project: Project = backend.open_project(project_path, options.project)
         entries = select_entries(project.entries(), options.project)
-        checks += check_project(project, entries, options.project)
-        if options.registration:
-            checks += check_registration(project, entries, options.project.backend, tracker)
+        with open_workers(options.workers, entries, tracker, files=[project.folder]) as workers:
+            checks += check_project(project, entries, options.project, tracker=tracker, workers=workers)
+            if options.registration:
+                checks += check_registration(project, entries, options.project.backend, tracker, workers=workers)
     except ProjectError as error:
         checks.append(Check("FAIL", "project", error.message, error.hint))
     return checks

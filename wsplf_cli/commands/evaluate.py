@@ -5,13 +5,14 @@ from dataclasses import replace
 from typing import Any
 
 from wsplf_cli.backends import Project
-from wsplf_cli.benchmark.evaluation import Score, score_entry, totals, without_measured_positive
+from wsplf_cli.benchmark.evaluation import Measured, Score, ScoreSlide, totals, without_measured_positive
 from wsplf_cli.benchmark.learned_from import learned_from
 from wsplf_cli.benchmark.truth import HINT, is_negative, truth_reader
 from wsplf_cli.cohort.labels import classes_of, display_names
 from wsplf_cli.cohort.names import all_entries
-from wsplf_cli.cohort.run import Skipped, for_each_entry
+from wsplf_cli.cohort.run import Skipped, SlideStep, for_each_slide
 from wsplf_cli.errors import ProjectError
+from wsplf_cli.executors.choose import open_workers
 from wsplf_cli.geometry import union
 from wsplf_cli.options import EvaluateOptions
 from wsplf_cli.runs.record import start_run
@@ -51,21 +52,26 @@ def evaluate(project: Project, entries: Sequence[Entry], options: EvaluateOption
         path_class: truth_reader(options, path_class, of_project, tracker if path_class == classes[0] else None)
         for path_class in classes
     }
-    scores: dict[str, list[Score]] = {path_class: [] for path_class in classes}
+    scored: dict[str, Mapping[str, Score]] = {}
 
-    def work(entry: Entry) -> Mapping[str, float] | Skipped:
+    def read(entry: Entry) -> Measured | Skipped:
         truths = {path_class: read(entry) for path_class, read in readers.items()}
         if any(truth is None and not is_negative(entry, path_class) for path_class, truth in truths.items()):
             return Skipped(f"{NO_TRUTH} in {options.truth}")
         known = {path_class: union([]) if truth is None else truth for path_class, truth in truths.items()}
-        by_class = score_entry(project, entry, known, options, tracker=tracker)
-        for path_class, score in by_class.items():
-            scores[path_class].append(score)
+        return Measured(entry, project.annotations(entry.id), known)
+
+    def receive(entry: Entry, by_class: Mapping[str, Score]) -> Mapping[str, float]:
+        scored[entry.id] = by_class
         shown = zip(classes, display_names(classes), strict=True)
         return {f"dice {name}".rstrip(): by_class[path_class].overlap.dice for path_class, name in shown}
 
-    with start_run(project, "evaluate", options=options, seed=0, dry_run=not options.keep_scores) as run:
-        results = for_each_entry(entries, work, tracker=tracker, name="evaluate")
+    run = start_run(project, "evaluate", options=options, seed=0, dry_run=not options.keep_scores)
+    with open_workers(options.workers, entries, tracker) as workers, run:
+        step = SlideStep("evaluate", read, ScoreSlide(options), receive)
+        results = for_each_slide(entries, step, tracker=tracker, workers=workers)
+        in_order = [scored[entry.id] for entry in entries if entry.id in scored]
+        scores = {path_class: [by_class[path_class] for by_class in in_order] for path_class in classes}
         if not any(result.status == "failed" for result in results):
             needed = without_measured_positive(scores, entries)
             results = [

@@ -2,25 +2,33 @@
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
+from wsplf_cli import files
 from wsplf_cli.backends import Project
 from wsplf_cli.cache import Store
 from wsplf_cli.cohort.class_tracker import ClassTracker
 from wsplf_cli.cohort.labels import classes_of, count_classes, display_names, require_both
-from wsplf_cli.cohort.run import Skipped, for_each_entry, merge_results
-from wsplf_cli.cohort.slide import prepare_cohort
+from wsplf_cli.cohort.run import Skipped, SlideStep, for_each_slide, merge_results
+from wsplf_cli.cohort.slide import CohortSlide, SlideResult, prepare_cohort
 from wsplf_cli.cohort.square_pixels import with_square_pixels
+from wsplf_cli.executors.choose import open_workers
+from wsplf_cli.executors.workers import Workers
 from wsplf_cli.networks.device import pick_device, seed_everything
 from wsplf_cli.options import PseudolabelOptions
 from wsplf_cli.review.memory import REVIEWED, write_polygons
 from wsplf_cli.runs import layout
 from wsplf_cli.runs.prompted import keep_prompted
 from wsplf_cli.runs.record import Run, start_run
-from wsplf_cli.schema import Entry, StageReport, Tracker
-from wsplf_cli.weak.class_fit import fit_details
+from wsplf_cli.schema import Entry, EntryResult, StageReport, Tracker
+from wsplf_cli.weak.class_fit import ClassFit, fit_details
 from wsplf_cli.weak.kept.fit import keep_fit
-from wsplf_cli.weak.method import CohortFit, Memory, Networks, annotate, class_refiners, fit, fit_key, load_networks
+from wsplf_cli.weak.method import (
+    AnnotateSlide,
+    Memory,
+    class_refiners,
+    fit,
+    fit_key,
+    load_networks,
+)
 from wsplf_cli.weak.sam.embeddings import Embedder
 
 
@@ -53,7 +61,7 @@ def pseudolabel(
     """
     project, entries = with_square_pixels(project, entries)
     device = pick_device(options.run.device)
-    rng = seed_everything(options.run.seed)
+    seed_everything(options.run.seed)
     classes = classes_of(options.project)
     labelled = [entry for entry in entries if entry.label is not None and not entry.held_out]
     require_both([entry for entry in entries if not entry.held_out], classes)
@@ -67,7 +75,7 @@ def pseudolabel(
         device=str(device),
         dry_run=options.run.dry_run,
     )
-    with run:
+    with open_workers(options.workers, labelled, tracker, files=[project.folder]) as workers, run:
         trackers = {
             path_class: ClassTracker(tracker, run, name)
             for path_class, name in zip(classes, display_names(classes), strict=True)
@@ -75,55 +83,56 @@ def pseudolabel(
         memory = {} if memory is None else memory
         learned = memory.get(fit_key(options))
         if learned is None:
-            prepared = prepare_cohort(project, labelled, classes, options, tracker)
-            learned = fit(prepared, trackers, networks, options, rng=rng, tracker=tracker)
+            prepared = prepare_cohort(project, labelled, classes, options, tracker, workers=workers)
+            learned = fit(prepared, trackers, networks, options, tracker=tracker, workers=workers)
             memory[fit_key(options)] = learned
-        return _draw(project, learned, networks, options, run=run, trackers=trackers)
+        fits = [fit_of_class.with_scale(options, trackers[fit_of_class.path_class]) for fit_of_class in learned.fits]
+        cache = None if run.folder is None else layout.embeddings_folder(project.folder)
+        embed = Embedder(networks.sam, Store(cache, most_bytes=round(options.cache_gb * 1e9)))
+        refiner_of_class, round_details = class_refiners(fits, networks, embed, options, trackers)
+        embedded = embed.computed
+        work = AnnotateSlide(tuple(refiner_of_class), embed, options, run.id)
+        drawn, results = _draw(project, fits, work, run=run, tracker=tracker, workers=workers)
+        embed.store.hold_bound()
+        embedded += sum(result.embedded for result in drawn)
+        details = fit_details(fits, round_details) | {"learn_seconds": learned.seconds, "embedded": embedded}
+        return run.finish(merge_results(learned.results, results), details=details)
 
 
 def _draw(
-    project: Project,
-    learned: CohortFit,
-    networks: Networks,
-    options: PseudolabelOptions,
-    *,
-    run: Run,
-    trackers: Mapping[str, ClassTracker],
-) -> StageReport:
-    """Calibrate the CAMs, draw polygons on every slide, and write them into the project entry by entry."""
-    fits = [fit_of_class.with_scale(options, trackers[fit_of_class.path_class]) for fit_of_class in learned.fits]
-    cache = None if run.folder is None else layout.embeddings_folder(project.folder)
-    embed = Embedder(networks.sam, Store(cache, most_bytes=round(options.cache_gb * 1e9)))
-    refiner_of_class, round_details = class_refiners(fits, networks, embed, options, trackers)
+    project: Project, fits: Sequence[ClassFit], work: AnnotateSlide, *, run: Run, tracker: Tracker, workers: Workers
+) -> tuple[list[SlideResult], list[EntryResult]]:
+    """Draw polygons on every slide, and write them into the project entry by entry."""
     slides = {slide.entry.id: slide for slide in fits[0].slides}
-    rng = np.random.default_rng([options.run.seed, 2])
-    seeds = {entry_id: int(rng.integers(2**62)) for entry_id in slides}
     names = display_names([fit_of_class.path_class for fit_of_class in fits])
     if run.folder is not None:
         for fit_of_class, name in zip(fits, names, strict=True):
             keep_fit(layout.fit_file(run.folder, name), fit_of_class)
+    drawn: list[SlideResult] = []
 
-    def write(entry: Entry) -> Mapping[str, float] | Skipped:
-        slide = slides[entry.id]
-        result = annotate(slide, fits, refiner_of_class, options, run_id=run.id, seed=seeds[entry.id])
+    def read(entry: Entry) -> tuple[CohortSlide, list[ClassFit]]:
+        return slides[entry.id], [fit_of_class.for_slide(slides[entry.id]) for fit_of_class in fits]
+
+    def write(entry: Entry, result: SlideResult) -> Mapping[str, float] | Skipped:
+        drawn.append(result)
         if run.folder is not None:
-            for cam, name in zip(result.maps.values(), names, strict=True):
-                cam.save_picture(layout.cam_file(run.folder, entry.id, name))
+            for picture, name in zip(result.pictures.values(), names, strict=True):
+                path = layout.cam_file(run.folder, entry.id, name)
+                path.parent.mkdir(exist_ok=True)
+                files.write_bytes(path, picture)
         if entry.reviewed:
             return Skipped(REVIEWED)
-        if options.run.dry_run:
+        if run.folder is None:
             return result.counts
         replaced = write_polygons(
-            project, slide.review, annotations=result.annotations, origin="pseudolabel", run_id=run.id
+            project, slides[entry.id].review, annotations=result.annotations, origin="pseudolabel", run_id=run.id
         )
-        if run.folder is not None:
-            keep_prompted(run.folder, entry.id, result.prompted)
+        keep_prompted(run.folder, entry.id, result.prompted)
         return {**result.counts, "removed": replaced.removed, "kept": replaced.kept}
 
-    tracker = trackers[fits[0].path_class].tracker
-    results = for_each_entry([slide.entry for slide in slides.values()], write, tracker=tracker, name="polygons")
-    details = fit_details(fits, round_details) | {"learn_seconds": learned.seconds, "embedded": embed.computed}
-    return run.finish(merge_results(learned.results, results), details=details)
+    step = SlideStep("polygons", read, work, write)
+    results = for_each_slide([slide.entry for slide in slides.values()], step, tracker=tracker, workers=workers)
+    return drawn, results
 
 
 def _say_left_out(

@@ -1,15 +1,18 @@
 """``wsplf report``: one self-contained HTML page about a project, or the sheet of what is left to review."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from wsplf_cli import files
 from wsplf_cli.backends import Project
+from wsplf_cli.cohort.labels import label_word
 from wsplf_cli.cohort.names import all_entries
+from wsplf_cli.cohort.run import SlideStep, for_each_slide
 from wsplf_cli.errors import ProjectError
+from wsplf_cli.executors.choose import open_workers
 from wsplf_cli.options import ReportOptions
-from wsplf_cli.report.entries import EntryView, show_entry, thumbnail_px
+from wsplf_cli.report.entries import EntryView, ShowSlide, read_entry, thumbnail_px
 from wsplf_cli.report.page import render_page
 from wsplf_cli.report.review_sheet import render_sheet
 from wsplf_cli.report.runs import read_runs
@@ -63,13 +66,21 @@ def _report_page(
     runs = read_runs(project.folder)
     scores = read_scores(options.scores) if options.scores else kept_scores([run.record for run in runs])
     rows = rows_of_entries(scores, all_entries(project, entries))
-    views: list[EntryView] = []
-    max_px = thumbnail_px(len(entries))
-    tracker.start("report", len(entries))
-    for entry in entries:
-        views.append(show_entry(project, entry, runs, rows[entry.id], options=options.project, max_px=max_px))
-        if views[-1].problem:
-            tracker.say(f"{entry.name}: shown without a picture, {views[-1].problem}")
-        tracker.advance(1, message=entry.name)
+    view_of: dict[str, EntryView] = {}
+
+    def receive(entry: Entry, view: EntryView) -> Mapping[str, float]:
+        view_of[entry.id] = view
+        if view.problem:
+            tracker.say(f"{entry.name}: shown without a picture, {view.problem}")
+        return {}
+
+    work = ShowSlide(options.project, thumbnail_px(len(entries)))
+    step = SlideStep("report", lambda entry: read_entry(project, entry, runs, rows[entry.id]), work, receive)
+    with open_workers(options.workers, entries, tracker, files=[project.folder]) as workers:
+        results = for_each_slide(entries, step, tracker=tracker, workers=workers)
+    views = [
+        view_of.get(entry.id, EntryView(entry, label_word(entry, options.project), problem=result.reason, failed=True))
+        for entry, result in zip(entries, results, strict=True)
+    ]
     page = render_page(project, views, runs, scores, options=options.project, folder=folder)
     return page, sum(view.failed for view in views)

@@ -4,14 +4,16 @@ from collections.abc import Mapping, Sequence
 
 from wsplf_cli.backends import Project
 from wsplf_cli.cohort.labels import display_names
-from wsplf_cli.cohort.run import Skipped, for_each_entry
+from wsplf_cli.cohort.run import Skipped, SlideStep, for_each_slide
+from wsplf_cli.cohort.slide import SlideResult
 from wsplf_cli.cohort.square_pixels import with_square_pixels
+from wsplf_cli.executors.choose import open_workers
 from wsplf_cli.networks.device import seed_everything
 from wsplf_cli.options import SegmentOptions
-from wsplf_cli.review.memory import REVIEWED, read_review, write_polygons
+from wsplf_cli.review.memory import REVIEWED, Review, read_review, write_polygons
 from wsplf_cli.runs.record import start_run
 from wsplf_cli.schema import Entry, StageReport, Tracker
-from wsplf_cli.segmentation.annotate import segment_slide
+from wsplf_cli.segmentation.annotate import SegmentSlide
 from wsplf_cli.segmentation.loading import (
     LoadedModel,
     find_model,
@@ -54,7 +56,7 @@ def segment(project: Project, entries: Sequence[Entry], options: SegmentOptions,
     run = start_run(
         project, "segment", options=options, seed=options.run.seed, device=model.device, dry_run=options.run.dry_run
     )
-    with run:
+    with open_workers(options.workers, entries, tracker, files=[path.absolute()]) as workers, run:
         seed_everything(options.run.seed)
         _warn_of_unnamed_classes(checkpoint.classes, entries, options, tracker)
         tracker.say(
@@ -63,18 +65,16 @@ def segment(project: Project, entries: Sequence[Entry], options: SegmentOptions,
         )
         _say_bounds(model, tracker)
 
-        def segment_entry(entry: Entry) -> Mapping[str, float] | Skipped:
+        reviews: dict[str, Review] = {}
+
+        def read(entry: Entry) -> tuple[Entry, Review] | Skipped:
             if entry.reviewed:
                 return Skipped(REVIEWED)
-            review = read_review(project, entry, checkpoint.classes, tracker)
-            result = segment_slide(
-                entry,
-                review,
-                model,
-                options,
-                run_id=run.id,
-                advance=lambda windows: tracker.advance(0, message=f"{entry.name}, {windows} windows"),
-            )
+            reviews[entry.id] = read_review(project, entry, checkpoint.classes, tracker)
+            return entry, reviews[entry.id]
+
+        def write(entry: Entry, result: SlideResult) -> Mapping[str, float]:
+            review = reviews.pop(entry.id)
             if options.run.dry_run:
                 return result.counts
             replaced = write_polygons(
@@ -82,7 +82,8 @@ def segment(project: Project, entries: Sequence[Entry], options: SegmentOptions,
             )
             return {**result.counts, "removed": replaced.removed, "kept": replaced.kept}
 
-        results = for_each_entry(entries, segment_entry, tracker=tracker, name="segment")
+        step = SlideStep("segment", read, SegmentSlide(model, options, run.id), write)
+        results = for_each_slide(entries, step, tracker=tracker, workers=workers)
         details = {
             "model": options.model,
             "model_run": checkpoint.run_id,

@@ -7,7 +7,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from typing import Any
 
-from wsplf_cli.errors import ProjectError, SlideError
+from wsplf_cli.errors import SlideError, WorkersError
 from wsplf_cli.executors.task import Item, Outcome, Record, SharedWork, Work, do
 from wsplf_cli.executors.workers import Workers
 from wsplf_cli.schema import Tracker
@@ -100,18 +100,18 @@ class _HandOut:
     def _bury(self, died: list[tuple[int, Any, BaseException]], *, alone: bool) -> Iterator[tuple[int, Outcome[Any]]]:
         """Sort out what the workers that died had: what they may have died of, and what they had not begun."""
         self.workers.renew()
-        begun = {number for number, _, _ in died if self.workers.begun(number)}
-        self.unexplained = 0 if begun else self.unexplained + 1
+        blamed = {number: self.workers.blame(number, death) for number, _, death in died}
+        self.unexplained = 0 if any(blamed.values()) else self.unexplained + 1
         if self.unexplained >= MOST_TRIES:
-            raise ProjectError(
+            raise WorkersError(
                 f"{MOST_TRIES} times a worker died before it had begun a slide", hint="with fewer --workers, or none"
             )
-        log.warning("a worker died; slides that it may have died of are tried again, alone: %d", len(begun))
-        for number, item, death in died:
-            if number not in begun:
+        log.warning("a worker died; slides that it may have died of are tried again, alone: %d", len(blamed))
+        for number, item, _ in died:
+            if not blamed[number]:
                 (self.suspects if alone else self.again).append((number, item))
                 continue
-            self.deaths[number] += self.workers.tries(death)
+            self.deaths[number] += blamed[number]
             if alone and self.deaths[number] >= MOST_TRIES:
                 error = SlideError(
                     f"the worker that had it died {self.deaths[number]} times (killed, or out of memory)",

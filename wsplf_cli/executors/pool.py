@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import shutil
 import signal
 import tempfile
@@ -51,18 +52,18 @@ class Pool(Workers):
         if self._key:
             self._shared.unlink(missing_ok=True)
         self._key = work.key
-        self._shared.write_bytes(work.content)
+        self._shared.write_bytes(pickle.dumps(work, protocol=pickle.HIGHEST_PROTOCOL))
 
     def submit(self, number: int, item: Any) -> Future[Outcome[Any]]:
         """Hand out the item of that number."""
         return self._pool.submit(_do, self._shared, self._key, self._mark(number), item)
 
-    def begun(self, number: int) -> bool:
-        """Whether a worker had begun the item of that number when the pool broke."""
+    def blame(self, number: int, death: BaseException) -> int:
+        """1 where a worker had begun the item of that number when the pool broke."""
         mark = self._mark(number)
         had_begun = mark.exists()
         mark.unlink(missing_ok=True)
-        return had_begun
+        return int(had_begun)
 
     def renew(self) -> None:
         """A new pool: the other workers of one that broke are stopped."""
@@ -102,7 +103,6 @@ def _begin(parent: Connection, folder: Path) -> None:
     threading.Thread(target=_end_with, args=(parent, folder), daemon=True).start()
     number = int(_SPAWN.current_process().name.rpartition("-")[2])
     resources.use_one_gpu(number)
-    resources.limit_threads(1)
 
 
 def _end_with(parent: Connection, folder: Path) -> None:

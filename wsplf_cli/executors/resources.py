@@ -23,6 +23,8 @@ WORKERS_PER_GPU = 4
 #: Seconds over which the idle cores are counted.
 LOOK_SECONDS = 0.2
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+#: Whether the user says how many threads to take.
+_CHOSEN = "OMP_NUM_THREADS" in os.environ
 _STAT, _MEMORY, _QUOTA = Path("/proc/stat"), Path("/proc/meminfo"), Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -93,7 +95,7 @@ def limit_threads(threads: int) -> None:
 
 def take_idle_cores() -> None:
     """Take as many threads as there are idle cores, unless OMP_NUM_THREADS says how many."""
-    if "OMP_NUM_THREADS" not in os.environ and cores() > 1:
+    if not _CHOSEN and cores() > 1:
         limit_threads(idle_cores())
 
 

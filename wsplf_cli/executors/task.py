@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import pickle
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +13,8 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from wsplf_cli import __version__
-from wsplf_cli.errors import ProjectError, SlideError
+from wsplf_cli.errors import SlideError, WorkersError
+from wsplf_cli.executors import resources
 from wsplf_cli.schema import Silent, Tracker
 
 Item = TypeVar("Item")
@@ -39,17 +41,38 @@ class Outcome(Generic[Record]):
 
 @dataclass(frozen=True, slots=True)
 class SharedWork:
-    """Pickled work. ``key`` is the digest of its content, ``version`` that of wsplf in the parent."""
+    """Pickled work. ``networks``: torch pickled it, because it may hold networks.
+
+    ``key`` is the digest of its content, ``version`` that of wsplf in the parent.
+    """
 
     content: bytes
+    networks: bool
     key: str
     version: str = __version__
 
     @classmethod
     def of(cls, work: Work[Any, Any]) -> "SharedWork":
         """The work, pickled."""
-        content = pickle.dumps(work, protocol=pickle.HIGHEST_PROTOCOL)
-        return cls(content, hashlib.sha256(content).hexdigest())
+        networks = "torch" in sys.modules  # else no network can be in it, and workers need not load torch
+        if networks:
+            from wsplf_cli.networks.device import pickled
+
+            content = pickled(work)
+        else:
+            content = pickle.dumps(work, protocol=pickle.HIGHEST_PROTOCOL)
+        return cls(content, networks, hashlib.sha256(content).hexdigest())
+
+    def work(self) -> Work[Any, Any]:
+        """The work."""
+        work: Work[Any, Any]
+        if self.networks:
+            from wsplf_cli.networks.device import unpickled
+
+            work = unpickled(self.content)
+        else:
+            work = pickle.loads(self.content)
+        return work
 
 
 class Notes(Silent):
@@ -67,6 +90,7 @@ class Notes(Silent):
 class _Worker:
     """What a worker process holds: the work that it unpickled last. One slide at a time uses it."""
 
+    ready: bool = False
     key: str = ""
     work: Work[Any, Any] | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -93,9 +117,12 @@ def do_in_worker(shared: SharedWork | Path, key: str, item: Any) -> Outcome[Any]
         item: The argument of the work.
 
     Raises:
-        ProjectError: This worker has another version of wsplf than the parent.
+        WorkersError: This worker has another version of wsplf than the parent.
     """
     with _worker.lock, _kept_log() as logged:
+        if not _worker.ready:
+            resources.limit_threads(1)
+            _worker.ready = True
         if _worker.key != key:
             _worker.work = None  # not two networks at once
             _worker.work, _worker.key = _unpickle(shared), key
@@ -107,15 +134,14 @@ def do_in_worker(shared: SharedWork | Path, key: str, item: Any) -> Outcome[Any]
 
 def _unpickle(shared: SharedWork | Path) -> Work[Any, Any]:
     if isinstance(shared, Path):
-        work: Work[Any, Any] = pickle.loads(shared.read_bytes())
-        return work
+        stored: SharedWork = pickle.loads(shared.read_bytes())
+        return stored.work()
     if shared.version != __version__:
-        raise ProjectError(
+        raise WorkersError(
             f"a worker has wsplf {__version__}, this is wsplf {shared.version}",
             hint=f"install wsplf {shared.version} for the workers, and start them again",
         )
-    work = pickle.loads(shared.content)
-    return work
+    return shared.work()
 
 
 class _Kept(logging.Handler):

@@ -1,6 +1,8 @@
 """What the loop over slides needs of an executor; ``Workers`` itself does all work in this process."""
 
+from collections.abc import Sequence
 from concurrent.futures import Executor, Future
+from pathlib import Path
 from typing import Any, Self
 
 from wsplf_cli.executors.task import Outcome, SharedWork
@@ -38,20 +40,19 @@ class Workers:
         """Hand out the item of that number."""
         raise NotImplementedError
 
-    def begun(self, number: int) -> bool:
-        """Whether a worker that died may have died of the item of that number."""
-        return True
-
-    def tries(self, death: BaseException) -> int:
-        """How many workers died before ``death`` was raised."""
+    def blame(self, number: int, death: BaseException) -> int:
+        """How many workers may have died of the item of that number when it ended with ``death``; 0: none."""
         return 1
 
     def check(self) -> None:
         """See that the workers can still be reached.
 
         Raises:
-            ProjectError: They cannot.
+            WorkersError: They cannot.
         """
+
+    def require(self, files: Sequence[Path]) -> None:
+        """See that every worker can do this work: here, this process made them."""
 
     def renew(self) -> None:
         """Replace workers that died."""

@@ -1,10 +1,13 @@
 """The device, seeds, mixed precision and peak memory of a command."""
 
+import io
+import pickle
 import random
 import re
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,6 +51,28 @@ def cuda_devices() -> int:
 def set_threads(threads: int) -> None:
     """Let torch compute with so many threads in this process."""
     torch.set_num_threads(threads)
+
+
+def pickled(record: object) -> bytes:
+    """A record that may hold networks, pickled."""
+    stream = io.BytesIO()
+    torch.save(record, stream, pickle_protocol=pickle.HIGHEST_PROTOCOL)
+    return stream.getvalue()
+
+
+def unpickled(content: bytes) -> Any:
+    """What ``pickled`` was given. What was on a GPU is on this process's first GPU, or on the CPU where there is none.
+
+    Only for what this program pickled itself: unpickling runs code.
+    """
+    return torch.load(io.BytesIO(content), map_location=_located, weights_only=False)
+
+
+def _located(storage: torch.UntypedStorage, location: str) -> torch.UntypedStorage | None:
+    """A storage that was at a location, here; None for torch's own way."""
+    if not location.startswith("cuda"):
+        return None
+    return storage.cuda(0) if torch.cuda.is_available() else storage
 
 
 def seed_everything(seed: int) -> np.random.Generator:

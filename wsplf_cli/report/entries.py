@@ -18,7 +18,7 @@ from wsplf_cli.report.scores import ORIGINS, title
 from wsplf_cli.review.on_image import OnImage, on_image
 from wsplf_cli.review.roles import CONFIDENCE
 from wsplf_cli.runs.layout import cam_files
-from wsplf_cli.schema import Annotation, Entry, Origin, is_pending, without_name
+from wsplf_cli.schema import Annotation, Entry, Origin, Tracker, is_pending, without_name
 from wsplf_cli.slides.entry import entry_slide
 from wsplf_cli.slides.tissue import ink_polygons, ink_um2, tissue_mask, tissue_um2
 
@@ -93,29 +93,58 @@ def thumbnail_px(slides: int) -> int:
     return max(LEAST_THUMBNAIL_PX, round(THUMBNAIL_PX * scale))
 
 
-def show_entry(
-    project: Project,
-    entry: Entry,
-    runs: Sequence[RunView],
-    rows: Mapping[str, Mapping[str, Any]],
-    *,
-    options: ProjectOptions,
-    max_px: int,
-) -> EntryView:
+@dataclass(frozen=True, slots=True)
+class StoredEntry:
+    """What the project holds of an entry: its annotations or why they cannot be read, scores by title, CAMs by class.
+
+    The entry's label is resolved.
+    """
+
+    entry: Entry
+    annotations: Sequence[Annotation] | SlideError
+    rows: Mapping[str, Mapping[str, Any]]
+    cams: Mapping[str, Path]
+
+
+def read_entry(
+    project: Project, entry: Entry, runs: Sequence[RunView], rows: Mapping[str, Mapping[str, Any]]
+) -> StoredEntry:
+    """What the project holds of an entry; ``runs`` are those of the project, the newest first, for the CAM."""
+    annotations: Sequence[Annotation] | SlideError
+    try:
+        annotations = project.annotations(entry.id)
+    except SlideError as error:
+        annotations = error
+    return StoredEntry(entry, annotations, rows, _newest_cams(entry, runs))
+
+
+@dataclass(frozen=True, slots=True)
+class ShowSlide:
+    """Shows a slide on the page; ``max_px`` is the longer side of the thumbnail."""
+
+    options: ProjectOptions
+    max_px: int
+
+    def __call__(self, stored: StoredEntry, tracker: Tracker) -> EntryView:
+        """As ``show_entry``."""
+        return show_entry(stored, options=self.options, max_px=self.max_px)
+
+
+def show_entry(stored: StoredEntry, *, options: ProjectOptions, max_px: int) -> EntryView:
     """What the page shows of one entry; a SlideError becomes its ``problem``.
 
     Args:
-        project: The project of the entry.
-        entry: The entry, its label resolved.
-        runs: The runs of the project, the newest first, for the CAM.
-        rows: The entry's scores in evaluations, by title.
+        stored: What the project holds of it.
         options: How the project was reached.
         max_px: Longer side of the thumbnail.
     """
+    entry, rows = stored.entry, stored.rows
     label = label_word(entry, options)
     failed = True
     try:
-        placed = on_image(project.annotations(entry.id), entry)
+        if isinstance(stored.annotations, SlideError):
+            raise stored.annotations
+        placed = on_image(stored.annotations, entry)
         groups = _group(placed.annotations, classes_of(options))
         failed = False
         slide, pixel_size = entry_slide(entry, mpp_override=options.mpp_override)
@@ -135,9 +164,7 @@ def show_entry(
             ink_mm2=ink_um2(mask, mpp_slide=mpp) / 1e6,
             counts=tuple(_count(entry, key, groups[key], mpp=mpp, tissue_um2=tissue) for key in groups),
             scores=rows,
-            pictures=draw_pictures(
-                slide, not_rejected, cams=_newest_cams(entry, runs), ink=ink_polygons(mask), max_px=max_px
-            ),
+            pictures=draw_pictures(slide, not_rejected, cams=stored.cams, ink=ink_polygons(mask), max_px=max_px),
             note="; ".join(filter(None, (pixel_size.warning, _left_out(placed)))),
             polygons=_by_confidence(groups),
         )

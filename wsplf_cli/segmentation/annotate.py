@@ -2,20 +2,20 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from uuid import uuid4
+from dataclasses import dataclass, replace
 
 from shapely import Polygon
 from shapely.geometry.base import BaseGeometry
 
 from wsplf_cli.cohort.labels import display_names
+from wsplf_cli.cohort.seeds import annotation_id
 from wsplf_cli.cohort.slide import SlideResult
 from wsplf_cli.geometry import clip_polygons
 from wsplf_cli.options import SegmentOptions
 from wsplf_cli.review.memory import Review
 from wsplf_cli.review.merge import decided_by_a_person, subtract_regions
 from wsplf_cli.review.roles import AREA, CONFIDENCE
-from wsplf_cli.schema import MODEL_KEY, Annotation, Entry
+from wsplf_cli.schema import MODEL_KEY, Annotation, Entry, Tracker
 from wsplf_cli.segmentation.loading import LoadedModel, require_pixel_size
 from wsplf_cli.segmentation.predict import TOLERANCE_PX, ClassPrediction, OutlineSettings, model_canvas, predict_slide
 from wsplf_cli.slides.entry import entry_slide
@@ -30,6 +30,28 @@ MIN_GAP_UM2 = 500.0
 def is_ruled_out(entry: Entry, path_class: str) -> bool:
     """Whether the slide label rules the class out. Held-out slides are exempt: false positives are measured there."""
     return entry.label is not None and not entry.label.holds(path_class) and not entry.held_out
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentSlide:
+    """Predicts a slide with a model."""
+
+    model: LoadedModel
+    options: SegmentOptions
+    run_id: str
+
+    def __call__(self, item: tuple[Entry, Review], tracker: Tracker) -> SlideResult:
+        """As ``segment_slide``, of an entry and its review, without the probability maps."""
+        entry, review = item
+        result = segment_slide(
+            entry,
+            review,
+            self.model,
+            self.options,
+            run_id=self.run_id,
+            advance=lambda windows: tracker.advance(0, message=f"{entry.name}, {windows} windows"),
+        )
+        return replace(result, maps={})
 
 
 def segment_slide(
@@ -85,7 +107,7 @@ def segment_slide(
         polygons = _remaining(polygons, [annotation.shape for annotation in annotations], outlines)
         annotations += [
             Annotation(
-                id=uuid4(),
+                id=annotation_id(run_id, entry.id, number),
                 shape=polygon,
                 path_class=path_class,
                 origin="prediction",
@@ -96,7 +118,7 @@ def segment_slide(
                 },
                 metadata={MODEL_KEY: checkpoint.run_id},
             )
-            for polygon in polygons
+            for number, polygon in enumerate(polygons, start=len(annotations))
         ]
     of_class = Counter(annotation.path_class for annotation in annotations)
     counts = {f"polygons {name}": of_class[name] for name in display_names(classes) if name} | {

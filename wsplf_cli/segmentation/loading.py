@@ -1,6 +1,6 @@
 """A trained model, found by its name or path and made ready to use: one of the project, or one from elsewhere."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,13 +26,22 @@ MAX_ENLARGEMENT = 1.25
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A trained model, ready to use: the network as a function, its description, and the threshold in use."""
+    """A trained model, ready to use: the network as a function, its description, and the threshold in use.
+
+    Another process gets its ``path``, and loads it again on the device that was ``asked`` for.
+    """
 
     infer: ArrayFunction
     checkpoint: Checkpoint
     threshold: float
     device: str = "cpu"
     from_elsewhere: bool = False
+    path: Path = Path()
+    asked: str = "auto"
+
+    def __reduce__(self) -> tuple[Callable[..., "LoadedModel"], tuple[object, ...]]:
+        """How another process makes it."""
+        return _load_again, (self.path, self.threshold, self.asked, self.from_elsewhere)
 
     @property
     def peaks(self) -> tuple[float, ...]:
@@ -83,6 +92,7 @@ def load_model(path: Path, *, threshold: float | None, device: str, from_elsewhe
         ConfigError: There is no model, it cannot be used, or there is no such device.
         MissingDependency: It is an .onnx file, and ONNX Runtime is not installed.
     """
+    asked = device
     if path.suffix == onnx_model.SUFFIX and not path.is_dir():
         device = onnx_model.pick_provider(device)
         exported = OnnxNetwork(path, name=str(path), device=device)
@@ -93,7 +103,11 @@ def load_model(path: Path, *, threshold: float | None, device: str, from_elsewhe
         checkpoint, network = checkpoints.load(path, device=picked)
         infer, device = on_arrays(network, device=picked, activation=torch.sigmoid), str(picked)
     threshold = checkpoint.threshold if threshold is None else threshold
-    return LoadedModel(infer, checkpoint, threshold, device, from_elsewhere)
+    return LoadedModel(infer, checkpoint, threshold, device, from_elsewhere, path.absolute(), asked)
+
+
+def _load_again(path: Path, threshold: float, asked: str, from_elsewhere: bool) -> LoadedModel:
+    return load_model(path, threshold=threshold, device=asked, from_elsewhere=from_elsewhere)
 
 
 def unnamed_classes(classes: Sequence[str], options: ProjectOptions) -> list[str]:

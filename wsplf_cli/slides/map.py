@@ -1,14 +1,13 @@
 """A map of a slide that carries its own scale: logits, a CAM, probabilities."""
 
+import io
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from shapely.geometry.base import BaseGeometry
 
-from wsplf_cli.files import replacing
 from wsplf_cli.geometry import rasterise
 
 
@@ -54,8 +53,8 @@ class SlideMap:
         ].reshape(1)
         return nearest
 
-    def save_picture(self, path: Path) -> None:
-        """Write values of 0..1 as an 8-bit grey PNG, one pixel per cell, 128 at 0.5."""
-        path.parent.mkdir(exist_ok=True)
-        with replacing(path) as part:
-            Image.fromarray((self.values * 255).round().astype(np.uint8)).save(part, format="PNG")
+    def picture(self) -> bytes:
+        """Values of 0..1 as an 8-bit grey PNG, one pixel per cell, 128 at 0.5."""
+        stream = io.BytesIO()
+        Image.fromarray((self.values * 255).round().astype(np.uint8)).save(stream, format="PNG")
+        return stream.getvalue()

@@ -5,13 +5,14 @@ frozen backbone and fine-tuned MIL networks give one each; with both, the CAM is
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wsplf_cli.cohort.run import for_each_entry
+from wsplf_cli.cohort.run import SlideStep, for_each_slide
 from wsplf_cli.cohort.slide import CohortSlide
+from wsplf_cli.executors.workers import IN_PROCESS, Workers
 from wsplf_cli.networks.backbone import DenseBackbone
 from wsplf_cli.options import PseudolabelOptions
 from wsplf_cli.schema import Entry, EntryResult, Tracker
@@ -48,6 +49,10 @@ class Classifiers:
     backbone: DenseBackbone | None = None
     ensemble: MilEnsemble | None = None
 
+    def without_instances(self) -> "Classifiers":
+        """The same without the instances of the probes: all that CAMs need."""
+        return self if self.probes is None else replace(self, probes=replace(self.probes, instances=None))
+
     @property
     def suspected(self) -> Mapping[str, str]:
         """The suspected label errors by entry id, with the reason."""
@@ -82,12 +87,42 @@ class SlideLogits:
     raw: SlideMap
 
 
-@dataclass(slots=True)
-class _Maps:
-    """The maps of one class by entry id: of each network in half precision (all are kept), and of the probes."""
+@dataclass(frozen=True, slots=True)
+class SlideMaps:
+    """The maps of one slide by class: of each network in half precision (all are kept), and of the probes."""
 
-    of_networks: dict[str, NDArray[np.float16]]
-    of_probes: dict[str, NDArray[np.float32]]
+    of_networks: Mapping[str, NDArray[np.float16]]
+    of_probes: Mapping[str, NDArray[np.float32]]
+    downsample: float
+
+
+@dataclass(frozen=True, slots=True)
+class ComputeMaps:
+    """Computes the maps of a slide. The probes of all classes share one pass of the backbone over it."""
+
+    classifiers: Mapping[str, Classifiers]
+    options: PseudolabelOptions
+
+    def __call__(self, slide: CohortSlide, tracker: Tracker) -> SlideMaps:
+        """The maps of all classes."""
+        of_networks: dict[str, NDArray[np.float16]] = {}
+        of_probes: dict[str, NDArray[np.float32]] = {}
+        downsample = 0.0
+        for path_class, fitted in self.classifiers.items():
+            if fitted.ensemble is not None:
+                inference = dense_inference(slide, fitted.ensemble.networks[0].backbone, self.options)
+                network_maps = [network_map(slide, network, inference) for network in fitted.ensemble.networks]
+                of_networks[path_class] = np.concatenate(network_maps).astype(np.float16)
+                downsample = inference.downsample
+        backbone = next(iter(self.classifiers.values())).backbone
+        fitted_probes = {
+            path_class: fitted.probes for path_class, fitted in self.classifiers.items() if fitted.probes is not None
+        }
+        if backbone is not None and fitted_probes:
+            inference = dense_inference(slide, backbone, self.options)
+            of_probes = _probe_logits(slide, backbone, fitted_probes, inference)
+            downsample = inference.downsample
+        return SlideMaps(of_networks, of_probes, downsample)
 
 
 def compute_cams(
@@ -95,40 +130,25 @@ def compute_cams(
     classifiers: Mapping[str, Classifiers],
     options: PseudolabelOptions,
     tracker: Tracker,
+    *,
+    workers: Workers = IN_PROCESS,
 ) -> tuple[dict[str, dict[str, SlideLogits]], list[EntryResult]]:
     """For each class the CAM logits of every slide, and one result per entry.
 
-    The unit is the spread of negative slides that a classifier did not see. The probes of all classes share one pass of
-    the backbone over a slide.
+    The unit is the spread of negative slides that a classifier did not see.
     """
     slides = {slide.entry.id: slide for slide in cohort}
-    maps = {path_class: _Maps({}, {}) for path_class in classifiers}
-    downsample: dict[str, float] = {}
+    maps: dict[str, SlideMaps] = {}
 
-    def compute(entry: Entry) -> Mapping[str, float]:
-        slide = slides[entry.id]
-        for path_class, fitted in classifiers.items():
-            if fitted.ensemble is not None:
-                inference = dense_inference(slide, fitted.ensemble.networks[0].backbone, options)
-                network_maps = [network_map(slide, network, inference) for network in fitted.ensemble.networks]
-                maps[path_class].of_networks[entry.id] = np.concatenate(network_maps).astype(np.float16)
-                downsample[entry.id] = inference.downsample
-        backbone = next(iter(classifiers.values())).backbone
-        fitted_probes = {
-            path_class: fitted.probes for path_class, fitted in classifiers.items() if fitted.probes is not None
-        }
-        if backbone is not None and fitted_probes:
-            inference = dense_inference(slide, backbone, options)
-            for path_class, logits in _probe_logits(slide, backbone, fitted_probes, inference).items():
-                maps[path_class].of_probes[entry.id] = logits
-            downsample[entry.id] = inference.downsample
+    def receive(entry: Entry, of_slide: SlideMaps) -> Mapping[str, float]:
+        maps[entry.id] = of_slide
         return {}
 
-    results = for_each_entry([slide.entry for slide in cohort], compute, tracker=tracker, name="CAM")
-    logits_of = {
-        path_class: _joined(cohort, path_class, fitted, maps[path_class], downsample)
-        for path_class, fitted in classifiers.items()
-    }
+    work = ComputeMaps({path_class: fitted.without_instances() for path_class, fitted in classifiers.items()}, options)
+    step = SlideStep("CAM", lambda entry: slides[entry.id], work, receive)
+    results = for_each_slide([slide.entry for slide in cohort], step, tracker=tracker, workers=workers)
+    finished = [slide for slide in cohort if slide.entry.id in maps]
+    logits_of = {path_class: _joined(finished, path_class, fitted, maps) for path_class, fitted in classifiers.items()}
     return logits_of, results
 
 
@@ -169,32 +189,27 @@ def _probe_logits(
 
 
 def _joined(
-    cohort: Sequence[CohortSlide],
-    path_class: str,
-    fitted: Classifiers,
-    maps: _Maps,
-    downsample: Mapping[str, float],
+    cohort: Sequence[CohortSlide], path_class: str, fitted: Classifiers, maps: Mapping[str, SlideMaps]
 ) -> dict[str, SlideLogits]:
-    """The logits of networks and probes joined, by entry id."""
+    """The logits of networks and probes joined, by entry id, in the order of the cohort."""
     scaled = {}
     if fitted.ensemble is not None:
-        negatives = [
-            slide.entry.id
-            for slide in cohort
-            if not slide.is_positive(path_class) and slide.entry.id in maps.of_networks
-        ]
+        negatives = [slide.entry.id for slide in cohort if not slide.is_positive(path_class)]
         trusted = [entry_id for entry_id in negatives if entry_id not in fitted.suspected]
-        scaled = on_one_scale(trusted or negatives, fitted.ensemble, maps.of_networks)
+        of_networks = {slide.entry.id: maps[slide.entry.id].of_networks[path_class] for slide in cohort}
+        scaled = on_one_scale(trusted or negatives, fitted.ensemble, of_networks)
     logits = {}
-    for entry_id, cell_px0 in downsample.items():
-        of_probes = [maps.of_probes[entry_id]] if entry_id in maps.of_probes else []
-        of_networks = scaled.get(entry_id)
-        out_of_fold = SlideMap(np.mean([*of_probes, *([of_networks[0]] if of_networks else [])], axis=0), cell_px0)
+    for slide in cohort:
+        of_slide = maps[slide.entry.id]
+        cell_px0 = of_slide.downsample
+        raw = of_slide.of_probes.get(path_class)
+        of_probes = [] if raw is None else [raw]
+        on_scale = scaled.get(slide.entry.id)
+        out_of_fold = SlideMap(np.mean([*of_probes, *([on_scale[0]] if on_scale else [])], axis=0), cell_px0)
         mean = out_of_fold
-        raw = maps.of_probes.get(entry_id)
-        if of_networks:
-            mean = SlideMap(np.mean([*of_probes, of_networks[1]], axis=0), cell_px0)
-            raw = maps.of_networks[entry_id].mean(axis=0, dtype=np.float32)
+        if on_scale:
+            mean = SlideMap(np.mean([*of_probes, on_scale[1]], axis=0), cell_px0)
+            raw = of_slide.of_networks[path_class].mean(axis=0, dtype=np.float32)
         assert raw is not None
-        logits[entry_id] = SlideLogits(out_of_fold, mean, SlideMap(raw, cell_px0))
+        logits[slide.entry.id] = SlideLogits(out_of_fold, mean, SlideMap(raw, cell_px0))
     return logits

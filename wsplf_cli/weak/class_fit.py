@@ -58,6 +58,10 @@ class ClassFit:
         """The slides whose label names the class."""
         return [slide for slide in self.slides if slide.is_positive(self.path_class)]
 
+    def for_slide(self, slide: CohortSlide) -> "ClassFit":
+        """The same fit for one slide alone: all that its CAM needs."""
+        return replace(self, slides=(slide,), logits={slide.entry.id: self.logits[slide.entry.id]}, probes=None)
+
     def cam(self, slide: CohortSlide) -> SlideMap:
         """The CAM of a slide in 0..1, foreground from 0.5 on."""
         assert self.calibrated is not None

@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from wsplf_cli.cohort.run import for_each_entry
+from wsplf_cli.cohort.run import SlideStep, for_each_slide
+from wsplf_cli.cohort.seeds import slide_rng
 from wsplf_cli.cohort.slide import CohortSlide
+from wsplf_cli.executors.workers import IN_PROCESS, Workers
 from wsplf_cli.networks.backbone import DenseBackbone
 from wsplf_cli.networks.inference import on_arrays
 from wsplf_cli.review.regions import known_area
@@ -51,35 +53,51 @@ class SampledInstances:
 
 def sample_instances(
     cohort: Sequence[CohortSlide],
-    classes: Sequence[str],
-    backbone: DenseBackbone,
+    work: "SampleSlide",
     inferences: Mapping[str, DenseInference],
     *,
-    rng: np.random.Generator,
     tracker: Tracker,
+    workers: Workers = IN_PROCESS,
 ) -> SampledInstances:
     """Random instances of all slides.
 
     Args:
         cohort: The slides.
-        classes: The classes.
-        backbone: In eval mode, on its device.
+        work: How a slide is sampled.
         inferences: How the map of each entry id is computed.
-        rng: Chooses instances.
         tracker: Where progress is shown.
+        workers: Who does the work.
     """
     slides = {slide.entry.id: slide for slide in cohort}
     most = min(INSTANCES_PER_SLIDE, max(LEAST_INSTANCES, MOST_INSTANCES // len(slides)))
-    of_class: dict[str, dict[str, Instances]] = {path_class: {} for path_class in classes}
+    of_class: dict[str, dict[str, Instances]] = {path_class: {} for path_class in work.classes}
 
-    def sample_entry(entry: Entry) -> Mapping[str, float]:
-        sampled = sample_slide(slides[entry.id], classes, backbone, inferences[entry.id], most=most, rng=rng)
+    def read(entry: Entry) -> tuple[CohortSlide, DenseInference, int]:
+        return slides[entry.id], inferences[entry.id], most
+
+    def receive(entry: Entry, sampled: Mapping[str, Instances]) -> Mapping[str, float]:
         for path_class, instances in sampled.items():
             of_class[path_class][entry.id] = instances
         return {}
 
-    results = for_each_entry([slide.entry for slide in cohort], sample_entry, tracker=tracker, name="features")
+    step = SlideStep("features", read, work, receive)
+    results = for_each_slide([slide.entry for slide in cohort], step, tracker=tracker, workers=workers)
     return SampledInstances(of_class, results)
+
+
+@dataclass(frozen=True, slots=True)
+class SampleSlide:
+    """Samples instances of a slide: those that depend on the seed and the entry, and on no other slide."""
+
+    classes: tuple[str, ...]
+    backbone: DenseBackbone
+    seed: int
+
+    def __call__(self, item: tuple[CohortSlide, DenseInference, int], tracker: Tracker) -> dict[str, Instances]:
+        """Instances of a slide for each class: how its map is computed, and about how many there are."""
+        slide, inference, most = item
+        rng = slide_rng(self.seed, "features", slide.entry.id)
+        return sample_slide(slide, self.classes, self.backbone, inference, most=most, rng=rng)
 
 
 def sample_slide(

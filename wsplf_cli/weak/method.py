@@ -19,7 +19,6 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from types import ModuleType
-from uuid import uuid4
 
 import numpy as np
 import torch
@@ -29,7 +28,9 @@ from wsplf_cli.cohort.class_tracker import ClassTracker, class_in_errors
 from wsplf_cli.cohort.folds import fold_assignment, missing_for_folds, unknown_patients
 from wsplf_cli.cohort.labels import display_names
 from wsplf_cli.cohort.run import merge_results
+from wsplf_cli.cohort.seeds import annotation_id, slide_rng
 from wsplf_cli.cohort.slide import CohortSlide, PreparedCohort, SlideResult, require_both_labels, tiles_of
+from wsplf_cli.executors.workers import IN_PROCESS, Workers
 from wsplf_cli.networks.backbone import DenseBackbone, build_dense
 from wsplf_cli.networks.mil import MilNetwork
 from wsplf_cli.networks.sam import Sam, load_sam
@@ -40,7 +41,7 @@ from wsplf_cli.schema import Annotation, EntryResult, Tracker
 from wsplf_cli.weak.cam import Classifiers, FittedProbes, compute_cams, dense_inference
 from wsplf_cli.weak.class_fit import CamsOfClass, ClassFit, resolve_overlap
 from wsplf_cli.weak.epithelium.search import SearchArea, restrict_instances, search_area
-from wsplf_cli.weak.features import sample_instances
+from wsplf_cli.weak.features import SampleSlide, sample_instances
 from wsplf_cli.weak.kept.alike import keep_instances
 from wsplf_cli.weak.label_noise import cross_fit_with_label_noise
 from wsplf_cli.weak.mil.ensemble import fit_ensemble
@@ -55,8 +56,8 @@ from wsplf_cli.weak.self_training import Instances, can_hold_out
 #: Linear probes are quick to fit: each may learn from nearly all slides, and slides are assigned to folds repeatedly.
 FOLDS = 6
 REPEATS = 3
-#: Options that say how CAMs become polygons. Runs that differ only in these share what was learned.
-_OF_DRAWING = ("sam", "sam_checkpoint", "alpha", "min_area_um2", "cache_gb")
+#: Options that say how CAMs become polygons, and who works. Runs that differ only in these share what was learned.
+_OF_DRAWING = ("sam", "sam_checkpoint", "alpha", "min_area_um2", "cache_gb", "workers")
 _RECIPE_OF_DRAWING = (
     "name",
     "summary",
@@ -136,8 +137,8 @@ def fit(
     networks: Networks,
     options: PseudolabelOptions,
     *,
-    rng: np.random.Generator,
     tracker: Tracker,
+    workers: Workers = IN_PROCESS,
 ) -> CohortFit:
     """Learn each class from the slide labels, against all other labelled slides.
 
@@ -146,13 +147,14 @@ def fit(
         trackers: For each class where its progress is shown.
         networks: As ``load_networks`` gives them.
         options: The recipe and the rest.
-        rng: Chooses instances, folds and tiles.
         tracker: Where progress is shown that concerns all classes.
+        workers: Who does the work on slides.
 
     Raises:
         ProjectError: No positive or no negative slide of a class can be used.
     """
     began = time.monotonic()
+    rng = np.random.default_rng(options.run.seed)  # chooses folds and tiles; slides have their own
     cohort, results = prepared.slides, prepared.results
     classes = list(trackers)
     for path_class, class_tracker in trackers.items():
@@ -165,7 +167,8 @@ def fit(
         inferences = {slide.entry.id: dense_inference(slide, networks.backbone, options) for slide in cohort}
         if networks.search.message:
             tracker.say(networks.search.message)
-        sampled = sample_instances(cohort, classes, networks.backbone, inferences, rng=rng, tracker=tracker)
+        work = SampleSlide(tuple(classes), networks.backbone, options.run.seed)
+        sampled = sample_instances(cohort, work, inferences, tracker=tracker, workers=workers)
         cohort = [slide for slide in cohort if slide.entry.id in sampled.of_class[classes[0]]]
         for path_class, class_tracker in trackers.items():
             with class_in_errors(class_tracker.name):
@@ -189,7 +192,7 @@ def fit(
             # No network learned from a suspected slide, so any network is out of fold for it.
             fold_of = {slide.entry.id: 0 for slide in cohort} | dict(ensemble.fold_of)
             classifiers[path_class] = replace(classifiers[path_class], ensemble=replace(ensemble, fold_of=fold_of))
-    logits, cam_results = compute_cams(cohort, classifiers, options, tracker)
+    logits, cam_results = compute_cams(cohort, classifiers, options, tracker, workers=workers)
     fits = []
     for path_class, class_tracker in trackers.items():
         fitted = classifiers[path_class]
@@ -302,7 +305,6 @@ def annotate(
     options: PseudolabelOptions,
     *,
     run_id: str,
-    seed: int,
 ) -> SlideResult:
     """The pseudo-labels of all classes on one slide, measured in their final shape, with the CAMs they come from.
 
@@ -316,7 +318,7 @@ def annotate(
     maps = {fit_of_class.path_class: cam for fit_of_class, cam in zip(fits, cams, strict=True)}
     if slide.entry.reviewed:
         return SlideResult(slide.entry.id, (), {}, maps)
-    rng = np.random.default_rng(seed)
+    rng = slide_rng(options.run.seed, "polygons", slide.entry.id)
     min_area_px0 = options.min_area_um2 / slide.mpp**2
     drawn, suppressed_px0 = [], 0.0
     for fit_of_class, cam, refiner in zip(fits, cams, class_refiners, strict=True):
@@ -328,15 +330,18 @@ def annotate(
     drawn = separate_classes(drawn, cams, min_area_px0=min_area_px0)
     annotations = tuple(
         Annotation(
-            id=uuid4(),
+            id=annotation_id(run_id, slide.entry.id, number),
             shape=polygon.shape,
-            path_class=fit_of_class.path_class,
+            path_class=path_class,
             origin="pseudolabel",
             run_id=run_id,
             measurements=measure(polygon, mpp_slide=slide.mpp),
         )
-        for fit_of_class, polygons in zip(fits, drawn, strict=True)
-        for polygon in polygons
+        for number, (path_class, polygon) in enumerate(
+            (fit_of_class.path_class, polygon)
+            for fit_of_class, polygons in zip(fits, drawn, strict=True)
+            for polygon in polygons
+        )
     )
     names = display_names([fit_of_class.path_class for fit_of_class in fits])
     counts = {f"polygons {name}": len(polygons) for name, polygons in zip(names, drawn, strict=True) if name} | {
@@ -347,6 +352,24 @@ def annotate(
     of_annotation = zip(annotations, (polygon for polygons in drawn for polygon in polygons), strict=True)
     prompted = {annotation.id: prompted_masks(polygon) for annotation, polygon in of_annotation}
     return SlideResult(slide.entry.id, annotations, counts, maps, prompted)
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotateSlide:
+    """Draws the pseudo-labels of a slide, from the fits for that slide. The embedder is that of the refiners."""
+
+    class_refiners: Sequence[Refiner]
+    embed: Embedder
+    options: PseudolabelOptions
+    run_id: str
+
+    def __call__(self, item: tuple[CohortSlide, Sequence[ClassFit]], tracker: Tracker) -> SlideResult:
+        """As ``annotate``, with pictures of the CAMs in place of the CAMs."""
+        slide, fits = item
+        before = self.embed.computed
+        result = annotate(slide, fits, self.class_refiners, self.options, run_id=self.run_id)
+        pictures = {path_class: cam.picture() for path_class, cam in result.maps.items()}
+        return replace(result, maps={}, pictures=pictures, embedded=self.embed.computed - before)
 
 
 def _mil_network(options: PseudolabelOptions, head: ModuleType, device: torch.device) -> MilNetwork:

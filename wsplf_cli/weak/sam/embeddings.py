@@ -43,6 +43,10 @@ class Embedder:
         # Weak keys: slides that nobody else uses are closed.
         self._keys: WeakKeyDictionary[Slide, dict[tuple[float, int], str]] = WeakKeyDictionary()
 
+    def __reduce__(self) -> tuple[type["Embedder"], tuple[Sam, Store]]:
+        """Another process counts for itself what it computes."""
+        return Embedder, (self.sam, self.store)
+
     def __call__(self, window: Window) -> NDArray[np.float16]:
         """The embedding float16 [C, g, g] of a window, the same whether it was in the cache or not.
 
