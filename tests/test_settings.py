@@ -259,10 +259,10 @@ def test_what_has_an_effect_is_not_refused():
 
 def test_a_cluster_is_a_table_of_its_own(read):
     settings = read(
-        '[cluster]\nkind = "pbs"\nworkers = 8\ncores = 4\nmemory = "16GB"\njob-script-prologue = ["module load wsplf"]\n',
+        '[cluster]\nkind = "pbs"\nworkers = 8\ncores = 4\nmemory = "16GB"\njob-script-prologue = ["module load a"]\n',
         "segment",
     )
-    expected = ClusterOptions("pbs", 8, 4, "16GB", job_script_prologue=("module load wsplf",))
+    expected = ClusterOptions("pbs", 8, 4, "16GB", job_script_prologue=("module load a",))
     assert build(SegmentOptions, settings.values).workers.cluster == expected
 
 
