@@ -5,7 +5,8 @@
     ├── ProjectError                project unreadable, or changed on disk since it was read
     ├── SlideError                  this slide cannot be used: the loop records it and goes on
     ├── WorkersError                workers that cannot be reached, or cannot do this work
-    └── MissingDependency           hint = the exact pip install line
+    ├── MissingDependency           hint = the exact pip install line
+    └── ProcessError                one of several processes that train together has failed, and all end
 
 Foreign exceptions are translated where they enter, always with ``raise ... from``.
 """
@@ -38,3 +39,7 @@ class WorkersError(WsplfError):
 
 class MissingDependency(WsplfError):
     """A library that is needed for what was asked and is not installed."""
+
+
+class ProcessError(WsplfError):
+    """The failure of one of several processes that train together; the others end without a word."""

@@ -7,6 +7,7 @@ help is quick. Exit codes: 0 all done, 1 an error or an entry that failed, 2 wro
 import errno
 import functools
 import inspect
+import os
 import sys
 import typing
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wsplf_cli import __version__, plugins, settings
-from wsplf_cli.errors import ConfigError, WsplfError
+from wsplf_cli.errors import ConfigError, ProcessError, WsplfError
 from wsplf_cli.moved_options import MOVED_OPTIONS
 from wsplf_cli.options import ALL, COMMANDS, SETTINGS, ProjectOptions
 from wsplf_cli.worker_options import chosen
@@ -35,6 +36,9 @@ DISK_ERRORS = {
 }
 
 STOPPED = 130
+
+#: The commands that train networks, in several processes under torchrun.
+TRAINING = ("pseudolabel", "train")
 
 #: QuPath does not notice changes on disk, and saves an open image over them.
 RELOAD = "in QuPath: reload an image that is open (File > Reload data, Ctrl+R) before you save it there"
@@ -103,6 +107,8 @@ def command(name: str, *, under: typer.Typer = app) -> Callable[[Callable[..., i
 
             with Screen(json=values["json"]) as screen:
                 try:
+                    if _of_torchrun() is not None and name not in TRAINING:
+                        raise ConfigError(f"wsplf {name} does not run under torchrun", hint=f"wsplf {name}")
                     options: Any = _options(ctx, record, values)
                     given = {parameter.name: values[parameter.name] for parameter in arguments}
                     return function(**given, options=options, screen=screen)
@@ -248,7 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Stopped as stop:
         return _fail(f"stopped; nothing half-written, {stop}", hint="", code=STOPPED, arguments=arguments)
     except WsplfError as error:
-        code = 2 if isinstance(error, ConfigError) else 1
+        code = 2 if isinstance(error.__cause__ if isinstance(error, ProcessError) else error, ConfigError) else 1
         return _fail(error.message, hint=error.hint, code=code, arguments=arguments)
     except OSError as error:
         if error.errno not in DISK_ERRORS:
@@ -264,8 +270,15 @@ def _moved(command_path: str, flag: str) -> str:
     return f"{flag} {where}" if where else ""
 
 
+def _of_torchrun() -> int | None:
+    """The number of this process among those that torchrun started, from 0; None where it is the only one."""
+    return int(os.environ.get("RANK", "0")) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None
+
+
 def _fail(message: str, *, hint: str, code: int, arguments: Sequence[str]) -> int:
     from wsplf_cli.ui import show_error
 
-    show_error(message, hint=hint, json="--json" in arguments)
+    # of what all processes have, the first one tells
+    if not _of_torchrun() or isinstance(sys.exception(), ProcessError):
+        show_error(message, hint=hint, json="--json" in arguments)
     return code

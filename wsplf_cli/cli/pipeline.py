@@ -30,6 +30,7 @@ from wsplf_cli.options import (
     SegmentOptions,
     TrainOptions,
 )
+from wsplf_cli.schema import Silent
 
 if TYPE_CHECKING:
     from wsplf_cli.ui import Screen
@@ -88,8 +89,12 @@ def pseudolabel(project: ProjectPath, *, options: PseudolabelOptions, screen: "S
     """
     check_sam(options.sam, checkpoint=options.sam_checkpoint)
     from wsplf_cli.commands.pseudolabel import pseudolabel as run_command
+    from wsplf_cli.networks.distributed import is_main, together
 
-    return shown(run_command(*open_labelled(project, options.project), options, screen), screen)
+    with together(options.run.device):
+        tracker = screen if is_main() else Silent()
+        report = run_command(*open_labelled(project, options.project), options, tracker)
+    return shown(report, screen)
 
 
 @command("train")
@@ -101,8 +106,12 @@ def train(project: ProjectPath, *, options: TrainOptions, screen: "Screen") -> i
     """
     check_sam(options.sam, checkpoint=options.sam_checkpoint)
     from wsplf_cli.commands.train import train as run_command
+    from wsplf_cli.networks.distributed import is_main, together
 
-    return shown(run_command(*open_labelled(project, options.project), options, screen), screen)
+    with together(options.run.device):
+        tracker = screen if is_main() else Silent()
+        report = run_command(*open_labelled(project, options.project), options, tracker)
+    return shown(report, screen)
 
 
 @command("segment")

@@ -13,6 +13,7 @@ from wsplf_cli.cohort.square_pixels import with_square_pixels
 from wsplf_cli.executors.choose import open_workers
 from wsplf_cli.executors.workers import Workers
 from wsplf_cli.networks.device import pick_device, seed_everything
+from wsplf_cli.networks.distributed import is_main
 from wsplf_cli.options import PseudolabelOptions
 from wsplf_cli.review.memory import REVIEWED, write_polygons
 from wsplf_cli.runs import layout
@@ -73,7 +74,7 @@ def pseudolabel(
         options=options,
         seed=options.run.seed,
         device=str(device),
-        dry_run=options.run.dry_run,
+        dry_run=options.run.dry_run or not is_main(),
     )
     with open_workers(options.workers, labelled, tracker, files=[project.folder]) as workers, run:
         trackers = {

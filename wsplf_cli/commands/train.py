@@ -15,6 +15,7 @@ from wsplf_cli.cohort.run import finished_entries, for_each_entry
 from wsplf_cli.cohort.square_pixels import with_square_pixels
 from wsplf_cli.errors import ConfigError
 from wsplf_cli.networks.device import pick_device, seed_everything
+from wsplf_cli.networks.distributed import is_main
 from wsplf_cli.options import TrainOptions
 from wsplf_cli.runs import layout
 from wsplf_cli.runs.lock import hold
@@ -56,7 +57,7 @@ def train(project: Project, entries: Sequence[Entry], options: TrainOptions, tra
         options=options,
         seed=options.run.seed,
         device=str(device),
-        dry_run=options.run.dry_run,
+        dry_run=options.run.dry_run or not is_main(),
     )
     with run, _model_lock(project, options):
         rng = seed_everything(options.run.seed)
@@ -81,6 +82,8 @@ def train(project: Project, entries: Sequence[Entry], options: TrainOptions, tra
             device=device,
             tracker=tracker,
         )
+        if not is_main():
+            return run.finish(results)
         for index, losses in enumerate(trained.losses):
             name = "loss" if trained.members == 1 else f"loss of network {index + 1}"
             run.curve(name, x=range(1, len(losses) + 1), y={"train": losses})
@@ -122,7 +125,7 @@ def _model_lock(project: Project, options: TrainOptions) -> AbstractContextManag
     Raises:
         ProjectError: Another process trains a model of this name.
     """
-    if options.run.dry_run:
+    if options.run.dry_run or not is_main():
         return nullcontext()
     return hold(layout.training_lock(project.folder, options.name), command="train")
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from wsplf_cli.networks import distributed
 from wsplf_cli.networks.backbone import DenseBackbone
 from wsplf_cli.networks.bag import BagOutput, Head
 from wsplf_cli.networks.cam import activation_map
@@ -38,11 +39,23 @@ class MilNetwork(nn.Module):
                 inside the backbone are not stored but computed again for the gradient, which takes a third more time.
                 Outputs and gradients are those of a single pass, except with batch normalisation, whose statistics are
                 then those of each pass. Each pass has tiles of all bags, so that its statistics are not of one slide.
+
+        Of several processes (see ``distributed``), each passes its share of the tiles through the backbone.
         """
-        passes = 1 if max_tiles is None else -(-len(tiles) // max_tiles)
+        count, share = len(tiles), distributed.share_of(len(tiles))
+        most = -(-count // distributed.process_count())
+        passes = 1 if max_tiles is None else -(-most // max_tiles)
+        tiles = tiles[share]
         pooled, cams = self._forward(tiles) if passes == 1 else self._forward_in_passes(tiles, passes)
+        pooled, cams = distributed.gather(pooled, count), distributed.gather(cams, count)
         of_bags = zip(torch.split(pooled, list(sizes)), torch.split(cams, list(sizes)), strict=True)
         return [(self.classifier(features), bag_cams) for features, bag_cams in of_bags]
+
+    def forward(
+        self, tiles: Tensor, sizes: Sequence[int], *, max_tiles: int | None = None
+    ) -> list[tuple[BagOutput, Tensor]]:
+        """``bags``, for wrappers that only call a network."""
+        return self.bags(tiles, sizes, max_tiles=max_tiles)
 
     def cam(self, tiles: Tensor) -> Tensor:
         """The CAMs of tiles float [B, 3, H, W]: logits float [B, C, h, w] whose mean is the tile's instance logit."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
 
+from wsplf_cli.networks import distributed
 from wsplf_cli.networks.augment import augment
 from wsplf_cli.networks.device import autocast
 from wsplf_cli.networks.state import average_weights
@@ -75,6 +76,8 @@ def fit(
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     optimiser, schedule = _optimiser(model, settings=settings)
     averaged = average_weights(model, decay=settings.ema_decay)
+    network = distributed.parallel(model, tell=tracker.say)
+    share = distributed.share_of(settings.batch_size)
     epoch_losses: list[float] = []
     for epoch in range(1, settings.epochs + 1):
         model.train()
@@ -85,8 +88,8 @@ def fit(
             tiles, layers = augment(tiles, torch.cat([target, weight], dim=1), generator)
             assert layers is not None
             with autocast(device):
-                logits = model(tiles.to(device))
-            target, weight = layers.to(device).chunk(2, dim=1)
+                logits = network(tiles[share].to(device))
+            target, weight = layers[share].to(device).chunk(2, dim=1)
             loss = mean_loss(logits.float(), target, weight=weight)
             optimiser.zero_grad()
             torch.autograd.backward(loss)
@@ -95,7 +98,8 @@ def fit(
             schedule.step()
             averaged.update_parameters(model)
             losses.append(loss.item())
-            sampler.update_difficulty(crops, torch.sigmoid(logits.detach().float()).mean(dim=(2, 3)).cpu().numpy())
+            probability = torch.sigmoid(logits.detach().float()).mean(dim=(2, 3))
+            sampler.update_difficulty(crops, distributed.gather(probability, len(crops)).cpu().numpy())
             tracker.advance(1, message=f"epoch {epoch}/{settings.epochs}, loss {np.mean(losses):.3f}")
         epoch_losses.append(float(np.mean(losses)))
     model.load_state_dict(averaged.module.state_dict())
@@ -112,6 +116,8 @@ def mean_loss(logits: Tensor, target: Tensor, *, weight: Tensor) -> Tensor:
 def segmentation_loss(logits: Tensor, target: Tensor, *, weight: Tensor) -> Tensor:
     """The weighted cross-entropy of the pixels, plus half of one minus the soft Dice of the batch.
 
+    The sums are those of the global batch, where several processes train together.
+
     Args:
         logits: Float [B, H, W].
         target: [B, H, W] of 0, 1 and IGNORE.
@@ -122,9 +128,11 @@ def segmentation_loss(logits: Tensor, target: Tensor, *, weight: Tensor) -> Tens
     entropy = functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")
     probability = torch.sigmoid(logits)
     common = (pixel_weight * probability * truth).sum()
-    total = (pixel_weight * (probability + truth)).sum()
-    dice = (2 * common + 1) / (total + 1)
-    return (pixel_weight * entropy).sum() / pixel_weight.sum().clamp(min=1) + 0.5 * (1 - dice)
+    both = (pixel_weight * (probability + truth)).sum()
+    sums = torch.stack([common, both, (pixel_weight * entropy).sum(), pixel_weight.sum()])
+    common, both, weighted_entropy, whole_weight = distributed.sum_over_processes(sums).unbind()
+    dice = (2 * common + 1) / (both + 1)
+    return weighted_entropy / whole_weight.clamp(min=1) + 0.5 * (1 - dice)
 
 
 def as_batch(blocks: Sequence[Block]) -> tuple[Tensor, Tensor, Tensor]:

@@ -31,6 +31,7 @@ from wsplf_cli.cohort.run import merge_results
 from wsplf_cli.cohort.seeds import annotation_id, slide_rng
 from wsplf_cli.cohort.slide import CohortSlide, PreparedCohort, SlideResult, require_both_labels, tiles_of
 from wsplf_cli.executors.workers import IN_PROCESS, Workers
+from wsplf_cli.networks import distributed
 from wsplf_cli.networks.backbone import DenseBackbone, build_dense
 from wsplf_cli.networks.mil import MilNetwork
 from wsplf_cli.networks.sam import Sam, load_sam
@@ -116,7 +117,9 @@ def load_networks(options: PseudolabelOptions, device: torch.device, tracker: Tr
     strategy: Strategy = plugins.load("weak.prompts", recipe.prompts).build()
     sam = load_sam(options.sam, checkpoint=options.sam_checkpoint, device=device)
     make_mil = backbone = None
-    if recipe.backbone_mode != "frozen":
+    if recipe.backbone_mode == "frozen":
+        distributed.require_single("this recipe trains no network")
+    else:
         make_mil = partial(_mil_network, options, head, device)
         make_mil()  # a backbone that cannot be fine-tuned is refused before any work
     if recipe.backbone_mode != "fine-tuned":
@@ -192,6 +195,7 @@ def fit(
             # No network learned from a suspected slide, so any network is out of fold for it.
             fold_of = {slide.entry.id: 0 for slide in cohort} | dict(ensemble.fold_of)
             classifiers[path_class] = replace(classifiers[path_class], ensemble=replace(ensemble, fold_of=fold_of))
+    distributed.only_main_goes_on()
     logits, cam_results = compute_cams(cohort, classifiers, options, tracker, workers=workers)
     fits = []
     for path_class, class_tracker in trackers.items():

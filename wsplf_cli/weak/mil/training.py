@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from wsplf_cli.networks import distributed
 from wsplf_cli.networks.augment import augment
 from wsplf_cli.networks.bag import BagOutput
 from wsplf_cli.networks.device import autocast
@@ -130,6 +131,7 @@ def fit(
         pct_start=0.1,
     )
     mean = AveragedModel(learning, multi_avg_fn=get_ema_multi_avg_fn(_EMA_DECAY))  # type: ignore[no-untyped-call]
+    trained = distributed.parallel(network, tell=track.say)
     curve = Curve()
     network.train()
     for epoch in range(settings.epochs):
@@ -145,7 +147,7 @@ def fit(
                 known = torch.split(masks, [len(indices) for indices in chosen])
             with autocast(device):
                 most = settings.most_tiles_per_pass or tiles_per_pass(batch.shape[-1])
-                outputs = network.bags(batch.to(device), [len(indices) for indices in chosen], max_tiles=most)
+                outputs = trained(batch.to(device), [len(indices) for indices in chosen], max_tiles=most)
             contrast = settings.contrast_weight if epoch >= settings.settle_epochs else 0.0
             loss = torch.stack(
                 [
