@@ -1,0 +1,283 @@
+"""Kill wsplf at random moments of a run, start it again, and see that it goes on and ends as an undisturbed run does.
+
+    python tests/benchmarks/kill_runs.py --count 30 --kinds parent ctrl-c worker
+
+On a cohort of small synthetic slides, ``pseudolabel`` and ``segment`` in turn. After each kill: every file of the
+project is old or the run's and whole, the lock is free, no worker is left; a second start ends with the polygons of an
+undisturbed run, to the byte, and leaves nothing to resume; undoing both runs gives back the bytes from before.
+
+- parent: kill -9 of the command's process
+- ctrl-c: SIGINT to the command's process
+- worker: kill -9 of one of its worker processes; the command itself goes on
+- scheduler: kill -9 of the Dask scheduler that the command uses
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
+import kills
+from pseudolabel_runs import use_small_fits
+
+from wsplf_cli import cli
+from wsplf_cli.backends.embedded import open_project
+from wsplf_cli.errors import ProjectError
+from wsplf_cli.options import ProjectOptions
+from wsplf_cli.qupath.create import Image, create_project
+from wsplf_cli.runs import layout
+from wsplf_cli.runs.lock import hold
+from wsplf_cli.segmentation import checkpoint
+from wsplf_cli.segmentation.checkpoint import Checkpoint
+from wsplf_cli.segmentation.models import unet
+from wsplf_cli.synthetic.pyramid import write_pyramid
+
+SIDE_PX = 320
+ORIGIN = {"pseudolabel": "pseudolabel", "segment": "prediction"}
+FORK = multiprocessing.get_context("fork")
+OPTIONS = {"pseudolabel": ("--device", "cpu", "--refiner", "none"), "segment": ("--device", "cpu")}
+#: Seconds that workers may outlive the command.
+GRACE_S = 20.0
+
+
+class Darkness(nn.Module):
+    """A segmenter that takes no time: what is dark is tumour."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((1, 1, 1, 1), 20.0))
+
+    def forward(self, tiles: torch.Tensor) -> torch.Tensor:
+        """Logits float [B, 1, H, W] of RGB tiles float [B, 3, H, W] in 0..1."""
+        return self.scale * (0.6 - functional.avg_pool2d(tiles.mean(1, keepdim=True), 9, 1, 4))
+
+
+unet.build = lambda _classes, **_settings: Darkness()  # in worker processes too, which import this file
+
+Polygons = dict[str, list[tuple[str | None, bytes]]]
+
+
+@dataclass
+class Tally:
+    """What a series of kills came to."""
+
+    kills: int = 0
+    ended_before: int = 0
+    nothing_written: int = 0
+    some_written: int = 0
+    all_written: int = 0
+    taken_over: Counter[str] = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)
+
+
+def make_cohort(folder: Path) -> Path:
+    """A project with three positive and three negative slides, and a segmentation model that needs no training."""
+    images = []
+    for number in range(6):
+        rng = np.random.default_rng(number)
+        rgb = np.full((SIDE_PX, SIDE_PX, 3), 244, np.uint8)
+        rgb[40:-40, 40:-40] = (226, 160, 200)
+        dots = rng.random(rgb.shape[:2]) < 0.06
+        if number < 3:
+            dots[90:230, 80:240] |= rng.random((140, 160)) < 0.45
+        dots[:40] = dots[-40:] = dots[:, :40] = dots[:, -40:] = False
+        rgb[dots] = (90, 50, 130)
+        path = folder / f"{number}.tif"
+        write_pyramid(path, rgb, mpp=1.0)
+        label = {"label": "tumor" if number < 3 else "normal"}
+        images.append(Image(path, path.name, SIDE_PX, SIDE_PX, 1.0, [(1.0, SIDE_PX, SIDE_PX)], label))
+    project = create_project(folder / "project", images, classes=[])
+    described = Checkpoint("unet", {}, ("Tumor",), 128, 1.0, "a run", 0.5)
+    state = Darkness().state_dict()
+    checkpoint.save(layout.model_folder(project.parent, "default"), described, best=state, last=state)
+    return project
+
+
+def start(path: Path, command: str, extra: Sequence[str], log: Path) -> multiprocessing.process.BaseProcess:
+    """The command in a process of its own; what it shows goes into ``log``."""
+    child = FORK.Process(target=_run, args=([command, str(path), *extra], log))
+    child.start()
+    return child
+
+
+def _run(arguments: list[str], log: Path) -> None:
+    os.setsid()
+    with log.open("wb") as stream:
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
+    torch.set_num_threads(1)
+    os._exit(cli.main(arguments))
+
+
+def polygons(path: Path, command: str) -> Polygons:
+    """Class and shape of each polygon of a command, by entry."""
+    project = open_project(path, ProjectOptions())
+    return {
+        entry.id: [
+            (annotation.path_class, annotation.shape.wkb)
+            for annotation in project.annotations(entry.id)
+            if annotation.origin == ORIGIN[command]
+        ]
+        for entry in project.entries()
+    }
+
+
+def workers_of(pid: int) -> list[int]:
+    """The worker processes of a command."""
+    children = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+            line = (stat.parent / "cmdline").read_text()
+        except OSError:
+            continue
+        if parent == pid and "spawn_main" in line:
+            children.append(int(stat.parent.name))
+    return children
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def disturb(child: multiprocessing.process.BaseProcess, kind: str, seconds: float, rng: Random) -> list[int]:
+    """Do it at a random moment within ``seconds``; returns the workers that there were. Waits for the command's end."""
+    assert child.pid is not None
+    if kind == "worker":
+        while child.is_alive() and not workers_of(child.pid):
+            time.sleep(0.05)
+    child.join(rng.uniform(0, seconds))
+    workers = workers_of(child.pid)
+    if child.is_alive():
+        if kind == "worker" and workers:
+            os.kill(rng.choice(workers), signal.SIGKILL)
+        elif kind != "worker":
+            os.kill(child.pid, signal.SIGKILL if kind == "parent" else signal.SIGINT)
+    child.join()
+    return workers
+
+
+def kill_once(template: Path, folder: Path, tally: Tally, expected: Polygons, *, plan: "Plan", rng: Random) -> None:
+    """One kill in a copy of the project, what is left after it, a second start, and undo."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(template.parent, folder)
+    path, before = folder / template.name, kills.contents(folder)
+    child = start(path, plan.command, plan.extra, folder.with_suffix(".first.log"))
+    began = time.monotonic()
+    workers = disturb(child, plan.kind, plan.seconds, rng)
+    title = f"{plan.kind}, {plan.command}, {time.monotonic() - began:.2f} s"
+    tally.kills += child.exitcode != 0 or plan.kind == "worker"
+    tally.ended_before += child.exitcode == 0 and plan.kind != "worker"
+    problems = [f"{title}: {fault}" for fault in kills.faults(path, before)]
+    deadline = time.monotonic() + GRACE_S
+    while any(map(is_alive, workers)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    problems += [f"{title}: worker {worker} is left" for worker in workers if is_alive(worker)]
+    try:
+        with hold(layout.project_lock(folder), command="check"):
+            pass
+    except ProjectError as error:
+        problems.append(f"{title}: {error.message}")
+    written = sum(len(found) > 0 for found in polygons(path, plan.command).values())
+    target = sum(len(found) > 0 for found in expected.values())
+    tally.nothing_written += not written
+    tally.some_written += 0 < written < target
+    tally.all_written += written == target
+
+    log = folder.with_suffix(".second.log")
+    second = start(path, plan.command, OPTIONS[plan.command], log)
+    second.join()
+    text = log.read_text()
+    if second.exitcode:
+        problems.append(f"{title}: the second start ended with {second.exitcode}: {text[-500:]}")
+    for line in text.splitlines():
+        step, colon, rest = line.partition(": ")
+        if colon and "taken over" in rest:
+            tally.taken_over[step] += int(rest.split()[0])
+    if polygons(path, plan.command) != expected:
+        problems.append(f"{title}: other polygons than those of an undisturbed run")
+    if layout.resume_folder(folder, plan.command).exists():
+        problems.append(f"{title}: the resume folder is left")
+    while kills.contents(folder) != before:
+        undo = start(path, "undo", (), folder.with_suffix(".undo.log"))
+        undo.join()
+        if undo.exitcode:
+            problems.append(f"{title}: undo: {folder.with_suffix('.undo.log').read_text()[-300:]}")
+            break
+    tally.problems += problems
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which command is disturbed how, with which further options, within how many seconds."""
+
+    command: str
+    kind: str
+    extra: tuple[str, ...]
+    seconds: float
+
+
+def main() -> int:
+    """Run the series, print the tallies; 1 where there was a problem."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=30, help="kills of each kind")
+    parser.add_argument("--kinds", nargs="+", default=["parent", "ctrl-c", "worker"])
+    parser.add_argument("--commands", nargs="+", default=["pseudolabel", "segment"])
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    use_small_fits(pytest.MonkeyPatch())
+    rng = Random(options.seed)
+    failed = False
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        template = make_cohort(folder)
+        references = {}
+        for command in options.commands:
+            warm = shutil.copytree(template.parent, folder / f"{command} warm") / template.name
+            if code := cli.main(
+                [command, str(warm), *OPTIONS[command]]
+            ):  # so that each fork has all that is imported on the way
+                return code
+            copy = folder / command
+            shutil.copytree(template.parent, copy)
+            began = time.monotonic()
+            child = start(copy / template.name, command, OPTIONS[command], copy.with_suffix(".log"))
+            child.join()
+            references[command] = polygons(copy / template.name, command), time.monotonic() - began
+            print(f"{command} alone: {references[command][1]:.1f} s, {sum(map(len, references[command][0].values()))}")
+        for kind in options.kinds:
+            tally = Tally()
+            while tally.kills < options.count:
+                command = options.commands[tally.kills % len(options.commands)]
+                expected, seconds = references[command]
+                extra = (*OPTIONS[command], *(("--workers", "2") if kind == "worker" else ()))
+                plan = Plan(command, kind, extra, seconds)
+                kill_once(template, folder / "copy", tally, expected, plan=plan, rng=rng)
+            print(json.dumps({"kind": kind, **vars(tally)}), flush=True)
+            failed = failed or bool(tally.problems)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
