@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +50,19 @@ def key_of(record: object) -> str:
     """The key of a record: 32 hex digits of its content, this version of wsplf and the format of the cache."""
     text = json.dumps([FORMAT, __version__, files.json_value(record)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def digest_of(*parts: NDArray[Any] | bytes | str) -> str:
+    """SHA-256 in hexadecimal of arrays (with their dtypes and shapes), bytes and texts."""
+    digest = hashlib.sha256()
+    for part in parts:
+        content = part.encode() if isinstance(part, str) else part
+        if not isinstance(content, bytes):
+            digest.update(f"{content.dtype} {content.shape}".encode())
+            content = np.ascontiguousarray(content).tobytes()
+        digest.update(f" {len(content)} ".encode())
+        digest.update(content)
+    return digest.hexdigest()
 
 
 class Store:

@@ -1,9 +1,20 @@
 """The loop over entries."""
 
+from dataclasses import replace
+
 import pytest
 
-from wsplf_cli.cohort.run import Skipped, finished_entries, for_each_entry, merge_results
+from wsplf_cli.cohort.run import (
+    Resumed,
+    Skipped,
+    SlideStep,
+    finished_entries,
+    for_each_entry,
+    for_each_slide,
+    merge_results,
+)
 from wsplf_cli.errors import SlideError
+from wsplf_cli.runs.resume import Finished, ResumeStore
 from wsplf_cli.schema import EntryResult
 
 
@@ -48,3 +59,59 @@ def test_merge_takes_the_last_status_and_adds_seconds_and_counts():
         EntryResult("1", "a", "skipped", "nothing found", seconds=3, counts={"tiles": 2, "polygons": 0}),
         EntryResult("2", "b", "failed", "bad"),
     ]
+
+
+def stopped_after(count):
+    """Work that doubles a number, and is stopped after so many slides."""
+    done = []
+
+    def work(item, tracker):
+        if len(done) == count:
+            raise KeyboardInterrupt
+        done.append(item)
+        return 2 * item
+
+    return work, done
+
+
+def doubling(store, work, received):
+    def receive(entry, record):
+        received[entry.id] = record
+        return {"twice": record}
+
+    resumed = Resumed(
+        store, lambda item: f"key{item}", lambda record: Finished(document=record), lambda item, kept: kept.document
+    )
+    return SlideStep("doubles", lambda entry: int(entry.id), work, receive, resumed)
+
+
+def test_a_second_run_takes_over_what_a_stopped_one_had_finished(make_entry, recorder, tmp_path):
+    entries = [make_entry(name) for name in "abcd"]
+    work, _ = stopped_after(2)
+    received = {}
+    with pytest.raises(KeyboardInterrupt):
+        for_each_slide(entries, doubling(ResumeStore(tmp_path / "r"), work, received), tracker=recorder)
+    assert received == {"1": 2, "2": 4}
+    work, done = stopped_after(99)
+    second = {}
+    results = for_each_slide(entries, doubling(ResumeStore(tmp_path / "r"), work, second), tracker=recorder)
+    assert done == [3, 4]
+    assert second == {"1": 2, "2": 4, "3": 6, "4": 8}
+    assert [result.counts["twice"] for result in results] == [2, 4, 6, 8]
+    assert recorder.said == ["doubles: 2 of 4 slides taken over from a stopped run"]
+
+
+def test_a_slide_whose_key_cannot_be_told_fails_alone(make_entry, recorder, tmp_path):
+    work, done = stopped_after(99)
+    step = doubling(ResumeStore(tmp_path), work, {})
+
+    def key(item):
+        if item == 1:
+            raise SlideError("a: gone")
+        return str(item)
+
+    results = for_each_slide(
+        [make_entry("a"), make_entry("b")], replace(step, resumed=replace(step.resumed, key=key)), tracker=recorder
+    )
+    assert [result.status for result in results] == ["failed", "done"]
+    assert done == [2]

@@ -4,12 +4,14 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Generic
 
 from wsplf_cli.errors import SlideError
 from wsplf_cli.executors.loop import run_all
 from wsplf_cli.executors.task import Item, Record, Work
 from wsplf_cli.executors.workers import IN_PROCESS, Workers
+from wsplf_cli.runs.resume import Finished, ResumeStore
 from wsplf_cli.schema import Entry, EntryResult, Tracker, titles
 
 log = logging.getLogger(__name__)
@@ -26,6 +28,23 @@ class Skipped:
 
 
 @dataclass(frozen=True, slots=True)
+class Resumed(Generic[Item, Record]):
+    """How the records of a step are kept, so that a run after a stopped one takes them over.
+
+    Args:
+        store: Where they are kept.
+        key: A digest of all that the record of an item depends on.
+        write: A record as it is kept.
+        read: The record of an item again.
+    """
+
+    store: ResumeStore
+    key: Callable[[Item], str]
+    write: Callable[[Record], Finished]
+    read: Callable[[Item, Finished], Record]
+
+
+@dataclass(frozen=True, slots=True)
 class SlideStep(Generic[Item, Record]):
     """One step over the slides of a cohort: three functions, any of which may raise SlideError.
 
@@ -34,12 +53,14 @@ class SlideStep(Generic[Item, Record]):
         prepare: Reads in this process what the work needs of an entry, shortly before the work begins.
         work: The work on one slide, wherever it is done; it can be pickled, and writes nothing into the project.
         receive: Takes the record in this process, in any order, and writes; returns the counts to show for the entry.
+        resumed: How records are kept for the run after a stopped one; None where they are not.
     """
 
     name: str
     prepare: Callable[[Entry], Item | Skipped]
     work: Work[Item, Record]
     receive: Callable[[Entry, Record], Counts | Skipped]
+    resumed: Resumed[Item, Record] | None = None
 
 
 def for_each_entry(
@@ -81,10 +102,15 @@ def for_each_slide(
             if outcome.error is not None:
                 loop.fail(index, outcome.error)
             else:
+                loop.keep(index, outcome.record)
                 loop.finish(index, lambda entry, record=outcome.record: step.receive(entry, record))
     except KeyboardInterrupt as stop:
         finished = sum(result.status == "done" for result in loop.results.values())
         raise KeyboardInterrupt(f"{finished} of {len(entries)} entries were finished ({step.name})") from stop
+    if loop.taken_over:
+        message = f"{step.name}: {loop.taken_over} of {len(entries)} slides taken over from a stopped run"
+        log.info("%s", message)
+        tracker.say(message)
     return [loop.results[index] for index in range(len(entries))]
 
 
@@ -96,6 +122,8 @@ class _Loop:
     step: SlideStep[Any, Any]
     tracker: Tracker
     results: dict[int, EntryResult] = field(default_factory=dict)
+    taken_over: int = 0
+    keys: dict[int, str] = field(default_factory=dict)
     seconds: list[float] = field(init=False)
     titles: list[str] = field(init=False)
 
@@ -109,14 +137,31 @@ class _Loop:
             began = time.monotonic()
             try:
                 item = self.step.prepare(entry)
+                record = None if isinstance(item, Skipped) else self._kept(index, item)
             except SlideError as error:
                 self.fail(index, error)
                 continue
             self.seconds[index] += time.monotonic() - began
             if isinstance(item, Skipped):
                 self.finish(index, lambda _, skipped=item: skipped)
+            elif record is not None:
+                self.taken_over += 1
+                self.finish(index, lambda entry, kept=record: self.step.receive(entry, kept))
             else:
                 yield index, item
+
+    def _kept(self, index: int, item: Any) -> Any:
+        """The record of an item that a stopped run has kept, or None."""
+        resumed = self.step.resumed
+        if resumed is None:
+            return None
+        self.keys[index] = resumed.key(item)
+        return resumed.store.get(self.step.name, self.keys[index], partial(resumed.read, item))
+
+    def keep(self, index: int, record: Any) -> None:
+        """Keep the record of an entry for a run after this one."""
+        if self.step.resumed is not None:
+            self.step.resumed.store.put(self.step.name, self.keys.pop(index), self.step.resumed.write(record))
 
     def finish(self, index: int, receive: Callable[[Entry], Counts | Skipped]) -> None:
         """Take what became of an entry."""

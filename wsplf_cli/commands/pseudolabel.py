@@ -85,7 +85,7 @@ def pseudolabel(
         learned = memory.get(fit_key(options))
         if learned is None:
             prepared = prepare_cohort(project, labelled, classes, options, tracker, workers=workers)
-            learned = fit(prepared, trackers, networks, options, tracker=tracker, workers=workers)
+            learned = fit(prepared, trackers, networks, options, workers=workers, store=run.resume)
             memory[fit_key(options)] = learned
         fits = [fit_of_class.with_scale(options, trackers[fit_of_class.path_class]) for fit_of_class in learned.fits]
         cache = None if run.folder is None else layout.embeddings_folder(project.folder)
@@ -131,7 +131,7 @@ def _draw(
         keep_prompted(run.folder, entry.id, result.prompted)
         return {**result.counts, "removed": replaced.removed, "kept": replaced.kept}
 
-    step = SlideStep("polygons", read, work, write)
+    step = SlideStep("polygons", read, work, write, work.resumed(run.resume))
     results = for_each_slide([slide.entry for slide in slides.values()], step, tracker=tracker, workers=workers)
     return drawn, results
 

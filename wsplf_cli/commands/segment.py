@@ -23,6 +23,7 @@ from wsplf_cli.segmentation.loading import (
     unnamed_classes,
 )
 from wsplf_cli.segmentation.operating_point import describe_bound
+from wsplf_cli.segmentation.resume import resumed_predictions
 
 
 def segment(project: Project, entries: Sequence[Entry], options: SegmentOptions, tracker: Tracker) -> StageReport:
@@ -82,7 +83,8 @@ def segment(project: Project, entries: Sequence[Entry], options: SegmentOptions,
             )
             return {**result.counts, "removed": replaced.removed, "kept": replaced.kept}
 
-        step = SlideStep("segment", read, SegmentSlide(model, options, run.id), write)
+        work = SegmentSlide(model, options, run.id)
+        step = SlideStep("segment", read, work, write, resumed_predictions(work, run.resume))
         results = for_each_slide(entries, step, tracker=tracker, workers=workers)
         details = {
             "model": options.model,

@@ -25,6 +25,7 @@ from segment_anything.modeling.transformer import TwoWayTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
+from wsplf_cli.cache import digest_of
 from wsplf_cli.errors import ConfigError
 from wsplf_cli.networks.backbone import Backbone, small_trunk
 from wsplf_cli.networks.state import weights_digest
@@ -62,6 +63,10 @@ class Sam:
     def encoder_digest(self) -> str:
         """SHA-256 in hexadecimal of the image encoder's weights, which an embedding depends on beside its window."""
         return weights_digest(self.network.image_encoder)
+
+    def digest(self) -> str:
+        """SHA-256 in hexadecimal of all weights and of the device, which its masks depend on."""
+        return digest_of(weights_digest(self.network), self.device.type)
 
     def encode(self, batch: Tensor) -> Tensor:
         """Embeddings float32 [B, C, g, g] of RGB windows float32 [B, 3, S, S] in 0..1, with gradients."""

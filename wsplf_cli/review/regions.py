@@ -8,6 +8,7 @@ import shapely
 from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
+from wsplf_cli.cache import digest_of
 from wsplf_cli.class_names import is_a
 from wsplf_cli.geometry import polygonal, rasterise, union
 from wsplf_cli.review.roles import CONFIDENCE, Role, role_of
@@ -41,6 +42,13 @@ class ReviewRegions:
     def teaches(self) -> bool:
         """Whether a person's decisions say of any pixel that it is positive or negative."""
         return bool(self.positive or self.negative or self.complete)
+
+    @property
+    def digest(self) -> str:
+        """A digest of what a person decided; pending pseudo-labels do not count."""
+        groups = (self.positive, self.negative, self.ignored)
+        parts = [part for group in groups for part in (str(len(group)), *map(shapely.to_wkb, group))]
+        return digest_of(str(self.complete), *parts)
 
 
 def review_regions(

@@ -13,6 +13,7 @@
         undo/                        the replaced files and their journal
       models/NAME/                   trained segmentation models
       cache/embeddings/              SAM embeddings
+      resume/COMMAND/                what a stopped run of a command had finished, until one ends
       removed/ENTRY.geojson          where a person removed polygons in review
       benchmark/, report.html, review.html  results of these commands by default
       scripts.json                   the installed QuPath scripts
@@ -108,6 +109,16 @@ def model_folder(project_folder: Path, name: str) -> Path:
 def embeddings_folder(project_folder: Path) -> Path:
     """The cache of SAM embeddings."""
     return project_folder / FOLDER / "cache" / "embeddings"
+
+
+def resume_folder(project_folder: Path, command: str) -> Path:
+    """What a stopped run of a command had finished, for the next one."""
+    return project_folder / FOLDER / "resume" / command
+
+
+def resume_folders(project_folder: Path) -> Iterator[Path]:
+    """What stopped runs of all commands had finished."""
+    return (project_folder / FOLDER / "resume").glob("*")
 
 
 def removed_file(project_folder: Path, entry_id: str) -> Path:

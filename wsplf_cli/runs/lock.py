@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from wsplf_cli import files
 from wsplf_cli.errors import ProjectError
-from wsplf_cli.runs.layout import run_folders, undo_folder
+from wsplf_cli.runs.layout import resume_folders, run_folders, undo_folder
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 def leftover_folders(folder: Path) -> list[Path]:
     """The folders in which a killed command may have left part files: only a command with the lock writes there."""
     folders = [folder, folder / "classifiers", folder / "scripts"]
-    return [*folders, *(folder / "data").glob("*"), *map(undo_folder, run_folders(folder))]
+    return [*folders, *(folder / "data").glob("*"), *map(undo_folder, run_folders(folder)), *resume_folders(folder)]
 
 
 @contextmanager

@@ -27,7 +27,7 @@ def keep_prompted(run_folder: Path, entry_id: str, prompted: Mapping[UUID, Seque
         ProjectError: The disk is full, or the folder cannot be written.
     """
     path = prompts_file(run_folder, entry_id)
-    document = {str(polygon): [_plain(mask) for mask in masks] for polygon, masks in prompted.items()}
+    document = {str(polygon): [mask_values(mask) for mask in masks] for polygon, masks in prompted.items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_bytes(path, gzip.compress(json.dumps(document).encode("utf-8"), 6, mtime=0))
@@ -46,14 +46,15 @@ def read_prompted(run_folder: Path, entry_id: str) -> dict[UUID, list[PromptedMa
         return None
     try:
         document = json.loads(gzip.decompress(path.read_bytes()))
-        return {UUID(polygon): [_mask(plain) for plain in masks] for polygon, masks in document.items()}
+        return {UUID(polygon): [mask_of(values) for values in masks] for polygon, masks in document.items()}
     except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, binascii.Error) as error:
         raise ProjectError(f"{path}: not a record of SAM's prompts ({error})", hint="delete the file") from error
     except shapely.errors.GEOSException as error:
         raise ProjectError(f"{path}: a mask is no shape ({error})", hint="delete the file") from error
 
 
-def _plain(mask: PromptedMask) -> dict[str, Any]:
+def mask_values(mask: PromptedMask) -> dict[str, Any]:
+    """A mask as JSON values, rounded to level-0 pixels."""
     return {
         "points": mask.points_px0.round(1).tolist(),
         "labels": mask.point_labels.tolist(),
@@ -65,14 +66,15 @@ def _plain(mask: PromptedMask) -> dict[str, Any]:
     }
 
 
-def _mask(plain: Mapping[str, Any]) -> PromptedMask:
-    box = plain["box"]
+def mask_of(values: Mapping[str, Any]) -> PromptedMask:
+    """The mask of such values."""
+    box = values["box"]
     return PromptedMask(
-        points_px0=np.array(plain["points"], np.float32).reshape(-1, 2),
-        point_labels=np.array(plain["labels"], np.int8),
+        points_px0=np.array(values["points"], np.float32).reshape(-1, 2),
+        point_labels=np.array(values["labels"], np.int8),
         box_px0=None if box is None else np.array(box, np.float32),
-        shape=shapely.from_wkt(plain["mask"]),
-        score=float(plain["score"]),
-        soft_dice=plain["soft_dice"],
-        used=bool(plain["used"]),
+        shape=shapely.from_wkt(values["mask"]),
+        score=float(values["score"]),
+        soft_dice=values["soft_dice"],
+        used=bool(values["used"]),
     )

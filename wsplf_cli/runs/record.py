@@ -16,8 +16,9 @@ from typing import Any, Protocol, Self
 from wsplf_cli import __version__, files
 from wsplf_cli.errors import ProjectError
 from wsplf_cli.runs.journal import Journal, recording
-from wsplf_cli.runs.layout import curves_file, log_file, project_lock, run_file, run_folder
+from wsplf_cli.runs.layout import curves_file, log_file, project_lock, resume_folder, run_file, run_folder
 from wsplf_cli.runs.lock import hold, leftover_folders
+from wsplf_cli.runs.resume import ResumeStore
 from wsplf_cli.schema import EntryResult, StageReport
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ class Run:
     the run ended early. ``folder`` is None in a dry run: nothing is written.
 
     A command that writes into the project holds its lock while it runs, and every file that it replaces is kept in
-    ``journal`` for undo.
+    ``journal`` for undo. What it has finished of its slides is kept in ``resume`` until a run of the command ends.
     """
 
     id: str
@@ -50,6 +51,7 @@ class Run:
     folder: Path | None
     record: dict[str, Any]
     journal: Journal | None = None
+    resume: ResumeStore = field(default_factory=ResumeStore)
     curves: dict[str, dict[str, Any]] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
     handler: logging.Handler | None = None
@@ -120,6 +122,7 @@ class Run:
         self.record |= {"status": "done", "seconds": report.seconds, "entries": entries, "details": report.details}
         if self.folder is not None:
             self._write()
+        self.resume.clear()
         return report
 
     def _with_losses(self, entries: Sequence[EntryResult]) -> list[EntryResult]:
@@ -186,4 +189,5 @@ def start_run(
     }
     folder = None if dry_run else run_folder(project.folder, run_id)
     journal = None if folder is None or stage in READING else Journal(project.folder, folder)
-    return Run(run_id, stage, folder, record, journal)
+    resume = ResumeStore(None if journal is None else resume_folder(project.folder, stage))
+    return Run(run_id, stage, folder, record, journal, resume)

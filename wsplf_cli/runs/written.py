@@ -29,7 +29,7 @@ def keep(run_folder: Path, entry_id: str, *, origin: Origin, annotations: Sequen
         ProjectError: the disk is full, or the folder cannot be written.
     """
     path = written_file(run_folder, entry_id, origin)
-    document = {"run_id": run_folder.name, "annotations": [_plain(annotation) for annotation in annotations]}
+    document = {"run_id": run_folder.name, "annotations": [annotation_values(annotation) for annotation in annotations]}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_bytes(path, gzip.compress(json.dumps(document, ensure_ascii=False).encode("utf-8"), 1, mtime=0))
@@ -79,7 +79,8 @@ def _order(run_id: str, known: Mapping[str, PastRun]) -> tuple[str, int, str]:
     return run_id[:16], known[run_id].sequence if run_id in known else 0, run_id
 
 
-def _plain(annotation: Annotation) -> dict[str, Any]:
+def annotation_values(annotation: Annotation) -> dict[str, Any]:
+    """What is kept of an annotation as JSON values, its shape to the bit."""
     return {
         "id": str(annotation.id),
         "class": annotation.path_class,
@@ -89,20 +90,23 @@ def _plain(annotation: Annotation) -> dict[str, Any]:
     }
 
 
+def annotation_of(values: Mapping[str, Any], *, origin: Origin, run_id: str) -> Annotation:
+    """The annotation of such values."""
+    return Annotation(
+        id=UUID(values["id"]),
+        shape=shapely.from_wkb(base64.b64decode(values["wkb"], validate=True)),
+        path_class=values["class"],
+        origin=origin,
+        run_id=run_id,
+        name=values["name"],
+        measurements={name: value for name, value in values["measurements"].items() if value is not None},
+    )
+
+
 def _load(path: Path, *, origin: Origin) -> list[Annotation]:
     try:
         document = json.loads(gzip.decompress(path.read_bytes()))
-        return [
-            Annotation(
-                id=UUID(record["id"]),
-                shape=shapely.from_wkb(base64.b64decode(record["wkb"], validate=True)),
-                path_class=record["class"],
-                origin=origin,
-                run_id=document["run_id"],
-                name=record["name"],
-                measurements={name: value for name, value in record["measurements"].items() if value is not None},
-            )
-            for record in document["annotations"]
-        ]
+        records, run_id = document["annotations"], document["run_id"]
+        return [annotation_of(values, origin=origin, run_id=run_id) for values in records]
     except (OSError, EOFError, ValueError, KeyError, TypeError, binascii.Error, shapely.errors.GEOSException) as error:
         raise ProjectError(f"{path}: not a record of what a run wrote ({error})", hint="delete the file") from error

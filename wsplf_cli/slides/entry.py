@@ -5,12 +5,41 @@ from dataclasses import dataclass
 from shapely import affinity
 from shapely.geometry.base import BaseGeometry
 
+from wsplf_cli.cache import FileIdentity, digest_of, identity
 from wsplf_cli.errors import SlideError
 from wsplf_cli.schema import Entry
 from wsplf_cli.slides.open import Slide, slide_for
 
 #: Relative difference from which on two sources of the pixel size disagree.
 MAX_DIFFERENCE = 0.05
+
+
+#: Side of the thumbnail that tells how a file is shown.
+_THUMBNAIL_PX = 64
+
+
+@dataclass(frozen=True, slots=True)
+class SlideContent:
+    """Identifies what a slide shows: the state of its file, and a digest of its thumbnail.
+
+    The same file may be shown cropped to its bounds or rotated.
+    """
+
+    file: FileIdentity
+    shown: str
+
+
+def content_of(slide: Slide) -> SlideContent:
+    """What an open slide shows.
+
+    Raises:
+        SlideError: The slide cannot be read.
+    """
+    try:
+        file = identity(slide.path)
+    except OSError as error:
+        raise SlideError(f"{slide.path}: {error.strerror}") from error
+    return SlideContent(file, digest_of(slide.thumbnail(_THUMBNAIL_PX)[0]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,17 +10,21 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from wsplf_cli.cohort.run import SlideStep, for_each_slide
+from wsplf_cli.cache import key_of
+from wsplf_cli.cohort.run import Resumed, SlideStep, for_each_slide
 from wsplf_cli.cohort.slide import CohortSlide
 from wsplf_cli.executors.workers import IN_PROCESS, Workers
 from wsplf_cli.networks.backbone import DenseBackbone
+from wsplf_cli.networks.state import weights_digest
 from wsplf_cli.options import PseudolabelOptions
+from wsplf_cli.runs.resume import Finished, ResumeStore
 from wsplf_cli.schema import Entry, EntryResult, Tracker
 from wsplf_cli.slides.map import SlideMap
 from wsplf_cli.slides.window import DenseInference
 from wsplf_cli.weak.epithelium.search import restrict_to_epithelium
 from wsplf_cli.weak.features import probe_maps
 from wsplf_cli.weak.kept.alike import KeptInstances
+from wsplf_cli.weak.kept.resume import SlideInput, backbone_digest, finished_maps, maps_of, probe_digest
 from wsplf_cli.weak.linear_probe import LinearProbe
 from wsplf_cli.weak.mil.ensemble import MilEnsemble, network_map, on_one_scale
 
@@ -124,6 +128,46 @@ class ComputeMaps:
             downsample = inference.downsample
         return SlideMaps(of_networks, of_probes, downsample)
 
+    def resumed(self, store: ResumeStore) -> Resumed[CohortSlide, SlideMaps]:
+        """How the maps of a slide are kept, and what they depend on."""
+        networks = [
+            (path_class, [weights_digest(network) for network in fitted.ensemble.networks])
+            for path_class, fitted in self.classifiers.items()
+            if fitted.ensemble is not None
+        ]
+        backbones = [
+            backbone_digest(fitted.backbone if fitted.ensemble is None else fitted.ensemble.networks[0].backbone)
+            for fitted in self.classifiers.values()
+            if fitted.ensemble is not None or fitted.backbone is not None
+        ]
+
+        def key(slide: CohortSlide) -> str:
+            probes = [
+                (probe_digest(fitted.probes.probes[slide.entry.id]), probe_digest(fitted.probes.epithelium))
+                for fitted in self.classifiers.values()
+                if fitted.probes is not None
+            ]
+            recipe = self.options.recipe
+            inference = (self.options.mpp, recipe.tile_px, recipe.tta)
+            return key_of([SlideInput.of(slide, tuple(self.classifiers)), inference, networks, backbones, probes])
+
+        return Resumed(store, key, _finished, _maps_of)
+
+
+def _finished(maps: SlideMaps) -> Finished:
+    arrays = {f"network {name}": values for name, values in maps.of_networks.items()}
+    packed = finished_maps(arrays | {f"probe {name}": values for name, values in maps.of_probes.items()})
+    return replace(packed, document={"maps": packed.document, "downsample": maps.downsample})
+
+
+def _maps_of(_slide: CohortSlide, finished: Finished) -> SlideMaps:
+    maps = maps_of(replace(finished, document=finished.document["maps"]))
+    of_networks, of_probes = (
+        {name.removeprefix(kind): values for name, values in maps.items() if name.startswith(kind)}
+        for kind in ("network ", "probe ")
+    )
+    return SlideMaps(of_networks, of_probes, finished.document["downsample"])
+
 
 def compute_cams(
     cohort: Sequence[CohortSlide],
@@ -132,6 +176,7 @@ def compute_cams(
     tracker: Tracker,
     *,
     workers: Workers = IN_PROCESS,
+    store: ResumeStore | None = None,
 ) -> tuple[dict[str, dict[str, SlideLogits]], list[EntryResult]]:
     """For each class the CAM logits of every slide, and one result per entry.
 
@@ -145,7 +190,8 @@ def compute_cams(
         return {}
 
     work = ComputeMaps({path_class: fitted.without_instances() for path_class, fitted in classifiers.items()}, options)
-    step = SlideStep("CAM", lambda entry: slides[entry.id], work, receive)
+    resumed = work.resumed(store or ResumeStore())
+    step = SlideStep("CAM", lambda entry: slides[entry.id], work, receive, resumed)
     results = for_each_slide([slide.entry for slide in cohort], step, tracker=tracker, workers=workers)
     finished = [slide for slide in cohort if slide.entry.id in maps]
     logits_of = {path_class: _joined(finished, path_class, fitted, maps) for path_class, fitted in classifiers.items()}

@@ -15,16 +15,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from wsplf_cli.cohort.run import SlideStep, for_each_slide
+from wsplf_cli.cache import key_of
+from wsplf_cli.cohort.run import Resumed, SlideStep, for_each_slide
 from wsplf_cli.cohort.seeds import slide_rng
 from wsplf_cli.cohort.slide import CohortSlide
 from wsplf_cli.executors.workers import IN_PROCESS, Workers
 from wsplf_cli.networks.backbone import DenseBackbone
 from wsplf_cli.networks.inference import on_arrays
 from wsplf_cli.review.regions import known_area
+from wsplf_cli.runs.resume import ResumeStore
 from wsplf_cli.schema import Entry, EntryResult, TissueMask, Tracker
 from wsplf_cli.slides.open import Slide
 from wsplf_cli.slides.window import DenseInference, MapRegion, infer_map, tissue_blocks, tissue_cells
+from wsplf_cli.weak.kept.resume import SlideInput, backbone_digest, finished_instances, instances_of
 from wsplf_cli.weak.linear_probe import LinearProbe
 from wsplf_cli.weak.pooling import CONTEXT_SIGMAS_PX, TRUNCATE, masked_gaussian, pool_context
 from wsplf_cli.weak.self_training import Instances
@@ -58,6 +61,7 @@ def sample_instances(
     *,
     tracker: Tracker,
     workers: Workers = IN_PROCESS,
+    store: ResumeStore | None = None,
 ) -> SampledInstances:
     """Random instances of all slides.
 
@@ -67,6 +71,7 @@ def sample_instances(
         inferences: How the map of each entry id is computed.
         tracker: Where progress is shown.
         workers: Who does the work.
+        store: What a stopped run had finished.
     """
     slides = {slide.entry.id: slide for slide in cohort}
     most = min(INSTANCES_PER_SLIDE, max(LEAST_INSTANCES, MOST_INSTANCES // len(slides)))
@@ -80,7 +85,7 @@ def sample_instances(
             of_class[path_class][entry.id] = instances
         return {}
 
-    step = SlideStep("features", read, work, receive)
+    step = SlideStep("features", read, work, receive, work.resumed(store or ResumeStore()))
     results = for_each_slide([slide.entry for slide in cohort], step, tracker=tracker, workers=workers)
     return SampledInstances(of_class, results)
 
@@ -98,6 +103,21 @@ class SampleSlide:
         slide, inference, most = item
         rng = slide_rng(self.seed, "features", slide.entry.id)
         return sample_slide(slide, self.classes, self.backbone, inference, most=most, rng=rng)
+
+    def resumed(self, store: ResumeStore) -> Resumed[tuple[CohortSlide, DenseInference, int], Mapping[str, Instances]]:
+        """How the instances of a slide are kept, and what they depend on."""
+        backbone = backbone_digest(self.backbone)
+
+        def key(item: tuple[CohortSlide, DenseInference, int]) -> str:
+            slide, inference, most = item
+            return key_of([SlideInput.of(slide, self.classes), inference, most, self.seed, backbone])
+
+        return Resumed(
+            store,
+            key,
+            finished_instances,
+            lambda item, finished: instances_of(finished, item[0], self.classes),
+        )
 
 
 def sample_slide(

@@ -24,10 +24,11 @@ import numpy as np
 import torch
 
 from wsplf_cli import plugins
+from wsplf_cli.cache import key_of
 from wsplf_cli.cohort.class_tracker import ClassTracker, class_in_errors
 from wsplf_cli.cohort.folds import fold_assignment, missing_for_folds, unknown_patients
 from wsplf_cli.cohort.labels import display_names
-from wsplf_cli.cohort.run import merge_results
+from wsplf_cli.cohort.run import Resumed, merge_results
 from wsplf_cli.cohort.seeds import annotation_id, slide_rng
 from wsplf_cli.cohort.slide import CohortSlide, PreparedCohort, SlideResult, require_both_labels, tiles_of
 from wsplf_cli.executors.workers import IN_PROCESS, Workers
@@ -38,12 +39,14 @@ from wsplf_cli.networks.sam import Sam, load_sam
 from wsplf_cli.networks.state import weights_digest
 from wsplf_cli.options import PseudolabelOptions
 from wsplf_cli.recipes import Recipe
+from wsplf_cli.runs.resume import ResumeStore
 from wsplf_cli.schema import Annotation, EntryResult, Tracker
 from wsplf_cli.weak.cam import Classifiers, FittedProbes, compute_cams, dense_inference
 from wsplf_cli.weak.class_fit import CamsOfClass, ClassFit, resolve_overlap
 from wsplf_cli.weak.epithelium.search import SearchArea, restrict_instances, search_area
 from wsplf_cli.weak.features import SampleSlide, sample_instances
 from wsplf_cli.weak.kept.alike import keep_instances
+from wsplf_cli.weak.kept.resume import SlideInput, finished_result, map_digest, result_of
 from wsplf_cli.weak.label_noise import cross_fit_with_label_noise
 from wsplf_cli.weak.mil.ensemble import fit_ensemble
 from wsplf_cli.weak.polygons import draw_polygons, measure, outside_of_review, prompted_masks, separate_classes
@@ -140,8 +143,8 @@ def fit(
     networks: Networks,
     options: PseudolabelOptions,
     *,
-    tracker: Tracker,
     workers: Workers = IN_PROCESS,
+    store: ResumeStore | None = None,
 ) -> CohortFit:
     """Learn each class from the slide labels, against all other labelled slides.
 
@@ -150,13 +153,14 @@ def fit(
         trackers: For each class where its progress is shown.
         networks: As ``load_networks`` gives them.
         options: The recipe and the rest.
-        tracker: Where progress is shown that concerns all classes.
         workers: Who does the work on slides.
+        store: What a stopped run had finished of the slides.
 
     Raises:
         ProjectError: No positive or no negative slide of a class can be used.
     """
     began = time.monotonic()
+    tracker = next(iter(trackers.values())).tracker
     rng = np.random.default_rng(options.run.seed)  # chooses folds and tiles; slides have their own
     cohort, results = prepared.slides, prepared.results
     classes = list(trackers)
@@ -171,7 +175,7 @@ def fit(
         if networks.search.message:
             tracker.say(networks.search.message)
         work = SampleSlide(tuple(classes), networks.backbone, options.run.seed)
-        sampled = sample_instances(cohort, work, inferences, tracker=tracker, workers=workers)
+        sampled = sample_instances(cohort, work, inferences, tracker=tracker, workers=workers, store=store)
         cohort = [slide for slide in cohort if slide.entry.id in sampled.of_class[classes[0]]]
         for path_class, class_tracker in trackers.items():
             with class_in_errors(class_tracker.name):
@@ -196,7 +200,7 @@ def fit(
             fold_of = {slide.entry.id: 0 for slide in cohort} | dict(ensemble.fold_of)
             classifiers[path_class] = replace(classifiers[path_class], ensemble=replace(ensemble, fold_of=fold_of))
     distributed.only_main_goes_on()
-    logits, cam_results = compute_cams(cohort, classifiers, options, tracker, workers=workers)
+    logits, cam_results = compute_cams(cohort, classifiers, options, tracker, workers=workers, store=store)
     fits = []
     for path_class, class_tracker in trackers.items():
         fitted = classifiers[path_class]
@@ -374,6 +378,26 @@ class AnnotateSlide:
         result = annotate(slide, fits, self.class_refiners, self.options, run_id=self.run_id)
         pictures = {path_class: cam.picture() for path_class, cam in result.maps.items()}
         return replace(result, maps={}, pictures=pictures, embedded=self.embed.computed - before)
+
+    def resumed(self, store: ResumeStore) -> Resumed[tuple[CohortSlide, Sequence[ClassFit]], SlideResult]:
+        """How the pseudo-labels of a slide are kept, and what they depend on."""
+        options = (self.options.recipe, self.options.mpp, self.options.min_area_um2, self.options.run.seed)
+        of_refiners = [refiners.digest(refiner) for refiner in self.class_refiners]
+
+        def key(item: tuple[CohortSlide, Sequence[ClassFit]]) -> str:
+            slide, fits = item
+            classes = [fit_of_class.path_class for fit_of_class in fits]
+            logits = [fit_of_class.logits[slide.entry.id] for fit_of_class in fits]
+            maps = [(map_digest(of_class.mean), map_digest(of_class.raw)) for of_class in logits]
+            scales = [fit_of_class.calibrated for fit_of_class in fits]
+            return key_of([SlideInput.of(slide, classes), classes, options, of_refiners, maps, scales])
+
+        return Resumed(
+            store,
+            key,
+            finished_result,
+            lambda item, finished: result_of(finished, item[0].entry.id, run_id=self.run_id),
+        )
 
 
 def _mil_network(options: PseudolabelOptions, head: ModuleType, device: torch.device) -> MilNetwork:

@@ -1,6 +1,5 @@
 """SAM's embeddings of windows: computed once, kept in the cache, reused by rounds, epochs and runs."""
 
-import hashlib
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -9,24 +8,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wsplf_cli.cache import FileIdentity, Store, identity, key_of
-from wsplf_cli.errors import SlideError
+from wsplf_cli.cache import Store, key_of
 from wsplf_cli.networks.sam import Sam
+from wsplf_cli.slides.entry import SlideContent, content_of
 from wsplf_cli.slides.open import Slide
 from wsplf_cli.slides.window import Window
-
-THUMBNAIL_PX = 64
 
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """Everything that the embedding of a window depends on, besides its position.
+    """Everything that the embedding of a window depends on, besides its position."""
 
-    ``shown`` is a digest of the slide's thumbnail: the same file may be shown cropped to its bounds or rotated.
-    """
-
-    slide: FileIdentity
-    shown: str
+    slide: SlideContent
     downsample: float
     side_px: int
     encoder: str
@@ -67,12 +60,7 @@ class Embedder:
         keys = self._keys.setdefault(slide, {})
         size = (window.downsample, window.side_px)
         if size not in keys:
-            try:
-                file = identity(slide.path)
-            except OSError as error:
-                raise SlideError(f"{slide.path}: {error.strerror}") from error
-            shown = hashlib.sha256(slide.thumbnail(THUMBNAIL_PX)[0].tobytes()).hexdigest()
-            keys[size] = key_of(_Source(file, shown, window.downsample, window.side_px, self._encoder))
+            keys[size] = key_of(_Source(content_of(slide), window.downsample, window.side_px, self._encoder))
         return keys[size]
 
 

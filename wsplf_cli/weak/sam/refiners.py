@@ -103,6 +103,11 @@ def build(name: str, *, sam: Sam, embed: Embedder, strategy: Strategy) -> Refine
     return (SamOnly if name == "sam-only" else SamWithCam)(sam, embed, strategy)
 
 
+def digest(refiner: Refiner) -> str:
+    """A digest of what a refiner's answers depend on, besides its kind and the strategy, which the recipe names."""
+    return refiner.sam.digest() if isinstance(refiner, SamWithCam | SamOnly) else str(refiner.side_px)
+
+
 def share_in_cam(mask: NDArray[np.bool_], cam: NDArray[np.float32]) -> float:
     """Share of a mask bool [S, S] that lies in the CAM's foreground, 0 for an empty mask: EP-SAM's selection."""
     area = int(mask.sum())
