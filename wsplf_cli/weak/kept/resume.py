@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from wsplf_cli.cache import digest_of
 from wsplf_cli.cohort.seeds import annotation_id
 from wsplf_cli.cohort.slide import CohortSlide, SlideResult
-from wsplf_cli.networks.backbone import Backbone
+from wsplf_cli.networks.backbone import DenseBackbone
 from wsplf_cli.networks.state import weights_digest
 from wsplf_cli.runs.resume import Finished, finished_polygons, polygons_of
 from wsplf_cli.slides.entry import SlideContent, content_of
@@ -63,9 +63,9 @@ def probe_digest(probe: LinearProbe | None) -> str:
     return "" if probe is None else digest_of(probe.weight, repr(float(probe.bias)))
 
 
-def backbone_digest(backbone: Backbone) -> str:
+def backbone_digest(backbone: DenseBackbone) -> str:
     """A digest of a backbone: its weights, its normalisation and its device."""
-    statistics = [tensor.cpu().numpy() for tensor in (backbone.mean, backbone.std)]
+    statistics = [tensor.cpu().numpy() for part in backbone.parts for tensor in (part.mean, part.std)]
     return digest_of(weights_digest(backbone), *statistics, backbone.device.type)
 
 
