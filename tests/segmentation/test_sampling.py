@@ -1,7 +1,13 @@
+import threading
+from dataclasses import replace
+
 import numpy as np
+import pytest
 from shapely import box
 from training_slides import SIDE, training_slide
 
+from wsplf_cli.errors import SlideError
+from wsplf_cli.segmentation import sampling
 from wsplf_cli.segmentation.sampling import (
     DECIDED_WEIGHT,
     FULL_WEIGHT,
@@ -94,7 +100,8 @@ def test_errors_on_negative_slides_are_shown_more_often_and_those_on_positive_on
     assert counts[0, 3] < 0.2 * counts[0].sum()
 
 
-def test_blocks_beyond_the_memory_bound_are_read_again():
+def test_blocks_beyond_the_memory_bound_are_read_again(monkeypatch):
+    monkeypatch.setattr(sampling, "KEPT_AHEAD", 0)
     reads = []
     slide = training_slide("a")
 
@@ -110,3 +117,58 @@ def test_blocks_beyond_the_memory_bound_are_read_again():
         for index in (0, 1, 0, 1):
             blocks(0, index)
         assert len(reads) == expected
+
+
+def drawn_in_steps(slides, steps):
+    """The crops of some steps, with other difficulties after each, and the threads that read blocks."""
+    readers = []
+
+    def reading(slide):
+        def read(indices):
+            readers.append(threading.current_thread().name)
+            return slide.read(indices)
+
+        return replace(slide, read=read)
+
+    blocks = Blocks([reading(slide) for slide in slides], cache_bytes=0)
+    draw = BalancedCropSampler(blocks, side_px=32, rng=np.random.default_rng(3))
+    batches = []
+    for step in range(steps):
+        batches.append(draw(6))
+        draw.update_difficulty(batches[-1], np.array([[(7 * step + crop.block_index) % 5 / 5] for crop in batches[-1]]))
+    return [crop for batch in batches for crop in batch], readers
+
+
+def test_crops_are_the_same_whether_their_blocks_are_read_ahead_or_not(monkeypatch):
+    regions = ReviewRegions(pending=((box(70, 5, 100, 30), 1.0),))
+    slides = [training_slide("a", regions=regions, columns=30), training_slide("b", positive=False, columns=30)]
+    monkeypatch.setattr(sampling, "reader_threads", lambda: 1)
+    expected, alone = drawn_in_steps(slides, 8)
+    monkeypatch.setattr(sampling, "reader_threads", lambda: 2)
+    ahead, shared = drawn_in_steps(slides, 8)
+    assert [(crop.slide_index, crop.block_index) for crop in ahead] == [
+        (crop.slide_index, crop.block_index) for crop in expected
+    ]
+    for crop, same in zip(ahead, expected, strict=True):
+        assert np.array_equal(crop.block.rgb, same.block.rgb)
+        assert np.array_equal(crop.block.target, same.block.target)
+    assert not any(name.startswith("wsplf-read") for name in alone)
+    assert np.mean([name.startswith("wsplf-read") for name in shared]) > 0.5
+
+
+def test_a_block_that_cannot_be_read_ahead_fails_when_it_is_drawn(monkeypatch):
+    monkeypatch.setattr(sampling, "reader_threads", lambda: 2)
+    slide = training_slide("a", regions=ReviewRegions(positive=(box(0, 0, 20, 20),)))
+    reads = []
+
+    def read(indices):
+        reads.extend(indices)
+        if len(reads) > 1:
+            raise SlideError("damaged there")
+        return slide.read(indices)
+
+    blocks = Blocks([replace(slide, read=read)], cache_bytes=0)
+    draw = BalancedCropSampler(blocks, side_px=32, rng=np.random.default_rng(0))
+    draw(1)
+    with pytest.raises(SlideError, match="damaged there"):
+        draw(40)

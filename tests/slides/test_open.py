@@ -1,4 +1,5 @@
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -130,16 +131,42 @@ def test_missing_foreign_and_broken_files_are_one_clear_line(tmp_path):
         assert caught.value.hint
 
 
-def test_damage_is_reported_and_other_regions_still_read(tmp_path):
+def with_damaged_tile(folder):
+    """A slide of four tiles of noise whose last one is damaged."""
     noise = np.random.default_rng(0).integers(0, 255, (512, 512, 3), dtype=np.uint8)
-    path = tmp_path / "damaged.tif"
+    path = folder / "damaged.tif"
     pyramid.write_pyramid(path, noise, mpp=0.5, levels=1)
     with tifffile.TiffFile(path) as tiff:
         offset = tiff.pages[0].dataoffsets[3]
     with path.open("r+b") as file:
         file.seek(offset)
         file.write(b"\0" * 64)
-    with open_slide(path) as slide:
+    return path
+
+
+def test_threads_that_read_beside_damage_get_their_pixels(tmp_path):
+    with open_slide(with_damaged_tile(tmp_path)) as slide:
+        corners = [(0, 0), (256, 0), (0, 256), (256, 256)]
+        expected = [slide.read(*corner, size_px=(200, 200), downsample=1) for corner in corners[:3]]
+
+        def read(turn):
+            corner = corners[turn % 4]
+            try:
+                return slide.read(*corner, size_px=(200, 200), downsample=1)
+            except SlideError:
+                return None
+
+        with ThreadPoolExecutor(8) as pool:
+            pixels = list(pool.map(read, range(400)))
+    for turn, tile in enumerate(pixels):
+        if turn % 4 == 3:
+            assert tile is None
+        else:
+            assert np.array_equal(tile, expected[turn % 4])
+
+
+def test_damage_is_reported_and_other_regions_still_read(tmp_path):
+    with open_slide(with_damaged_tile(tmp_path)) as slide:
         with pytest.raises(SlideError, match="damaged"):
             slide.read(256, 256, size_px=(100, 100), downsample=1)
         assert slide.read(0, 0, size_px=(100, 100), downsample=1).std() > 10

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from wsplf_cli.errors import SlideError
 from wsplf_cli.schema import TissueMask
+from wsplf_cli.slides import window as sliding_window
 from wsplf_cli.slides.window import (
     READ_AHEAD,
     DenseInference,
@@ -104,6 +105,34 @@ def test_the_next_batches_are_read_while_one_is_worked_on_and_not_all_of_them() 
     time.sleep(0.05)
     assert len(reads) == 1 + READ_AHEAD
     pixels.close()
+
+
+def test_as_many_threads_read_as_there_are_cores_and_never_more_than_omp_allows(monkeypatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(4)), raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert sliding_window.reader_threads() == 4
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert sliding_window.reader_threads() == 3
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert sliding_window.reader_threads() == 1
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(64)), raising=False)
+    assert sliding_window.reader_threads() == sliding_window.MOST_READERS
+
+
+def test_windows_of_a_batch_are_read_at_the_same_time_and_come_in_order(monkeypatch) -> None:
+    monkeypatch.setattr(sliding_window, "reader_threads", lambda: 2)
+    slide = ArraySlide(noise(16, 160))
+    together = threading.Barrier(2)  # both windows of a batch must be in a reader before one goes on
+
+    def read(part: Window) -> NDArray[np.uint8]:
+        together.wait(timeout=20)
+        return part.read()
+
+    batches = [windows_at(slide, [(16 * index, 0), (16 * index + 8, 0)]) for index in range(6)]
+    pixels = np.concatenate(list(read_batches(batches, read)))
+    for index, tile in enumerate(pixels):
+        assert np.array_equal(tile, slide.rgb[:8, 8 * index : 8 * index + 8])
 
 
 def test_an_error_of_the_reader_is_raised_in_the_caller_and_its_thread_ends() -> None:

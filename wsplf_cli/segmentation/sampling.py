@@ -3,7 +3,12 @@
 A block is a square of several tiles. Random crops are taken from it, so that no two tiles are alike.
 """
 
+import copy
+import threading
+from collections import OrderedDict
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
@@ -14,9 +19,11 @@ import shapely
 from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
+from wsplf_cli.errors import SlideError
 from wsplf_cli.geometry import rasterise
 from wsplf_cli.review.regions import ReviewRegions
 from wsplf_cli.schema import TileGrid, TissueMask
+from wsplf_cli.slides.window import reader_threads
 
 IGNORE = 255
 """Target of the pixels that the loss leaves out."""
@@ -30,6 +37,8 @@ OUTLINE_UM = 4.0
 """Half the width of the strip along a pseudo-label's outline that is ignored: it is rarely right to a nucleus."""
 CACHE_BYTES = 1 << 30
 """Blocks are kept in memory up to this size. The others are read from the slide again each time."""
+KEPT_AHEAD = 32
+"""Blocks that are kept in any case: those of about three batches, 25 MB of blocks of 384 pixels and one class."""
 
 CropKind = Literal["class", "rejected", "positive", "negative"]
 """What a crop shows: pixels of the class, a polygon that a person rejected, anything of a slide that is positive for
@@ -126,26 +135,54 @@ class Block:
 
 
 class Blocks:
-    """The blocks of all slides. A block is read on first use and kept in memory while there is room for it."""
+    """The blocks of all slides. A block is read on first use and kept in memory while there is room for it.
+
+    The last ``KEPT_AHEAD`` blocks are kept in any case, so that what a thread reads ahead is still there when it is
+    drawn. Several threads may ask for blocks.
+    """
 
     def __init__(self, slides: Sequence[TrainingSlide], *, cache_bytes: int = CACHE_BYTES) -> None:
         self.slides = slides
         self._free_bytes = cache_bytes
         self._cache: dict[tuple[int, int], Block] = {}
+        self._last: OrderedDict[tuple[int, int], Future[Block]] = OrderedDict()
+        self._lock = threading.Lock()
 
     def __call__(self, slide_index: int, block_index: int) -> Block:
-        """One block of one slide."""
-        block = self._cache.get((slide_index, block_index))
-        if block is None:
-            slide = self.slides[slide_index]
-            rgb = slide.read(np.array([block_index]))[0]
-            layers = [
-                rasterise_targets(targets.regions, slide.grid, block_index, known=targets.known)
-                for targets in slide.classes
-            ]
-            block = Block(rgb, *(np.stack(layer) for layer in zip(*layers, strict=True)))
-            size = rgb.nbytes + block.target.nbytes + block.weight.nbytes
-            if size <= self._free_bytes:
+        """One block of one slide.
+
+        Raises:
+            SlideError: It cannot be read.
+        """
+        key = slide_index, block_index
+        with self._lock:
+            if key in self._cache:
+                return self._cache[key]
+            is_new = key not in self._last
+            reading = self._last.setdefault(key, Future())
+            while len(self._last) > KEPT_AHEAD:
+                self._last.popitem(last=False)
+        if is_new:
+            try:
+                reading.set_result(self._read(slide_index, block_index))
+            except BaseException as error:
+                with self._lock:
+                    self._last.pop(key, None)  # it is tried again the next time
+                reading.set_exception(error)
+                raise
+        return reading.result()
+
+    def _read(self, slide_index: int, block_index: int) -> Block:
+        slide = self.slides[slide_index]
+        rgb = slide.read(np.array([block_index]))[0]
+        layers = [
+            rasterise_targets(targets.regions, slide.grid, block_index, known=targets.known)
+            for targets in slide.classes
+        ]
+        block = Block(rgb, *(np.stack(layer) for layer in zip(*layers, strict=True)))
+        size = rgb.nbytes + block.target.nbytes + block.weight.nbytes
+        with self._lock:
+            if size <= self._free_bytes and (slide_index, block_index) not in self._cache:
                 self._free_bytes -= size
                 self._cache[slide_index, block_index] = block
         return block
@@ -245,11 +282,30 @@ class BalancedCropSampler:
         self._shares = shares / shares.sum()
         #: For each slide, float [C, blocks]: about the largest mean probability that recent crops of a block got.
         self._difficulty = [np.ones((class_count, len(slide.crop_kinds[0]))) for slide in blocks.slides]
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="wsplf-read") if reader_threads() > 1 else None
+        self._rehearsal: Future[None] | None = None
 
     def __call__(self, count: int) -> list[Crop]:
-        """``count`` random crops."""
+        """``count`` random crops.
+
+        While they are learned from, a thread reads the blocks that will be drawn next, if there is a core for it. It
+        draws them from a copy of the sampler, so the crops are the same as without it.
+        """
+        if self._rehearsal is not None:
+            self._rehearsal.result()
         keys = list(self._candidates)
-        return [self._crop(*keys[index]) for index in self.rng.choice(len(keys), size=count, p=self._shares)]
+        crops = [self._crop(*keys[index]) for index in self.rng.choice(len(keys), size=count, p=self._shares)]
+        if self._reader is not None:
+            self._rehearsal = self._reader.submit(_rehearse, self._copy(), count)
+        return crops
+
+    def _copy(self) -> "BalancedCropSampler":
+        """A sampler that draws what this one would draw next, from the same blocks, and reads nothing ahead."""
+        sampler = copy.copy(self)
+        sampler.rng = copy.deepcopy(self.rng)
+        sampler._difficulty = [difficulty.copy() for difficulty in self._difficulty]
+        sampler._reader = sampler._rehearsal = None
+        return sampler
 
     def update_difficulty(self, crops: Sequence[Crop], probability: NDArray[np.float32]) -> None:
         """Record the mean probability [len(crops), C] of each class that the model gave to each crop."""
@@ -284,3 +340,9 @@ class BalancedCropSampler:
             offset = self.rng.integers(self.side_px, size=2)
             x_px, y_px = (int(np.clip(start, 0, last_start)) for start in (column - offset[0], row - offset[1]))
         return Crop(block.crop(x_px, y_px, self.side_px), slide_index, block_index)
+
+
+def _rehearse(sampler: BalancedCropSampler, count: int) -> None:
+    """Draw crops, for the blocks that this reads. What cannot be read is said when it is drawn in earnest."""
+    with suppress(SlideError):
+        sampler(count)

@@ -8,6 +8,7 @@ image. Every exception of OpenSlide leaves this module as a SlideError.
 import logging
 import math
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -61,6 +62,8 @@ class Level:
 class Slide:
     """An open slide. Use ``open_slide(...)`` in a ``with`` statement, or ``slide_of(...)`` for a shared slide.
 
+    Several threads may read at the same time.
+
     ``width_px0``, ``height_px0``, ``mpp`` and all pixels are those of the image that ``steps`` make of the slide.
     ``mpp`` is the mean of ``view_mpp_xy``, the micrometres per pixel along x and y (see ``properties.mean_mpp``).
     ``levels``, ``mpp_xy``, ``magnification``, ``tile_px``, ``scan_id`` and ``vendor`` are those of the slide's file.
@@ -68,6 +71,7 @@ class Slide:
 
     def __init__(self, path: Path, *, crop_to_bounds: bool = True, steps: Sequence[Step] = ()) -> None:
         self.path = path
+        self._lock = threading.Lock()
         self._handle = _open_handle(path)
         file_properties = self._handle.properties
         full_width, full_height = self._handle.dimensions
@@ -79,6 +83,7 @@ class Slide:
             Level(width, height, (full_width / width, full_height / height))
             for width, height in self._handle.level_dimensions
         )
+        self._openslide_ratios = self._handle.level_downsamples
         self._view = views.view_of(steps, bounds[2:]) if steps else None
         view = self._view or views.View(*bounds[2:])
         self.width_px0, self.height_px0 = view.width_px0, view.height_px0
@@ -180,7 +185,7 @@ class Slide:
     ) -> NDArray[np.uint8]:
         """Read ``size_px`` result pixels of ``scale`` level pixels each from one level."""
         ratio_x, ratio_y = self.levels[level].downsample
-        openslide_ratio = self._handle.level_downsamples[level]
+        openslide_ratio = self._openslide_ratios[level]
         x_px0, y_px0 = corner_px0
         across = _Span.plan(
             x_px0,
@@ -209,15 +214,25 @@ class Slide:
         return np.array(canvas.resize(size_px, Image.Resampling.BILINEAR, box=box))
 
     def _read_level(self, location: tuple[int, int], level: int, size_px: tuple[int, int]) -> Image.Image:
-        """RGBA pixels of one level. After an error OpenSlide refuses every read, so the slide is opened again."""
+        """RGBA pixels of one level.
+
+        After an error OpenSlide refuses every read of a handle, also those of other threads. So the slide is opened
+        again, and the region is read from a handle that no other thread uses: it alone tells what is damaged.
+        """
+        handle = self._handle
         try:
-            return self._handle.read_region(location, level, size_px)
+            return handle.read_region(location, level, size_px)
         except openslide.OpenSlideError as error:
-            self._handle.close()
-            self._handle = _open_handle(self.path)
             log.info("%s: %s", self.path, error)
-            where = f"near x {location[0]}, y {location[1]}, level {level}"
-            raise damaged_pixels(self.path, where) from error
+        with self._lock:
+            if self._handle is handle:
+                self._handle = _open_handle(self.path)  # the old one is closed when no thread uses it any more
+        with _open_handle(self.path) as alone:
+            try:
+                return alone.read_region(location, level, size_px)
+            except openslide.OpenSlideError as error:
+                where = f"near x {location[0]}, y {location[1]}, level {level}"
+                raise damaged_pixels(self.path, where) from error
 
 
 @dataclass(frozen=True, slots=True)

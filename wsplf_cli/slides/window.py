@@ -1,13 +1,16 @@
 """One sliding window over a slide, for dense features, CAMs and segmentation.
 
-Windows are read ahead in a thread while a function works on the batch before. What the function returns is stitched in
-one of two ways. ``infer_map`` keeps the middle of each window: for dense features and CAMs over the tissue.
-``infer_strips`` blends windows that overlap: for probabilities over the whole slide, in strips from the top, so that
-memory is bounded by the slide's width. Arrays go in and out; the function may be a network.
+Windows are read ahead in threads while a function works on the batch before; at most ``READ_AHEAD`` + 1 batches are in
+memory. What the function returns is stitched in one of two ways. ``infer_map`` keeps the middle of each window: for
+dense features and CAMs over the tissue. ``infer_strips`` blends windows that overlap: for probabilities over the whole
+slide, in strips from the top, so that memory is bounded by the slide's width. Arrays go in and out; the function may be
+a network.
 """
 
 import logging
 import math
+import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,8 +31,10 @@ log = logging.getLogger(__name__)
 MARGIN_PX = 64
 #: Share of a window's side that ``infer_strips`` has in common with the next window.
 OVERLAP = 0.25
-#: Batches that are read while one is worked on.
+#: Batches that are read while one is worked on: 8 windows of 512 pixels are 6 MB, so the queue holds 13 MB of them.
 READ_AHEAD = 2
+#: Threads that read, at most. Each holds what one window is resampled from: mostly under 20 MB, never over 120 MB.
+MOST_READERS = 8
 
 Infer = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """Windows uint8 [B, S, S, 3], RGB, to maps float32 [B, C, s, s]."""
@@ -64,25 +69,28 @@ def read_without_ink(window: Window, tissue: TissueMask) -> NDArray[np.uint8]:
     return hide_ink(window.read(), tissue, origin_px0=(window.x_px0, window.y_px0), downsample=window.downsample)
 
 
+def reader_threads() -> int:
+    """Threads that read while others compute: one per core of this process, as far as ``OMP_NUM_THREADS`` allows."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allowed = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, min(MOST_READERS, cores, int(allowed) if allowed.isdecimal() else cores))
+
+
 def read_batches(
     batches: Sequence[Sequence[Window]], read: Callable[[Window], NDArray[np.uint8]] = Window.read
 ) -> Iterator[NDArray[np.uint8]]:
     """The pixels of each batch of windows, uint8 [B, S, S, 3]. The next batches are read while one is worked on."""
-
-    def read_batch(batch: Sequence[Window]) -> NDArray[np.uint8]:
-        return np.stack([read(window) for window in batch])
-
-    with ThreadPoolExecutor(1, thread_name_prefix="wsplf-read") as reader:
-        waiting: deque[Future[NDArray[np.uint8]]] = deque()
+    with ThreadPoolExecutor(reader_threads(), thread_name_prefix="wsplf-read") as readers:
+        waiting: deque[list[Future[NDArray[np.uint8]]]] = deque()
         try:
             for batch in batches:
-                waiting.append(reader.submit(read_batch, batch))
+                waiting.append([readers.submit(read, window) for window in batch])
                 if len(waiting) > READ_AHEAD:
-                    yield waiting.popleft().result()
+                    yield np.stack([window.result() for window in waiting.popleft()])
             while waiting:
-                yield waiting.popleft().result()
+                yield np.stack([window.result() for window in waiting.popleft()])
         finally:
-            for pending in waiting:
+            for pending in (window for batch_waiting in waiting for window in batch_waiting):
                 pending.cancel()
 
 
@@ -245,6 +253,7 @@ class WindowCounter:
     def __init__(self, advance: Callable[[int], None] | None = None) -> None:
         self.done = self.damaged = 0
         self._advance = advance
+        self._lock = threading.Lock()  # several threads read
 
     def add(self, windows: int) -> None:
         """Count windows that are done."""
@@ -257,7 +266,8 @@ class WindowCounter:
         try:
             return read_without_ink(window, tissue)
         except SlideError as error:
-            self.damaged += 1
+            with self._lock:
+                self.damaged += 1
             log.warning("a window was left white: %s", error.message)
             return np.full((window.side_px, window.side_px, 3), 255, np.uint8)
 
