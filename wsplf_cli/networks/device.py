@@ -90,6 +90,11 @@ def autocast(device: torch.device) -> AbstractContextManager[object]:
     return nullcontext()
 
 
+def compute_alone() -> None:
+    """Let the networks that this thread runs use one core: the threads beside it use the others."""
+    torch.set_num_threads(1)
+
+
 @dataclass(frozen=True, slots=True)
 class PeakMemory:
     """The peak memory since ``start_peak_memory``, in bytes; None where the system does not report it."""

@@ -5,9 +5,11 @@ import sys
 
 import numpy as np
 import pytest
+from scipy.ndimage import distance_transform_edt
 
 from wsplf_cli import plugins
 from wsplf_cli.weak.prompts import BACKGROUND, FOREGROUND
+from wsplf_cli.weak.prompts._points import distance, within
 from wsplf_cli.weak.prompts._points import spread as spread_points
 
 STRATEGIES = plugins.names("weak.prompts")
@@ -172,3 +174,12 @@ def test_prompts_load_no_torch():
     modules = ", ".join(f"wsplf_cli.weak.prompts.{name}" for name in STRATEGIES)
     code = f"import sys, {modules}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("part", [np.s_[5:20, 30:41], np.s_[0:8, 0:64], np.s_[:, 10:20], np.s_[40:41, 63:64]])
+def test_distances_are_those_of_the_whole_window(part):
+    mask = np.zeros((64, 64), bool)
+    mask[part] = True
+    assert np.array_equal(distance(mask), distance_transform_edt(mask))
+    for reach in (1.0, 7.5, 100.0):
+        assert np.array_equal(within(mask, reach), distance_transform_edt(~mask) <= reach)

@@ -1,5 +1,6 @@
 """A CAM refined in windows: where masks help, where they are discarded, and that regions lie where they should."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -65,8 +66,10 @@ class Prompted:
     def __init__(self, sam: DiscSam) -> None:
         self.sam = sam
 
-    def __call__(self, window: Window, cam: NDArray[np.float32], rng: np.random.Generator) -> RefinedWindow:
-        prompts = spread.build()(cam, rng)
+    def prompts(self, cam: NDArray[np.float32], rng: np.random.Generator) -> list[Prompt]:
+        return spread.build()(cam, rng)
+
+    def __call__(self, window: Window, cam: NDArray[np.float32], prompts: Sequence[Prompt]) -> RefinedWindow:
         return fuse_cam_and_sam(cam, prompts, self.sam.prompt(self.sam.embed(window.read()), prompts))
 
 
@@ -96,6 +99,19 @@ def overlap_with_the_disc(cam: NDArray[np.float32]) -> float:
 
 def test_masks_of_sam_give_an_uncertain_cam_its_outline_at_the_right_position() -> None:
     assert overlap_with_the_disc(square_cam() * np.float32(0.55 / 0.9)) > 0.9
+
+
+def test_regions_are_the_same_with_any_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    cam = square_cam() * np.float32(0.55 / 0.9)
+    regions = []
+    for threads in (1, 4):
+        monkeypatch.setattr("wsplf_cli.weak.sam.refine.reader_threads", lambda threads=threads: threads)
+        regions.append(regions_of(cam)[0])
+    assert np.array_equal(regions[0].probability, regions[1].probability)
+    assert np.array_equal(regions[0].sam, regions[1].sam)
+    prompted = [[mask.points_px0.tolist() for mask in region.prompted] for region in regions]
+    assert prompted[0] == prompted[1]
+    assert len(prompted[0]) > 1
 
 
 def test_a_certain_cam_is_kept() -> None:

@@ -39,7 +39,8 @@ def test_every_refiner_gives_probabilities_of_the_window_and_the_same_again(name
     refiner = refiners.build(name, sam=sam, embed=Embedder(sam, Store(None, most_bytes=0)), strategy=spread.build())
     assert refiner.side_px == 256
     window = Window(slide, 300.0, 200.0, 256, 1.0)
-    first, second = (refiner(window, rectangle(), np.random.default_rng(0)) for _ in range(2))
+    cam = rectangle()
+    first, second = (refiner(window, cam, refiner.prompts(cam, np.random.default_rng(0))) for _ in range(2))
     for layer in (first.probability, first.score, first.count):
         assert layer.shape == (256, 256)
         assert layer.dtype == np.float32
@@ -51,13 +52,14 @@ def test_every_refiner_gives_probabilities_of_the_window_and_the_same_again(name
     assert sum((mask.mask.mask for mask in first.masks if mask.used), np.zeros((256, 256))) == pytest.approx(
         first.count
     )
-    empty = refiner(window, np.zeros((256, 256), np.float32), np.random.default_rng(0))
+    nothing = np.zeros((256, 256), np.float32)
+    empty = refiner(window, nothing, refiner.prompts(nothing, np.random.default_rng(0)))
     assert empty.probability.max() == 0
 
 
 def test_without_a_refiner_the_probability_is_the_cam_itself():
     cam = rectangle()
-    assert refiners.CamOnly(256)(None, cam, np.random.default_rng(0)).probability is cam
+    assert refiners.CamOnly(256)(None, cam, []).probability is cam
 
 
 def test_superpixels_follow_the_edge_that_the_cam_misses():

@@ -38,8 +38,25 @@ def distance(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Distance in pixels from each pixel of ``mask`` to the nearest one that is not; 0 outside; huge if all are."""
     if mask.all():
         return np.full(mask.shape, 1e6)
-    depth: NDArray[np.float64] = distance_transform_edt(mask)
+    around = _around(mask, 1)  # what lies nearest is there
+    depth = np.zeros(mask.shape)
+    depth[around] = distance_transform_edt(mask[around])
     return depth
+
+
+def within(mask: NDArray[np.bool_], reach_px: float) -> NDArray[np.bool_]:
+    """The pixels that lie at most so far from ``mask``, bool [h, w]."""
+    around = _around(mask, int(np.ceil(reach_px)) + 1)
+    near = np.zeros(mask.shape, bool)
+    near[around] = distance_transform_edt(~mask[around]) <= reach_px
+    return near
+
+
+def _around(mask: NDArray[np.bool_], margin_px: int) -> tuple[slice, slice]:
+    """The smallest part of an image that holds a mask, with a margin; the mask holds a pixel."""
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    first_row, first_column = (max(0, int(indices[0]) - margin_px) for indices in (rows, columns))
+    return slice(first_row, int(rows[-1]) + margin_px + 1), slice(first_column, int(columns[-1]) + margin_px + 1)
 
 
 def spread(

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from wsplf_cli.schema import Prompt
 from wsplf_cli.weak.prompts import BACKGROUND, Strategy
-from wsplf_cli.weak.prompts._points import Piece, distance, pieces, spread
+from wsplf_cli.weak.prompts._points import Piece, pieces, spread, within
 
 POSITIVES = 6
 NEGATIVES = 6
@@ -32,7 +32,7 @@ def _prompt(piece: Piece, cam: NDArray[np.float32], rng: np.random.Generator) ->
     sure = piece.mask & (cam >= np.median(high))
     count = int(np.clip(round(float(piece.mask.mean()) / SHARE_PER_POINT), 1, POSITIVES))
     inside = spread(sure, cam * np.sqrt(piece.depth), rng, count=count, apart_px=APART * side)
-    low = (cam <= BACKGROUND) & (distance(~piece.mask) <= NEAR * side)
+    low = (cam <= BACKGROUND) & within(piece.mask, NEAR * side)
     outside = spread(low, 1.0 - cam, rng, count=NEGATIVES, apart_px=APART * side)
     labels = np.repeat(np.array([1, 0], np.int8), [len(inside), len(outside)])
     return Prompt(points_px=np.concatenate([inside, outside]), point_labels=labels)

@@ -1,5 +1,6 @@
 """SAM's embeddings of windows: computed once, kept in the cache, reused by rounds, epochs and runs."""
 
+import threading
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -26,12 +27,16 @@ class _Source:
 
 
 class Embedder:
-    """Embeddings of a SAM's windows, through a cache. ``computed`` counts those that were not in it."""
+    """Embeddings of a SAM's windows, through a cache. ``computed`` counts those that were not in it.
+
+    Several threads may ask for embeddings.
+    """
 
     def __init__(self, sam: Sam, store: Store) -> None:
         self.sam = sam
         self.store = store
         self.computed = 0
+        self._lock = threading.Lock()
         self._encoder = sam.encoder_digest()
         # Weak keys: slides that nobody else uses are closed.
         self._keys: WeakKeyDictionary[Slide, dict[tuple[float, int], str]] = WeakKeyDictionary()
@@ -46,12 +51,14 @@ class Embedder:
         Raises:
             SlideError: The slide cannot be read.
         """
-        name = f"{self._key(window)}/{window.x_px0:.0f}_{window.y_px0:.0f}"
-        embedding = self.store.get(name)
+        with self._lock:
+            name = f"{self._key(window)}/{window.x_px0:.0f}_{window.y_px0:.0f}"
+            embedding = self.store.get(name)
         if embedding is None:
-            self.computed += 1
             embedding = self.sam.embed(window.read())[0].cpu().numpy().astype(np.float16)
-            self.store.put(name, embedding)
+            with self._lock:
+                self.computed += 1
+                self.store.put(name, embedding)
         return embedding
 
     def _key(self, window: Window) -> str:

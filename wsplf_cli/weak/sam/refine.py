@@ -1,6 +1,8 @@
 """From a calibrated CAM to a finer probability map: a refiner works in overlapping windows over the foreground."""
 
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,10 +12,11 @@ from PIL import Image
 from scipy import ndimage
 
 from wsplf_cli.geometry import mask_polygons, union
+from wsplf_cli.networks.device import compute_alone
 from wsplf_cli.schema import Prompt, PromptedMask, TileMask
 from wsplf_cli.slides.map import SlideMap
 from wsplf_cli.slides.open import Slide
-from wsplf_cli.slides.window import Window
+from wsplf_cli.slides.window import Window, reader_threads
 from wsplf_cli.weak.prompts import BACKGROUND, FOREGROUND
 
 #: One pixel of the refined map is this many pixels of a window: SAM's own masks are coarser than the window.
@@ -75,14 +78,19 @@ class Refiner(Protocol):
     def side_px(self) -> int:
         """Side of the windows that it wants, in pixels."""
 
-    def __call__(self, window: Window, cam: NDArray[np.float32], rng: np.random.Generator) -> RefinedWindow:
-        """The refined window for the CAM float32 [S, S] in 0..1, foreground from 0.5 on."""
+    def prompts(self, cam: NDArray[np.float32], rng: np.random.Generator) -> list[Prompt]:
+        """What SAM is asked for the CAM of a window, float32 [S, S] in 0..1; empty where SAM is not asked."""
+
+    def __call__(self, window: Window, cam: NDArray[np.float32], prompts: Sequence[Prompt]) -> RefinedWindow:
+        """The refined window for the CAM, foreground from 0.5 on, and its prompts. Several threads may call it."""
 
 
 def refine(
     slide: Slide, cam: SlideMap, refiner: Refiner, *, window_downsample: float, rng: np.random.Generator
 ) -> Iterator[RefinedRegion]:
     """Refine the foreground of a slide's CAM; one region for each group of touching windows.
+
+    Windows are prompted in order and refined in threads, one a core; the result does not depend on their number.
 
     Args:
         slide: The open slide.
@@ -163,15 +171,15 @@ def _refine_group(
     weights, probability, cams, score, masks = (np.zeros((height, width), np.float32) for _ in range(5))
     window_weight = _window_weight(side)
     prompted: list[PromptedMask] = []
-    for window, (x, y) in zip(windows, corners, strict=True):
-        window_cam = cam_of(window, cam, size=refiner.side_px)
-        refined = refiner(window, window_cam, rng)
+    refined_windows = _refined_in_order(windows, cam, refiner, rng=rng)
+    for window, (x, y), (window_cam, refined) in zip(windows, corners, refined_windows, strict=True):
         part = np.s_[y - first[1] : y - first[1] + side, x - first[0] : x - first[0] + side]
         weights[part] += window_weight
         probability[part] += window_weight * _shrink(refined.probability)
         cams[part] += window_weight * _shrink(window_cam)
-        score[part] += window_weight * _shrink(refined.score)
-        masks[part] += window_weight * _shrink(refined.count)
+        if refined.count.any():
+            score[part] += window_weight * _shrink(refined.score)
+            masks[part] += window_weight * _shrink(refined.count)
         prompted += [_on_slide(mask, window) for mask in refined.masks]
     total = np.maximum(weights, 1e-6)
     return RefinedRegion(
@@ -182,6 +190,29 @@ def _refine_group(
         sam=np.where(masks > 0, score / np.maximum(masks, 1e-6), 0.0).astype(np.float32),
         prompted=tuple(prompted),
     )
+
+
+def _refined_in_order(
+    windows: Sequence[Window], cam: SlideMap, refiner: Refiner, *, rng: np.random.Generator
+) -> Iterator[tuple[NDArray[np.float32], RefinedWindow]]:
+    """The CAM and the refined map of each window, in order; at most two windows a thread are under way."""
+    threads = reader_threads()
+    waiting: deque[tuple[NDArray[np.float32], Future[RefinedWindow]]] = deque()
+    with ThreadPoolExecutor(threads, thread_name_prefix="wsplf-refine", initializer=compute_alone) as pool:
+        try:
+            for window in windows:
+                window_cam = cam_of(window, cam, size=refiner.side_px)
+                prompts = refiner.prompts(window_cam, rng)
+                waiting.append((window_cam, pool.submit(refiner, window, window_cam, prompts)))
+                if len(waiting) > 2 * threads:
+                    ready_cam, refined = waiting.popleft()
+                    yield ready_cam, refined.result()
+            while waiting:
+                ready_cam, refined = waiting.popleft()
+                yield ready_cam, refined.result()
+        finally:
+            for _, pending in waiting:
+                pending.cancel()
 
 
 def fuse_cam_and_sam(

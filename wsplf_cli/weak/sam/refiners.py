@@ -1,5 +1,6 @@
 """How the CAM of a window gets its outline: from Segment Anything, from superpixels, or not at all."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,6 +8,7 @@ from numpy.typing import NDArray
 from skimage.segmentation import slic
 
 from wsplf_cli.networks.sam import Sam
+from wsplf_cli.schema import Prompt
 from wsplf_cli.slides.window import Window
 from wsplf_cli.weak.prompts import FOREGROUND, Strategy
 from wsplf_cli.weak.sam.embeddings import Embedder, as_tensor
@@ -23,7 +25,11 @@ class CamOnly:
 
     side_px: int
 
-    def __call__(self, window: Window, cam: NDArray[np.float32], rng: np.random.Generator) -> RefinedWindow:
+    def prompts(self, cam: NDArray[np.float32], rng: np.random.Generator) -> list[Prompt]:
+        """None."""
+        return []
+
+    def __call__(self, window: Window, cam: NDArray[np.float32], prompts: Sequence[Prompt]) -> RefinedWindow:
         """The CAM itself; the window is not read."""
         return RefinedWindow(cam, np.zeros_like(cam), np.zeros_like(cam))
 
@@ -34,7 +40,11 @@ class Superpixels:
 
     side_px: int
 
-    def __call__(self, window: Window, cam: NDArray[np.float32], rng: np.random.Generator) -> RefinedWindow:
+    def prompts(self, cam: NDArray[np.float32], rng: np.random.Generator) -> list[Prompt]:
+        """None."""
+        return []
+
+    def __call__(self, window: Window, cam: NDArray[np.float32], prompts: Sequence[Prompt]) -> RefinedWindow:
         """A CAM that follows the edges of colour in the window."""
         count = max(1, round(cam.size / SUPERPIXEL_PX**2))
         labels = slic(window.read(), n_segments=count, compactness=COMPACTNESS, start_label=0)
@@ -56,9 +66,12 @@ class SamWithCam:
         """SAM's own."""
         return self.sam.side_px
 
-    def __call__(self, window: Window, cam: NDArray[np.float32], rng: np.random.Generator) -> RefinedWindow:
+    def prompts(self, cam: NDArray[np.float32], rng: np.random.Generator) -> list[Prompt]:
+        """Those of the strategy."""
+        return self.strategy(cam, rng)
+
+    def __call__(self, window: Window, cam: NDArray[np.float32], prompts: Sequence[Prompt]) -> RefinedWindow:
         """The CAM where there is no mask to trust, CAM and mask joined elsewhere."""
-        prompts = self.strategy(cam, rng)
         if not prompts:
             return RefinedWindow(cam, np.zeros_like(cam), np.zeros_like(cam))
         embedding = as_tensor(self.embed(window), self.sam.device)
@@ -78,10 +91,13 @@ class SamOnly:
         """SAM's own."""
         return self.sam.side_px
 
-    def __call__(self, window: Window, cam: NDArray[np.float32], rng: np.random.Generator) -> RefinedWindow:
+    def prompts(self, cam: NDArray[np.float32], rng: np.random.Generator) -> list[Prompt]:
+        """Those of the strategy."""
+        return self.strategy(cam, rng)
+
+    def __call__(self, window: Window, cam: NDArray[np.float32], prompts: Sequence[Prompt]) -> RefinedWindow:
         """The union of SAM's masks; nothing where nothing is prompted."""
         probability, score, count = np.zeros_like(cam), np.zeros_like(cam), np.zeros_like(cam)
-        prompts = self.strategy(cam, rng)
         masks: list[WindowMask] = []
         if prompts:
             embedding = as_tensor(self.embed(window), self.sam.device)

@@ -168,7 +168,7 @@ def _example(site: WindowSite, cam: NDArray[np.float32], probability: NDArray[np
 def _selected(site: WindowSite, cam: NDArray[np.float32], refiner: Refiner, rounds: _Rounds) -> Example | None:
     """The window with the mask that the last decoder makes on it; None where the mask is not selected."""
     window_cam = _site_cam(site, rounds.cams(site.slide), size=site.side_px)
-    refined = refiner(site.window(), window_cam, rounds.rng)
+    refined = refiner(site.window(), window_cam, refiner.prompts(window_cam, rounds.rng))
     rounds.tracker.advance(1)
     mask = refined.probability >= FOREGROUND
     if rounds.options.recipe.selection == "ids":
