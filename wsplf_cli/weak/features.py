@@ -221,13 +221,11 @@ def probe_maps(
     infer = on_arrays(neighbourhood_logits, device=backbone.device, rotations=inference.rotations)
     maps = infer_map(slide.open(), slide.tissue, infer, inference, channels=len(stacked))
     inside = ~np.isnan(maps[0])
-    logits = np.empty((len(probes), *inside.shape), np.float32)
-    for probe_logits, probe, layers in zip(logits, probes, np.split(maps, len(probes)), strict=True):
-        pooled = [
-            masked_gaussian(layers[index : index + 1], inside, sigma=sigma)[0]
-            for index, sigma in enumerate(_sigmas(inference))
-        ]
-        probe_logits[:] = np.stack(pooled).sum(axis=0) + np.float32(probe.bias)
+    logits = np.zeros((len(probes), *inside.shape), np.float32)
+    for index, (probe, layers) in enumerate(zip(probes, np.split(maps, len(probes)), strict=True)):
+        for layer, sigma in zip(layers, _sigmas(inference), strict=True):  # one at a time: maps of a slide are large
+            logits[index] += masked_gaussian(layer[None], inside, sigma=sigma)[0]
+        logits[index] += np.float32(probe.bias)
     return logits
 
 
