@@ -1,7 +1,7 @@
 """Make pyramidal slides of any size: ``python tests/benchmarks/large_slide.py a.tif --side-px 65536 --tissue-mm2 19``.
 
-One image of synthetic glands is compressed once, and its JPEG tiles are repeated until the slide holds as much tissue as
-asked for; the rest is glass. The images are spread evenly over the slide. ``--normal`` makes a slide without tumour.
+One image of synthetic glands is compressed once, and its JPEG tiles are repeated until the slide holds as much tissue
+as asked for; the rest is glass. The images are spread evenly over the slide. ``--normal`` makes a slide without tumour.
 """
 
 import argparse
@@ -85,9 +85,7 @@ def write_large_slide(path: Path, image: GlandImage, *, side_px: int, tissue_mm2
     write_levels(path, _levels(image, placed, side_px=side_px), mpp=MPP, tile_px=TILE_PX)
 
 
-def _levels(
-    image: GlandImage, placed: dict[tuple[int, int], GlandImage], *, side_px: int
-) -> Iterator[PyramidLevel]:
+def _levels(image: GlandImage, placed: dict[tuple[int, int], GlandImage], *, side_px: int) -> Iterator[PyramidLevel]:
     """All levels down to one of at most four tiles a side. ``placed`` are the images by row and column."""
     distinct = {id(shown): shown for shown in placed.values()}
     reduced = {key: shown.rgb for key, shown in distinct.items()}
@@ -138,9 +136,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=10)
     options = parser.parse_args()
     began = time.perf_counter()
-    image = gland_image(
-        seed=options.seed, tumour_share=0.0 if options.normal else 0.3, image_px=options.image_px
-    )
+    image = gland_image(seed=options.seed, tumour_share=0.0 if options.normal else 0.3, image_px=options.image_px)
     write_large_slide(options.out, image, side_px=options.side_px, tissue_mm2=options.tissue_mm2)
     print(f"{options.out}: {options.out.stat().st_size / 1e6:.0f} MB in {time.perf_counter() - began:.0f} s")
 
