@@ -3,7 +3,7 @@
 import pytest
 from report_page import write_run
 
-from wsplf_cli.report.runs import SuspectedLabelError, latest_runs, read_runs, suspected_label_errors
+from wsplf_cli.report.runs import SlideToCheck, latest_runs, read_runs, suspected_label_errors
 
 
 def test_broken_run_files_are_left_out_and_logged(tmp_path, caplog):
@@ -25,4 +25,4 @@ def test_suspected_label_errors_are_those_of_the_last_finished_run(tmp_path, key
     write_run(tmp_path, "2-pseudolabel", details={key: newer}, started="2026-05-02T10:00:00+00:00")
     write_run(tmp_path, "3-pseudolabel", details={}, status="failed", started="2026-05-03T10:00:00+00:00")
     suspected = suspected_label_errors(read_runs(tmp_path))
-    assert suspected == [SuspectedLabelError("2", "b.tif", "looks like tumour")]
+    assert suspected == [SlideToCheck("2", "b.tif", "looks like tumour")]

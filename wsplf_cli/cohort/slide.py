@@ -181,6 +181,8 @@ class SlideResult:
 
     ``prompted`` holds SAM's masks for each annotation that has some, by its id. ``pictures`` are the maps as grey PNGs
     by class, which workers return in place of the maps. ``embedded``: how many of SAM's embeddings were computed.
+    ``unlike``: the aspects in which the slide is unlike all slides that a model learned from (see
+    ``segmentation.likeness``).
     """
 
     entry_id: str
@@ -190,3 +192,4 @@ class SlideResult:
     prompted: Mapping[UUID, Sequence[PromptedMask]] = field(default_factory=dict)
     pictures: Mapping[str, bytes] = field(default_factory=dict)
     embedded: int = 0
+    unlike: Mapping[str, float] = field(default_factory=dict)

@@ -1,6 +1,7 @@
 """``wsplf segment``: apply a segmentation model to the entries and write its predictions as annotations."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from wsplf_cli.backends import Project
 from wsplf_cli.cohort.labels import display_names
@@ -14,6 +15,7 @@ from wsplf_cli.review.memory import REVIEWED, Review, read_review, write_polygon
 from wsplf_cli.runs.record import start_run
 from wsplf_cli.schema import Entry, StageReport, Tracker
 from wsplf_cli.segmentation.annotate import SegmentSlide
+from wsplf_cli.segmentation.likeness import describe_unlike, why_not_compared
 from wsplf_cli.segmentation.loading import (
     LoadedModel,
     find_model,
@@ -66,6 +68,9 @@ def segment(project: Project, entries: Sequence[Entry], options: SegmentOptions,
         )
         _say_bounds(model, tracker)
 
+        if not_compared := why_not_compared(model.appearance):
+            tracker.say(not_compared)
+        unlike: dict[str, str] = {}
         reviews: dict[str, Review] = {}
 
         def read(entry: Entry) -> tuple[Entry, Review] | Skipped:
@@ -76,6 +81,8 @@ def segment(project: Project, entries: Sequence[Entry], options: SegmentOptions,
 
         def write(entry: Entry, result: SlideResult) -> Mapping[str, float]:
             review = reviews.pop(entry.id)
+            if result.unlike:
+                unlike[entry.id] = describe_unlike(result.unlike)
             if options.run.dry_run:
                 return result.counts
             replaced = write_polygons(
@@ -86,6 +93,10 @@ def segment(project: Project, entries: Sequence[Entry], options: SegmentOptions,
         work = SegmentSlide(model, options, run.id)
         step = SlideStep("segment", read, work, write, resumed_predictions(work, run.resume))
         results = for_each_slide(entries, step, tracker=tracker, workers=workers)
+        results = [
+            replace(result, reason=unlike[result.id]) if result.id in unlike and result.status == "done" else result
+            for result in results
+        ]
         details = {
             "model": options.model,
             "model_run": checkpoint.run_id,
@@ -93,7 +104,14 @@ def segment(project: Project, entries: Sequence[Entry], options: SegmentOptions,
             "peaks": list(model.peaks),
             "polygons": sum(result.counts.get("polygons", 0) for result in results),
             "suppressed_um2": sum(result.counts.get("suppressed_um2", 0) for result in results),
+            "unlike": {
+                result.id: {"name": result.name, "reason": unlike[result.id]}
+                for result in results
+                if result.id in unlike
+            },
         }
+        if unlike:
+            tracker.say(f"warning: {len(unlike)} of {len(results)} slides are unlike those that the model learned from")
         return run.finish(results, details=details)
 
 

@@ -72,6 +72,7 @@ def train(project: Project, entries: Sequence[Entry], options: TrainOptions, tra
         if options.run.dry_run:
             tracker.say("dry run: nothing was trained or written")
             return run.finish(results, details={"slides": len(cohort.slides)})
+        appearance = cohort.learn_appearance()
         settings = segmenter.settings(options)
         weights = segmenter.weights(options)
         trained = cross_fit(
@@ -101,7 +102,7 @@ def train(project: Project, entries: Sequence[Entry], options: TrainOptions, tra
             scores={} if trained.dice is None else {"validation_dice": trained.dice},
         )
         folder = layout.model_folder(project.folder, options.name)
-        checkpoint.save(folder, description, trained.network.state_dict())
+        checkpoint.save(folder, description, trained.network.state_dict(), appearance=appearance)
         tracker.say(_summary(trained, classes))
         for name, peak, bound in zip(display_names(classes), trained.point.peaks, trained.point.bounds, strict=True):
             ClassTracker(tracker, run, name).say(describe_bound(bound, peak))

@@ -12,7 +12,7 @@ from wsplf_cli.cohort.names import file_names
 from wsplf_cli.options import ProjectOptions
 from wsplf_cli.pages.template import heading, load_template
 from wsplf_cli.report.entries import EntryView
-from wsplf_cli.report.runs import RunView, SuspectedLabelError, latest_runs, suspected_label_errors
+from wsplf_cli.report.runs import RunView, SlideToCheck, latest_runs, suspected_label_errors, unlike_slides
 from wsplf_cli.report.scores import ORIGINS
 from wsplf_cli.review.roles import CONFIDENCE
 from wsplf_cli.runs.layout import explanation_name, image_explanation_name
@@ -28,8 +28,8 @@ TOTALS = {
 
 
 @dataclass(frozen=True, slots=True)
-class LabelToCheck:
-    """A suspected label error and the number of the slide's section on the page, None where it has none."""
+class SlideLink:
+    """A slide to check, why, and the number of its section on the page, None where it has none."""
 
     name: str
     reason: str
@@ -64,7 +64,8 @@ def render_page(
         totals=TOTALS,
         runs=runs,
         latest=latest_runs(runs),
-        labels_to_check=labels_to_check(suspected_label_errors(runs), views),
+        labels_to_check=in_order_of_page(suspected_label_errors(runs), views),
+        unlike=in_order_of_page(unlike_slides(runs), views),
         classes=classes_of(options),
         page_of={
             annotation.id: link
@@ -78,12 +79,12 @@ def render_page(
     )
 
 
-def labels_to_check(suspected: Sequence[SuspectedLabelError], views: Sequence[EntryView]) -> list[LabelToCheck]:
-    """The suspected label errors in the order of the page; those of entries that are not on the page come last."""
+def in_order_of_page(slides: Sequence[SlideToCheck], views: Sequence[EntryView]) -> list[SlideLink]:
+    """The slides in the order of the page; those of entries that are not on the page come last."""
     sections = {view.entry.id: index if view.pictures else None for index, view in enumerate(views, start=1)}
     order = {entry_id: index for index, entry_id in enumerate(sections)}
-    by_page = sorted(suspected, key=lambda error: order.get(error.entry_id, len(order)))
-    return [LabelToCheck(error.name, error.reason, sections.get(error.entry_id)) for error in by_page]
+    by_page = sorted(slides, key=lambda slide: order.get(slide.entry_id, len(order)))
+    return [SlideLink(slide.name, slide.reason, sections.get(slide.entry_id)) for slide in by_page]
 
 
 def _link_to_explanation(annotation: Annotation, image: str, pages: Set[str]) -> str:

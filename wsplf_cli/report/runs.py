@@ -14,6 +14,8 @@ log = logging.getLogger(__name__)
 
 #: Key of the suspected label errors in the details of a run, and the key that versions before 0.2 wrote.
 SUSPECTED_KEYS = ("suspected_label_errors", "suspects")
+#: Key of the slides that are unlike those that the model learned from, in the details of a run of segment.
+UNLIKE_KEY = "unlike"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +28,8 @@ class RunView:
 
 
 @dataclass(frozen=True, slots=True)
-class SuspectedLabelError:
-    """A slide whose label does not fit what is seen on it, and why."""
+class SlideToCheck:
+    """A slide that a run says a person should look at, and why."""
 
     entry_id: str
     name: str
@@ -55,19 +57,29 @@ def latest_runs(runs: Sequence[RunView]) -> list[RunView]:
     return list(reversed(by_stage.values()))
 
 
-def suspected_label_errors(runs: Sequence[RunView]) -> list[SuspectedLabelError]:
+def suspected_label_errors(runs: Sequence[RunView]) -> list[SlideToCheck]:
     """The suspected label errors of the last finished run of pseudolabel, in its order."""
-    run = next((run for run in latest_runs(runs) if run.record.get("stage") == "pseudolabel"), None)
+    return _slides_to_check(runs, "pseudolabel", SUSPECTED_KEYS)
+
+
+def unlike_slides(runs: Sequence[RunView]) -> list[SlideToCheck]:
+    """The slides that the last finished run of segment found unlike those that its model learned from, in its order."""
+    return _slides_to_check(runs, "segment", (UNLIKE_KEY,))
+
+
+def _slides_to_check(runs: Sequence[RunView], stage: str, keys: Sequence[str]) -> list[SlideToCheck]:
+    """The slides under the first of some keys in the details of the last finished run of a command."""
+    run = next((run for run in latest_runs(runs) if run.record.get("stage") == stage), None)
     details = None if run is None else run.record.get("details")
     if not isinstance(details, dict):
         return []
-    by_entry = next((details[key] for key in SUSPECTED_KEYS if key in details), None)
+    by_entry = next((details[key] for key in keys if key in details), None)
     if not isinstance(by_entry, dict):
         return []
     return [
-        SuspectedLabelError(entry_id, str(suspected.get("name", entry_id)), str(suspected.get("reason", "")))
-        for entry_id, suspected in by_entry.items()
-        if isinstance(suspected, dict)
+        SlideToCheck(entry_id, str(slide.get("name", entry_id)), str(slide.get("reason", "")))
+        for entry_id, slide in by_entry.items()
+        if isinstance(slide, dict)
     ]
 
 

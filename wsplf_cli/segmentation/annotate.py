@@ -15,7 +15,9 @@ from wsplf_cli.options import SegmentOptions
 from wsplf_cli.review.memory import Review
 from wsplf_cli.review.merge import decided_by_a_person, subtract_regions
 from wsplf_cli.review.roles import AREA, CONFIDENCE
-from wsplf_cli.schema import MODEL_KEY, Annotation, Entry, Tracker
+from wsplf_cli.schema import MODEL_KEY, Annotation, Entry, TissueMask, Tracker
+from wsplf_cli.segmentation.appearance import describe_slide
+from wsplf_cli.segmentation.likeness import Likeness
 from wsplf_cli.segmentation.loading import LoadedModel, require_pixel_size
 from wsplf_cli.segmentation.predict import TOLERANCE_PX, ClassPrediction, OutlineSettings, model_canvas, predict_slide
 from wsplf_cli.slides.entry import entry_slide
@@ -64,6 +66,9 @@ def segment_slide(
     advance: Callable[[int], None],
 ) -> SlideResult:
     """The predictions of a model on one slide, off marker ink and what a person decided, measured in their final shape.
+
+    Where the model says what the slides that it learned from look like, the count ``unlike`` is the slide's distance
+    from them over the limit, in the aspect that is furthest (see ``likeness``): above 1 it is unlike them.
 
     A class that the slide label rules out gets no polygon; the area that the model would have drawn is counted as
     ``suppressed_um2``. Polygons of two classes do not overlap. ``advance`` is called with the number of windows done.
@@ -127,8 +132,18 @@ def segment_slide(
         "suppressed_um2": suppressed_px0 * mpp_slide**2,
         "damaged_windows": counter.damaged,
     }
+    unlike = _compare(entry, tissue, model, mpp_slide=mpp_slide)
+    if unlike.over_limit:
+        counts["unlike"] = round(max(unlike.over_limit.values()), 2)
     maps = {path_class: prediction.probability for path_class, prediction in zip(classes, predictions, strict=True)}
-    return SlideResult(entry.id, tuple(annotations), counts, maps)
+    return SlideResult(entry.id, tuple(annotations), counts, maps, unlike=unlike.unlike)
+
+
+def _compare(entry: Entry, tissue: TissueMask, model: LoadedModel, *, mpp_slide: float) -> Likeness:
+    """How far a slide is from those that the model learned from; empty where the model does not say what they are."""
+    if model.appearance is None or not model.appearance.aspects:
+        return Likeness({}, {})
+    return model.appearance.compare(describe_slide(entry, tissue, mpp=model.checkpoint.mpp, mpp_slide=mpp_slide))
 
 
 def _with_peak(prediction: ClassPrediction, peak: float) -> ClassPrediction:

@@ -3,6 +3,7 @@
 PROJECT-FOLDER/wsplf/models/NAME/
     config.json            architecture, its settings, classes, tile size, mpp, threshold, peaks, bounds, run, scores
     model.safetensors      the weights
+    appearance.safetensors what the training slides look like (see likeness.py)
 """
 
 import dataclasses
@@ -22,6 +23,8 @@ from torch import Tensor, nn
 from wsplf_cli import __version__, files, plugins
 from wsplf_cli.errors import ConfigError, ProjectError
 from wsplf_cli.networks.ensemble import Ensemble
+from wsplf_cli.segmentation import likeness
+from wsplf_cli.segmentation.likeness import TrainingAppearance
 from wsplf_cli.segmentation.operating_point import Bound
 
 FORMAT = 1
@@ -60,7 +63,13 @@ class Checkpoint:
 _NEW = frozenset(["members", "peaks", "bounds"])
 
 
-def save(folder: Path, checkpoint: Checkpoint, weights: Mapping[str, Tensor]) -> None:
+def save(
+    folder: Path,
+    checkpoint: Checkpoint,
+    weights: Mapping[str, Tensor],
+    *,
+    appearance: TrainingAppearance | None = None,
+) -> None:
     """Write a model folder completely or not at all, in place of one that is there.
 
     Raises:
@@ -72,6 +81,8 @@ def save(folder: Path, checkpoint: Checkpoint, weights: Mapping[str, Tensor]) ->
     try:
         part.mkdir(parents=True)
         save_file(plain(weights), part / WEIGHTS)
+        if appearance is not None:
+            (part / likeness.FILE).write_bytes(likeness.to_bytes(appearance))
         files.write_json(part / CONFIG, checkpoint)
         if folder.exists():
             folder.rename(old)

@@ -15,9 +15,11 @@ from wsplf_cli.options import ProjectOptions
 from wsplf_cli.runs import layout
 from wsplf_cli.schema import Entry
 from wsplf_cli.segmentation import checkpoint as checkpoints
+from wsplf_cli.segmentation import likeness
 from wsplf_cli.segmentation.checkpoint import Checkpoint
 from wsplf_cli.segmentation.export import onnx_model
 from wsplf_cli.segmentation.export.onnx_model import OnnxNetwork
+from wsplf_cli.segmentation.likeness import TrainingAppearance
 
 #: A model from elsewhere is not applied to slides that are coarser than its tiles by more than this. Scanners of the
 #: same nominal magnification differ by less.
@@ -29,6 +31,7 @@ class LoadedModel:
     """A trained model, ready to use: the network as a function, its description, and the threshold in use.
 
     Another process gets its ``path``, and loads it again on the device that was ``asked`` for.
+    ``appearance`` is what the slides that it learned from look like, where the model says so.
     """
 
     infer: ArrayFunction
@@ -38,6 +41,7 @@ class LoadedModel:
     from_elsewhere: bool = False
     path: Path = Path()
     asked: str = "auto"
+    appearance: TrainingAppearance | None = None
 
     def __reduce__(self) -> tuple[Callable[..., "LoadedModel"], tuple[object, ...]]:
         """How another process makes it."""
@@ -103,11 +107,17 @@ def load_model(path: Path, *, threshold: float | None, device: str, from_elsewhe
         checkpoint, network = checkpoints.load(path, device=picked)
         infer, device = on_arrays(network, device=picked, activation=torch.sigmoid), str(picked)
     threshold = checkpoint.threshold if threshold is None else threshold
-    return LoadedModel(infer, checkpoint, threshold, device, from_elsewhere, path.absolute(), asked)
+    appearance = likeness.read(_appearance_file(path))
+    return LoadedModel(infer, checkpoint, threshold, device, from_elsewhere, path.absolute(), asked, appearance)
 
 
 def _load_again(path: Path, threshold: float, asked: str, from_elsewhere: bool) -> LoadedModel:
     return load_model(path, threshold=threshold, device=asked, from_elsewhere=from_elsewhere)
+
+
+def _appearance_file(model: Path) -> Path:
+    """Where it says what the training slides of a model look like: in its folder, or beside an .onnx file."""
+    return (model if model.is_dir() else model.parent) / likeness.FILE
 
 
 def unnamed_classes(classes: Sequence[str], options: ProjectOptions) -> list[str]:

@@ -1,7 +1,7 @@
 """From the entries of a project to slides to train on: what their annotations and labels teach of each class."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -14,6 +14,8 @@ from wsplf_cli.options import TrainOptions
 from wsplf_cli.review.memory import read_review
 from wsplf_cli.review.regions import ReviewRegions
 from wsplf_cli.schema import Entry, TileGrid, TissueMask, Tracker
+from wsplf_cli.segmentation.appearance import Appearance, describe_slide
+from wsplf_cli.segmentation.likeness import TrainingAppearance, learn_appearance
 from wsplf_cli.segmentation.sampling import ClassTargets, TrainingSlide, has_pixels_in_tissue
 from wsplf_cli.slides.entry import entry_slide
 from wsplf_cli.slides.grid import make_grid, read_tiles
@@ -34,6 +36,8 @@ class TrainingCohort:
     options: TrainOptions
     tracker: Tracker
     slides: list[TrainingSlide] = field(default_factory=list)
+    #: For each of these slides what describes its appearance; called once the training begins.
+    appearances: list[Callable[[], Appearance]] = field(default_factory=list)
     #: Of each class the slides whose polygons teach nothing, with the reason.
     unusable: dict[str, dict[str, str]] = field(default_factory=dict)
 
@@ -79,6 +83,9 @@ class TrainingCohort:
                 classes=targets,
             )
         )
+        self.appearances.append(
+            partial(describe_slide, entry, tissue, mpp=self.options.tiles.mpp, mpp_slide=pixel_size.mpp)
+        )
         return {
             "blocks": len(grid.xy_px0),
             "positive": sum(len(of_class.regions.positive) for of_class in targets),
@@ -100,6 +107,15 @@ class TrainingCohort:
         self.unusable.setdefault(path_class, {})[entry.name] = reason
         self.tracker.say(f"warning: {entry.name}: {reason}; nothing is learned from them")
         return class_targets(entry, replace(targets.regions, positive=(), pending=()), path_class)
+
+    def learn_appearance(self) -> TrainingAppearance:
+        """What the slides look like, for ``segment`` to compare others with."""
+        appearances = []
+        self.tracker.start("appearance of the slides", len(self.slides))
+        for slide, describe in zip(self.slides, self.appearances, strict=True):
+            appearances.append(describe())
+            self.tracker.advance(1, message=slide.name)
+        return learn_appearance(appearances, [slide.group for slide in self.slides])
 
     def require_polygons(self) -> None:
         """Refuse to train without a polygon of each class that holds a pixel of tissue.

@@ -9,6 +9,7 @@ import torch
 from wsplf_cli import files, plugins
 from wsplf_cli.errors import ConfigError, ProjectError
 from wsplf_cli.segmentation import checkpoint as checkpoints
+from wsplf_cli.segmentation import likeness
 from wsplf_cli.segmentation.checkpoint import CONFIG, Checkpoint
 
 CARD = "README.md"
@@ -45,6 +46,8 @@ def export_model(source: Path, out: Path, *, file_format: str, card: str) -> Exp
         out.mkdir(parents=True, exist_ok=True)
         notes = list(plugin.write(network, checkpoint, out / plugin.FILE))
         files.write_json(out / CONFIG, checkpoint)
+        if (source / likeness.FILE).is_file():
+            files.write_bytes(out / likeness.FILE, (source / likeness.FILE).read_bytes())
         if (out / CARD).exists():
             notes.append(f"{CARD} is there already: left as it is")
         else:
