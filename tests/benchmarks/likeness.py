@@ -2,12 +2,14 @@
 
 Needs the shared data (WSPLF_SHARED_DATA). The models are those of glas-dev and of a demo cohort; what they say of a
 slide does not depend on their training, so that none is trained. Slides of the same kind: each slide of a cohort with a
-model of the others, one half of a cohort with a model of the other half (``--halves`` times), and with ``--same FOLDER``
-another cohort of the same kind. Unlike ones: the other cohort, the CMU and TCGA slides, and slides of glas-dev that are
-stained differently, blurred, or of another magnification than their pixel size says. Takes about five minutes on one core.
+model of the others, one half of a cohort with a model of the other half (``--halves`` times), and with
+``--same FOLDER`` another cohort of the same kind. Unlike ones: the other cohort, the CMU and TCGA slides, and slides of
+glas-dev that are stained differently, blurred, or of another magnification than their pixel size says. Takes about ten
+minutes on one core.
 """
 
 import argparse
+import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -28,7 +30,7 @@ from wsplf_cli.synthetic.cohort import make_cohort
 from wsplf_cli.synthetic.pyramid import write_pyramid
 
 Pixels = NDArray[np.uint8]
-SHARED = Path(__import__("os").environ.get("WSPLF_SHARED_DATA", "../shared/data"))
+SHARED = Path(os.environ.get("WSPLF_SHARED_DATA", "../shared/data"))
 MPP = 1.0
 #: The TCGA slide does not say its pixel size.
 TCGA_MPP = 0.5

@@ -47,7 +47,7 @@ class Appearance:
             of red to green and of blue to green.
         sharpness: [N, 4] logarithms of the contrast at one scale over that at the next coarser one, from the finest on.
             A blurred, enlarged or shrunken image has others.
-        texture: [N, D] mean and standard deviation over the tile of the deepest features of the backbone ``small``.
+        texture: [N, D] the mean over the tile of the deepest features of the backbone ``small``.
     """
 
     colour: NDArray[np.float32]
@@ -131,10 +131,9 @@ def _textures(tiles: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
     for first in range(0, max(1, len(tiles)), _BATCH):
         batch = tiles[first : first + _BATCH]
         if not len(batch):
-            yield np.zeros((0, 2 * depth), np.float32)
+            yield np.zeros((0, depth), np.float32)
             continue
-        features = network(as_batch(batch))[:, -depth:]
-        yield torch.cat([features.mean(dim=(2, 3)), features.std(dim=(2, 3))], dim=1).numpy()
+        yield network(as_batch(batch))[:, -depth:].mean(dim=(2, 3)).numpy()
 
 
 @cache

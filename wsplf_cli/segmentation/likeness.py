@@ -41,10 +41,11 @@ MAX_TILES, MAX_CALIBRATED = 4096, 256
 NEIGHBOURS = 5
 #: Least standard deviation of the logarithms of distances: few slides can agree by chance.
 MIN_LOG_SD = 0.25
-#: Principal components that distances are measured in, and that tiles are matched in.
-COMPONENTS, MATCHED = 64, 16
+#: Principal components that distances are measured in, at least so many tiles for each of them, and components that tiles
+#: are matched in.
+COMPONENTS, TILES_PER_COMPONENT, MATCHED = 128, 3, 16
 #: Added to the variance of each component, as a share of their mean, so that rare directions do not count too much.
-RIDGE = 0.1
+RIDGE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +199,7 @@ def _learn_aspect(features: Sequence[NDArray[np.float32]], patients: Sequence[st
     every = np.concatenate(features)
     mean, spread = every.mean(axis=0), every.std(axis=0) + 1e-3
     _, singular, rows = np.linalg.svd((every - mean) / spread, full_matrices=False)
-    count = min(COMPONENTS, len(singular))
+    count = min(COMPONENTS, len(singular), len(every) // TILES_PER_COMPONENT)
     variance = singular[:count] ** 2 / len(every)
     scale = np.sqrt(variance + RIDGE * variance.mean())
     projection = rows[:count].T / scale / spread[:, None]
