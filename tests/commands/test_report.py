@@ -246,3 +246,13 @@ def test_marker_ink_is_shown_with_its_area(make_entry, page_of, tmp_path):
 
 def test_a_slide_without_ink_says_nothing_of_it(entries, page_of):
     assert "marker ink" not in page_of(entries).text.lower()
+
+
+def test_slides_unlike_those_learned_from_are_named_and_linked(entries, page_of, tmp_path):
+    assert "Slides unlike those learned from" not in page_of(entries).text
+    unlike = {entries[1].id: {"name": entries[1].name, "reason": "unlike the slides that the model learned from: <b>"}}
+    write_run(tmp_path, "1-segment", details={"unlike": unlike})
+    page = page_of(entries)
+    section = page.text[page.text.index("Slides unlike those learned from") : page.text.index("Cohort")]
+    assert f"{entries[1].name} unlike the slides that the model learned from: <b>" in section
+    assert ("a", "href", "#slide-2") in page.attributes

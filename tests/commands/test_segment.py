@@ -14,10 +14,14 @@ from wsplf_cli.commands.segment import segment
 from wsplf_cli.errors import ConfigError
 from wsplf_cli.options import ProjectOptions, RunOptions, SegmentOptions
 from wsplf_cli.schema import REVIEWED_KEY, Annotation, Entry, Replaced, Silent, SlideLabel
-from wsplf_cli.segmentation import checkpoint
+from wsplf_cli.segmentation import checkpoint, likeness
+from wsplf_cli.segmentation.appearance import describe_slide
 from wsplf_cli.segmentation.checkpoint import Checkpoint
+from wsplf_cli.segmentation.likeness import TrainingAppearance, learn_appearance
 from wsplf_cli.segmentation.models import unet
 from wsplf_cli.segmentation.operating_point import Bound
+from wsplf_cli.slides.open import open_slide
+from wsplf_cli.slides.tissue import tissue_mask
 from wsplf_cli.synthetic.pyramid import write_pyramid
 
 POSITIVE, NEGATIVE = SlideLabel(frozenset({"Tumor"})), SlideLabel(frozenset())
@@ -205,3 +209,59 @@ def test_a_model_from_elsewhere_must_fit_the_slides_and_the_classes(slide, proje
     elsewhere.rename(tmp_path / "wsplf" / "models" / "default")
     report = segment(project, [coarse], SegmentOptions(), Silent())
     assert [result.status for result in report.entries] == ["done"], "the project's own model is used as ever"
+
+
+def write_tissue(path, seed, *, stain=(222, 150, 190)):
+    """A slide of 1536 pixels at 0.5 um/px: noisy tissue of a stain with dark spots."""
+    rng = np.random.default_rng(seed)
+    rgb = np.full((1536, 1536, 3), 243, np.uint8)
+    spots = rng.random((154, 154)).repeat(10, axis=0).repeat(10, axis=1)[:1236, :1236] < 0.2
+    colour = np.where(spots[..., None], (92, 60, 140), stain) + rng.normal(0, 4, 3) + rng.normal(0, 3, (1236, 1236, 1))
+    rgb[150:-150, 150:-150] = np.clip(colour, 0, 255)
+    write_pyramid(path, rgb, mpp=0.5, quality=95)
+    return Entry(str(seed), path.name, path, 1536, 1536, 0.5, "slide")
+
+
+@pytest.fixture(scope="module")
+def training_appearance(tmp_path_factory):
+    """What five slides look like that only differ by chance."""
+    folder = tmp_path_factory.mktemp("training")
+    looks = []
+    for seed in range(5):
+        trained = write_tissue(folder / f"{seed}.tif", seed)
+        with open_slide(trained.slide_path) as opened:
+            tissue = tissue_mask(opened, mpp_slide=0.5)
+        looks.append(describe_slide(trained, tissue, mpp=1.0, mpp_slide=0.5))
+    return learn_appearance(looks, [str(seed) for seed in range(5)])
+
+
+def test_a_slide_unlike_the_training_slides_is_said_in_the_table_the_record_and_the_details(
+    project, training_appearance, tmp_path, recorder
+):
+    model = tmp_path / "wsplf" / "models" / "default"
+    (model / likeness.FILE).write_bytes(likeness.to_bytes(training_appearance))
+    like = write_tissue(tmp_path / "like.tif", 50)
+    unlike = write_tissue(tmp_path / "unlike.tif", 51, stain=(200, 170, 120))
+    report = segment(project, [like, unlike], SegmentOptions(), recorder)
+    assert [result.status for result in report.entries] == ["done", "done"]
+    assert report.entries[0].counts["unlike"] < 1 < report.entries[1].counts["unlike"]
+    assert report.entries[0].reason == ""
+    assert report.entries[1].reason.startswith("unlike the slides that the model learned from: ")
+    assert "colour (" in report.entries[1].reason
+    assert report.details["unlike"] == {"51": {"name": "unlike.tif", "reason": report.entries[1].reason}}
+    assert "warning: 1 of 2 slides are unlike those that the model learned from" in recorder.said
+    run = json.loads((project.folder / "wsplf" / "runs" / report.run_id / "run.json").read_text(encoding="utf-8"))
+    assert run["entries"][1]["reason"] == report.entries[1].reason
+    assert not any("no slide is compared" in line for line in recorder.said)
+
+
+def test_a_model_that_cannot_be_compared_with_says_why_once(slide, project, tmp_path, recorder):
+    report = segment(project, [entry(slide), replace(entry(slide), id="8")], SegmentOptions(), recorder)
+    (said,) = [line for line in recorder.said if "no slide is compared" in line]
+    assert "the model does not say what they look like" in said
+    assert [result.status for result in report.entries] == ["done", "done"]
+    assert "unlike" not in report.entries[0].counts
+    model = tmp_path / "wsplf" / "models" / "default"
+    (model / likeness.FILE).write_bytes(likeness.to_bytes(TrainingAppearance({}, 3, 2)))
+    segment(project, [entry(slide)], SegmentOptions(), recorder)
+    assert "of 2 patients, and 4 are needed" in recorder.said[-1]

@@ -13,6 +13,7 @@ from wsplf_cli.commands.train import train
 from wsplf_cli.errors import ConfigError, ProjectError
 from wsplf_cli.options import ProjectOptions, RunOptions, TileOptions, TrainOptions
 from wsplf_cli.schema import REVIEWED_KEY, Annotation, Entry, Silent, SlideLabel
+from wsplf_cli.segmentation import likeness
 from wsplf_cli.synthetic.pyramid import write_pyramid
 
 TUMOUR = box(200, 200, 360, 330)
@@ -75,6 +76,8 @@ def test_a_model_folder_a_run_and_its_curves_are_written(slides, tmp_path, recor
     assert config["classes"] == ["Tumor"]
     assert (config["tile_px"], config["mpp"], config["plugin"]) == (128, 1.0, "unet")
     assert config["scores"]["validation_dice"] == report.details["validation_dice"]
+    training = likeness.read(folder / likeness.FILE)
+    assert (training.slides, training.patients) == (4, 4)
     run = tmp_path / "wsplf" / "runs" / report.run_id
     curves = json.loads((run / "curves.json").read_text(encoding="utf-8"))
     assert {len(values) for curve in curves.values() for values in curve["y"].values()} == {1}

@@ -31,8 +31,8 @@ VERSION = 1
 
 #: Mean optical density (base 10) from which on a pixel of a tile counts as tissue, and the least number of such pixels.
 _TISSUE_DENSITY, _MIN_TISSUE_PX = 0.05, 400
-#: The pixels above this quantile of the density are mostly nuclei.
-_DARK_QUANTILE = 0.7
+#: The palest pixels of a tile by this share are pale tissue, the others, mostly nuclei, are dark tissue.
+PALE_SHARE = 0.7
 #: Standard deviations, in pixels, of the Gaussians between which structures are measured.
 _SIGMAS_PX = (0.7, 1.4, 2.8, 5.6)
 _BATCH = 8
@@ -105,10 +105,9 @@ def _read(entry: Entry, tissue: TissueMask, *, mpp: float, mpp_slide: float) -> 
 
 def _colour(density: NDArray[np.float32]) -> NDArray[np.float32]:
     """``Appearance.colour`` of a tile from the optical density of its tissue, float32 [pixels, 3]."""
-    mean = density.mean(axis=1)
-    dark = mean >= np.quantile(mean, _DARK_QUANTILE)
-    stains = np.stack([density[dark].mean(axis=0), density[~dark].mean(axis=0)]) if not dark.all() else density[:2]
-    stains = np.maximum(stains, np.float32(1e-3))
+    palest_first = density[np.argsort(density.mean(axis=1))]
+    pale, dark = np.split(palest_first, [round(PALE_SHARE * len(density))])
+    stains = np.maximum([dark.mean(axis=0), pale.mean(axis=0)], np.float32(1e-3))
     strength = np.log(stains.mean(axis=1))
     ratios = np.log(stains[:, [0, 2]] / stains[:, [1]])
     return np.concatenate([strength, ratios.ravel()])

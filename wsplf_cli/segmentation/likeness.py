@@ -41,8 +41,8 @@ MAX_TILES, MAX_CALIBRATED = 4096, 256
 NEIGHBOURS = 5
 #: Least standard deviation of the logarithms of distances: few slides can agree by chance.
 MIN_LOG_SD = 0.25
-#: Principal components that distances are measured in, at least so many tiles for each of them, and components that tiles
-#: are matched in.
+#: Principal components that distances are measured in, so many tiles at least for each of them, and those of them that
+#: tiles are matched in.
 COMPONENTS, TILES_PER_COMPONENT, MATCHED = 128, 3, 16
 #: Added to the variance of each component, as a share of their mean, so that rare directions do not count too much.
 RIDGE = 0.05
@@ -202,7 +202,7 @@ def _learn_aspect(features: Sequence[NDArray[np.float32]], patients: Sequence[st
     count = min(COMPONENTS, len(singular), len(every) // TILES_PER_COMPONENT)
     variance = singular[:count] ** 2 / len(every)
     scale = np.sqrt(variance + RIDGE * variance.mean())
-    projection = rows[:count].T / scale / spread[:, None]
+    projection = np.ascontiguousarray(rows[:count].T / scale / spread[:, None])
     slides = [((tiles - mean) @ projection).astype(np.float32) for tiles in features]
     per_slide = max(1, MAX_TILES // len(slides))
     kept = [tiles[:: -(-len(tiles) // per_slide)] for tiles in slides]

@@ -7,9 +7,10 @@ import torch
 from exported_models import images, probabilities, random_unet, save_model
 
 from wsplf_cli.errors import ConfigError, ProjectError
-from wsplf_cli.segmentation import checkpoint
+from wsplf_cli.segmentation import checkpoint, likeness
 from wsplf_cli.segmentation.export import write
 from wsplf_cli.segmentation.export.write import export_model
+from wsplf_cli.segmentation.likeness import TrainingAppearance
 
 
 @pytest.fixture
@@ -27,6 +28,13 @@ def test_a_folder_as_on_the_hub_is_a_model_folder(source, tmp_path):
     assert described == checkpoint.read(source)
     expected = probabilities(random_unet(), images(64))
     assert (probabilities(network, images(64)) == expected).all()
+
+
+def test_what_the_training_slides_look_like_goes_along(source, tmp_path):
+    (source / likeness.FILE).write_bytes(likeness.to_bytes(TrainingAppearance({}, 6, 3)))
+    for file_format in ("hf", "torchscript"):
+        export_model(source, tmp_path / file_format, file_format=file_format, card="")
+        assert likeness.read(tmp_path / file_format / likeness.FILE) == TrainingAppearance({}, 6, 3)
 
 
 def test_several_formats_stand_in_one_folder_and_a_card_that_is_there_stays(source, tmp_path):
