@@ -105,7 +105,7 @@ def test_the_same_tissue_at_twice_the_pixels_looks_the_same_and_at_a_false_pixel
     )
     means = [looks.sharpness.mean(axis=0) for looks in (coarse, fine, false)]
     assert np.abs(means[0] - means[1])[1:].max() < 0.15, "all scales but the finest, which resampling smooths"
-    assert np.abs(means[0] - means[2]).max() > 0.5
+    assert np.abs(means[0] - means[2]).max() > 0.3
 
 
 def test_a_slide_without_tissue_has_no_tile_and_one_that_is_gone_is_an_error(tmp_path):
