@@ -1,7 +1,7 @@
 """What a stopped ``wsplf segment`` had finished of a slide: how it is kept, and all that it depends on."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import shapely
@@ -61,12 +61,13 @@ def resumed_predictions(work: SegmentSlide, store: ResumeStore) -> Resumed[tuple
         )
 
     def write(result: SlideResult) -> Finished:
-        return finished_polygons(result.annotations, result.prompted, result.counts)
+        finished = finished_polygons(result.annotations, result.prompted, result.counts)
+        return replace(finished, document={**finished.document, "unlike": dict(result.unlike)})
 
     def read(item: tuple[Entry, Review], finished: Finished) -> SlideResult:
         entry_id = item[0].id
         id_of = partial(annotation_id, work.run_id, entry_id)
         annotations, _, counts = polygons_of(finished, origin="prediction", run_id=work.run_id, id_of=id_of)
-        return SlideResult(entry_id, annotations, counts)
+        return SlideResult(entry_id, annotations, counts, unlike=finished.document["unlike"])
 
     return Resumed(store, key, write, read)
