@@ -117,9 +117,9 @@ class PseudolabelOptions:
     )
     mpp: float = option(1.0, "Micrometres per pixel at which tiles are read.", above=0)
     backbone: str = option(
-        "small",
+        "auto",
         "Network that reads the tiles: small (shipped), efficientnet-lite0, a name timm knows, hf-hub:OWNER/NAME, or"
-        " several with + between them, side by side.",
+        " several with + between them, side by side; auto: small+efficientnet-lite0, and small where it is trained.",
     )
     backbone_weights: Path | None = option(None, "Weights file of the backbone (safetensors or PyTorch).")
     sam: str = option(
@@ -232,9 +232,9 @@ class BenchmarkOptions:
     device: str = option("auto", "Device that networks run on.", choices=("auto", "cpu", "cuda", "mps"))
     dry_run: bool = option(False, "List the jobs that would run and those that are finished; run nothing.")
     backbone: str = option(
-        "small",
+        "auto",
         "Network of all recipes: small (shipped), efficientnet-lite0, a name timm knows, hf-hub:OWNER/NAME, or several"
-        " with + between them, side by side.",
+        " with + between them, side by side; auto: as for pseudolabel.",
     )
     backbone_weights: Path | None = option(None, "Weights file of the backbone (safetensors or PyTorch).")
     sam: str = option(

@@ -7,6 +7,7 @@ from safetensors.torch import save_file
 
 from wsplf_cli.errors import ConfigError
 from wsplf_cli.networks.backbone import Backbone, build_backbone, build_dense, high_frequency, is_frozen, small_trunk
+from wsplf_cli.networks.state import weights_digest
 
 
 def random_small(*, adl: bool = False) -> Backbone:
@@ -107,6 +108,14 @@ def test_backbones_side_by_side_give_the_features_of_each() -> None:
         of_lite0 = torch.nn.functional.avg_pool2d(features[:, small.channels :], 2)
         correlation = torch.corrcoef(torch.stack([of_lite0.flatten(), lite0(halved).flatten()]))[0, 1]
     assert correlation > 0.95  # enlarged and reduced again
+
+
+def test_auto_is_the_two_backbones_whose_weights_need_no_download(tmp_path: Path) -> None:
+    assert weights_digest(build_dense("auto")) == weights_digest(build_dense(JOINED))
+    state = {name: value.contiguous() for name, value in random_small().trunk.state_dict().items()}
+    save_file(state, tmp_path / "own.safetensors")
+    own = build_dense("auto", weights=tmp_path / "own.safetensors")
+    assert own.channels == build_backbone("small").channels
 
 
 def test_backbones_of_other_strides_share_the_grid_of_the_finest(tmp_path: Path) -> None:

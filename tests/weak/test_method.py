@@ -48,6 +48,12 @@ def test_unknown_names_are_refused(wrong):
         load_networks(replace(PseudolabelOptions(), **wrong), CPU, Silent())
 
 
+def test_probes_take_two_backbones_by_default_and_networks_that_are_trained_take_one():
+    networks = load_networks(PseudolabelOptions(recipe=Recipe(backbone_mode="both")), CPU, Silent())
+    assert len(networks.backbone.parts) == 2
+    assert len(networks.make_mil().backbone.parts) == 1
+
+
 @pytest.mark.parametrize(
     "drawing",
     [

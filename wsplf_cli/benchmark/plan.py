@@ -12,7 +12,7 @@ from typing import Any
 from wsplf_cli import __version__, files, settings
 from wsplf_cli.benchmark.copies import RUNS
 from wsplf_cli.errors import ConfigError
-from wsplf_cli.networks.backbone import SMALL, is_frozen
+from wsplf_cli.networks.backbone import AUTO, SMALL, is_frozen
 from wsplf_cli.networks.hub import PREFIX
 from wsplf_cli.options import BenchmarkOptions, PseudolabelOptions, RunOptions, TileOptions, TrainOptions
 from wsplf_cli.recipes import UPPER_BOUND, Recipe
@@ -100,7 +100,10 @@ def jobs_of(names: Sequence[str], seed: int, entries: Sequence[Entry], options: 
     cannot be built on the backbone.
     """
     frozen = is_frozen(options.backbone)
-    builds_unet = not frozen and not options.backbone.startswith(PREFIX)
+    backbone = options.backbone
+    if backbone == AUTO and options.backbone_weights is not None:
+        backbone = SMALL
+    builds_unet = not frozen and backbone != AUTO and not backbone.startswith(PREFIX)
     run = RunOptions(device=options.device, seed=seed)
     jobs = []
     for name in names:
@@ -112,7 +115,7 @@ def jobs_of(names: Sequence[str], seed: int, entries: Sequence[Entry], options: 
             run=run,
             recipe=recipe,
             mpp=options.mpp,
-            backbone=options.backbone,
+            backbone=backbone,
             backbone_weights=options.backbone_weights,
             sam=options.sam,
             sam_checkpoint=options.sam_checkpoint,
@@ -123,7 +126,7 @@ def jobs_of(names: Sequence[str], seed: int, entries: Sequence[Entry], options: 
             run=run,
             name=name,
             epochs=options.train_epochs,
-            backbone=options.backbone if builds_unet else SMALL,
+            backbone=backbone if builds_unet else SMALL,
             backbone_weights=options.backbone_weights if builds_unet else None,
         )
         content = {

@@ -27,6 +27,8 @@ _SMALL_ASSET = "backbone_small.safetensors"
 _MIN_STRIDE = 8
 #: Between the names of backbones whose feature maps are set side by side.
 JOIN = "+"
+#: The name that stands for the default.
+AUTO = "auto"
 #: Beside others, a backbone sees a tile reduced by this factor where its features of slides are better at a larger mpp.
 _SHRINK = {efficientnet.NAME: 2}
 
@@ -294,7 +296,8 @@ def build_dense(
     """The backbone of that name, or several side by side: names with ``+`` between them.
 
     Args:
-        name: One name or several, each as in ``build_backbone``.
+        name: One name or several, each as in ``build_backbone``; or ``auto``: ``small+efficientnet-lite0``, but
+            ``small`` where its weights are given.
         weights: As in ``build_backbone``. Of several backbones, the one that has no weights of its own takes them.
         adl: As in ``build_backbone``; several backbones side by side are frozen.
         high_frequency: Likewise.
@@ -302,6 +305,8 @@ def build_dense(
     Raises:
         ConfigError: There is no such network, the weights do not fit, or an option has no effect on frozen backbones.
     """
+    if name == AUTO:
+        name = SMALL if weights is not None else f"{SMALL}{JOIN}{efficientnet.NAME}"
     names = name.split(JOIN)
     if len(names) == 1:
         return build_backbone(name, weights=weights, adl=adl, high_frequency=high_frequency)

@@ -33,7 +33,7 @@ from wsplf_cli.cohort.seeds import annotation_id, slide_rng
 from wsplf_cli.cohort.slide import CohortSlide, PreparedCohort, SlideResult, require_both_labels, tiles_of
 from wsplf_cli.executors.workers import IN_PROCESS, Workers
 from wsplf_cli.networks import distributed
-from wsplf_cli.networks.backbone import DenseBackbone, build_dense
+from wsplf_cli.networks.backbone import AUTO, SMALL, DenseBackbone, build_dense
 from wsplf_cli.networks.mil import MilNetwork
 from wsplf_cli.networks.sam import Sam, load_sam
 from wsplf_cli.networks.state import weights_digest
@@ -403,7 +403,7 @@ class AnnotateSlide:
 def _mil_network(options: PseudolabelOptions, head: ModuleType, device: torch.device) -> MilNetwork:
     recipe = options.recipe
     backbone = build_dense(
-        options.backbone,
+        SMALL if options.backbone == AUTO else options.backbone,
         weights=options.backbone_weights,
         adl=recipe.adl,
         high_frequency=recipe.high_frequency,
