@@ -53,7 +53,7 @@ class TileOptions:
     """How tiles are read."""
 
     mpp: float = option(1.0, "Micrometres per pixel at which tiles are read.", above=0)
-    tile_px: int = option(192, "Side of a tile in pixels.", least=32)
+    tile_px: int = option(128, "Side of a tile in pixels.", least=32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +159,9 @@ class TrainOptions:
     run: RunOptions = field(default_factory=RunOptions)
     segmenter: str = option("unet", "Segmentation model.", plugins="segmentation.models")
     backbone: str = option(
-        "small", "Encoder of the U-Net: small (shipped), efficientnet-lite0, or a CNN that timm knows."
+        "auto",
+        "Encoder of the U-Net: small (shipped), efficientnet-lite0, a CNN that timm knows, or the mean of several"
+        " with +; auto is small+efficientnet-lite0.",
     )
     backbone_weights: Path | None = option(None, "Weights file of the backbone (safetensors or PyTorch).")
     sam: str = option(
@@ -169,10 +171,10 @@ class TrainOptions:
     )
     sam_checkpoint: Path | None = option(None, "Checkpoint file of the SAM model.")
     name: str = option("default", "Name of the model, a folder under wsplf/models/ of the project.")
-    epochs: int = option(7, "Epochs of each network, of 400 random crops.", least=1)
+    epochs: int = option(14, "Epochs of the training, of 400 random crops each.", least=1)
     folds: int = option(
         3,
-        "Networks of the model, each trained without the patients of one fold; 1 is one network without validation.",
+        "Folds of the patients, each predicted by a model that did not learn from it; 1 for no validation.",
         least=1,
         toml_only=True,
     )
@@ -241,7 +243,7 @@ class BenchmarkOptions:
         "tiny", "SAM of all recipes; all but tiny need --sam-checkpoint.", choices=("tiny", "vit_b", "vit_l", "vit_h")
     )
     sam_checkpoint: Path | None = option(None, "Checkpoint file of the SAM model.")
-    train_epochs: int = option(7, "Epochs of each network of the segmentation model.", least=1)
+    train_epochs: int = option(14, "Epochs of the segmentation model.", least=1)
     tolerance_um: float = option(5.0, "Distance in micrometres within which two boundaries count as the same.", least=0)
 
 

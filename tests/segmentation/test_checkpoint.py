@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from wsplf_cli.errors import ConfigError, ProjectError
+from wsplf_cli.networks.ensemble import Ensemble
 from wsplf_cli.segmentation import checkpoint
 from wsplf_cli.segmentation.checkpoint import Checkpoint
 from wsplf_cli.segmentation.models.unet import build
@@ -39,14 +40,15 @@ def test_a_saved_model_is_built_again_without_any_other_file(saved, monkeypatch)
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
 
 
-def test_an_ensemble_with_its_bounds_is_built_again(tmp_path):
+def test_a_model_of_several_encoders_with_its_bounds_is_built_again(tmp_path):
     torch.manual_seed(0)
-    members = [build(1, pretrained=False).eval() for _ in range(2)]
-    for member in members:
+    settings = {"backbone": "small+resnet18", "output_stride": 32}
+    network = build(1, pretrained=False, **settings).eval()
+    assert isinstance(network, Ensemble)
+    for member in network.members:
         nn.init.normal_(member.logits.weight)
     bound = Bound(alpha=0.01, measured=0.004, guaranteed=0.15, slides=6, patients=6, patients_needed=99)
-    network = checkpoint.as_one(members)
-    record = _save(tmp_path / "m", network, members=2, peaks=(0.9,), bounds=(bound,))
+    record = _save(tmp_path / "m", network, settings=settings, peaks=(0.9,), bounds=(bound,), window_px=128)
     read, rebuilt = checkpoint.load(tmp_path / "m", device=torch.device("cpu"))
     tiles = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
@@ -57,12 +59,12 @@ def test_an_ensemble_with_its_bounds_is_built_again(tmp_path):
 def test_a_model_of_an_earlier_version_has_no_peaks_and_no_bounds(saved):
     folder, _, record = saved
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    for key in ("members", "peaks", "bounds"):
+    for key in ("peaks", "bounds", "window_px"):
         del config[key]
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     read, _ = checkpoint.load(folder, device=torch.device("cpu"))
     assert read == record
-    assert (read.members, read.peaks, read.bounds) == (1, (), ())
+    assert (read.peaks, read.bounds, read.window_px) == ((), (), 0)
 
 
 def test_saving_again_replaces_the_model_and_leaves_nothing_beside_it(saved):

@@ -10,7 +10,8 @@ from wsplf_cli.review.regions import ReviewRegions
 from wsplf_cli.schema import Silent
 from wsplf_cli.segmentation import cross_fit as module
 from wsplf_cli.segmentation.cross_fit import assign_folds, cross_fit
-from wsplf_cli.segmentation.train import FitSettings
+from wsplf_cli.segmentation.sampling import Blocks
+from wsplf_cli.segmentation.train import FitSettings, predict_block
 
 PLACES = [(10, 10, 50, 40), (70, 20, 110, 60), (5, 30, 45, 60), (80, 5, 120, 35)]
 
@@ -28,9 +29,16 @@ def build():
     return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 1, 1))
 
 
-def run(slides, **changes):
-    fields = {"tile_px": 32, "batch_size": 4, "tiles_per_epoch": 100, "learning_rate": 0.03, "folds": 3}
-    settings = FitSettings(4, **(fields | changes))
+def run(slides, *, build=build, **changes):
+    fields = {
+        "tile_px": 32,
+        "window_px": 64,
+        "batch_size": 4,
+        "tiles_per_epoch": 100,
+        "learning_rate": 0.03,
+        "folds": 3,
+    }
+    settings = FitSettings(6, **(fields | changes))
     rng = np.random.default_rng(0)
     return cross_fit(build, slides, settings=settings, rng=rng, device=torch.device("cpu"), tracker=Silent())
 
@@ -38,45 +46,63 @@ def run(slides, **changes):
 def test_no_network_learns_from_a_slide_that_it_is_measured_on(monkeypatch):
     learned, measured = [], []
     fit, measure = module.fit, module._measure
-    monkeypatch.setattr(
-        module,
-        "fit",
-        lambda network, slides, **rest: learned.append({s.group for s in slides}) or fit(network, slides, **rest),
-    )
-    monkeypatch.setattr(
-        module,
-        "_measure",
-        lambda out, slide, network, **rest: (
-            measured.append((len(learned) - 1, slide.group)) or measure(out, slide, network, **rest)
-        ),
-    )
+
+    def recorded_fit(network, slides, **rest):
+        learned.append({slide.group for slide in slides})
+        return fit(network, slides, **rest)
+
+    def recorded_measure(out, slide, *rest, **options):
+        measured.append((len(learned) - 1, slide.group))
+        measure(out, slide, *rest, **options)
+
+    monkeypatch.setattr(module, "fit", recorded_fit)
+    monkeypatch.setattr(module, "_measure", recorded_measure)
     result = run(lesson(), tiles_per_epoch=8)
-    assert len(learned) == result.members == 3
+    assert result.folds == 3
+    assert len(learned) == 4
     assert sorted(group for _, group in measured) == sorted(slide.group for slide in lesson())
     assert not any(group in learned[fold] for fold, group in measured)
+    assert learned[3] == {slide.group for slide in lesson()}, "the model itself learns from all slides"
 
 
-def test_the_model_is_the_mean_of_its_networks_and_finds_the_class_out_of_fold():
+def test_the_class_is_found_out_of_fold_and_by_the_model():
     result = run(lesson())
-    assert isinstance(result.network, Ensemble)
     assert not result.network.training
     assert result.dice > 0.7
-    assert len(result.losses) == 3
+    assert [len(losses) for losses in result.losses] == [6]
     assert sorted(result.held_out) == sorted(slide.name for slide in lesson())
     assert result.point.bounds[0].patients == 4
     assert result.pending
 
 
-def test_one_patient_with_polygons_gives_one_network_without_validation():
+def test_each_network_of_an_ensemble_is_trained_alone():
+    result = run(lesson(), build=lambda: Ensemble([build(), build()]))
+    assert len(result.losses) == 2
+    assert result.losses[0] != result.losses[1]
+    assert isinstance(result.network, Ensemble)
+
+
+def test_one_patient_with_polygons_gives_a_model_without_validation():
     result = run(lesson(positives=1), tiles_per_epoch=8)
-    assert (result.members, result.dice, result.held_out) == (1, None, ())
+    assert (result.folds, result.dice, result.held_out) == (0, None, ())
     assert result.point.bounds == (None,)
     assert result.point.threshold == 0.5
-    assert not isinstance(result.network, Ensemble)
 
 
-def test_one_fold_trains_one_network_on_all_slides():
-    assert run(lesson(), folds=1, tiles_per_epoch=8).members == 1
+def test_one_fold_is_none():
+    assert run(lesson(), folds=1, tiles_per_epoch=8).folds == 0
+
+
+@pytest.mark.parametrize("window_px", [64, 32])
+def test_a_block_is_predicted_window_by_window(window_px):
+    network = nn.Conv2d(3, 1, 3, padding=1)
+    block = Blocks(lesson())(0, 0)
+    with torch.no_grad():
+        tiles = torch.from_numpy(block.rgb).permute(2, 0, 1)[None, :, :window_px, :window_px].float() / 255
+        expected = torch.sigmoid(network(tiles))[0].numpy()
+    found = predict_block(network, block, window_px=window_px, device=torch.device("cpu"))
+    assert found.shape == (1, 64, 64)
+    assert np.allclose(found[:, :window_px, :window_px], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -141,7 +141,7 @@ def test_a_whole_slide_is_predicted_where_its_tissue_is(tiny_slide, tile_px) -> 
     progress = []
     counter = WindowCounter(progress.append)
     with open_slide(tiny_slide) as slide:
-        canvas = model_canvas(slide, mpp=2.0, tile_px=tile_px, mpp_slide=0.5)
+        canvas = model_canvas(slide, mpp=2.0, window_px=tile_px, mpp_slide=0.5)
         tissue = tissue_mask(slide, mpp_slide=0.5)
         outlines = settings(threshold=0.5, min_area_px0=2000.0, min_hole_px0=1e6)
         (prediction,) = predict_slide(slide, tissue, darkness, canvas, outlines, counter=counter)

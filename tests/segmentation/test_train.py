@@ -40,7 +40,14 @@ def lesson():
 def _fit(slides, *, seed=0, **changes):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 1, 1))
-    fields = {"epochs": 4, "tile_px": 32, "batch_size": 4, "tiles_per_epoch": 100, "learning_rate": 0.03}
+    fields = {
+        "epochs": 4,
+        "tile_px": 32,
+        "window_px": 64,
+        "batch_size": 4,
+        "tiles_per_epoch": 100,
+        "learning_rate": 0.03,
+    }
     settings = FitSettings(**(fields | changes))
     rng = np.random.default_rng(seed)
     return model, fit(model, slides, settings=settings, rng=rng, device=torch.device("cpu"), tracker=Silent())
@@ -59,4 +66,4 @@ def test_same_seed_gives_the_same_weights(lesson):
 
 
 def test_steps_are_those_of_all_epochs_of_one_network():
-    assert FitSettings(3, 32, tiles_per_epoch=10, batch_size=4).steps == 9
+    assert FitSettings(3, 32, 64, tiles_per_epoch=10, batch_size=4).steps == 9

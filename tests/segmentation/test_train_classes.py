@@ -91,7 +91,7 @@ def test_training_separates_two_colours():
     ]
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 2, 1))
-    settings = FitSettings(epochs=6, tile_px=32, batch_size=4, tiles_per_epoch=100, learning_rate=0.03)
+    settings = FitSettings(epochs=6, tile_px=32, window_px=64, batch_size=4, tiles_per_epoch=100, learning_rate=0.03)
     rng = np.random.default_rng(0)
     fit(model, slides, settings=settings, rng=rng, device=torch.device("cpu"), tracker=Silent())
     inks = torch.tensor([INKS["LUAD"], INKS["LUSC"], (215, 215, 215)]).float()[:, :, None, None] / 255

@@ -37,16 +37,18 @@ from wsplf_cli.synthetic.cohort import SyntheticSlide, make_cohort
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How large a demo is: (positive, negative) slides to train and to test on, their side, and the epochs.
+    """How large a demo is: (positive, negative) slides to train and to test on, their side, and the training.
 
-    Fewer epochs than by default, so that the whole loop takes less than five minutes on two cores.
+    One encoder and not two as by default, so that the whole loop takes less than five minutes on two cores.
     """
 
     train: tuple[int, int] = (8, 6)
     test: tuple[int, int] = (4, 3)
     size_px: int = 2048
-    tile_px: int = TileOptions().tile_px
+    tile_px: int = Recipe().tile_px
+    crop_px: int = TileOptions().tile_px
     segmenter_epochs: int = 14
+    encoder: str = "small"
 
 
 def demo(out: Path, *, seed: int, device: str, tracker: Tracker, size: Size | None = None) -> dict[str, Any]:
@@ -71,11 +73,11 @@ def demo(out: Path, *, seed: int, device: str, tracker: Tracker, size: Size | No
     training = [entry for entry in entries if entry.split == "train"]
     testing = [entry for entry in entries if entry.split == "test"]
     run = RunOptions(device=device, seed=seed)
-    tiles = TileOptions(tile_px=size.tile_px)
+    tiles = TileOptions(tile_px=size.crop_px)
 
     labelling = PseudolabelOptions(run=run, recipe=Recipe(tile_px=size.tile_px))
     _require_all_done(pseudolabel(project, training, labelling, tracker))
-    learning = TrainOptions(tiles=tiles, run=run, epochs=size.segmenter_epochs)
+    learning = TrainOptions(tiles=tiles, run=run, epochs=size.segmenter_epochs, backbone=size.encoder)
     _require_all_done(train(project, training, learning, tracker))
     _require_all_done(segment(project, testing, SegmentOptions(run=run), tracker))
 

@@ -74,11 +74,13 @@ def train(project: Project, entries: Sequence[Entry], options: TrainOptions, tra
             return run.finish(results, details={"slides": len(cohort.slides)})
         appearance = cohort.learn_appearance()
         settings = segmenter.settings(options)
-        weights = segmenter.weights(options)
+        weights, window_px = segmenter.weights(options), segmenter.WINDOW_TILES * options.tiles.tile_px
         trained = cross_fit(
             lambda: segmenter.build(len(classes), weights=weights, **settings).to(device),
             cohort.slides,
-            settings=FitSettings(options.epochs, options.tiles.tile_px, folds=options.folds, alpha=options.alpha),
+            settings=FitSettings(
+                options.epochs, options.tiles.tile_px, window_px, folds=options.folds, alpha=options.alpha
+            ),
             rng=rng,
             device=device,
             tracker=tracker,
@@ -86,7 +88,7 @@ def train(project: Project, entries: Sequence[Entry], options: TrainOptions, tra
         if not is_main():
             return run.finish(results)
         for index, losses in enumerate(trained.losses):
-            name = "loss" if trained.members == 1 else f"loss of network {index + 1}"
+            name = "loss" if len(trained.losses) == 1 else f"loss of network {index + 1}"
             run.curve(name, x=range(1, len(losses) + 1), y={"train": losses})
         description = Checkpoint(
             plugin=options.segmenter,
@@ -96,9 +98,9 @@ def train(project: Project, entries: Sequence[Entry], options: TrainOptions, tra
             mpp=options.tiles.mpp,
             run_id=run.id,
             threshold=trained.point.threshold,
-            members=trained.members,
             peaks=trained.point.peaks,
             bounds=trained.point.bounds,
+            window_px=window_px,
             scores={} if trained.dice is None else {"validation_dice": trained.dice},
         )
         folder = layout.model_folder(project.folder, options.name)
@@ -108,7 +110,7 @@ def train(project: Project, entries: Sequence[Entry], options: TrainOptions, tra
             ClassTracker(tracker, run, name).say(describe_bound(bound, peak))
         tracker.say(f"model: {folder}")
         details: dict[str, Any] = {
-            "networks": trained.members,
+            "folds": trained.folds,
             "threshold": trained.point.threshold,
             "peaks": list(trained.point.peaks),
             "bounds": [None if bound is None else asdict(bound) for bound in trained.point.bounds],
@@ -141,7 +143,7 @@ def _summary(trained: CrossFit, classes: Sequence[str]) -> str:
     polygons = "polygons, pseudo-labels that nobody has reviewed among them," if trained.pending else "polygons"
     lacking = ", ".join(classes[index] for index in trained.unvalidated)
     return (
-        f"{trained.members} networks, each trained without the patients of one fold: out of fold Dice"
+        f"out of fold (models that learned without the patients of one of {trained.folds} folds) Dice"
         f" {trained.dice:.3f} at threshold {trained.point.threshold:g}{shared}, against the {polygons} of"
         f" {len(trained.held_out)} slides; the threshold is chosen on them, so new slides may score lower"
         + (f"; of {lacking} there is nothing to find on them" if lacking else "")

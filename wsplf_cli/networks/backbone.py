@@ -237,6 +237,7 @@ def build_backbone(
     pretrained: bool = True,
     adl: bool = False,
     high_frequency: bool = False,
+    output_stride: int = 16,
 ) -> Backbone:
     """The backbone of that name.
 
@@ -250,6 +251,7 @@ def build_backbone(
         pretrained: False for a CNN whose weights are all loaded afterwards: no weights are read.
         adl: Put an attention-based dropout layer after the last two stages of a CNN.
         high_frequency: Give a CNN the high frequencies of a tile as a fourth channel.
+        output_stride: The largest stride of a timm CNN; ``small`` has 16.
 
     Raises:
         ConfigError: There is no such network, the weights do not fit, or an option has no effect on a frozen encoder.
@@ -282,7 +284,7 @@ def build_backbone(
         _refuse_training(name, adl=adl, high_frequency=high_frequency)
         encoder = token_trunk(architecture, weights=weights, arguments=arguments)
         return Backbone(encoder, mean=mean, std=std, frozen=True)
-    trunk = _cnn(architecture)
+    trunk = _cnn(architecture, output_stride=output_stride)
     if pretrained and weights is not None:
         load_state(trunk, read_state(weights), weights)
     elif pretrained and name == efficientnet.NAME:
@@ -305,11 +307,26 @@ def build_dense(
     Raises:
         ConfigError: There is no such network, the weights do not fit, or an option has no effect on frozen backbones.
     """
+    weights_of = backbone_names(name, weights)
+    if len(weights_of) == 1:
+        ((name, weights),) = weights_of.items()
+        return build_backbone(name, weights=weights, adl=adl, high_frequency=high_frequency)
+    _refuse_training(name, adl=adl, high_frequency=high_frequency)
+    backbones = [build_backbone(part, weights=of_part) for part, of_part in weights_of.items()]
+    return JoinedBackbone(backbones, shrink=[_SHRINK.get(part, 1) for part in weights_of])
+
+
+def backbone_names(name: str, weights: Path | None) -> dict[str, Path | None]:
+    """The backbones that a name with ``+``, or ``auto``, stands for, in order, each with its file of weights.
+
+    Raises:
+        ConfigError: The names are not different, or it is not clear which one the weights are for.
+    """
     if name == AUTO:
         name = SMALL if weights is not None else f"{SMALL}{JOIN}{efficientnet.NAME}"
     names = name.split(JOIN)
     if len(names) == 1:
-        return build_backbone(name, weights=weights, adl=adl, high_frequency=high_frequency)
+        return {name: weights}
     if "" in names or len(set(names)) < len(names):
         raise ConfigError(
             f"--backbone {name} does not name different backbones", hint=f"--backbone {SMALL}{JOIN}{efficientnet.NAME}"
@@ -320,9 +337,7 @@ def build_dense(
             f"--backbone-weights: {len(without) or 'none'} of the backbones {name} takes weights from a file",
             hint="name one model of timm: small, efficientnet-lite0 and models of the hub have their own weights",
         )
-    _refuse_training(name, adl=adl, high_frequency=high_frequency)
-    backbones = [build_backbone(part, weights=weights if part in without else None) for part in names]
-    return JoinedBackbone(backbones, shrink=[_SHRINK.get(part, 1) for part in names])
+    return {part: weights if part in without else None for part in names}
 
 
 def _refuse_training(name: str, *, adl: bool, high_frequency: bool) -> None:
@@ -346,10 +361,12 @@ def is_frozen(name: str) -> bool:
     return is_encoder(hub.find_cached(name).architecture if name.startswith(hub.PREFIX) else name)
 
 
-def _cnn(architecture: str) -> nn.Module:
-    """A CNN of timm with random weights, as a trunk of stride 16."""
+def _cnn(architecture: str, *, output_stride: int) -> nn.Module:
+    """A CNN of timm with random weights, as a trunk of that stride."""
     try:
-        trunk: nn.Module = timm.create_model(architecture, pretrained=False, features_only=True, output_stride=16)
+        trunk: nn.Module = timm.create_model(
+            architecture, pretrained=False, features_only=True, output_stride=output_stride
+        )
     except (RuntimeError, TypeError, NotImplementedError, ValueError, AttributeError, AssertionError) as error:
         raise ConfigError(
             f"backbone {architecture!r} is neither a CNN with feature maps nor a patch-token encoder for tiles of"

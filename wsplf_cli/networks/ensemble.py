@@ -20,3 +20,8 @@ class Ensemble(nn.Module):
     def forward(self, tiles: Tensor) -> Tensor:
         """Logits of RGB tiles float [B, 3, H, W] in 0..1."""
         return torch.stack([member(tiles) for member in self.members]).mean(dim=0)
+
+
+def members_of(network: nn.Module) -> list[nn.Module]:
+    """The members of an ensemble, or the network itself."""
+    return list(network.members) if isinstance(network, Ensemble) else [network]

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from torch import Tensor, nn
 
 from wsplf_cli import __version__, files, plugins
 from wsplf_cli.errors import ConfigError, ProjectError
-from wsplf_cli.networks.ensemble import Ensemble
 from wsplf_cli.segmentation import likeness
 from wsplf_cli.segmentation.likeness import TrainingAppearance
 from wsplf_cli.segmentation.operating_point import Bound
@@ -38,9 +37,10 @@ class Checkpoint:
     """The content of config.json: everything about a segmentation model but its weights.
 
     ``plugin`` is the name of a file of segmentation/models/, ``settings`` are the arguments of its ``build``. A pixel
-    belongs to a class from the probability ``threshold`` on. The network is the mean of ``members`` networks. A polygon
-    of a class is drawn if a cell of it reaches the peak of that class, and ``bounds`` say what that means for negative
-    slides (see ``operating_point``); both are empty in models of earlier versions. ``scores`` are those out of fold.
+    belongs to a class from the probability ``threshold`` on. A polygon of a class is drawn if a
+    cell of it reaches the peak of that class, and ``bounds`` say what that means for negative slides (see
+    ``operating_point``); both are empty in models of earlier versions. ``scores`` are those out of fold. Networks read
+    windows of ``window_px``, those of earlier versions (0) of ``tile_px``.
     """
 
     plugin: str
@@ -50,9 +50,9 @@ class Checkpoint:
     mpp: float
     run_id: str
     threshold: float = 0.5
-    members: int = 1
     peaks: tuple[float, ...] = ()
     bounds: tuple[Bound | None, ...] = ()
+    window_px: int = 0
     scores: Mapping[str, float] = field(default_factory=dict)
     version: str = __version__
     format: int = FORMAT
@@ -60,7 +60,7 @@ class Checkpoint:
 
 
 #: The fields that models of earlier versions lack.
-_NEW = frozenset(["members", "peaks", "bounds"])
+_NEW = frozenset(["peaks", "bounds", "window_px"])
 
 
 def save(
@@ -107,13 +107,9 @@ def load(folder: Path, *, device: torch.device) -> tuple[Checkpoint, nn.Module]:
     path = folder / WEIGHTS
     plugin = plugins.load("segmentation.models", checkpoint.plugin)
     try:
-        members = [
-            plugin.build(len(checkpoint.classes), pretrained=False, **checkpoint.settings)
-            for _ in range(checkpoint.members)
-        ]
+        model: nn.Module = plugin.build(len(checkpoint.classes), pretrained=False, **checkpoint.settings)
     except TypeError as error:
         raise ConfigError(f"{folder / CONFIG}: unknown settings of {checkpoint.plugin}: {error}") from error
-    model = as_one(members)
     try:
         model.load_state_dict(load_file(path))
     except FileNotFoundError as error:
@@ -169,11 +165,6 @@ def from_content(content: object, name: str, *, hint: str = "") -> Checkpoint:
     bounds = tuple(None if bound is None else Bound(**bound) for bound in content.get("bounds", ()))
     lists = {"classes": tuple(content["classes"]), "peaks": tuple(content.get("peaks", ())), "bounds": bounds}
     return Checkpoint(**{**content, **lists})
-
-
-def as_one(members: Sequence[nn.Module]) -> nn.Module:
-    """One network itself, several as the mean of their logits."""
-    return members[0] if len(members) == 1 else Ensemble(members)
 
 
 _AGAIN = "train it again with: wsplf train PROJECT"

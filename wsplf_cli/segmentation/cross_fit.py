@@ -1,7 +1,13 @@
-"""Train the networks of a model, each without the patients of one fold, and measure each on the fold left out."""
+"""Train a model on all slides, and others without the patients of one fold each, to measure what such a model draws.
 
+What is measured on the slides left out chooses the threshold and the peaks of the model. The networks of the folds
+learn for fewer epochs and from fewer slides, so that the model itself is rather better than they are.
+"""
+
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 
 import numpy as np
 import torch
@@ -9,11 +15,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from wsplf_cli.cohort.folds import split_by_patient
+from wsplf_cli.networks.ensemble import members_of
 from wsplf_cli.schema import Tracker
-from wsplf_cli.segmentation.checkpoint import as_one
-from wsplf_cli.segmentation.operating_point import DEFAULT_THRESHOLD, OperatingPoint, OutOfFold
+from wsplf_cli.segmentation.operating_point import OperatingPoint, OutOfFold
 from wsplf_cli.segmentation.sampling import Blocks, TrainingSlide
-from wsplf_cli.segmentation.train import FitSettings, fit, predict_blocks
+from wsplf_cli.segmentation.train import FitSettings, fit, predict_block
 
 #: Random splits that are tried until every network has polygons of each class to learn from.
 _TRIES = 20
@@ -28,9 +34,9 @@ class CrossFit:
     """What training gives.
 
     Attributes:
-        network: RGB tiles float [B, 3, H, W] in 0..1 to logits [B, C, H, W], in eval mode: the mean of all networks.
-        members: How many networks that are.
-        losses: The loss of each epoch of each network.
+        network: RGB tiles float [B, 3, H, W] in 0..1 to logits [B, C, H, W], in eval mode.
+        folds: How many folds there were; 0 for none.
+        losses: The loss of each epoch, of each network that the model is the mean of.
         point: Where the model draws.
         dice: The Dice out of fold at its threshold, against the polygons that the slides came with; None where nothing
             was held out or held a pixel of a class.
@@ -40,7 +46,7 @@ class CrossFit:
     """
 
     network: nn.Module
-    members: int
+    folds: int
     losses: tuple[tuple[float, ...], ...]
     point: OperatingPoint
     dice: float | None
@@ -58,10 +64,10 @@ def cross_fit(
     device: torch.device,
     tracker: Tracker,
 ) -> CrossFit:
-    """Train one network for each fold of the patients; a single one on all slides where patients are too few.
+    """Train a model, and one for each fold of the patients; none of these where patients are too few.
 
     Args:
-        build: Makes a new network on the device.
+        build: Makes a new network on the device, or an ensemble, of which each network is trained alone.
         slides: Slides with targets for each class, at least one of them with a polygon of each.
         settings: Epochs, folds, learning rates and sizes.
         rng: Draws folds, crops, augmentation and the blocks out of fold.
@@ -69,35 +75,47 @@ def cross_fit(
         tracker: Is told of each step.
     """
     fold_of = assign_folds(slides, folds=settings.folds, rng=rng)
-    count = 1 if fold_of is None else int(fold_of.max()) + 1
+    count = 0 if fold_of is None else int(fold_of.max()) + 1
+    of_fold = replace(settings, epochs=math.ceil(settings.epochs / 3))
+    model = build()
+    tracker.start("train", len(members_of(model)) * (settings.steps + count * of_fold.steps))
     measured = OutOfFold(len(slides[0].classes))
-    members, losses = [], []
-    tracker.start("train", count * settings.steps)
     for fold in range(count):
-        held_out = (
-            []
-            if fold_of is None
-            else [slide for slide, of_slide in zip(slides, fold_of, strict=True) if of_slide == fold]
-        )
-        learned_from = [slide for slide in slides if slide not in held_out]
+        assert fold_of is not None
+        held_out = list(compress(slides, fold_of == fold))
+        learned_from = list(compress(slides, fold_of != fold))
         network = build()
-        losses.append(fit(network, learned_from, settings=settings, rng=rng, device=device, tracker=tracker))
-        members.append(network)
+        _fit_members(network, learned_from, settings=of_fold, rng=rng, device=device, tracker=tracker)
         for slide in held_out:
-            _measure(measured, slide, network, per_slide=_blocks_of_slide(len(slides)), rng=rng, device=device)
-    point = measured.operating_point(alpha=settings.alpha)
+            indices = np.sort(rng.permutation(len(slide.grid.xy_px0))[: _blocks_of_slide(len(slides))]).tolist()
+            _measure(measured, slide, indices, network, window_px=settings.window_px, device=device)
+    losses = _fit_members(model, slides, settings=settings, rng=rng, device=device, tracker=tracker)
     best = measured.best()
-    if fold_of is None:
-        point = replace(point, threshold=DEFAULT_THRESHOLD)
     return CrossFit(
-        as_one(members).eval(),
+        model.eval(),
         count,
-        tuple(tuple(of_network) for of_network in losses),
-        point,
+        losses,
+        measured.operating_point(alpha=settings.alpha),
         dice=None if best is None else best[1],
         held_out=tuple(measured.slides),
         unvalidated=measured.unvalidated,
-        pending=fold_of is not None and any(targets.regions.pending for slide in slides for targets in slide.classes),
+        pending=count > 0 and any(targets.regions.pending for slide in slides for targets in slide.classes),
+    )
+
+
+def _fit_members(
+    network: nn.Module,
+    slides: Sequence[TrainingSlide],
+    *,
+    settings: FitSettings,
+    rng: np.random.Generator,
+    device: torch.device,
+    tracker: Tracker,
+) -> tuple[tuple[float, ...], ...]:
+    """Train each network of an ensemble, or the one that there is; the loss of each epoch of each."""
+    return tuple(
+        tuple(fit(member, slides, settings=settings, rng=rng, device=device, tracker=tracker))
+        for member in members_of(network)
     )
 
 
@@ -135,14 +153,14 @@ def _blocks_of_slide(slides: int) -> int:
 def _measure(
     measured: OutOfFold,
     slide: TrainingSlide,
+    indices: Sequence[int],
     network: nn.Module,
     *,
-    per_slide: int,
-    rng: np.random.Generator,
+    window_px: int,
     device: torch.device,
 ) -> None:
-    """Predict random blocks of a slide that the network did not learn from."""
-    indices = np.sort(rng.permutation(len(slide.grid.xy_px0))[:per_slide]).tolist()
+    """Predict some blocks of a slide that the network did not learn from."""
     read = Blocks([slide], cache_bytes=0)
     blocks = [read(0, index) for index in indices]
-    measured.add(slide, indices, blocks, predict_blocks(network, blocks, device=device))
+    predicted = [predict_block(network, block, window_px=window_px, device=device) for block in blocks]
+    measured.add(slide, indices, blocks, np.stack(predicted))

@@ -49,13 +49,13 @@ class ClassPrediction:
     probability: SlideMap
 
 
-def model_canvas(slide: Slide, *, mpp: float, tile_px: int, mpp_slide: float) -> StripInference:
-    """How a model's windows of ``tile_px`` pixels at ``mpp`` cover a slide of ``mpp_slide``."""
+def model_canvas(slide: Slide, *, mpp: float, window_px: int, mpp_slide: float) -> StripInference:
+    """How a model's windows of ``window_px`` pixels at ``mpp`` cover a slide of ``mpp_slide``."""
     downsample = mpp / mpp_slide
     return StripInference(
         width_px=math.ceil(slide.width_px0 / downsample - 1e-6),
         height_px=math.ceil(slide.height_px0 / downsample - 1e-6),
-        window_px=tile_px,
+        window_px=window_px,
         downsample=downsample,
     )
 

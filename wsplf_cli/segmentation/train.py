@@ -29,12 +29,12 @@ from wsplf_cli.segmentation.sampling import (
 class FitSettings:
     """The settings of training. An epoch is ``tiles_per_epoch`` random crops, however large the cohort is.
 
-    Each of the ``folds`` has a network, trained for ``epochs``. Polygons may cover ``alpha`` of the tissue of negative
-    slides.
+    ``folds`` and ``alpha``: see ``cross_fit`` and ``operating_point``. The model will predict windows of ``window_px``.
     """
 
     epochs: int
     tile_px: int
+    window_px: int
     folds: int = 1
     alpha: float = 0.01
     batch_size: int = 8
@@ -144,15 +144,16 @@ def as_batch(blocks: Sequence[Block]) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @torch.no_grad()
-def predict_blocks(model: nn.Module, blocks: Sequence[Block], *, device: torch.device) -> NDArray[np.float32]:
-    """The probability of each class, float32 [N, C, S, S], by a model in eval mode, block by block."""
-    probabilities = []
-    for block in blocks:
-        rgb, _, _ = as_batch([block])
+def predict_block(model: nn.Module, block: Block, *, window_px: int, device: torch.device) -> NDArray[np.float32]:
+    """The probability of each class on a block, float32 [C, S, S], by a model in eval mode, window by window."""
+    rgb = as_batch([block])[0].to(device)
+    rows = []
+    for strip in rgb.split(window_px, dim=2):
         with autocast(device):
-            logits = model(rgb.to(device))
-        probabilities.append(torch.sigmoid(logits.float()).cpu().numpy())
-    return np.concatenate(probabilities)
+            logits = [model(window).float() for window in strip.split(window_px, dim=3)]
+        rows.append(torch.cat(logits, dim=3))
+    probability: NDArray[np.float32] = torch.sigmoid(torch.cat(rows, dim=2))[0].cpu().numpy()
+    return probability
 
 
 def _optimiser(model: nn.Module, *, settings: FitSettings) -> tuple[torch.optim.Optimizer, LRScheduler]:

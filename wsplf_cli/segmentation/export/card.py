@@ -101,7 +101,6 @@ def _table(checkpoint: Checkpoint) -> str:
         "tiles that it was trained on": f"{checkpoint.tile_px} x {checkpoint.tile_px} pixels, RGB",
         "output": "the probability of each class at every pixel; the classes do not sum to 1",
         "threshold": f"a pixel belongs to a class from a probability of {checkpoint.threshold:g} on",
-        "networks, of which it is the mean": str(checkpoint.members),
         "run of the training": checkpoint.run_id,
     }
     # models of earlier versions have neither peaks nor bounds

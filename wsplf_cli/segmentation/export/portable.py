@@ -15,7 +15,7 @@ from torch.jit._trace import TracerWarning
 from torch.nn import functional
 
 from wsplf_cli.errors import ConfigError
-from wsplf_cli.networks.ensemble import Ensemble
+from wsplf_cli.networks.ensemble import members_of
 from wsplf_cli.segmentation.checkpoint import Checkpoint
 from wsplf_cli.segmentation.export.primitives import use_primitives
 from wsplf_cli.segmentation.models.sam import SamSegmenter
@@ -153,8 +153,7 @@ class Contract:
 
 def unets_of(network: nn.Module) -> list[UNet]:
     """The U-Nets whose mean a network is; none where it is something else."""
-    members = list(network.members) if isinstance(network, Ensemble) else [network]
-    return [member for member in members if isinstance(member, UNet)]
+    return [member for member in members_of(network) if isinstance(member, UNet)]
 
 
 def portable_unet(network: nn.Module, checkpoint: Checkpoint) -> PortableUNets:

@@ -12,6 +12,9 @@ from wsplf_cli.errors import ConfigError
 from wsplf_cli.networks.sam import build_tiny, load_sam
 from wsplf_cli.options import TrainOptions
 
+#: Side of the windows that are predicted at once, in tiles of the training.
+WINDOW_TILES = 1
+
 
 class SamSegmenter(nn.Module):
     """SAM's mask decoder, trained, on its frozen image encoder.

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsplf_cli.errors import ConfigError
-from wsplf_cli.networks.backbone import SMALL, Backbone, build_backbone
+from wsplf_cli.networks.backbone import JOIN, SMALL, Backbone, backbone_names, build_backbone
 from wsplf_cli.networks.encoder import is_encoder
+from wsplf_cli.networks.ensemble import Ensemble
 from wsplf_cli.networks.hub import PREFIX
 from wsplf_cli.options import TrainOptions
 
@@ -17,6 +18,10 @@ from wsplf_cli.options import TrainOptions
 _WIDTHS = {2: 16, 4: 32, 8: 48}
 _DEFAULT_WIDTH = 64
 _GROUPS = 8
+
+
+#: Side of the windows that are predicted at once, in tiles of the training: context costs nothing then.
+WINDOW_TILES = 2
 
 
 class UNet(nn.Module):
@@ -88,24 +93,42 @@ def _pad(tiles: Tensor, stride: int) -> Tensor:
     return functional.pad(tiles, (0, right, 0, below), mode="replicate") if below or right else tiles
 
 
-def build(classes: int, *, pretrained: bool = True, backbone: str = SMALL, weights: Path | None = None) -> UNet:
-    """A U-Net for that many classes.
+def build(
+    classes: int,
+    *,
+    pretrained: bool = True,
+    backbone: str = SMALL,
+    weights: Path | None = None,
+    output_stride: int = 16,
+) -> UNet | Ensemble:
+    """A U-Net for that many classes; of several encoders the mean of a U-Net of each.
 
     Args:
         classes: Number of output channels.
-        pretrained: Start the encoder from weights; False when all weights come from a checkpoint.
-        backbone: Encoder: ``small``, or any timm CNN. Patch-token encoders have no fine maps.
-        weights: Weights file of the encoder; without it, ``small`` starts from the shipped weights, others at random.
+        pretrained: Start the encoders from weights; False when all weights come from a checkpoint.
+        backbone: Encoder: ``small``, or any timm CNN; several with ``+`` between them. Patch-token encoders have no
+            fine maps.
+        weights: Weights file of the encoder, or of the one of several that has no weights of its own; without it,
+            ``small`` starts from the shipped weights, ``efficientnet-lite0`` from those of ImageNet, others at random.
+        output_stride: The largest stride of the encoders but ``small``. Convolutions with larger ones are much faster.
 
     Raises:
         ConfigError: There is no such CNN, or the weights do not fit it.
     """
+    unets = [
+        _unet(classes, name, weights=of_name, pretrained=pretrained, output_stride=output_stride)
+        for name, of_name in backbone_names(backbone, weights).items()
+    ]
+    return unets[0] if len(unets) == 1 else Ensemble(unets)
+
+
+def _unet(classes: int, backbone: str, *, weights: Path | None, pretrained: bool, output_stride: int) -> UNet:
     if is_encoder(backbone) or backbone.startswith(PREFIX):
         raise ConfigError(
             f"--backbone {backbone}: the unet needs the fine maps of a CNN of timm",
             hint="--backbone small or resnet50, with --backbone-weights FILE",
         )
-    encoder = build_backbone(backbone, weights=weights, pretrained=pretrained)
+    encoder = build_backbone(backbone, weights=weights, pretrained=pretrained, output_stride=output_stride)
     return UNet(encoder, classes=classes).to(memory_format=torch.channels_last)
 
 
@@ -117,7 +140,7 @@ def settings(options: TrainOptions) -> dict[str, Any]:
     """
     if options.sam_checkpoint is not None or options.sam != TrainOptions().sam:
         raise ConfigError("--sam and --sam-checkpoint have no effect on the unet", hint="add --segmenter sam")
-    return {"backbone": options.backbone}
+    return {"backbone": JOIN.join(backbone_names(options.backbone, options.backbone_weights)), "output_stride": 32}
 
 
 def weights(options: TrainOptions) -> Path | None:
