@@ -23,13 +23,13 @@ def polygon(**measurements):
 
 
 def test_the_sum_is_the_confidence():
-    text = sum_of_confidence(polygon(confidence=0.83, CAM=0.8, SAM_share=1.0), {"refiner": "sam"})
-    assert text == "0.85 × 0.80 (CAM) + 0.15 × 1.00 (SAM) = 0.83"
+    text = sum_of_confidence(polygon(confidence=0.93, CAM=0.8, SAM_share=1.0, SAM_IoU=0.8), {"refiner": "sam"})
+    assert text == "0.36 × 0.80 (CAM) + 0.64 × 1.00 (SAM) = 0.93"
 
 
 def test_a_difference_from_the_sum_is_named():
-    text = sum_of_confidence(polygon(confidence=0.78, CAM=0.8, SAM_share=0.4), {"refiner": "sam"})
-    assert "= 0.74; measured: 0.78, since in a part of the polygon a mask was discarded, or windows" in text
+    text = sum_of_confidence(polygon(confidence=0.78, CAM=0.8, SAM_share=0.4, SAM_IoU=0.5), {"refiner": "sam"})
+    assert "= 0.64; measured: 0.78, since in a part of the polygon a mask was discarded, or windows" in text
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 
 from wsplf_cli.errors import ConfigError
 from wsplf_cli.networks import sam as module
-from wsplf_cli.networks.sam import Sam, build_tiny, load_sam
+from wsplf_cli.networks.sam import Sam, load_sam
+from wsplf_cli.networks.tiny_sam import build_tiny
 from wsplf_cli.pretraining.targets import MAP_PX, generate_windows
 from wsplf_cli.pretraining.targets import points as place_points
 from wsplf_cli.schema import Prompt
@@ -50,9 +51,9 @@ def window():
 def test_embedding_of_a_window_and_of_a_batch(untrained, window):
     single = untrained.embed(window)
     batch = untrained.embed(np.stack([window, window[::-1]]))
-    assert single.shape == (1, 128, 16, 16)
+    assert single.shape == (1, 512, 16, 16)
     assert single.dtype == torch.float32
-    assert batch.shape == (2, 128, 16, 16)
+    assert batch.shape == (2, 512, 16, 16)
     torch.testing.assert_close(batch[:1], single, atol=1e-4, rtol=1e-4)
 
 
@@ -106,6 +107,15 @@ def test_mask_of_an_earlier_pass_goes_in_with_its_prompt(untrained, window):
     alone, _ = untrained.logits(embedding, MIXED[3:4], mask_input=plain[3:4, 0])
     assert (again - plain).abs().max() > 1e-3
     torch.testing.assert_close(again[3:4], alone, atol=1e-4, rtol=1e-4)
+
+
+def test_cam_as_a_mask_is_positive_where_it_is_foreground(untrained):
+    cam = np.zeros((1, 256, 256), np.float32)
+    cam[:, :128] = 0.9
+    logits = untrained.mask_logits(cam)
+    assert logits.shape == (1, 64, 64)
+    assert (logits[:, :32] > 0).all()
+    assert (logits[:, 32:] < 0).all()
 
 
 @pytest.mark.parametrize("window_px", [128, 256, 512, 300])
@@ -181,7 +191,7 @@ def test_shipped_tiny_sam_segments_painted_glands_from_three_points():
         ious.append(overlaps[0])
         best.append(max(overlaps))
     assert len(ious) >= 4
-    assert np.mean(ious) > 0.5
+    assert np.mean(ious) > 0.55
     assert np.mean(best) >= np.mean(ious)
 
 

@@ -36,8 +36,8 @@ def parts_of_pseudolabel(annotation: Annotation, recipe: Mapping[str, Any]) -> l
         "sam-only": "the share of the polygon that SAM's masks cover: the recipe takes SAM's masks as they are",
     }.get(
         str(refiner),
-        f"the mean probability in the polygon: {1 - SAM_WEIGHT:.0%} CAM and {SAM_WEIGHT:.0%} SAM, the CAM alone where"
-        " SAM's mask was discarded",
+        f"the mean probability in the polygon: the CAM and SAM's masks together. A mask weighs {SAM_WEIGHT:.1f} times"
+        " its estimated IoU; where it was discarded, the CAM counts alone",
     )
     meanings = (
         ("Confidence", CONFIDENCE, how),
@@ -55,11 +55,14 @@ def parts_of_pseudolabel(annotation: Annotation, recipe: Mapping[str, Any]) -> l
 def sum_of_confidence(annotation: Annotation, recipe: Mapping[str, Any]) -> str:
     """The confidence of a pseudo-label as a sum of its parts; empty where it is none."""
     values = annotation.measurements
-    if recipe.get("refiner", "sam") in ("none", "slic", "sam-only") or not {CONFIDENCE, CAM, SAM_SHARE} <= set(values):
+    if recipe.get("refiner", "sam") in ("none", "slic", "sam-only") or not {CONFIDENCE, CAM, SAM_SHARE, SAM_IOU} <= set(
+        values
+    ):
         return ""
     cam, share = values[CAM], values[SAM_SHARE]
-    total = (1 - SAM_WEIGHT) * cam + SAM_WEIGHT * share
-    text = f"{1 - SAM_WEIGHT:.2f} × {cam:.2f} (CAM) + {SAM_WEIGHT:.2f} × {share:.2f} (SAM) = {total:.2f}"
+    weight = SAM_WEIGHT * values[SAM_IOU]
+    total = (1 - weight) * cam + weight * share
+    text = f"{1 - weight:.2f} × {cam:.2f} (CAM) + {weight:.2f} × {share:.2f} (SAM) = {total:.2f}"
     if f"{total:.2f}" != f"{values[CONFIDENCE]:.2f}":
         text += (
             f"; measured: {values[CONFIDENCE]:.2f}, since in a part of the polygon a mask was discarded, or windows"

@@ -17,18 +17,14 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from segment_anything.build_sam import sam_model_registry
-from segment_anything.modeling.image_encoder import ImageEncoderViT
-from segment_anything.modeling.mask_decoder import MaskDecoder
-from segment_anything.modeling.prompt_encoder import PromptEncoder
 from segment_anything.modeling.sam import Sam as SamNetwork
-from segment_anything.modeling.transformer import TwoWayTransformer
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from wsplf_cli.cache import digest_of
 from wsplf_cli.errors import ConfigError
-from wsplf_cli.networks.backbone import Backbone, small_trunk
 from wsplf_cli.networks.state import weights_digest
+from wsplf_cli.networks.tiny_sam import build_tiny
 from wsplf_cli.schema import Prompt, TileMask
 
 log = logging.getLogger(__name__)
@@ -37,6 +33,8 @@ REGISTRY = ("vit_b", "vit_l", "vit_h")
 NAMES = ("tiny", *REGISTRY)
 TINY_ASSET = "sam_tiny.safetensors"
 
+#: A CAM given as a mask is foreground from here on: a CAM misses more of the borders of glands than it adds.
+CAM_AS_MASK_FOREGROUND = 0.4
 #: Bounds the memory of the upscaled masks (a 1024-pixel window: 3 float masks of 4 MB for each prompt).
 PROMPTS_AT_ONCE = 32
 
@@ -160,6 +158,11 @@ class Sam:
                 masks_of_prompts.append([TileMask(mask=mask[index], score=float(ious[index])) for index in order])
         return masks_of_prompts
 
+    def mask_logits(self, cams: NDArray[np.float32]) -> Tensor:
+        """CAMs float32 [P, S, S] in 0..1 as mask inputs of prompts, [P, mask_px, mask_px]."""
+        small = functional.interpolate(torch.from_numpy(cams)[:, None], (self.mask_px, self.mask_px), mode="area")
+        return cam_logits(small[:, 0], foreground=CAM_AS_MASK_FOREGROUND)
+
     def _points(self, prompts: Sequence[Prompt], *, scale: float) -> tuple[Tensor, Tensor] | None:
         """Coordinates and labels of the points as the package expects them, or None for prompts without points."""
         # the package adds half a pixel, as if coordinates were indices of pixels
@@ -177,6 +180,11 @@ class Sam:
         return torch.from_numpy(np.stack(boxes).astype(np.float32) * scale - 0.5).float().to(self.device)
 
 
+def cam_logits(cam: Tensor, *, foreground: float = 0.5) -> Tensor:
+    """A CAM float32 in 0..1 as the mask logits of an earlier pass, 0 at ``foreground``."""
+    return (12 * (cam - foreground)).clamp(-6, 6)
+
+
 def _groups_of_one_shape(prompts: Sequence[Prompt]) -> list[list[int]]:
     """Indices of the prompts in groups with the same number of points and of boxes.
 
@@ -187,60 +195,6 @@ def _groups_of_one_shape(prompts: Sequence[Prompt]) -> list[list[int]]:
         assert len(prompt.points_px) or prompt.box_px is not None, "a prompt needs a point or a box"
         groups.setdefault((len(prompt.points_px), prompt.box_px is not None), []).append(index)
     return list(groups.values())
-
-
-class Stem(nn.Module):
-    """The patch embedding of the tiny SAM: the ``small`` backbone, and one layer to the cells of the grid.
-
-    Args:
-        width: Width of the encoder's blocks.
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        # the SAM network normalises its input, so the backbone does not
-        self.backbone = Backbone(small_trunk(), mean=(0.0,) * 3, std=(1.0,) * 3)
-        self.proj = nn.Conv2d(self.backbone.channels, width, kernel_size=2, stride=2)
-
-    def forward(self, window: Tensor) -> Tensor:
-        """Cells float [B, S / 16, S / 16, width] of normalised RGB windows float [B, 3, S, S]."""
-        cells: Tensor = self.proj(self.backbone(window))
-        return cells.permute(0, 2, 3, 1)
-
-
-def build_tiny() -> SamNetwork:
-    """A small SAM for windows of 256 pixels, made of ``segment_anything``'s modules, with 3.3 million random weights.
-
-    A vision transformer needs millions of images to learn features. This one is trained in minutes, so its input is the
-    feature map of a CNN.
-    """
-    side_px, cell_px, width, out_width = 256, 16, 192, 128
-    cells = side_px // cell_px
-    encoder = ImageEncoderViT(
-        img_size=side_px,
-        patch_size=cell_px,
-        embed_dim=width,
-        depth=2,
-        num_heads=6,
-        mlp_ratio=4,
-        out_chans=out_width,
-        use_rel_pos=True,
-        window_size=8,
-        global_attn_indexes=(1,),
-    )
-    encoder.patch_embed = Stem(width)
-    prompt_encoder = PromptEncoder(
-        embed_dim=out_width,
-        image_embedding_size=(cells, cells),
-        input_image_size=(side_px, side_px),
-        mask_in_chans=16,
-    )
-    decoder = MaskDecoder(
-        transformer_dim=out_width,
-        transformer=TwoWayTransformer(depth=2, embedding_dim=out_width, num_heads=4, mlp_dim=256),
-        iou_head_hidden_dim=64,
-    )
-    return SamNetwork(encoder, prompt_encoder, decoder, pixel_mean=[127.5] * 3, pixel_std=[63.75] * 3)
 
 
 def load_sam(name: str, *, checkpoint: Path | None, device: torch.device) -> Sam:

@@ -48,6 +48,10 @@ def main(arguments: list[str]) -> None:
             command.add_argument("--batch", type=int, default=backbone.BATCH)
         elif name == "epithelium":
             command.add_argument("--canvases", type=int, default=epithelium.CANVASES)
+        else:
+            command.add_argument(
+                "--folder", type=Path, default=Path("sam-training"), help="the state of the training, to go on from it"
+            )
     commands.choices["backbone"].add_argument("--out", type=Path, default=ASSETS / "backbone_small.safetensors")
     commands.choices["epithelium"].add_argument("--out", type=Path, default=ASSETS / "epithelium_small.safetensors")
     commands.choices["sam"].add_argument("--out", type=Path, default=ASSETS / "sam_tiny.safetensors")

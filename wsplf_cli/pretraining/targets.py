@@ -51,6 +51,15 @@ class Target:
     parts: NDArray[np.int_]
 
 
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A prompt in pixels of the map, its true mask bool [64, 64], and the CAM float32 [64, 64] that it was made of."""
+
+    prompt: Prompt
+    mask: NDArray[np.bool_]
+    cam: NDArray[np.float32] | None = None
+
+
 def generate_window(rng: np.random.Generator) -> Window:
     """A synthetic window at a random mpp. A gland has one number in ``tissue``, with its lumen."""
     mpp = float(np.exp(rng.uniform(*np.log(MPP))))
@@ -85,7 +94,7 @@ def choose_target(rng: np.random.Generator, tissue: Map, instance: Map) -> Targe
     """A random target in the window, or None where there is none of a suitable size."""
     glands = instance > 0
     for _ in range(6):
-        kind = rng.choice(["gland", "near", "type", "piece"], p=[0.35, 0.2, 0.25, 0.2]) if glands.any() else "piece"
+        kind = rng.choice(["gland", "near", "type", "piece"], p=[0.42, 0.16, 0.2, 0.22]) if glands.any() else "piece"
         on_glands = glands | ~glands.any()
         row, column = _random_pixel(rng, ~glands if kind == "piece" and not glands.all() else on_glands)
         alike = (tissue == tissue[row, column]) & (glands == glands[row, column])
@@ -116,25 +125,49 @@ def strategies() -> dict[str, Strategy]:
 
 def make_prompts(
     rng: np.random.Generator, targets: Sequence[Target], strategy_of: Mapping[str, Strategy]
-) -> list[tuple[Prompt, NDArray[np.bool_]]]:
-    """For each target a prompt, in pixels of the map, and the true mask of this prompt, bool [64, 64].
+) -> list[Task]:
+    """For each target a prompt and the true mask of this prompt.
 
-    All prompts have the same number of points, and all have a box or none has, so that they form one batch.
+    All prompts have the same number of points, and all have a box or none has, so that they form one batch; and all or
+    none have a CAM.
     """
-    kind = str(rng.choice(["spread", "sampled", "boxes", "box", "points"], p=[0.3, 0.1, 0.15, 0.15, 0.3]))
-    pointed = rng.random() < 0.5
-    prompts_and_masks = []
+    kind = str(rng.choice(["spread", "sampled", "boxes", "box", "points"], p=[0.3, 0.05, 0.1, 0.2, 0.35]))
+    pointed = rng.random() < 0.35
+    tasks = []
     for target in targets:
         strategy = strategy_of.get(kind)
-        pair = None if strategy is None else _prompt_from_cam(rng, target, strategy)
-        if pair is None and kind in ("box", "boxes"):
-            pair = box(rng, target.mask, pointed=pointed or kind == "boxes"), target.mask
-        if pair is None:
+        task = None if strategy is None else _task_from_cam(rng, target, strategy)
+        if task is None and kind in ("box", "boxes"):
+            task = Task(box(rng, target.mask, pointed=pointed or kind == "boxes"), target.mask)
+        if task is None:
             inside, outside = int(rng.integers(1, 7)), int(rng.choice([0, 0, 1, 3, 5]))
-            pair = points(rng, target.mask, inside=inside, outside=outside), target.mask
-        prompts_and_masks.append(pair)
-    count = max(len(prompt.points_px) for prompt, _ in prompts_and_masks)
-    return [(_with_points_repeated(rng, prompt, count=count), mask) for prompt, mask in prompts_and_masks]
+            task = Task(*points_on_parts(rng, target, inside=inside, outside=outside))
+        tasks.append(task)
+    if any(task.cam is None for task in tasks):
+        tasks = [Task(task.prompt, task.mask) for task in tasks]
+    count = max(len(task.prompt.points_px) for task in tasks)
+    return [Task(_with_points_repeated(rng, task.prompt, count=count), task.mask, task.cam) for task in tasks]
+
+
+def points_on_parts(
+    rng: np.random.Generator, target: Target, *, inside: int, outside: int
+) -> tuple[Prompt, NDArray[np.bool_]]:
+    """A prompt of points and what it asks for: the whole target if the points are on two parts of it, else one part.
+
+    Points that are all in one gland ask for this gland, so that a prompt has one right answer.
+    """
+    numbers = np.unique(target.parts[target.mask])
+    if len(numbers) > 1 and inside == 1:
+        part = target.parts == rng.choice(numbers)
+        return points(rng, part, inside=1, outside=outside), part
+    prompt = points(rng, target.mask, inside=inside, outside=outside)
+    if len(numbers) > 1:
+        columns, rows = np.floor(prompt.points_px[:inside]).astype(int).T
+        pointed = np.unique(target.parts[rows, columns])
+        if len(pointed) == 1:  # one point moves to another part
+            row, column = _random_pixel(rng, target.mask & (target.parts != pointed[0]))
+            prompt.points_px[0] = (column + 0.5, row + 0.5)
+    return prompt, target.mask
 
 
 def _with_points_repeated(rng: np.random.Generator, prompt: Prompt, *, count: int) -> Prompt:
@@ -145,10 +178,8 @@ def _with_points_repeated(rng: np.random.Generator, prompt: Prompt, *, count: in
     return Prompt(prompt.points_px[indices], prompt.point_labels[indices], prompt.box_px)
 
 
-def _prompt_from_cam(
-    rng: np.random.Generator, target: Target, strategy: Strategy
-) -> tuple[Prompt, NDArray[np.bool_]] | None:
-    """A prompt made of a bad CAM, and its true mask: the parts of the target in the prompted component of the CAM.
+def _task_from_cam(rng: np.random.Generator, target: Target, strategy: Strategy) -> Task | None:
+    """A prompt made of a bad CAM; its true mask are the parts of the target in the prompted component of the CAM.
 
     None where the CAM gives no prompt, or one that is beside the target.
     """
@@ -166,12 +197,13 @@ def _prompt_from_cam(
     prompted = np.bincount(target.parts[covered], minlength=len(areas)) > 0.5 * areas
     prompted[np.unique(target.parts[rows, columns])] = True
     prompted[0] = False
-    return prompt, prompted[target.parts]
+    others = (components > 0) & ~covered
+    return Task(prompt, prompted[target.parts], np.where(others, np.float32(0), cam))
 
 
 def bad_cam(rng: np.random.Generator, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
     """A CAM like that of a tile classifier, float32 in 0..1: blurred, shifted by some pixels, of uneven strength."""
-    cam = gaussian_filter(mask.astype(np.float32), rng.uniform(0.8, 3.5))
+    cam = gaussian_filter(mask.astype(np.float32), rng.uniform(0.8, 4.5))
     cam = shift(cam, rng.normal(0, 1, size=2), order=1, mode="nearest")
     uneven = zoom(rng.normal(0, 1, size=(6, 6)), MAP_PX / 6, order=1)
     cam = cam * np.exp(rng.uniform(0, 0.6) * uneven) + rng.uniform(0, 0.12) * uneven

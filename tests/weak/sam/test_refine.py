@@ -20,6 +20,7 @@ from wsplf_cli.weak.sam.refine import (
     crop,
     foreground_windows,
     fuse_cam_and_sam,
+    prompted_cams,
     refine,
     soft_dice,
 )
@@ -70,7 +71,8 @@ class Prompted:
         return spread.build()(cam, rng)
 
     def __call__(self, window: Window, cam: NDArray[np.float32], prompts: Sequence[Prompt]) -> RefinedWindow:
-        return fuse_cam_and_sam(cam, prompts, self.sam.prompt(self.sam.embed(window.read()), prompts))
+        answers = self.sam.prompt(self.sam.embed(window.read()), prompts)
+        return fuse_cam_and_sam(cam, prompts, prompted_cams(cam, prompts), answers)
 
 
 def square_cam() -> NDArray[np.float32]:
@@ -97,8 +99,9 @@ def overlap_with_the_disc(cam: NDArray[np.float32]) -> float:
     return float(inside.sum() / (len(x) + area - inside.sum()))
 
 
-def test_masks_of_sam_give_an_uncertain_cam_its_outline_at_the_right_position() -> None:
-    assert overlap_with_the_disc(square_cam() * np.float32(0.55 / 0.9)) > 0.9
+@pytest.mark.parametrize("strength", [1.0, 0.6])
+def test_a_sure_mask_of_sam_gives_the_cam_its_outline_at_the_right_position(strength: float) -> None:
+    assert overlap_with_the_disc(square_cam() * np.float32(strength)) > 0.9
 
 
 def test_regions_are_the_same_with_any_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,8 +117,29 @@ def test_regions_are_the_same_with_any_number_of_threads(monkeypatch: pytest.Mon
     assert len(prompted[0]) > 1
 
 
-def test_a_certain_cam_is_kept() -> None:
-    assert overlap_with_the_disc(square_cam()) == pytest.approx(np.pi / 4, abs=0.05)
+def test_an_unsure_mask_changes_only_where_the_cam_is_unsure() -> None:
+    cam = np.full((32, 32), 0.1, np.float32)
+    cam[8:24, 8:16], cam[8:24, 16:24] = 0.9, 0.55
+    mask = np.zeros((32, 32), bool)
+    mask[8:24, 4:16] = True
+    prompt = Prompt(np.array([[10.0, 16.0]], np.float32), np.ones(1, np.int8))
+    cams = prompted_cams(cam, [prompt])
+    unsure = fuse_cam_and_sam(cam, [prompt], cams, [[TileMask(mask, 0.3)]]).probability >= 0.5
+    assert unsure[8:24, 8:16].all()
+    assert not unsure[8:24, 16:24].any()
+    assert not unsure[8:24, 4:8].any()
+
+
+def test_each_prompt_has_its_own_component_and_what_none_asks_for_stays() -> None:
+    cam = np.zeros((40, 40), np.float32)
+    cam[5:15, 5:15] = cam[5:15, 25:35] = cam[25:35, 5:15] = 0.8
+    prompts = [Prompt(np.array([[x, 10.0]], np.float32), np.ones(1, np.int8)) for x in (10.0, 30.0)]
+    cams = prompted_cams(cam, prompts)
+    assert [np.nonzero(prompted.any(axis=0))[0].tolist() for prompted in cams] == [[*range(5, 15)], [*range(25, 35)]]
+    masks = [[TileMask(prompted > 0, 1.0)] for prompted in cams]
+    joined = fuse_cam_and_sam(cam, prompts, cams, masks).probability
+    np.testing.assert_array_equal(joined >= 0.5, cam >= 0.5)
+    np.testing.assert_array_equal(joined[25:35, 5:15], cam[25:35, 5:15])
 
 
 def test_a_cam_without_foreground_gives_no_region() -> None:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsplf_cli.errors import ConfigError
-from wsplf_cli.networks.sam import build_tiny, load_sam
+from wsplf_cli.networks.sam import load_sam
+from wsplf_cli.networks.tiny_sam import build_tiny
 from wsplf_cli.options import TrainOptions
 
 #: Side of the windows that are predicted at once, in tiles of the training.

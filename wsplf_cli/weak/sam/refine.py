@@ -23,8 +23,8 @@ from wsplf_cli.weak.prompts import BACKGROUND, FOREGROUND
 REFINED_PX = 2
 #: From one window to the next, in sides of a window.
 STEP = 0.7
-#: Weight of SAM's mask beside the CAM. Where SAM's mask is discarded, the CAM counts alone.
-SAM_WEIGHT = 0.15
+#: Weight of SAM's mask beside the CAM, per unit of its estimated IoU. Where it is discarded, the CAM counts alone.
+SAM_WEIGHT = 0.8
 #: A mask is outlined, to be shown, on a grid of at most about twice this side.
 OUTLINED_PX = 128
 #: A mask whose soft Dice with the CAM is below this is discarded.
@@ -215,30 +215,45 @@ def _refined_in_order(
                 pending.cancel()
 
 
-def fuse_cam_and_sam(
-    cam: NDArray[np.float32], prompts: Sequence[Prompt], answers: Sequence[list[TileMask]]
-) -> RefinedWindow:
-    """The CAM joined with SAM's masks, the ``answers`` to ``prompts``. A mask that contradicts the CAM is discarded."""
-    probability, score, count = cam.copy(), np.zeros_like(cam), np.zeros_like(cam)
+def prompted_cams(cam: NDArray[np.float32], prompts: Sequence[Prompt]) -> NDArray[np.float32]:
+    """For each of P prompts the CAM without the components that others prompt for, float32 [P, S, S]."""
     components, _ = ndimage.label(cam >= FOREGROUND, structure=np.ones((3, 3)))
-    union = np.zeros(cam.shape, bool)
-    discarded = np.zeros(cam.shape, bool)
-    window_masks: list[WindowMask] = []
-    for prompt, masks in zip(prompts, answers, strict=True):
+    cams = np.empty((len(prompts), *cam.shape), np.float32)
+    for index, prompt in enumerate(prompts):
         points = prompt.points_px[prompt.point_labels == 1].astype(np.intp)
-        labels = np.setdiff1d(np.unique(components[points[:, 1], points[:, 0]]), [0])
-        prompted = np.isin(components, labels)
-        others = (components > 0) & ~prompted
-        mask, agreement = best_mask(masks, np.where(others, np.float32(FOREGROUND), cam) if others.any() else cam)
-        window_masks.append(WindowMask(prompt, mask, agreement, agreement >= LEAST_SOFT_DICE))
-        if agreement < LEAST_SOFT_DICE:
-            discarded |= prompted
-            continue
-        union |= mask.mask
-        score += mask.score * mask.mask
-        count += mask.mask
-    joined = ~discarded
-    probability[joined] = (1 - SAM_WEIGHT) * cam[joined] + SAM_WEIGHT * union[joined]
+        others = (components > 0) & ~np.isin(components, components[points[:, 1], points[:, 0]])
+        cams[index] = np.where(others, np.float32(0), cam)
+    return cams
+
+
+def fuse_cam_and_sam(
+    cam: NDArray[np.float32],
+    prompts: Sequence[Prompt],
+    cams: NDArray[np.float32],
+    answers: Sequence[list[TileMask]],
+) -> RefinedWindow:
+    """The CAM joined with SAM's masks, each of which weighs as much as its IoU is estimated.
+
+    Args:
+        cam: Float32 [S, S].
+        prompts: P prompts.
+        cams: Their ``prompted_cams``, float32 [P, S, S].
+        answers: SAM's masks of each prompt. A mask that contradicts its CAM is discarded.
+    """
+    score, count = np.zeros_like(cam), np.zeros_like(cam)
+    # what no prompt asks for, such as a piece that is too small, stays as it is
+    probability = np.where((cam >= FOREGROUND) & (cams.max(axis=0) < FOREGROUND), cam, np.float32(0))
+    window_masks: list[WindowMask] = []
+    for prompt, prompted_cam, masks in zip(prompts, cams, answers, strict=True):
+        mask, agreement = best_mask(masks, prompted_cam)
+        used = agreement >= LEAST_SOFT_DICE
+        window_masks.append(WindowMask(prompt, mask, agreement, used))
+        weight = min(1.0, SAM_WEIGHT * mask.score) if used else 0.0
+        joined = (1 - weight) * prompted_cam + weight * mask.mask
+        np.maximum(probability, joined, out=probability, casting="same_kind")
+        if used:
+            score += mask.score * mask.mask
+            count += mask.mask
     return RefinedWindow(probability, score, count, tuple(window_masks))
 
 

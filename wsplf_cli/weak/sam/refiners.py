@@ -12,7 +12,7 @@ from wsplf_cli.schema import Prompt
 from wsplf_cli.slides.window import Window
 from wsplf_cli.weak.prompts import FOREGROUND, Strategy
 from wsplf_cli.weak.sam.embeddings import Embedder, as_tensor
-from wsplf_cli.weak.sam.refine import RefinedWindow, Refiner, WindowMask, fuse_cam_and_sam
+from wsplf_cli.weak.sam.refine import RefinedWindow, Refiner, WindowMask, fuse_cam_and_sam, prompted_cams
 
 #: Side of a superpixel in pixels: at 1 um per pixel about two nuclei, coarse enough not to follow single ones.
 SUPERPIXEL_PX = 14
@@ -55,7 +55,7 @@ class Superpixels:
 
 @dataclass(frozen=True, slots=True)
 class SamWithCam:
-    """SAM, prompted by the CAM. Of its masks, the one that agrees best with the CAM is joined with it."""
+    """SAM, prompted by points and by the CAM as a mask. The mask that agrees best with the CAM is joined with it."""
 
     sam: Sam
     embed: Embedder
@@ -75,7 +75,9 @@ class SamWithCam:
         if not prompts:
             return RefinedWindow(cam, np.zeros_like(cam), np.zeros_like(cam))
         embedding = as_tensor(self.embed(window), self.sam.device)
-        return fuse_cam_and_sam(cam, prompts, self.sam.prompt(embedding, prompts))
+        cams = prompted_cams(cam, prompts)
+        answers = self.sam.prompt(embedding, prompts, mask_input=self.sam.mask_logits(cams))
+        return fuse_cam_and_sam(cam, prompts, cams, answers)
 
 
 @dataclass(frozen=True, slots=True)
