@@ -68,7 +68,7 @@ def unpickled(content: bytes) -> Any:
     return torch.load(io.BytesIO(content), map_location=_located, weights_only=False)
 
 
-def _located(storage: torch.UntypedStorage, location: str) -> torch.UntypedStorage | None:
+def _located(storage: Any, location: str) -> Any:
     """A storage that was at a location, here; None for torch's own way."""
     if not location.startswith("cuda"):
         return None
