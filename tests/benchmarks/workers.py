@@ -104,8 +104,7 @@ def make_cohort(folder: Path, *, side: int) -> Path:
             parameter.normal_()
         threshold = float(network(as_batch(rgb[None, 256:512, 256:512])).sigmoid().quantile(0.7))
     described = Checkpoint("unet", {}, ("Tumor",), tile_px=256, mpp=1.0, run_id="none", threshold=threshold)
-    state = network.state_dict()
-    checkpoint.save(layout.model_folder(project.parent, "default"), described, best=state, last=state)
+    checkpoint.save(layout.model_folder(project.parent, "default"), described, network.state_dict())
     return project
 
 

@@ -57,8 +57,7 @@ def template(tmp_path_factory):
     described = Checkpoint(
         plugin="unet", settings={}, classes=("Tumor",), tile_px=128, mpp=1.0, run_id="run 1", threshold=threshold
     )
-    state = network.state_dict()
-    checkpoint.save(layout.model_folder(path.parent, "default"), described, best=state, last=state)
+    checkpoint.save(layout.model_folder(path.parent, "default"), described, network.state_dict())
     return path
 
 
