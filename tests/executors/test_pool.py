@@ -63,8 +63,7 @@ def test_workers_end_at_once_when_the_parent_is_stopped_or_killed(tmp_path, sent
         import sys
         from pathlib import Path
         import slide_work
-        from wsplf_cli.errors import WorkersError
-from wsplf_cli.executors.loop import run_all
+        from wsplf_cli.executors.loop import run_all
         from wsplf_cli.executors.pool import Pool
         from wsplf_cli.schema import Silent
         if __name__ == "__main__":

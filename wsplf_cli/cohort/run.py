@@ -103,7 +103,7 @@ def for_each_slide(
                 loop.fail(index, outcome.error)
             else:
                 loop.keep(index, outcome.record)
-                loop.finish(index, lambda entry, record=outcome.record: step.receive(entry, record))
+                loop.receive(index, outcome.record)
     except KeyboardInterrupt as stop:
         finished = sum(result.status == "done" for result in loop.results.values())
         raise KeyboardInterrupt(f"{finished} of {len(entries)} entries were finished ({step.name})") from stop
@@ -143,10 +143,10 @@ class _Loop:
                 continue
             self.seconds[index] += time.monotonic() - began
             if isinstance(item, Skipped):
-                self.finish(index, lambda _, skipped=item: skipped)
+                self.finish(index, item)
             elif record is not None:
                 self.taken_over += 1
-                self.finish(index, lambda entry, kept=record: self.step.receive(entry, kept))
+                self.receive(index, record)
             else:
                 yield index, item
 
@@ -163,16 +163,20 @@ class _Loop:
         if self.step.resumed is not None:
             self.step.resumed.store.put(self.step.name, self.keys.pop(index), self.step.resumed.write(record))
 
-    def finish(self, index: int, receive: Callable[[Entry], Counts | Skipped]) -> None:
-        """Take what became of an entry."""
-        entry = self.entries[index]
+    def receive(self, index: int, record: Any) -> None:
+        """Take the record of an entry."""
         began = time.monotonic()
         try:
-            outcome = receive(entry)
+            outcome = self.step.receive(self.entries[index], record)
         except SlideError as error:
             self.fail(index, error)
             return
-        seconds = self.seconds[index] + time.monotonic() - began
+        self.seconds[index] += time.monotonic() - began
+        self.finish(index, outcome)
+
+    def finish(self, index: int, outcome: Counts | Skipped) -> None:
+        """Note what became of an entry."""
+        entry, seconds = self.entries[index], self.seconds[index]
         if isinstance(outcome, Skipped):
             self._add(index, EntryResult(entry.id, entry.name, "skipped", reason=outcome.reason, seconds=seconds))
         else:

@@ -53,17 +53,24 @@ class DaskWorkers(Workers):
     def most_in_flight(self) -> int:
         """Workers may come and go meanwhile."""
         if time.monotonic() - self._counted > COUNT_SECONDS:
-            self._size, self._counted = len(self._client.nthreads()), time.monotonic()
+            try:
+                self._size, self._counted = len(self._client.nthreads()), time.monotonic()
+            except OSError as error:
+                raise _gone() from error
         return max(1, IN_FLIGHT * self._size)
 
     def share(self, work: SharedWork) -> None:
         """Send the work to all workers."""
         self._work = work
-        self._shared = self._client.scatter(work, broadcast=True, hash=False)
+        try:
+            self._shared = self._client.scatter(work, broadcast=True, hash=False)
+        except OSError as error:
+            raise _gone() from error
 
     def submit(self, number: int, item: Any) -> Future[Outcome[Any]]:
         """Hand out the item of that number."""
         assert self._work is not None
+        self.check()
         return self._executor.submit(do_in_worker, self._shared, self._work.key, item)
 
     def blame(self, number: int, death: BaseException) -> int:
@@ -73,10 +80,7 @@ class DaskWorkers(Workers):
     def check(self) -> None:
         """See that the scheduler answers."""
         if self._client.status != "running":
-            raise WorkersError(
-                "the Dask scheduler does not answer any more",
-                hint="start it again, then the command; entries that are finished are kept",
-            )
+            raise _gone()
 
     def renew(self) -> None:
         """Dask replaces workers itself. The work is sent again where the last copy of it was lost."""
@@ -114,6 +118,14 @@ class DaskWorkers(Workers):
             self._client.close(timeout=1 if at_once else CONNECT_SECONDS)
         if self._cluster is not None:
             self._cluster.close()
+
+
+def _gone() -> WorkersError:
+    """The error when the scheduler cannot be reached."""
+    return WorkersError(
+        "the Dask scheduler does not answer any more",
+        hint="start it again, then the command; entries that are finished are kept",
+    )
 
 
 def unseen_files(paths: Sequence[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from typing import Any
@@ -73,17 +73,37 @@ class _HandOut:
             following = self.again.popleft() if self.again else next(items, None)
             if following is None:
                 break
-            self._submit(*following)
+            if not self._submit(*following):
+                break
         return bool(self.in_flight)
 
-    def _submit(self, number: int, item: Any) -> None:
-        self.in_flight[self.workers.submit(number, item)] = (number, item)
+    def _submit(self, number: int, item: Any) -> bool:
+        """Hand out an item; whether that went: else a worker has died meanwhile, and those in flight say so."""
+        try:
+            self.in_flight[self.workers.submit(number, item)] = (number, item)
+        except self.workers.deaths:
+            self.again.appendleft((number, item))
+            if self.in_flight:
+                return False
+            self.workers.renew()
+            return self._submit(*self.again.popleft())
+        return True
 
     def _done(self, *, alone: bool) -> Iterator[tuple[int, Outcome[Any]]]:
         """Wait for the next outcomes."""
         done, _ = wait(self.in_flight, timeout=CHECK_SECONDS, return_when=FIRST_COMPLETED)
         if not done:
             self.workers.check()
+        died = yield from self._collect(done)
+        if died:
+            self.workers.renew()  # which waits until what a broken pool had in flight has ended too
+            died += yield from self._collect([future for future in self.in_flight if future.done()])
+            yield from self._bury(died, alone=alone)
+
+    def _collect(
+        self, done: Iterable[Future[Outcome[Any]]]
+    ) -> Generator[tuple[int, Outcome[Any]], None, list[tuple[int, Any, BaseException]]]:
+        """The outcomes of futures that are done; returns the items whose worker died, with its death."""
         died: list[tuple[int, Any, BaseException]] = []
         for future in done:
             number, item = self.in_flight.pop(future)
@@ -94,12 +114,10 @@ class _HandOut:
             else:
                 self.unexplained = 0
                 yield number, outcome
-        if died:
-            yield from self._bury(died, alone=alone)
+        return died
 
     def _bury(self, died: list[tuple[int, Any, BaseException]], *, alone: bool) -> Iterator[tuple[int, Outcome[Any]]]:
         """Sort out what the workers that died had: what they may have died of, and what they had not begun."""
-        self.workers.renew()
         blamed = {number: self.workers.blame(number, death) for number, _, death in died}
         self.unexplained = 0 if any(blamed.values()) else self.unexplained + 1
         if self.unexplained >= MOST_TRIES:

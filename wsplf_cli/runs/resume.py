@@ -76,7 +76,8 @@ class ResumeStore:
             return
         document = np.frombuffer(json.dumps(finished.document).encode(), np.uint8)
         stream = io.BytesIO()
-        np.savez(stream, **finished.arrays, **{_DOCUMENT: document})  # type: ignore[arg-type]  no array is a bool
+        arrays: dict[str, Any] = {**finished.arrays, _DOCUMENT: document}
+        np.savez(stream, **arrays)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             files.write_bytes(path, stream.getvalue())
