@@ -55,7 +55,7 @@ def project(tmp_path, monkeypatch):
     path = create_project(tmp_path / "project", images, classes=[])
     described = Checkpoint("unet", {}, ("Tumor",), 64, 1.0, "a run", 0.5)
     state = Darkness().state_dict()
-    checkpoint.save(path.parent / "wsplf" / "models" / "default", described, best=state, last=state)
+    checkpoint.save(path.parent / "wsplf" / "models" / "default", described, state)
     return path
 
 

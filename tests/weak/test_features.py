@@ -31,6 +31,7 @@ class Colours(nn.Module):
     """In place of a backbone: the mean colour of each 8 x 8 pixels."""
 
     stride, channels, device = 8, 3, CPU
+    mean = std = torch.zeros(1)
 
     @property
     def parts(self):

@@ -30,7 +30,6 @@ from wsplf_cli.options import (
     SegmentOptions,
     TrainOptions,
 )
-from wsplf_cli.schema import Silent
 
 if TYPE_CHECKING:
     from wsplf_cli.ui import Screen
@@ -90,6 +89,7 @@ def pseudolabel(project: ProjectPath, *, options: PseudolabelOptions, screen: "S
     check_sam(options.sam, checkpoint=options.sam_checkpoint)
     from wsplf_cli.commands.pseudolabel import pseudolabel as run_command
     from wsplf_cli.networks.distributed import is_main, together
+    from wsplf_cli.schema import Silent
 
     with together(options.run.device):
         tracker = screen if is_main() else Silent()
@@ -107,6 +107,7 @@ def train(project: ProjectPath, *, options: TrainOptions, screen: "Screen") -> i
     check_sam(options.sam, checkpoint=options.sam_checkpoint)
     from wsplf_cli.commands.train import train as run_command
     from wsplf_cli.networks.distributed import is_main, together
+    from wsplf_cli.schema import Silent
 
     with together(options.run.device):
         tracker = screen if is_main() else Silent()
