@@ -95,16 +95,26 @@ def polygon_ious(polygons: Sequence[BaseGeometry], truth: BaseGeometry) -> list[
 
     A part of the truth that the polygon merely touches does not belong to it.
     """
-    parts = shapely.get_parts(truth)
-    tree = shapely.STRtree(parts)
+    tree = shapely.STRtree(shapely.get_parts(truth))
     ious = []
     for polygon in polygons:
-        near = parts[tree.query(polygon, predicate="intersects")]
-        common = shapely.area(shapely.intersection(near, polygon))
-        belongs = common >= MIN_SHARED * np.minimum(shapely.area(near), polygon.area)
-        union = polygon.area + shapely.area(near[belongs]).sum() - common[belongs].sum()
-        ious.append(float(common[belongs].sum() / union) if union > 0 else 0.0)
+        parts, common = _parts_of_polygon(polygon, tree)
+        union = polygon.area + shapely.area(parts).sum() - common.sum()
+        ious.append(float(common.sum() / union) if union > 0 else 0.0)
     return ious
+
+
+def truth_of_polygon(polygon: BaseGeometry, truth: BaseGeometry) -> list[BaseGeometry]:
+    """The parts of the truth that belong to a polygon, as ``polygon_ious`` takes them, whole."""
+    return list(_parts_of_polygon(polygon, shapely.STRtree(shapely.get_parts(truth)))[0])
+
+
+def _parts_of_polygon(polygon: BaseGeometry, tree: shapely.STRtree) -> tuple[NDArray[np.object_], NDArray[np.float64]]:
+    """The parts of the truth that belong to a polygon, and the area that each shares with it."""
+    near = tree.geometries[tree.query(polygon, predicate="intersects")]
+    common = shapely.area(shapely.intersection(near, polygon))
+    belongs = common >= MIN_SHARED * np.minimum(shapely.area(near), polygon.area)
+    return near[belongs], common[belongs]
 
 
 def auroc(scores: Sequence[float], correct: Sequence[bool]) -> float | None:

@@ -25,8 +25,8 @@ def option(default: T, help: str, **limits: Any) -> T:
             values); ``unlisted`` values are taken but not shown in help. A text with ``count_or`` is a whole number
             from 0 on, or one of these words. ``shown=True`` makes a field of a recipe an option of ``wsplf
             pseudolabel`` too; ``toml_only=True`` leaves an option to wsplf.toml. ``hidden=True`` keeps an option out of
-            the help: few need it, or the error that calls for it names it. ``unused_with`` is a field of the recipe and
-            those of its values with which this one has no effect.
+            the help: an error or the help of another option names it, or it is rarely used. ``unused_with`` is a field
+            of the recipe, or another option, and those of its values with which this one has no effect.
     """
     return field(default=default, metadata={"help": help, **limits})
 

@@ -38,6 +38,8 @@ MODEL_KEY = "wsplf.model"
 DISPUTED = "Disputed"
 DISPUTED_RGB = (0, 158, 224)
 DISPUTED_KEY = "wsplf.disputed"
+#: The colour that wsplf's scripts give to rejected polygons.
+REJECTED_RGB = (140, 140, 140)
 #: What each reader decided on the polygon, as "A: accepted; B: rejected".
 READERS_KEY = "wsplf.readers"
 #: QuPath keeps the description of an annotation under this key.

@@ -174,7 +174,8 @@ def require_effect(chosen: Any, typed: Iterable[str]) -> None:
             continue
         if hasattr(chosen, field_name):
             if getattr(chosen, field_name) in values:
-                other = known[field_name].flag
+                value = getattr(chosen, field_name)
+                other = known[field_name].flag + ("" if value is True else f" {value}")
                 raise ConfigError(f"{known[name].flag} has no effect with {other}", hint="leave one of them out")
         elif (value := getattr(chosen.recipe, field_name)) in values:
             key = field_name.replace("_", "-")

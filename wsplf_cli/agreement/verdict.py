@@ -13,13 +13,11 @@ from wsplf_cli.schema import (
     DISPUTED,
     DISPUTED_KEY,
     READERS_KEY,
+    REJECTED_RGB,
     REVIEW_KEY,
     Annotation,
     Origin,
 )
-
-#: The colour that wsplf's scripts give to rejected polygons.
-REJECTED_RGB = (140, 140, 140)
 
 
 def verdict(polygon: Polygon, path_class: str, names: Mapping[int, str], *, unit_um2: float | None) -> list[Annotation]:

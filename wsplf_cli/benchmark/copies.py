@@ -1,6 +1,7 @@
 """The folder of a benchmark, and the copies of the project in it."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from wsplf_cli import files, plugins
@@ -13,6 +14,8 @@ from wsplf_cli.runs import layout
 #: Marks a folder that a benchmark made: only there are files removed.
 MARK = ".wsplf-benchmark"
 RUNS = "runs"
+#: What is kept of a copy after a round of review, and the file in it that says of which job it is.
+STATES, STATE_OF = "states", "state-of"
 #: The files of an entry that hold or count annotations.
 ANNOTATIONS = ("*.qpdata*", SUMMARY)
 
@@ -40,8 +43,10 @@ def make_benchmark_folder(out: Path) -> None:
         raise ProjectError(f"cannot write {out}: {error.strerror}", hint="choose another folder with --out") from error
 
 
-def copy_project(project: Project, folder: Path, options: BenchmarkOptions) -> Project:
+def copy_project(project: Project, folder: Path, options: BenchmarkOptions, *, state: Path | None = None) -> Project:
     """A copy of the project without any annotation, in place of an earlier copy; its cache of embeddings stays.
+
+    ``state``: what ``keep_state`` kept; the copy has the annotations and the runs of then.
 
     Raises:
         ProjectError: a file cannot be copied.
@@ -64,9 +69,54 @@ def copy_project(project: Project, folder: Path, options: BenchmarkOptions) -> P
                 shutil.rmtree(path)
             elif path.is_file():
                 path.unlink()
+        if state is not None:
+            shutil.copytree(state, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(STATE_OF))
     except (OSError, shutil.Error) as error:
         raise ProjectError(f"cannot copy the project to {folder}: {error}") from error
     copied: Project = plugins.load("backends", options.project.backend).open_project(
         folder / project.path.name, options.project
     )
     return copied
+
+
+def state_folder(out: Path, name: str) -> Path:
+    """Where the state of a copy after a job is kept."""
+    return out / STATES / name
+
+
+def keep_state(copied: Project, state: Path, *, fingerprint: str) -> None:
+    """Keep a copy's annotations, and what its runs wrote about them, whole or not at all; not the models.
+
+    Raises:
+        ProjectError: a file cannot be copied.
+    """
+    part = files.part_of(state)
+    try:
+        state.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(copied.folder, part, ignore=_not_of_state)
+        (part / STATE_OF).write_text(fingerprint, encoding="utf-8")
+        shutil.rmtree(state, ignore_errors=True)
+        part.rename(state)
+    except (OSError, shutil.Error) as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise ProjectError(f"cannot keep {state}: {error}") from error
+
+
+def has_state(state: Path, *, fingerprint: str) -> bool:
+    """Whether the state after the job of this fingerprint is there."""
+    try:
+        return (state / STATE_OF).read_text(encoding="utf-8") == fingerprint
+    except (OSError, ValueError):
+        return False
+
+
+def drop_state(state: Path) -> None:
+    """Remove a state that no job needs any more."""
+    shutil.rmtree(state, ignore_errors=True)
+
+
+def _not_of_state(folder: str, names: Sequence[str]) -> set[str]:
+    """The names in a folder of a copy that a state leaves out."""
+    if Path(folder).name != layout.FOLDER:
+        return set()
+    return {name for name in names if name in ("cache", "models") or Path(folder, name).is_file()}

@@ -6,9 +6,8 @@ from typing import Any
 
 from wsplf_cli import files
 from wsplf_cli.benchmark import charts, table
+from wsplf_cli.benchmark.cohort import Cohort
 from wsplf_cli.benchmark.plan import Job
-from wsplf_cli.benchmark.runner import Cohort
-from wsplf_cli.recipes import UPPER_BOUND
 
 
 def document(
@@ -19,6 +18,8 @@ def document(
     columns, cells = table.means(rows)
     done = {(result["recipe"], result["seed"]) for result in finished}
     measured_on = f"the {len(cohort.testing)} held-out slides" if cohort.held_out else "the training slides"
+    if cohort.test_project is not None:
+        measured_on = f"the {len(cohort.testing)} slides of {cohort.test_project.path}"
     if shared := cohort.patients_in_both:
         measured_on += f", of which {shared} are of patients with training slides, so that their scores are too good"
     notes = [
@@ -34,7 +35,7 @@ def document(
             {"recipe": job.recipe, "seed": job.seed, "status": "done" if (job.recipe, job.seed) in done else "to run"}
             for job in jobs
         ],
-        "recipes": {job.recipe: _summary(job) for job in jobs},
+        "recipes": {job.recipe: job.summary for job in jobs},
         "rows": rows,
         "columns": columns,
         "cells": cells,
@@ -60,9 +61,3 @@ def write(document: Mapping[str, Any], finished: Sequence[Mapping[str, Any]], *,
         plot = charts.plot(figure, rows)
         if plot:
             files.write_bytes(out / f"{figure.key}.svg", plot)
-
-
-def _summary(job: Job) -> str:
-    if job.recipe == UPPER_BOUND:
-        return "no recipe: the segmentation model is trained on the truth of the training slides"
-    return job.pseudolabel.recipe.summary

@@ -1,24 +1,36 @@
 """Runs the jobs of a benchmark on a copy of the project, and measures them against the truth.
 
 The copy has no annotations: the recipes see slides and slide labels alone, and what people drew is not touched. Only
-``evaluate`` reads the truth, and the upper bound, which is trained on it.
+``evaluate`` reads the truth, the upper bound, which is trained on it, and the simulated reviewer.
 """
 
 import time
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 from uuid import uuid4
 
+import numpy as np
+
 from wsplf_cli import __version__, files
 from wsplf_cli.backends import Project
-from wsplf_cli.benchmark.copies import RUNS, copy_project, make_benchmark_folder
-from wsplf_cli.benchmark.plan import Job, read_result
+from wsplf_cli.benchmark.cohort import Cohort, evaluate_options, for_test_project
+from wsplf_cli.benchmark.copies import (
+    RUNS,
+    copy_project,
+    drop_state,
+    has_state,
+    keep_state,
+    make_benchmark_folder,
+    state_folder,
+)
+from wsplf_cli.benchmark.plan import Job, ReviewRound, read_result, round_before
+from wsplf_cli.benchmark.reviewer import ReviewedPolygons, Reviewer
 from wsplf_cli.benchmark.table import PREDICTIONS, PSEUDO_LABELS
-from wsplf_cli.benchmark.truth import HINT, TruthReader, truth_reader
-from wsplf_cli.cohort.labels import classes_of, require_both
-from wsplf_cli.errors import ConfigError, ProjectError, SlideError
+from wsplf_cli.benchmark.truth import truth_reader
+from wsplf_cli.cohort.labels import classes_of
+from wsplf_cli.errors import ProjectError, SlideError
 from wsplf_cli.geometry import polygonal
 from wsplf_cli.networks.device import peak_memory, pick_device, start_peak_memory
 from wsplf_cli.options import (
@@ -29,10 +41,12 @@ from wsplf_cli.options import (
     TrainOptions,
 )
 from wsplf_cli.recipes import UPPER_BOUND
+from wsplf_cli.review.order import ORDERS
+from wsplf_cli.runs.layout import model_folder
 from wsplf_cli.schema import Annotation, Entry, StageReport, Tracker, without_name
 from wsplf_cli.weak.method import fit_key
 
-COPY, COPY_WITH_TRUTH = "copy", "copy-with-truth"
+COPY, COPY_WITH_TRUTH, COPY_OF_TEST = "copy", "copy-with-truth", "copy-of-test-project"
 
 
 class Pseudolabel(Protocol):
@@ -60,24 +74,6 @@ class Pipeline:
     evaluate: Callable[[Project, Sequence[Entry], EvaluateOptions, Tracker], dict[str, Any]]
 
 
-@dataclass(frozen=True, slots=True)
-class Cohort:
-    """``training``: the entries to learn from; ``testing``: those that predictions are measured on.
-
-    ``held_out``: they are held-out entries; where the project has none they are the training ones.
-    """
-
-    training: list[Entry]
-    testing: list[Entry]
-    held_out: bool
-
-    @property
-    def patients_in_both(self) -> int:
-        """How many held-out entries are of patients with entries to learn from."""
-        patients = {entry.patient for entry in self.training} - {""}
-        return sum(entry.patient in patients for entry in self.testing) if self.held_out else 0
-
-
 @dataclass(slots=True)
 class SharedFits:
     """What jobs with one seed have fitted, and the peak memory of each fit in GB, by ``fit_key``."""
@@ -86,75 +82,65 @@ class SharedFits:
     peaks_gb: dict[str, float] = field(default_factory=dict)
 
 
-def cohort_of(entries: Sequence[Entry]) -> Cohort:
-    """The labelled entries to learn from, and the held-out ones.
-
-    Raises:
-        ProjectError: there is no positive or no negative entry to learn from.
-    """
-    require_both([entry for entry in entries if not entry.held_out])
-    training = [entry for entry in entries if entry.label is not None and not entry.held_out]
-    held_out = [entry for entry in entries if entry.held_out]
-    return Cohort(training, held_out or training, bool(held_out))
-
-
-def require_truth(cohort: Cohort, options: BenchmarkOptions) -> None:
-    """Refuse, before hours of work, a truth that covers no positive slide.
-
-    Raises:
-        ConfigError: it covers none, or there is no truth.
-    """
-    entries = list({entry.id: entry for entry in (*cohort.training, *cohort.testing)}.values())
-    read = truth_reader(_evaluate_options(options, "pseudolabel"), classes_of(options.project)[0], entries)
-    positive = [entry for entry in cohort.training if entry.label is not None and entry.label.classes]
-    if not any(_has_truth(read, entry) for entry in positive):
-        raise ConfigError(f"{options.truth} has no truth of any positive slide", hint=HINT)
-
-
-def _has_truth(read: TruthReader, entry: Entry) -> bool:
-    try:
-        return read(entry) is not None
-    except SlideError:  # evaluate fails this entry and says why
-        return True
-
-
 def run_jobs(
     project: Project, jobs: Sequence[Job], runner: "JobRunner", *, out: Path, tracker: Tracker
 ) -> dict[str, dict[str, Any]]:
     """The result of every job by its file name; a job that was finished before is not run again.
 
-    ``jobs`` are sorted by seed: those with the same seed share their fits.
+    ``jobs`` are sorted by seed: those with the same seed share their fits. A round of review comes after the round
+    before it, whose state is kept until it is finished.
 
     Raises:
         ProjectError: a job cannot be run, or its result cannot be written.
     """
     results = {job.file: result for job in jobs if (result := read_result(out, job)) is not None}
+    for job in reversed(jobs):
+        before = round_before(job, jobs)
+        if before is not None and job.file not in results and not _has_state(out, before):
+            results.pop(before.file, None)
     make_benchmark_folder(out)
     copied = copy_project(project, out / COPY, runner.options)
     seed, fits = -1, SharedFits()
     for number, job in enumerate(jobs, start=1):
         if job.file in results:
             continue
-        tracker.say(f"{number} of {len(jobs)}: {job.recipe}, seed {job.seed}")
+        tracker.say(f"{number} of {len(jobs)}: {job.title}, seed {job.seed}")
         if job.seed != seed:
             seed, fits = job.seed, SharedFits()
         if job.recipe == UPPER_BOUND:
             result = runner.run_upper_bound(copy_project(project, out / COPY_WITH_TRUTH, runner.options), job)
+        elif job.review is not None:
+            before = round_before(job, jobs)
+            state = None if before is None else state_folder(out, before.name)
+            reviewed = copy_project(project, out / COPY, runner.options, state=state)
+            result = runner.run_round(reviewed, job, job.review)
+            keep_state(reviewed, state_folder(out, job.name), fingerprint=job.fingerprint)
         else:
             result = runner.run(copied, job, fits)
         results[job.file] = result
         files.write_json(out / RUNS / job.file, result)
+        if job.review is not None and job.review.number > 1:  # other orders start from the first state
+            before = round_before(job, jobs)
+            assert before is not None
+            drop_state(state_folder(out, before.name))
     return results
+
+
+def _has_state(out: Path, job: Job) -> bool:
+    return has_state(state_folder(out, job.name), fingerprint=job.fingerprint)
 
 
 class JobRunner:
     """Runs one job on a copy of the project and returns its result as JSON values."""
 
-    def __init__(self, pipeline: Pipeline, cohort: Cohort, options: BenchmarkOptions, tracker: Tracker) -> None:
+    def __init__(
+        self, pipeline: Pipeline, cohort: Cohort, options: BenchmarkOptions, tracker: Tracker, *, out: Path
+    ) -> None:
         self.pipeline = pipeline
         self.cohort = cohort
         self.options = options
         self.tracker = tracker
+        self.out = out
         self._device = pick_device(options.device)
 
     def run(self, project: Project, job: Job, fits: SharedFits) -> dict[str, Any]:
@@ -177,18 +163,40 @@ class JobRunner:
         }
         reports = {"pseudolabel": report}
         if job.trains:
+            tested = self._tested(project)
             try:
-                reports |= self._train(project, job)
+                reports |= self._train(project, tested, job)
             except ProjectError as error:  # a recipe that drew nothing: its pseudo-labels still count
                 problems.append(f"no model: {error.message}")
             else:
-                measured[PREDICTIONS] = self._measure_predictions(project, reports, problems)
+                measured[PREDICTIONS] = self._measure_predictions(tested, reports, problems)
         return _result(job, measured, reports, fitted_before=fitted_before, problems=problems)
+
+    def run_round(self, project: Project, job: Job, review: ReviewRound) -> dict[str, Any]:
+        """Decide polygons as a reviewer would, and run the recipe with these decisions in the project."""
+        reviewed = ReviewedPolygons()
+        if review.number:
+            path_class = classes_of(self.options.project)[0]
+            reviewer = Reviewer(
+                path_class,
+                truth_reader(evaluate_options(self.options, "pseudolabel"), path_class, project.entries()),
+                self.options.project.mpp_override,
+            )
+            reviewed = reviewer.review(
+                project,
+                self.cohort.training,
+                ORDERS[review.order],
+                decisions=review.decisions,
+                rng=np.random.default_rng([job.seed, review.number]),
+            )
+        result = self.run(project, job, SharedFits())  # what was learned before these decisions is out of date
+        result["failed"] = [*reviewed.problems, *result["failed"]]
+        return {**result, "review": asdict(review), "decisions": reviewed.decisions, "left_pending": reviewed.pending}
 
     def run_upper_bound(self, project: Project, job: Job) -> dict[str, Any]:
         """Train the segmentation model on the truth of the training slides, and measure it as the others are."""
         path_class = classes_of(self.options.project)[0]
-        read = truth_reader(_evaluate_options(self.options, "prediction"), path_class, project.entries())
+        read = truth_reader(evaluate_options(self.options, "prediction"), path_class, project.entries())
         problems: list[str] = []
         for entry in self.cohort.training:
             try:
@@ -200,28 +208,42 @@ class JobRunner:
             annotations = [Annotation(uuid4(), polygon, path_class) for polygon in polygons]
             project.replace(entry.id, origin="human", annotations=annotations)
         start_peak_memory(self._device)
-        reports = self._train(project, job)
-        measured = {PREDICTIONS: self._measure_predictions(project, reports, problems)}
+        tested = self._tested(project)
+        reports = self._train(project, tested, job)
+        measured = {PREDICTIONS: self._measure_predictions(tested, reports, problems)}
         return _result(job, measured, reports, fitted_before=False, problems=problems)
 
-    def _train(self, project: Project, job: Job) -> dict[str, StageReport]:
+    def _tested(self, project: Project) -> Project:
+        """The project that predictions are written into: a new copy of ``--test-project`` where there is one."""
+        if self.cohort.test_project is None:
+            return project
+        return copy_project(self.cohort.test_project, self.out / COPY_OF_TEST, for_test_project(self.options))
+
+    def _train(self, project: Project, tested: Project, job: Job) -> dict[str, StageReport]:
         trained = self.pipeline.train(project, self.cohort.training, job.train, self.tracker)
         options = SegmentOptions(project=job.train.project, run=job.train.run, model=job.train.name)
-        return {"train": trained, "segment": self.pipeline.segment(project, self.cohort.testing, options, self.tracker)}
+        entries = self.cohort.testing
+        if self.cohort.test_project is not None:
+            model = str(model_folder(project.folder, job.train.name))
+            options = replace(options, project=for_test_project(self.options).project, model=model)
+            entries = [replace(entry, label=None) for entry in entries]
+        return {"train": trained, "segment": self.pipeline.segment(tested, entries, options, self.tracker)}
 
     def _measure_predictions(
-        self, project: Project, reports: Mapping[str, StageReport], problems: list[str]
+        self, tested: Project, reports: Mapping[str, StageReport], problems: list[str]
     ) -> dict[str, Any]:
         """Figures of the predictions. On training slides that are negative the suppressed area counts as drawn."""
-        scores = self._evaluate(project, self.cohort.testing, "prediction", problems)
+        scores = self._evaluate(tested, self.cohort.testing, "prediction", problems)
         figures = _figures(scores) | {"peak_gb": self._peak_gb()}
-        if not self.cohort.held_out:
+        if self.cohort.learns_from_testing:
             figures["negative_fp_share"] = _suppressed_share(reports["segment"], self.cohort.testing, scores)
         return figures
 
     def _evaluate(self, project: Project, entries: Sequence[Entry], origin: str, problems: list[str]) -> dict[str, Any]:
         """What ``evaluate`` returns; the entries that it could not measure are added to ``problems``."""
-        scores = self.pipeline.evaluate(project, entries, _evaluate_options(self.options, origin), self.tracker)
+        of_test = origin == "prediction" and self.cohort.test_project is not None
+        options = evaluate_options(for_test_project(self.options) if of_test else self.options, origin)
+        scores = self.pipeline.evaluate(project, entries, options, self.tracker)
         problems += [row["reason"] for row in scores.get("failed", ()) if row["reason"] not in problems]
         return scores
 
@@ -230,12 +252,6 @@ class JobRunner:
         used = peak_memory(self._device)
         most = used.host_bytes if used.gpu_bytes is None else used.gpu_bytes
         return None if most is None else most / 1e9
-
-
-def _evaluate_options(options: BenchmarkOptions, origin: str) -> EvaluateOptions:
-    return EvaluateOptions(
-        project=options.project, truth=options.truth, origin=origin, tolerance_um=options.tolerance_um
-    )
 
 
 def _figures(scores: Mapping[str, Any]) -> dict[str, Any]:

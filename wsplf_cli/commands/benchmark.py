@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from wsplf_cli.backends import Project
-from wsplf_cli.benchmark import results
+from wsplf_cli.benchmark import results, review_results
+from wsplf_cli.benchmark.cohort import cohort_of, require_truth
 from wsplf_cli.benchmark.copies import require_benchmark_folder
-from wsplf_cli.benchmark.plan import chosen_recipes, jobs_of, read_result, recipes_for_backbone
-from wsplf_cli.benchmark.runner import JobRunner, Pipeline, cohort_of, require_truth, run_jobs
+from wsplf_cli.benchmark.plan import list_jobs, read_result
+from wsplf_cli.benchmark.runner import JobRunner, Pipeline, run_jobs
 from wsplf_cli.cohort.labels import classes_of
 from wsplf_cli.commands.evaluate import evaluate
 from wsplf_cli.commands.pseudolabel import pseudolabel
@@ -31,6 +32,8 @@ def benchmark(
 ) -> dict[str, Any]:
     """Run recipes with several seeds on a copy of the project, and write the results as a table and plots.
 
+    With ``options.review`` the rounds of a simulated review of one recipe are run instead, and the upper bound.
+
     Args:
         project: The project; it is read, never written.
         entries: The entries to use, labels resolved.
@@ -41,28 +44,31 @@ def benchmark(
     Returns:
         ``out``; ``runs`` (recipe, seed, status "done" or "to run"); ``recipes`` (what each does); ``columns`` and
         ``cells`` of a table of means, as texts; ``rows`` with the values of every seed; ``notes`` and ``failed`` (lines
-        for the reader).
+        for the reader). Of a review, the table has a row for each order, seed and round, and ``curve`` the rounds of
+        each order.
 
     Raises:
-        ConfigError: an unknown recipe, no such truth, or a folder that a benchmark did not make.
+        ConfigError: an unknown recipe or order, no such truth, no other slides to measure a review on, or a folder that
+            a benchmark did not make.
         ProjectError: nothing to learn from, or the results cannot be written.
     """
     _require_one_class(options)
-    names = recipes_for_backbone(chosen_recipes(options), options, tracker)
     out = (options.out or benchmark_folder(project.folder)).absolute()
     require_benchmark_folder(out)
-    cohort = cohort_of(entries)
+    cohort = cohort_of(entries, options)
     require_truth(cohort, options)
-    runner = JobRunner(pipeline, cohort, options, tracker)
-    used = [entry for entry in entries if entry.held_out or entry.label is not None]
-    jobs = [job for seed in range(options.seeds) for job in jobs_of(names, seed, used, options)]
+    runner = JobRunner(pipeline, cohort, options, tracker, out=out)
+    jobs = list_jobs(cohort.all_entries, options, tracker)
+    make_document, write = (
+        (review_results.document, review_results.write) if options.review else (results.document, results.write)
+    )
     if options.dry_run:
         finished = [result for job in jobs if (result := read_result(out, job)) is not None]
-        return results.document(finished, jobs, cohort, out=out)
+        return make_document(finished, jobs, cohort, out=out)
     by_file = run_jobs(project, jobs, runner, out=out, tracker=tracker)
     finished = [by_file[job.file] for job in jobs]
-    document = results.document(finished, jobs, cohort, out=out)
-    results.write(document, finished, out=out)
+    document = make_document(finished, jobs, cohort, out=out)
+    write(document, finished, out=out)
     return document
 
 

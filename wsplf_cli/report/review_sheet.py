@@ -21,6 +21,7 @@ from wsplf_cli.options import ProjectOptions
 from wsplf_cli.pages.pictures import jpeg_base64, outline_path
 from wsplf_cli.pages.template import heading, load_template
 from wsplf_cli.review.on_image import on_image
+from wsplf_cli.review.order import least_certain
 from wsplf_cli.review.roles import AREA, CONFIDENCE
 from wsplf_cli.schema import READERS_KEY, Annotation, Entry, Tracker, is_disputed, is_pending, titles
 from wsplf_cli.slides.entry import choose_pixel_size, slide_of
@@ -44,6 +45,11 @@ class Pending:
     title: str
     annotation: Annotation
     mpp: float | None
+
+    @property
+    def entry_id(self) -> str:
+        """The id of the entry."""
+        return self.entry.id
 
     @property
     def confidence(self) -> float | None:
@@ -75,7 +81,7 @@ def render_sheet(
         except SlideError as error:
             problems.append((title, error.message))
             tracker.say(f"{title}: left out, {error.message}")
-    polygons.sort(key=lambda polygon: -1.0 if polygon.confidence is None else polygon.confidence)
+    polygons = [polygons[index] for index in least_certain(polygons)]
     with_thumbnail = {id(polygon) for polygon in polygons[:MOST_CARDS_WITH_THUMBNAILS]}
     side_px = thumbnail_side_px(len(polygons))
     cards: dict[int, tuple[dict[str, Any], str]] = {}
