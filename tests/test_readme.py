@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from wsplf_cli import cli, recipes, settings
-from wsplf_cli.options import ALL
+from wsplf_cli.command_options import ALL
 from wsplf_cli.recipes import Recipe
 from wsplf_cli.synthetic.cohort import make_cohort
 

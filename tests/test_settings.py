@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from wsplf_cli.benchmark_options import BenchmarkOptions
 from wsplf_cli.errors import ConfigError
 from wsplf_cli.options import (
-    BenchmarkOptions,
     EvaluateOptions,
     LabelsOptions,
     PseudolabelOptions,

@@ -6,11 +6,10 @@ is ``--label-key``) and a key of wsplf.toml (``label-key``) in the table of its 
 stand at the top, for all commands that have them. The fields of a recipe stand in tables ``[recipe.NAME]``.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from wsplf_cli.recipes import RECIPES, UPPER_BOUND, Recipe, option
+from wsplf_cli.recipes import RECIPES, Recipe, option
 from wsplf_cli.worker_options import WorkerOptions
 
 SETTINGS = "wsplf.toml"
@@ -45,7 +44,7 @@ class ProjectOptions:
 
 
 #: The options of ProjectOptions that only commands that write annotations have.
-_WRITING = ("accept_missing_data",)
+WRITING = ("accept_missing_data",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +68,7 @@ class RunOptions:
 class DoctorOptions:
     """``wsplf doctor``."""
 
-    project: ProjectOptions = field(default_factory=ProjectOptions, metadata={"without": _WRITING})
+    project: ProjectOptions = field(default_factory=ProjectOptions, metadata={"without": WRITING})
     workers: WorkerOptions = field(default_factory=WorkerOptions)
     sam_checkpoint: Path | None = option(None, "SAM checkpoint file to check.")
     registration: bool = option(
@@ -95,7 +94,7 @@ class LabelsOptions:
 
     project: ProjectOptions = field(
         default_factory=ProjectOptions,
-        metadata={"without": ("mpp_override", *_WRITING)},  # it reads no pixel
+        metadata={"without": ("mpp_override", *WRITING)},  # it reads no pixel
     )
     csv: Path | None = option(None, "Table with the columns slide and label (patient, split): written to the entries.")
     dry_run: bool = option(False, "Show what --csv would write; write nothing.")
@@ -154,7 +153,7 @@ class PseudolabelOptions:
 class TrainOptions:
     """``wsplf train``."""
 
-    project: ProjectOptions = field(default_factory=ProjectOptions, metadata={"without": _WRITING})
+    project: ProjectOptions = field(default_factory=ProjectOptions, metadata={"without": WRITING})
     tiles: TileOptions = field(default_factory=TileOptions)
     run: RunOptions = field(default_factory=RunOptions)
     segmenter: str = option("unet", "Segmentation model.", plugins="segmentation.models")
@@ -207,7 +206,7 @@ class SegmentOptions:
 class EvaluateOptions:
     """``wsplf evaluate``."""
 
-    project: ProjectOptions = field(default_factory=ProjectOptions, metadata={"without": _WRITING})
+    project: ProjectOptions = field(default_factory=ProjectOptions, metadata={"without": WRITING})
     workers: WorkerOptions = field(default_factory=WorkerOptions)
     truth: Path = option(Path("truth"), "Folder of SLIDE-STEM.geojson files, or another project.qpproj.")
     origin: str = option(
@@ -218,64 +217,10 @@ class EvaluateOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class BenchmarkOptions:
-    """``wsplf benchmark``."""
-
-    project: ProjectOptions = field(default_factory=ProjectOptions, metadata={"without": _WRITING})
-    mpp: float = option(1.0, "Micrometres per pixel at which tiles are read.", above=0)
-    truth: Path = option(Path("truth"), "Folder of SLIDE-STEM.geojson files, or another project.qpproj.")
-    recipes: tuple[str, ...] = option(
-        (),
-        f"Recipes to run, with commas or repeated: built-in ones, those of wsplf.toml, {UPPER_BOUND}; all by default.",
-    )
-    known_recipes: Mapping[str, Recipe] = field(default_factory=lambda: RECIPES)
-    seeds: int = option(3, "Number of seeds that each recipe runs with: 0, 1 and so on.", least=1)
-    out: Path | None = option(None, "Folder of the results; wsplf/benchmark beside the project by default.")
-    test_project: Path | None = option(
-        None, "Other project to measure predictions on; its slide labels are not known to the model."
-    )
-    test_truth: Path | None = option(None, "Truth of --test-project, as --truth.")
-    review: int = option(
-        0,
-        "Simulate a reviewer: decisions in each round (--review-rounds, --review-orders), then one recipe goes on.",
-        least=0,
-    )
-    review_rounds: int | None = option(
-        None,
-        "Rounds of --review; by default as many as 40 decisions take.",
-        least=1,
-        hidden=True,
-        unused_with=("review", (0,)),
-    )
-    review_orders: tuple[str, ...] = option(
-        ("uncertain", "random"),
-        "Orders of --review, with commas or repeated: uncertain, gain, spread, random.",
-        hidden=True,
-        unused_with=("review", (0,)),
-    )
-    device: str = option("auto", "Device that networks run on.", choices=("auto", "cpu", "cuda", "mps"))
-    dry_run: bool = option(False, "List the jobs that would run and those that are finished; run nothing.")
-    backbone: str = option(
-        "auto",
-        "Network of all recipes: small (shipped), efficientnet-lite0, a name timm knows, hf-hub:OWNER/NAME, or several"
-        " with + between them, side by side; auto: as for pseudolabel.",
-    )
-    backbone_weights: Path | None = option(None, "Weights file of the backbone (safetensors or PyTorch).", hidden=True)
-    sam: str = option(
-        "tiny", "SAM of all recipes; all but tiny need --sam-checkpoint.", choices=("tiny", "vit_b", "vit_l", "vit_h")
-    )
-    sam_checkpoint: Path | None = option(None, "Checkpoint file of the SAM model.", hidden=True)
-    train_epochs: int = option(14, "Epochs of the segmentation model.", least=1)
-    tolerance_um: float = option(
-        5.0, "Distance in micrometres within which two boundaries count as the same.", least=0, hidden=True
-    )
-
-
-@dataclass(frozen=True, slots=True)
 class ReportOptions:
     """``wsplf report``."""
 
-    project: ProjectOptions = field(default_factory=ProjectOptions, metadata={"without": _WRITING})
+    project: ProjectOptions = field(default_factory=ProjectOptions, metadata={"without": WRITING})
     workers: WorkerOptions = field(default_factory=WorkerOptions)
     out: Path | None = option(
         None, "HTML file to write; wsplf/report.html (or review.html) beside the project by default."
@@ -292,7 +237,7 @@ class AgreeOptions:
 
     project: ProjectOptions = field(
         default_factory=ProjectOptions,
-        metadata={"without": ("label_key", "negative", *_WRITING)},  # it reads no slide label
+        metadata={"without": ("label_key", "negative", *WRITING)},  # it reads no slide label
     )
     rule: str = option("all", "How many readers decide: all of them, or the majority.", choices=("all", "majority"))
     merge: Path | None = option(
@@ -306,7 +251,7 @@ class ExplainOptions:
 
     project: ProjectOptions = field(
         default_factory=ProjectOptions,
-        metadata={"without": ("images", *_WRITING)},  # an id is looked for in all entries
+        metadata={"without": ("images", *WRITING)},  # an id is looked for in all entries
     )
     image: str | None = option(None, "Explain all pseudo-labels and predictions of this image, least certain first.")
     out: Path | None = option(
@@ -394,34 +339,3 @@ class ModelExportOptions:
 @dataclass(frozen=True, slots=True)
 class NoOptions:
     """``wsplf model list``, ``model show`` and ``model card``."""
-
-
-#: The options record of each command that reads wsplf.toml.
-COMMANDS: Mapping[str, type] = {
-    "doctor": DoctorOptions,
-    "labels": LabelsOptions,
-    "pseudolabel": PseudolabelOptions,
-    "train": TrainOptions,
-    "segment": SegmentOptions,
-    "evaluate": EvaluateOptions,
-    "benchmark": BenchmarkOptions,
-    "report": ReportOptions,
-    "agree": AgreeOptions,
-    "explain": ExplainOptions,
-    "export": ExportOptions,
-    "import": ImportOptions,
-}
-
-#: The options record of every command, by all of its words.
-ALL: Mapping[str, type] = {
-    **COMMANDS,
-    "demo": DemoOptions,
-    "project create": CreateOptions,
-    "project relink": RelinkOptions,
-    "undo": UndoOptions,
-    "scripts install": InstallOptions,
-    "model list": NoOptions,
-    "model show": NoOptions,
-    "model export": ModelExportOptions,
-    "model card": NoOptions,
-}

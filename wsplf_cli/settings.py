@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from wsplf_cli import plugins
+from wsplf_cli.command_options import COMMANDS
 from wsplf_cli.errors import ConfigError
 from wsplf_cli.moved_options import MOVED_OPTIONS, MOVED_RECIPES
-from wsplf_cli.options import COMMANDS, SHARED
+from wsplf_cli.options import SHARED
 from wsplf_cli.recipes import RECIPES, UPPER_BOUND, Recipe
 from wsplf_cli.worker_options import ClusterOptions
 

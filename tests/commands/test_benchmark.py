@@ -16,12 +16,13 @@ from shapely.geometry import mapping
 
 from wsplf_cli.backends.embedded import open_project
 from wsplf_cli.benchmark.runner import Pipeline
+from wsplf_cli.benchmark_options import BenchmarkOptions
 from wsplf_cli.cohort.labels import resolve_labels
 from wsplf_cli.commands.benchmark import PIPELINE, benchmark
 from wsplf_cli.commands.evaluate import evaluate
 from wsplf_cli.errors import ConfigError, ProjectError
 from wsplf_cli.files import write_json
-from wsplf_cli.options import BenchmarkOptions, ProjectOptions, PseudolabelOptions, TrainOptions
+from wsplf_cli.options import ProjectOptions, PseudolabelOptions, TrainOptions
 from wsplf_cli.qupath.create import Image, create_project
 from wsplf_cli.recipes import RECIPES
 from wsplf_cli.schema import Annotation, EntryResult, StageReport

@@ -11,12 +11,13 @@ from PIL import Image
 from shapely import box
 from shapely.geometry import mapping
 
+from wsplf_cli.benchmark_options import BenchmarkOptions
 from wsplf_cli.cohort.labels import label_rows
 from wsplf_cli.commands.benchmark import benchmark
 from wsplf_cli.commands.evaluate import evaluate
 from wsplf_cli.commands.report import report
 from wsplf_cli.errors import ConfigError, ProjectError
-from wsplf_cli.options import BenchmarkOptions, EvaluateOptions, ProjectOptions, ReportOptions
+from wsplf_cli.options import EvaluateOptions, ProjectOptions, ReportOptions
 from wsplf_cli.report.scores import read_scores
 from wsplf_cli.runs.layout import cam_file
 from wsplf_cli.schema import Annotation

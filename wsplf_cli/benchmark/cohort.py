@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from wsplf_cli import plugins
 from wsplf_cli.backends import Project
 from wsplf_cli.benchmark.truth import HINT, TruthReader, truth_reader
+from wsplf_cli.benchmark_options import BenchmarkOptions
 from wsplf_cli.cohort.labels import classes_of, require_both, resolve_labels
 from wsplf_cli.errors import ConfigError, SlideError
-from wsplf_cli.options import BenchmarkOptions, EvaluateOptions
+from wsplf_cli.options import EvaluateOptions
 from wsplf_cli.schema import Entry
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from wsplf_cli import files, plugins
 from wsplf_cli.backends import Project
+from wsplf_cli.benchmark_options import BenchmarkOptions
 from wsplf_cli.errors import ConfigError, ProjectError
-from wsplf_cli.options import BenchmarkOptions
 from wsplf_cli.qupath.data_folder import SUMMARY
 from wsplf_cli.runs import layout
 

@@ -12,10 +12,11 @@ from typing import Any
 
 from wsplf_cli import __version__, files, settings
 from wsplf_cli.benchmark.copies import RUNS
+from wsplf_cli.benchmark_options import BenchmarkOptions
 from wsplf_cli.errors import ConfigError
 from wsplf_cli.networks.backbone import AUTO, SMALL, is_frozen
 from wsplf_cli.networks.hub import PREFIX
-from wsplf_cli.options import BenchmarkOptions, PseudolabelOptions, RunOptions, TileOptions, TrainOptions
+from wsplf_cli.options import PseudolabelOptions, RunOptions, TileOptions, TrainOptions
 from wsplf_cli.recipes import UPPER_BOUND, Recipe
 from wsplf_cli.review.order import ORDERS
 from wsplf_cli.schema import Entry, Tracker

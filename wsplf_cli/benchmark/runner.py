@@ -29,17 +29,12 @@ from wsplf_cli.benchmark.plan import Job, ReviewRound, read_result, round_before
 from wsplf_cli.benchmark.reviewer import ReviewedPolygons, Reviewer
 from wsplf_cli.benchmark.table import PREDICTIONS, PSEUDO_LABELS
 from wsplf_cli.benchmark.truth import truth_reader
+from wsplf_cli.benchmark_options import BenchmarkOptions
 from wsplf_cli.cohort.labels import classes_of
 from wsplf_cli.errors import ProjectError, SlideError
 from wsplf_cli.geometry import polygonal
 from wsplf_cli.networks.device import peak_memory, pick_device, start_peak_memory
-from wsplf_cli.options import (
-    BenchmarkOptions,
-    EvaluateOptions,
-    PseudolabelOptions,
-    SegmentOptions,
-    TrainOptions,
-)
+from wsplf_cli.options import EvaluateOptions, PseudolabelOptions, SegmentOptions, TrainOptions
 from wsplf_cli.recipes import UPPER_BOUND
 from wsplf_cli.review.order import ORDERS
 from wsplf_cli.runs.layout import model_folder

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wsplf_cli import __version__, plugins, settings
+from wsplf_cli.command_options import ALL, COMMANDS
 from wsplf_cli.errors import ConfigError, ProcessError, WsplfError
 from wsplf_cli.moved_options import MOVED_OPTIONS
-from wsplf_cli.options import ALL, COMMANDS, SETTINGS, ProjectOptions
+from wsplf_cli.options import SETTINGS, ProjectOptions
 from wsplf_cli.worker_options import chosen
 
 if TYPE_CHECKING:

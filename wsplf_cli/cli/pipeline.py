@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from wsplf_cli import plugins
+from wsplf_cli.benchmark_options import BenchmarkOptions
 from wsplf_cli.cli.command import (
     REOPEN,
     OptionalProject,
@@ -19,7 +20,6 @@ from wsplf_cli.cli.command import (
 from wsplf_cli.networks.weights import check_sam
 from wsplf_cli.options import (
     AgreeOptions,
-    BenchmarkOptions,
     DemoOptions,
     DoctorOptions,
     EvaluateOptions,

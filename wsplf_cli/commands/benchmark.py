@@ -9,13 +9,13 @@ from wsplf_cli.benchmark.cohort import cohort_of, require_truth
 from wsplf_cli.benchmark.copies import require_benchmark_folder
 from wsplf_cli.benchmark.plan import list_jobs, read_result
 from wsplf_cli.benchmark.runner import JobRunner, Pipeline, run_jobs
+from wsplf_cli.benchmark_options import BenchmarkOptions
 from wsplf_cli.cohort.labels import classes_of
 from wsplf_cli.commands.evaluate import evaluate
 from wsplf_cli.commands.pseudolabel import pseudolabel
 from wsplf_cli.commands.segment import segment
 from wsplf_cli.commands.train import train
 from wsplf_cli.errors import ConfigError
-from wsplf_cli.options import BenchmarkOptions
 from wsplf_cli.runs.layout import benchmark_folder
 from wsplf_cli.schema import Entry, Tracker
 
