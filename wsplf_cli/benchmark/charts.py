@@ -15,7 +15,7 @@ STYLES = {PSEUDO_LABELS: ("#0072b2", "o"), PREDICTIONS: ("#d55e00", "s")}
 #: Colours and marks of curves, in turn.
 CURVE_STYLES = (("#0072b2", "o"), ("#d55e00", "s"), ("#009e73", "^"), ("#cc79a7", "D"))
 CURVE_INCHES = (7.0, 4.0)
-SVG = {"svg.hashsalt": "wsplf", "svg.fonttype": "none", "font.family": "sans-serif"}
+SVG: dict[Any, Any] = {"svg.hashsalt": "wsplf", "svg.fonttype": "none", "font.family": "sans-serif"}
 WIDTH_INCHES, LINE_INCHES, MARGIN_INCHES = 8.0, 0.3, 1.1
 #: Marks that seeds of equal values would hide are spread over this share of a line's height.
 SPREAD = 0.24

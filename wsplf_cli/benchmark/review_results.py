@@ -68,8 +68,12 @@ def rows_of(results: Sequence[Mapping[str, Any]]) -> list[ReviewRow]:
                 result["seed"],
                 None if review is None else review["number"],
                 None if review is None else counts.total(),
-                *(counts[name] for name in DECISIONS),
-                *(measured.get(figure.key) for figure in SHOWN),
+                accepted=counts["accepted"],
+                rejected=counts["rejected"],
+                redrawn=counts["redrawn"],
+                mean_dice=measured.get("mean_dice"),
+                mean_boundary_f1=measured.get("mean_boundary_f1"),
+                negative_fp_share=measured.get("negative_fp_share"),
                 pseudo_label_dice=result["measured"].get(PSEUDO_LABELS, {}).get("mean_dice"),
             )
         )

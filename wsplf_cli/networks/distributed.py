@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from types import FrameType
+from typing import Any, cast
 
 import torch
-from timm.layers import convert_sync_batchnorm
+from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from wsplf_cli.errors import ConfigError, ProcessError, WsplfError
@@ -108,7 +110,7 @@ def parallel(network: nn.Module, *, tell: Callable[[str], None]) -> nn.Module:
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     if any(parameter.requires_grad for norm in norms for parameter in norm.parameters()):
         if next(network.parameters()).is_cuda:
-            convert_sync_batchnorm(network)
+            cast(Any, convert_sync_batchnorm)(network)
         else:
             tell("warning: on CPUs each process normalises by the statistics of its own share of a batch")
     return DistributedDataParallel(network, static_graph=True)
@@ -152,7 +154,7 @@ def gather(part: Tensor, count: int) -> Tensor:
     return torch.cat(rows)
 
 
-def _join(device: torch.device) -> dist.Store:
+def _join(device: torch.device) -> Any:
     """Meet the other processes; gives the store that all of them reach."""
     if device.type == "cuda":
         local = int(os.environ.get("LOCAL_RANK", "0"))
@@ -162,13 +164,13 @@ def _join(device: torch.device) -> dist.Store:
                 hint=f"--nproc-per-node {torch.cuda.device_count()}",
             )
         torch.cuda.set_device(local)
-    store, rank, processes = next(dist.rendezvous("env://", timeout=_PATIENCE))
+    store, rank, processes = next(rendezvous("env://", timeout=_PATIENCE))
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=processes, timeout=_PATIENCE)
     return store
 
 
-def _first(store: dist.Store, error: ProcessError) -> BaseException:
+def _first(store: Any, error: ProcessError) -> BaseException:
     """The error where this process is the first to have one, else an exit without a word."""
     try:
         first = store.add("wsplf/errors", 1) == 1

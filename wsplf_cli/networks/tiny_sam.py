@@ -207,9 +207,9 @@ class TinyMaskDecoder(MaskDecoder):  # type: ignore[misc]
             [layer(hidden[:, 1 + index]) for index, layer in enumerate(self.output_hypernetworks_mlps)],
             dim=1,
         )
-        of_features, of_maps, offset = filters.float().split([MASK_FEATURES, PROMPT_MAPS, 1], dim=2)
+        of_features, of_maps, offset = torch.split(filters.float(), [MASK_FEATURES, PROMPT_MAPS, 1], dim=2)
         masks = of_features @ features.float().flatten(2) + of_maps @ prompt_maps.float().flatten(2) + offset
-        masks = masks.unflatten(2, fine.shape[-2:])
+        masks = masks.reshape(*masks.shape[:2], *fine.shape[-2:])
         iou = self.iou_prediction_head(torch.cat([hidden[:, 0], _certainty(masks.detach())], dim=1))
         return masks, torch.sigmoid(iou)
 
@@ -260,7 +260,7 @@ def affinity(places: Tensor, scale: Tensor, bias: Tensor, indices: Tensor) -> Te
     squares = (chosen.pow(2).sum(dim=-1, keepdim=True) + places.pow(2).sum(dim=0) - 2 * chosen @ places).clamp(min=0)
     logits = bias[indices][..., None] - scale[indices][..., None] * squares
     side = SIDE_PX // FINE_PX
-    return logits.clamp(-MOST_AFFINITY, MOST_AFFINITY).unflatten(-1, (side, side))
+    return logits.clamp(-MOST_AFFINITY, MOST_AFFINITY).reshape(*logits.shape[:-1], side, side)
 
 
 def _certainty(logits: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import io
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -56,7 +56,8 @@ def windows_of_list(folder: Path, *, seed: tuple[int, int]) -> list[Window]:
     if not path.is_file():
         windows = generate_windows(NEW_WINDOWS, seed=seed)
         stream = io.BytesIO()
-        np.savez(stream, **{name: np.stack([getattr(window, name) for window in windows]) for name in MAPS})
+        arrays: dict[str, Any] = {name: np.stack([getattr(window, name) for window in windows]) for name in MAPS}
+        np.savez(stream, **arrays)
         write_bytes(path, stream.getvalue())
         return windows
     with np.load(path) as arrays:

@@ -90,7 +90,8 @@ class AspectReference:
 
     def distance(self, features: NDArray[np.float32]) -> float:
         """The distance of a slide, from features [N, D] of its tiles."""
-        return _distance((features - self.mean) @ self.projection, self.tiles.astype(np.float32), self.scale)
+        projected = ((features - self.mean) @ self.projection).astype(np.float32)
+        return _distance(projected, self.tiles.astype(np.float32), self.scale)
 
 
 @dataclass(frozen=True, slots=True)

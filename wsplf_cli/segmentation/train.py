@@ -148,9 +148,9 @@ def predict_block(model: nn.Module, block: Block, *, window_px: int, device: tor
     """The probability of each class on a block, float32 [C, S, S], by a model in eval mode, window by window."""
     rgb = as_batch([block])[0].to(device)
     rows = []
-    for strip in rgb.split(window_px, dim=2):
+    for strip in torch.split(rgb, window_px, dim=2):
         with autocast(device):
-            logits = [model(window).float() for window in strip.split(window_px, dim=3)]
+            logits = [model(window).float() for window in torch.split(strip, window_px, dim=3)]
         rows.append(torch.cat(logits, dim=3))
     probability: NDArray[np.float32] = torch.sigmoid(torch.cat(rows, dim=2))[0].cpu().numpy()
     return probability

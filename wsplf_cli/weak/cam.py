@@ -136,9 +136,10 @@ class ComputeMaps:
             if fitted.ensemble is not None
         ]
         backbones = [
-            backbone_digest(fitted.backbone if fitted.ensemble is None else fitted.ensemble.networks[0].backbone)
+            backbone_digest(backbone)
             for fitted in self.classifiers.values()
-            if fitted.ensemble is not None or fitted.backbone is not None
+            for backbone in (fitted.backbone, None if fitted.ensemble is None else fitted.ensemble.networks[0].backbone)
+            if backbone is not None
         ]
 
         def key(slide: CohortSlide) -> str:
