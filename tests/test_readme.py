@@ -109,7 +109,7 @@ def test_every_command_and_option_and_field_of_a_recipe_has_help_text():
 
 def test_every_option_recipe_and_recipe_field_in_the_readme_exists():
     flags = {option.flag for record in ALL.values() for option in settings.options(record).values()}
-    flags |= {"--json", "--config", "--version"}
+    flags |= {"--json", "--config", "--version", "--nproc-per-node"}  # the last is torchrun's
     text = re.sub(r"`[^`\n]*pip [^`\n]*`|^\$ (?:pip|pytest) .*$", "", README, flags=re.M)
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", text)) <= flags
     fields = {option.key for option in settings.options(Recipe).values()}

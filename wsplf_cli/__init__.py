@@ -1,3 +1,3 @@
 """wsplf: weakly supervised pseudo-labels for whole-slide images, in and out of QuPath projects."""
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
