@@ -174,7 +174,7 @@ def test_with_a_frozen_backbone_recipes_that_only_change_its_training_are_left_o
     assert {recipe.name for recipe in recipes} == {"default", "ep-sam", "fine-tuned"}
     assert all(recipe.adl == (recipe.backbone_mode == "frozen") for recipe in recipes)
     trained = [options for options in stand_ins.options if isinstance(options, TrainOptions)]
-    assert {options.backbone for options in trained} == {"small"}
+    assert {options.backbone for options in trained} == {"auto"}
     left_out = "left out: fine-tuned-no-adl, fine-tuned-high-frequency"
     assert any("is frozen" in line and left_out in line for line in recorder.said)
     with pytest.raises(ConfigError, match="is frozen"):

@@ -161,7 +161,7 @@ def _changes_only_backbone_training(recipe: Recipe) -> bool:
 def jobs_of(names: Sequence[str], seed: int, entries: Sequence[Entry], options: BenchmarkOptions) -> list[Job]:
     """One job per recipe, all with the same networks and mpp.
 
-    A frozen encoder is not trained, so there is no attention-based dropout. The U-Net is that of ``small`` where it
+    A frozen encoder is not trained, so there is no attention-based dropout. The U-Net is the default one where it
     cannot be built on the backbone.
     """
     frozen = is_frozen(options.backbone)
@@ -191,7 +191,7 @@ def jobs_of(names: Sequence[str], seed: int, entries: Sequence[Entry], options: 
             run=run,
             name=name,
             epochs=options.train_epochs,
-            backbone=backbone if builds_unet else SMALL,
+            backbone=backbone if builds_unet else AUTO,
             backbone_weights=options.backbone_weights if builds_unet else None,
         )
         content = {
