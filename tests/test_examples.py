@@ -13,7 +13,8 @@ from shapely import box
 from wsplf_cli import settings
 from wsplf_cli.backends.embedded import open_project
 from wsplf_cli.cohort.label_table import match_table, read_table
-from wsplf_cli.options import COMMANDS, ProjectOptions
+from wsplf_cli.command_options import COMMANDS
+from wsplf_cli.options import ProjectOptions
 from wsplf_cli.schema import Annotation
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

@@ -9,7 +9,8 @@ import pytest
 
 import wsplf_cli
 from wsplf_cli import plugins
-from wsplf_cli.options import ALL, COMMANDS, SHARED, NoOptions
+from wsplf_cli.command_options import ALL, COMMANDS
+from wsplf_cli.options import SHARED, NoOptions
 from wsplf_cli.recipes import Recipe
 from wsplf_cli.settings import build, options
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from wsplf_cli import cli
-from wsplf_cli.options import ALL
+from wsplf_cli.command_options import ALL
 from wsplf_cli.settings import options
 
 COMMANDS = list(ALL)

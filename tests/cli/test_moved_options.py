@@ -3,8 +3,8 @@
 import pytest
 
 from wsplf_cli import cli
+from wsplf_cli.command_options import ALL
 from wsplf_cli.moved_options import MOVED_OPTIONS
-from wsplf_cli.options import ALL
 from wsplf_cli.settings import options
 
 MOVED = [

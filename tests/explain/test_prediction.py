@@ -43,7 +43,7 @@ MODEL = LoadedModel(redness, Checkpoint("unet", {}, ("Tumor",), tile_px=64, mpp=
 def test_the_map_around_a_polygon_is_that_of_the_whole_slide(entry):
     slide = slide_of(entry)
     tissue = tissue_mask(slide, mpp_slide=MPP)
-    canvas = model_canvas(slide, mpp=1.0, tile_px=64, mpp_slide=MPP)
+    canvas = model_canvas(slide, mpp=1.0, window_px=64, mpp_slide=MPP)
     strips = infer_strips(slide, tissue, redness, canvas, channels=1, counter=WindowCounter())
     whole = np.concatenate(list(strips), axis=1)[0]
     annotation = Annotation(uuid4(), box(400, 300, 500, 380), "Tumor", "prediction")
