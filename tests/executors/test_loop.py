@@ -1,5 +1,9 @@
 """Handing out slides: order, errors, and workers that die."""
 
+import multiprocessing
+import time
+from concurrent.futures.process import BrokenProcessPool
+
 import pytest
 import slide_work
 
@@ -55,3 +59,24 @@ def test_a_slide_that_kills_three_workers_fails_and_no_other_is_blamed(pool, tmp
     assert sorted(done) == list(range(10))
     assert all((tmp_path / f"{number}.tries").read_text() == "xxx" for number in failed)
     assert max(len((tmp_path / f"{number}.tries").read_text()) for number in set(range(10)) - set(failed)) <= 3
+
+
+def _wait_until_broken(pool):
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        try:
+            pool.executor.submit(int)
+        except BrokenProcessPool:
+            return
+        time.sleep(0.05)
+    pytest.fail("the pool did not break")
+
+
+def test_workers_that_die_while_the_parent_writes_cost_no_slide(pool, tmp_path, recorder):
+    outcomes = run_all(pool, slide_work.Deadly(tmp_path, {}), enumerate(range(10)), recorder)
+    done = dict([next(outcomes)])
+    for process in multiprocessing.active_children():
+        process.kill()
+    _wait_until_broken(pool)
+    done |= dict(outcomes)
+    assert {number: outcome.record for number, outcome in done.items()} == {number: number for number in range(10)}

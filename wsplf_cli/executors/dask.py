@@ -29,6 +29,8 @@ CONNECT_SECONDS = 5.0
 COUNT_SECONDS = 1.0
 #: Slides that are handed out for each worker: one that it works on and one that it works on next.
 IN_FLIGHT = 2
+#: Attempts to send the work to all workers: each worker that dies meanwhile costs one.
+SHARE_TRIES = 5
 _VERSION = "__import__('wsplf_cli').__version__"
 
 
@@ -62,10 +64,15 @@ class DaskWorkers(Workers):
     def share(self, work: SharedWork) -> None:
         """Send the work to all workers."""
         self._work = work
-        try:
-            self._shared = self._client.scatter(work, broadcast=True, hash=False)
-        except OSError as error:
-            raise _gone() from error
+        for tries_left in reversed(range(SHARE_TRIES)):
+            try:
+                self._shared = self._client.scatter(work, broadcast=True, hash=False)
+                return
+            except OSError as error:  # perhaps of a worker whose death the scheduler has not noticed
+                self.check()
+                if not tries_left:
+                    raise _gone() from error
+                time.sleep(COUNT_SECONDS)
 
     def submit(self, number: int, item: Any) -> Future[Outcome[Any]]:
         """Hand out the item of that number."""

@@ -13,17 +13,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from types import FrameType
-from typing import Any, cast
+from typing import TYPE_CHECKING
 
 import torch
 from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch import distributed as dist
-from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from wsplf_cli.errors import ConfigError, ProcessError, WsplfError
 from wsplf_cli.networks.device import pick_device
+
+if TYPE_CHECKING:
+    from torch.distributed.distributed_c10d import Store
 
 #: Reading a cohort can take one process much longer than another.
 _PATIENCE = timedelta(hours=2)
@@ -110,7 +112,7 @@ def parallel(network: nn.Module, *, tell: Callable[[str], None]) -> nn.Module:
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     if any(parameter.requires_grad for norm in norms for parameter in norm.parameters()):
         if next(network.parameters()).is_cuda:
-            cast(Any, convert_sync_batchnorm)(network)
+            convert_sync_batchnorm(network)
         else:
             tell("warning: on CPUs each process normalises by the statistics of its own share of a batch")
     return DistributedDataParallel(network, static_graph=True)
@@ -154,8 +156,10 @@ def gather(part: Tensor, count: int) -> Tensor:
     return torch.cat(rows)
 
 
-def _join(device: torch.device) -> Any:
+def _join(device: torch.device) -> "Store":
     """Meet the other processes; gives the store that all of them reach."""
+    from torch.distributed.rendezvous import rendezvous
+
     if device.type == "cuda":
         local = int(os.environ.get("LOCAL_RANK", "0"))
         if local >= torch.cuda.device_count():
@@ -170,7 +174,7 @@ def _join(device: torch.device) -> Any:
     return store
 
 
-def _first(store: Any, error: ProcessError) -> BaseException:
+def _first(store: "Store", error: ProcessError) -> BaseException:
     """The error where this process is the first to have one, else an exit without a word."""
     try:
         first = store.add("wsplf/errors", 1) == 1
