@@ -32,7 +32,7 @@ class ClusterOptions:
 
 @dataclass(frozen=True, slots=True)
 class WorkerOptions:
-    """Where the work on slides is done. None of it changes a result."""
+    """Where the work on slides is done. With one thread for each process, none of it changes a result."""
 
     workers: str = option(
         "0",

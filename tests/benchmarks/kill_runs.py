@@ -9,7 +9,6 @@ undisturbed run, to the byte, and leaves nothing to resume; undoing both runs gi
 - parent: kill -9 of the command's process
 - ctrl-c: SIGINT to the command's process
 - worker: kill -9 of one of its worker processes; the command itself goes on
-- scheduler: kill -9 of the Dask scheduler that the command uses
 """
 
 import argparse
@@ -50,6 +49,7 @@ from wsplf_cli.segmentation.models import unet
 from wsplf_cli.synthetic.pyramid import write_pyramid
 
 SIDE_PX = 320
+KINDS = ("parent", "ctrl-c", "worker")
 ORIGIN = {"pseudolabel": "pseudolabel", "segment": "prediction"}
 FORK = multiprocessing.get_context("fork")
 OPTIONS = {"pseudolabel": ("--device", "cpu", "--refiner", "none"), "segment": ("--device", "cpu")}
@@ -242,7 +242,7 @@ def main() -> int:
     """Run the series, print the tallies; 1 where there was a problem."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=30, help="kills of each kind")
-    parser.add_argument("--kinds", nargs="+", default=["parent", "ctrl-c", "worker"])
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--commands", nargs="+", default=["pseudolabel", "segment"])
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -255,9 +255,8 @@ def main() -> int:
         references = {}
         for command in options.commands:
             warm = shutil.copytree(template.parent, folder / f"{command} warm") / template.name
-            if code := cli.main(
-                [command, str(warm), *OPTIONS[command]]
-            ):  # so that each fork has all that is imported on the way
+            # so that each fork has all that is imported on the way
+            if code := cli.main([command, str(warm), *OPTIONS[command]]):
                 return code
             copy = folder / command
             shutil.copytree(template.parent, copy)

@@ -51,7 +51,8 @@ class SlideStep(Generic[Item, Record]):
     Args:
         name: What the step is called before the user.
         prepare: Reads in this process what the work needs of an entry, shortly before the work begins.
-        work: The work on one slide, wherever it is done; it can be pickled, and writes nothing into the project.
+        work: The work on one slide, wherever it is done; it can be pickled, and writes nothing into the project, but
+            for SAM's embeddings in the cache.
         receive: Takes the record in this process, in any order, and writes; returns the counts to show for the entry.
         resumed: How records are kept for the run after a stopped one; None where they are not.
     """

@@ -2,7 +2,8 @@
 
 The rules, for ``--workers auto``: as many workers as there are cores that this process may use; but no more than fit
 into the memory that is free, at ``WORKER_BYTES`` each; and with CUDA devices no more than ``WORKERS_PER_GPU`` for each
-of them, so that some read and outline while another computes. Each worker sees one device.
+of them, so that some read and outline while another computes. Each worker of the pool sees one device. There are never
+more workers than slides; where ``auto`` comes to one worker, the command does the work itself.
 
 Every worker computes with one thread. A command without workers takes as many threads as there are idle cores when it
 begins: on a machine whose cores are busy, threads that wait for each other took 60 s for a step that takes 7 s on one.

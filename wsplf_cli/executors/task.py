@@ -24,7 +24,8 @@ Work = Callable[[Item, Tracker], Record]
 """The work on one slide: a module's function, or an instance of a class of a module, that can be pickled.
 
 It gets all that it needs of the slide as one argument, and a Tracker for what it has to say. It writes nothing into the
-project. What it holds itself, such as networks, reaches every worker once. It may raise SlideError.
+project, but for SAM's embeddings in the cache. What it holds itself, such as networks, reaches every worker once. It
+may raise SlideError.
 """
 
 
