@@ -14,6 +14,7 @@ from wsplf_cli.options import (
     ImportOptions,
     InstallOptions,
     LabelsOptions,
+    PlanOptions,
     ModelExportOptions,
     NoOptions,
     PseudolabelOptions,
@@ -43,6 +44,7 @@ COMMANDS: Mapping[str, type] = {
 #: The options record of every command, by all of its words.
 ALL: Mapping[str, type] = {
     **COMMANDS,
+    "plan": PlanOptions,
     "demo": DemoOptions,
     "project create": CreateOptions,
     "project relink": RelinkOptions,

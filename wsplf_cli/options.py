@@ -202,6 +202,30 @@ class SegmentOptions:
     )
 
 
+#: Options of the commands that say nothing of how long they take.
+_OF_RESULTS = ("seed", "dry_run", "scheduler", "alpha", "min_area_um2", "accept_missing_data")
+
+
+@dataclass(frozen=True, slots=True)
+class PlanOptions:
+    """``wsplf plan``: the options of the command that is planned, as they are typed or as wsplf.toml has them."""
+
+    for_: str = option("pseudolabel", "Command to plan.", choices=("pseudolabel", "train", "segment"))
+    pseudolabel: PseudolabelOptions = field(default_factory=PseudolabelOptions, metadata={"without": _OF_RESULTS})
+    train: TrainOptions = field(
+        default_factory=TrainOptions,
+        metadata={"without": ("backbone", "sam", "name", "segmenter", "tile_px", *_OF_RESULTS)},
+    )
+    segment: SegmentOptions = field(default_factory=SegmentOptions, metadata={"without": ("threshold", *_OF_RESULTS)})
+
+    @property
+    def of_command(self) -> PseudolabelOptions | TrainOptions | SegmentOptions:
+        """The options of the command that is planned."""
+        if self.for_ == "train":
+            return self.train
+        return self.segment if self.for_ == "segment" else self.pseudolabel
+
+
 @dataclass(frozen=True, slots=True)
 class EvaluateOptions:
     """``wsplf evaluate``."""

@@ -47,7 +47,7 @@ class Option:
     @property
     def key(self) -> str:
         """As in wsplf.toml: ``label-key``."""
-        return self.name.replace("_", "-")
+        return self.name.rstrip("_").replace("_", "-")
 
     @property
     def typed(self) -> bool:

@@ -185,6 +185,20 @@ class Screen:
             if check.fix and check.status != "PASS":
                 self.out.print(f"      {escape(check.fix)}")
 
+    def plan(self, document: Mapping[str, Any], lines: Sequence[str]) -> None:
+        """Show what a command will take: a row per entry, then the lines."""
+        if self.json:
+            self.document(document)
+            return
+        keys = ("tissue_mm2", "tiles", "seconds")
+        rows = [
+            [entry["name"], *(entry.get(key) for key in keys), without_name(entry["reason"], entry["name"])]
+            for entry in document["entries"]
+        ]
+        self.table(["entry", "tissue mm2", "tiles", "s", ""], rows, right=range(1, 4))
+        for line in lines:
+            self.line(line)
+
     def scores(self, scores: Mapping[str, Any]) -> None:
         """Show the scores of ``evaluate``: a row per entry, then the figures over all entries."""
         if self.json:

@@ -150,8 +150,8 @@ def test_large_slides_are_sampled_by_regions(prepare, monkeypatch):
 
 
 def test_regions_of_wide_backbones_are_smaller():
-    assert features._region_side(3) == features.REGION
-    assert features._region_side(1536) ** 2 * 1536 <= 64_000_000
+    assert features.region_side(3) == features.REGION
+    assert features.region_side(1536) ** 2 * 1536 <= 64_000_000
 
 
 def within(positions, area, *, margin):

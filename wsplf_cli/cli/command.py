@@ -117,7 +117,7 @@ def command(name: str, *, under: typer.Typer = app) -> Callable[[Callable[..., i
                     raise Stopped(str(stop) or f"0 entries were finished{screen.where}") from stop
 
         generated = [_parameter(option) for option in settings.options(record).values() if option.typed]
-        extra = [_JSON, _CONFIG] if name in COMMANDS else [_JSON]
+        extra = [_JSON, _CONFIG] if name in (*COMMANDS, "plan") else [_JSON]
         run.__annotations__ = {}
         run.__signature__ = inspect.Signature([_CONTEXT, *arguments, *generated, *extra])  # type: ignore[attr-defined]
         under.command(name.rsplit(maxsplit=1)[-1])(run)
@@ -171,10 +171,16 @@ def _parameter(option: settings.Option) -> inspect.Parameter:
 def _options(ctx: typer.Context, record: type, values: dict[str, Any]) -> Any:
     """The filled record: what is typed is stronger than wsplf.toml, that than the recipe, that than the defaults."""
     path = _settings_file(values)
-    read = settings.read_settings(path, str(ctx.info_name)) if path is not None else settings.Settings()
+    table = values.get("for_", ctx.info_name)  # plan has the options of another command
+    table = table if table in COMMANDS else "pseudolabel"
+    read = settings.read_settings(path, table) if path is not None else settings.Settings()
     typed = {name: value for name, value in values.items() if _was_typed(ctx, name)}
     options: Any = settings.build(record, {**chosen(read.values, typed), **typed}, read.recipes)
-    settings.require_effect(options, typed)
+    planned = getattr(options, "of_command", options)
+    known = settings.options(record)
+    for name in (known.keys() & typed.keys()) - {"for_"} - settings.options(type(planned)).keys():
+        raise ConfigError(f"{known[name].flag} has no effect with --for {options.for_}", hint="leave one of them out")
+    settings.require_effect(planned, typed)
     return options
 
 

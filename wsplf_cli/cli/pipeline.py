@@ -25,6 +25,7 @@ from wsplf_cli.options import (
     EvaluateOptions,
     ExplainOptions,
     LabelsOptions,
+    PlanOptions,
     PseudolabelOptions,
     ReportOptions,
     SegmentOptions,
@@ -124,6 +125,22 @@ def segment(project: ProjectPath, *, options: SegmentOptions, screen: "Screen") 
     from wsplf_cli.commands.segment import segment as run_command
 
     return shown(run_command(*open_any(project, options.project, screen), options, screen), screen)
+
+
+@command("plan")
+def plan(project: ProjectPath, *, options: PlanOptions, screen: "Screen") -> int:
+    """Tell what a command will take.
+
+    Slides, tissue and tiles; time, peak memory and disk on this machine, from a short run on synthetic slides that is
+    done once. The project is only read. The options are those of the command, also in wsplf.toml. Exits with 1 where a
+    slide cannot be read.
+    """
+    from wsplf_cli.commands.plan import plan as run_command
+    from wsplf_cli.plan.estimate import describe
+
+    planned = run_command(*open_any(project, options.of_command.project, screen), options, screen)
+    screen.plan(planned.document, describe(planned.document))
+    return int(planned.failed > 0)
 
 
 @command("evaluate")

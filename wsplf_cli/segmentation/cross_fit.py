@@ -4,9 +4,8 @@ What is measured on the slides left out chooses the threshold and the peaks of t
 learn for fewer epochs and from fewer slides, so that the model itself is rather better than they are.
 """
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import compress
 
 import numpy as np
@@ -76,7 +75,7 @@ def cross_fit(
     """
     fold_of = assign_folds(slides, folds=settings.folds, rng=rng)
     count = 0 if fold_of is None else int(fold_of.max()) + 1
-    of_fold = replace(settings, epochs=math.ceil(settings.epochs / 3))
+    of_fold = settings.of_fold
     model = build()
     tracker.start("train", len(members_of(model)) * (settings.steps + count * of_fold.steps))
     measured = OutOfFold(len(slides[0].classes))
@@ -87,7 +86,7 @@ def cross_fit(
         network = build()
         _fit_members(network, learned_from, settings=of_fold, rng=rng, device=device, tracker=tracker)
         for slide in held_out:
-            indices = np.sort(rng.permutation(len(slide.grid.xy_px0))[: _blocks_of_slide(len(slides))]).tolist()
+            indices = np.sort(rng.permutation(len(slide.grid.xy_px0))[: blocks_of_slide(len(slides))]).tolist()
             _measure(measured, slide, indices, network, window_px=settings.window_px, device=device)
     losses = _fit_members(model, slides, settings=settings, rng=rng, device=device, tracker=tracker)
     best = measured.best()
@@ -146,7 +145,8 @@ def _strata(labels: NDArray[np.intp], count: int) -> NDArray[np.intp]:
     return strata
 
 
-def _blocks_of_slide(slides: int) -> int:
+def blocks_of_slide(slides: int) -> int:
+    """How many blocks of each slide are predicted out of fold, of so many slides."""
     return int(np.clip(_BLOCKS // slides, _FEWEST_BLOCKS, _BLOCKS_OF_SLIDE))
 
 

@@ -294,11 +294,10 @@ def infer_strips(
         counter: Counts the windows.
     """
     side, scale = inference.window_px, inference.downsample
-    has_tissue = TissueTest(tissue, side_px0=side * scale)
-    batches_of: dict[int, list[list[int]]] = {}
-    for top in inference.starts(inference.height_px):
-        lefts = [left for left in inference.starts(inference.width_px) if has_tissue(left * scale, top * scale)]
-        batches_of[top] = [lefts[first : first + inference.batch] for first in range(0, len(lefts), inference.batch)]
+    batches_of = {
+        top: [lefts[first : first + inference.batch] for first in range(0, len(lefts), inference.batch)]
+        for top, lefts in windows_with_tissue(tissue, inference).items()
+    }
     windows = [
         [Window(slide, left * scale, top * scale, side, scale) for left in lefts]
         for top, batches in batches_of.items()
@@ -320,6 +319,16 @@ def infer_strips(
         strip = total[:, :rows] / np.maximum(weight[:rows], np.float32(1e-9))
         yield strip[:, : inference.height_px - top, : inference.width_px].astype(np.float32, copy=False)
         total, weight = _scroll(total, rows), _scroll(weight, rows)
+
+
+def windows_with_tissue(tissue: TissueMask, inference: StripInference) -> dict[int, list[int]]:
+    """For each row of windows, by its top edge, the left edges of those that hold tissue, in pixels of the canvas."""
+    scale = inference.downsample
+    has_tissue = TissueTest(tissue, side_px0=inference.window_px * scale)
+    return {
+        top: [left for left in inference.starts(inference.width_px) if has_tissue(left * scale, top * scale)]
+        for top in inference.starts(inference.height_px)
+    }
 
 
 class TissueTest:

@@ -132,7 +132,7 @@ def sample_slide(
     """About ``most`` random instances of a slide for each class, with what a person has decided about them."""
     opened = slide.open()
     inside = tissue_cells(slide.tissue, shape=inference.shape(opened), downsample=inference.downsample)
-    regions = _regions(inside, _region_side(backbone.channels), rng)
+    regions = sampled_regions(inside, region_side(backbone.channels), rng)
     tissue = np.array([inside[region.slices].sum() for region in regions])
     features = [np.zeros((0, len(CONTEXT_SIGMAS_PX) * backbone.channels), np.float16)]
     centres_px0 = [np.zeros((0, 2), np.float32)]
@@ -234,12 +234,12 @@ def _sigmas(inference: DenseInference) -> list[float]:
     return [sigma / inference.stride for sigma in CONTEXT_SIGMAS_PX]
 
 
-def _region_side(channels: int) -> int:
+def region_side(channels: int) -> int:
     """Cells on a side of a region, so that its features fit into memory."""
     return int(min(REGION, np.sqrt(_MOST_VALUES / channels)))
 
 
-def _regions(inside: NDArray[np.bool_], side: int, rng: np.random.Generator) -> list[MapRegion]:
+def sampled_regions(inside: NDArray[np.bool_], side: int, rng: np.random.Generator) -> list[MapRegion]:
     """Squares that cover the tissue, or ``MOST_REGIONS`` of them: squares with more tissue are chosen more often."""
     regions = list(tissue_blocks(inside, side, MapRegion(0, inside.shape[0], 0, inside.shape[1])))
     if len(regions) <= MOST_REGIONS:
