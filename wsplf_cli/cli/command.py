@@ -171,7 +171,7 @@ def _parameter(option: settings.Option) -> inspect.Parameter:
 def _options(ctx: typer.Context, record: type, values: dict[str, Any]) -> Any:
     """The filled record: what is typed is stronger than wsplf.toml, that than the recipe, that than the defaults."""
     path = _settings_file(values)
-    table = values.get("for_", ctx.info_name)  # plan has the options of another command
+    table = str(values.get("for_", ctx.info_name))  # plan has the options of another command
     table = table if table in COMMANDS else "pseudolabel"
     read = settings.read_settings(path, table) if path is not None else settings.Settings()
     typed = {name: value for name, value in values.items() if _was_typed(ctx, name)}

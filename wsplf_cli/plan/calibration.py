@@ -91,14 +91,23 @@ def request(command: Command, options: CommandOptions, *, model: Path = Path()) 
     """
     device = RunOptions(device=options.run.device)
     if isinstance(options, TrainOptions):
-        of_machine = replace(options, project=ProjectOptions(), run=device, name="default", alpha=0.01)
-        return Request(command, replace(of_machine, epochs=1, folds=1), 0)
+        project, name, alpha = ProjectOptions(), TrainOptions().name, TrainOptions().alpha
+        short = replace(options, project=project, run=device, name=name, alpha=alpha, epochs=1, folds=1)
+        return Request(command, short, 0)
     threads = 0 if _in_process(options.workers) else 1
     if isinstance(options, SegmentOptions):
         return Request(command, SegmentOptions(run=device, model=str(model.absolute())), threads)
-    of_results = {name: getattr(PseudolabelOptions(), name) for name in ("alpha", "min_area_um2", "cache_gb")}
-    no_workers = {"project": ProjectOptions(), "run": device, "workers": WorkerOptions()}
-    return Request(command, replace(options, **no_workers, **of_results), threads)
+    default = PseudolabelOptions(run=device)
+    of_machine = replace(
+        options,
+        project=default.project,
+        run=device,
+        workers=default.workers,
+        alpha=default.alpha,
+        min_area_um2=default.min_area_um2,
+        cache_gb=default.cache_gb,
+    )
+    return Request(command, of_machine, threads)
 
 
 def calibrate(wanted: Request, tracker: Tracker) -> Calibration:
