@@ -48,10 +48,11 @@ class Plan:
         """What ``wsplf plan --json`` prints."""
         entries = []
         for result in self.results:
-            size = self.sizes.get(result.id)
-            counts = {} if size is None else {"tissue_mm2": size.tissue_mm2, "tiles": size.tiles}
-            seconds = {} if size is None else {"seconds": slide_seconds(size, self.calibration.rates)}
-            entries.append({"name": result.name, "status": result.status, "reason": result.reason} | counts | seconds)
+            entry: dict[str, Any] = {"name": result.name, "status": result.status, "reason": result.reason}
+            if (size := self.sizes.get(result.id)) is not None:
+                entry |= {"tissue_mm2": size.tissue_mm2, "tiles": size.tiles}
+                entry["seconds"] = slide_seconds(size, self.calibration.rates)
+            entries.append(entry)
         return {
             "command": self.command,
             "workers": self.workers,
