@@ -22,7 +22,7 @@ MOST_LINES = 350
 #: Lines that install wsplf, check it, or take minutes. `.ci/run` does the former, tests/commands/test_demo.py the demo.
 NOT_RUN = (
     *("pip install . && wsplf demo", 'pip install ".[test]" && pytest', 'pip install -e ".[test,lint]"'),
-    *("pytest -n 2 --dist loadfile", ".ci/run", "wsplf demo"),
+    *("pytest -n 2 --dist loadfile", ".ci/run"),
 )
 CONSOLE_LINE = re.compile(r"^ *\$ (.+)$", re.M)
 INLINE_LINE = re.compile(r"`(wsplf [^`]+|python examples/[^`]+)`")

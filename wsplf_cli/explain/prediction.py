@@ -75,9 +75,7 @@ def probability_map(
     checkpoint = model.checkpoint
     assert entry.slide_path is not None
     whole = slide_for(entry.slide_path, crop_to_bounds=entry.crop_to_bounds, steps=entry.steps)
-    canvas = model_canvas(
-        whole, mpp=checkpoint.mpp, window_px=checkpoint.window_px or checkpoint.tile_px, mpp_slide=mpp
-    )
+    canvas = model_canvas(whole, mpp=checkpoint.mpp, window_px=checkpoint.predicted_px, mpp_slide=mpp)
     stride_px0 = canvas.stride_px * canvas.downsample
     x_px0, y_px0, right, bottom = annotation.shape.bounds
     most_px0 = MOST_PX * canvas.downsample
@@ -87,14 +85,12 @@ def probability_map(
     # Windows begin where those of the whole slide begin, so that the same windows are blended.
     left = max(0, round((x_px0 // stride_px0 - 1) * stride_px0))
     top = max(0, round((y_px0 // stride_px0 - 1) * stride_px0))
-    margin_px0 = (checkpoint.window_px or checkpoint.tile_px) * canvas.downsample
+    margin_px0 = checkpoint.predicted_px * canvas.downsample
     width = round(min(whole.width_px0, right + margin_px0)) - left
     height = round(min(whole.height_px0, bottom + margin_px0)) - top
     crop = Step("cropped", (left, top, width, height))
     part = slide_for(entry.slide_path, crop_to_bounds=entry.crop_to_bounds, steps=(*entry.steps, crop))
-    part_canvas = model_canvas(
-        part, mpp=checkpoint.mpp, window_px=checkpoint.window_px or checkpoint.tile_px, mpp_slide=mpp
-    )
+    part_canvas = model_canvas(part, mpp=checkpoint.mpp, window_px=checkpoint.predicted_px, mpp_slide=mpp)
     rows, columns = (
         slice(int(start / tissue.downsample), int(np.ceil((start + length) / tissue.downsample)))
         for start, length in ((top, height), (left, width))

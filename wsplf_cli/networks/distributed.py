@@ -168,6 +168,7 @@ def _join(device: torch.device) -> "Store":
                 hint=f"--nproc-per-node {torch.cuda.device_count()}",
             )
         torch.cuda.set_device(local)
+    store: Store
     store, rank, processes = next(rendezvous("env://", timeout=_PATIENCE))
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=processes, timeout=_PATIENCE)

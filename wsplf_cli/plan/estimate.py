@@ -83,12 +83,17 @@ def slide_seconds(size: SlideSize, rates: Mapping[str, float]) -> float:
     return sum(rates.get(step, 0.0) * units for step, units in size.work.items() if step not in COHORT_STEPS)
 
 
+def fit_settings(options: TrainOptions) -> FitSettings:
+    """The settings of a training with these options, as far as they say how long it takes."""
+    return FitSettings(options.epochs, options.tiles.tile_px, options.tiles.tile_px)
+
+
 def training_steps(options: TrainOptions, slides: int) -> float:
     """Steps of training, on all slides and without each fold, with the predictions out of fold counted as such.
 
     A step is one of each network that the model is the mean of.
     """
-    settings = FitSettings(options.epochs, options.tiles.tile_px, 2 * options.tiles.tile_px)
+    settings = fit_settings(options)
     folds = 0 if slides < options.folds or options.folds < 2 else options.folds
     predicted = blocks_of_slide(slides) * slides if folds else 0
     return settings.steps + folds * settings.of_fold.steps + predicted * PREDICTED_BLOCK_STEPS

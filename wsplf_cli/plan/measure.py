@@ -25,13 +25,12 @@ from wsplf_cli.errors import SlideError
 from wsplf_cli.networks.device import peak_memory, pick_device, start_peak_memory
 from wsplf_cli.options import PseudolabelOptions, SegmentOptions, TrainOptions
 from wsplf_cli.plan.calibration import Calibration, CommandOptions, Request
-from wsplf_cli.plan.estimate import extra_bytes
+from wsplf_cli.plan.estimate import extra_bytes, fit_settings
 from wsplf_cli.plan.sizes import PseudolabelSize, SegmentSize, Sizer, SlideSize, TrainSize, foreground
 from wsplf_cli.qupath.create import Image, create_project
 from wsplf_cli.review.memory import Review
 from wsplf_cli.schema import Annotation, Entry, Silent
 from wsplf_cli.segmentation.loading import describe_model
-from wsplf_cli.segmentation.train import FitSettings
 from wsplf_cli.slides.map import SlideMap
 from wsplf_cli.slides.window import tissue_cells
 from wsplf_cli.synthetic.pyramid import write_pyramid
@@ -234,7 +233,7 @@ def _rates(times: StepTimes, sizes: Sequence[SlideSize], options: CommandOptions
         units = sum(size.work[step] for size in sizes)
         rates[step] = times.of_steps.get(step, 0.0) / units if units else 0.0
     if isinstance(options, TrainOptions):
-        rates["train"] = times.of_steps["train"] / FitSettings(options.epochs, options.tiles.tile_px, 2 * options.tiles.tile_px).steps
+        rates["train"] = times.of_steps["train"] / fit_settings(options).steps
     return rates
 
 

@@ -121,7 +121,7 @@ class SegmentSize:
             SlideError: It cannot be read.
         """
         slide, mpp, tissue = read_tissue(entry, self.options.project.mpp_override)
-        canvas = model_canvas(slide, mpp=self.checkpoint.mpp, tile_px=self.checkpoint.tile_px, mpp_slide=mpp)
+        canvas = model_canvas(slide, mpp=self.checkpoint.mpp, window_px=self.checkpoint.predicted_px, mpp_slide=mpp)
         windows = sum(map(len, windows_with_tissue(tissue, canvas).values()))
         classes = len(self.checkpoint.classes)
         return SlideSize(

@@ -82,9 +82,7 @@ def segment_slide(
     if model.from_elsewhere:
         require_pixel_size(entry, checkpoint, mpp_slide)
     absent = [is_ruled_out(entry, path_class) for path_class in classes]
-    canvas = model_canvas(
-        slide, mpp=checkpoint.mpp, window_px=checkpoint.window_px or checkpoint.tile_px, mpp_slide=mpp_slide
-    )
+    canvas = model_canvas(slide, mpp=checkpoint.mpp, window_px=checkpoint.predicted_px, mpp_slide=mpp_slide)
     outlines = OutlineSettings(
         threshold=model.threshold,
         tolerance_px0=TOLERANCE_PX * canvas.downsample,

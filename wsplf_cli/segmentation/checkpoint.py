@@ -58,6 +58,11 @@ class Checkpoint:
     format: int = FORMAT
     kind: str = KIND
 
+    @property
+    def predicted_px(self) -> int:
+        """Side of the windows that are predicted at once."""
+        return self.window_px or self.tile_px
+
 
 #: The fields that models of earlier versions lack.
 _NEW = frozenset(["peaks", "bounds", "window_px"])
