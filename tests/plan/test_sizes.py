@@ -32,7 +32,7 @@ def test_the_windows_of_segment_are_those_that_hold_tissue(entries):
 def test_the_blocks_of_train_are_two_tiles_wide(entries):
     size = TrainSize(TrainOptions())(entries[0], Silent())
     assert size.tiles == 4
-    assert size.kept_bytes == 2 * 384**2 * 5
+    assert size.kept_bytes == 4 * 256**2 * 5
 
 
 def test_only_slides_labelled_positive_are_outlined(entries):

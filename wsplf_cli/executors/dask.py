@@ -31,6 +31,8 @@ COUNT_SECONDS = 1.0
 IN_FLIGHT = 2
 #: Attempts to send the work to all workers: each worker that dies meanwhile costs one.
 SHARE_TRIES = 5
+#: Seconds to wait for a new worker when all have died.
+WORKER_SECONDS = 300.0
 _VERSION = "__import__('wsplf_cli').__version__"
 
 
@@ -73,6 +75,18 @@ class DaskWorkers(Workers):
                 if not tries_left:
                     raise _gone() from error
                 time.sleep(COUNT_SECONDS)
+                self._await_worker()
+
+    def _await_worker(self) -> None:
+        """Wait until there is a worker: those that died are replaced by the cluster, not by this process."""
+        try:
+            self._client.wait_for_workers(1, timeout=WORKER_SECONDS)
+        except OSError as error:
+            self.check()
+            raise WorkersError(
+                f"all Dask workers have died, and none came back within {WORKER_SECONDS:.0f} s",
+                hint="start workers, then the command again; entries that are finished are kept",
+            ) from error
 
     def submit(self, number: int, item: Any) -> Future[Outcome[Any]]:
         """Hand out the item of that number."""
