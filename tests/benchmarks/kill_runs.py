@@ -106,7 +106,7 @@ def make_cohort(folder: Path) -> Path:
     project = create_project(folder / "project", images, classes=[])
     described = Checkpoint("unet", {}, ("Tumor",), 128, 1.0, "a run", 0.5)
     state = Darkness().state_dict()
-    checkpoint.save(layout.model_folder(project.parent, "default"), described, best=state, last=state)
+    checkpoint.save(layout.model_folder(project.parent, "default"), described, state)
     return project
 
 
