@@ -260,7 +260,7 @@ def test_two_rounds_of_the_real_commands_on_tiny_cohorts(tmp_path, recorder, mon
     paths = []
     for seed in (10, 11):
         folder = tmp_path / str(seed)
-        slides = make_cohort(folder, seed=seed, train=(2, 2), test=(0, 0), size_px=512, workers=1)
+        slides = make_cohort(folder, seed=seed, train=(3, 3), test=(0, 0), size_px=512, shares=(0.3, 0.4), workers=1)
         images = [
             Image(slide.path, slide.name, 512, 512, slide.mpp, [(1.0, 512, 512)], {"label": slide.label})
             for slide in slides
