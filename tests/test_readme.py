@@ -54,7 +54,7 @@ RUN = [line for line in command_lines() if line not in NOT_RUN]
 def folder(tmp_path_factory):
     """What the README supposes: slides, truth and labels.csv, and a project whose labels name two classes."""
     out = tmp_path_factory.mktemp("readme")
-    slides = make_cohort(out, seed=10, train=(3, 3), test=(1, 1), size_px=512, shares=(0.3, 0.4))
+    slides = make_cohort(out, seed=10, train=(3, 3), test=(1, 1), size_px=768, shares=(0.3, 0.4))
     (out / "wsplf.toml").write_text(SETTINGS)
     tables = {
         "labels.csv": {slide.name: slide.label for slide in slides},

@@ -149,6 +149,7 @@ def test_without_dask_a_scheduler_is_one_line_and_nothing_is_written(template, t
     monkeypatch.setitem(sys.modules, "dask", None)
     monkeypatch.setitem(sys.modules, "distributed", None)
     monkeypatch.delitem(sys.modules, "wsplf_cli.executors.dask", raising=False)
+    monkeypatch.delattr("wsplf_cli.executors.dask", raising=False)
     path = copy(template, tmp_path)
     before = sorted(path.parent.rglob("*"))
     project = open_project(path, ProjectOptions())

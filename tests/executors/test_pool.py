@@ -80,7 +80,7 @@ def test_workers_end_at_once_when_the_parent_is_stopped_or_killed(tmp_path, sent
     _wait_until(lambda: len(list(folder.iterdir())) == 2)
     workers = [int(path.stem) for path in folder.iterdir()]
     parent.send_signal(sent)
-    parent.wait(timeout=60)
+    parent.wait(timeout=180)
     _wait_until(lambda: all(_gone(worker) for worker in workers), seconds=20)
     _wait_until(lambda: not list(temporary.iterdir()), seconds=20)
 
