@@ -9,6 +9,7 @@ from wsplf_cli.errors import ConfigError
 from wsplf_cli.networks.ensemble import Ensemble
 from wsplf_cli.segmentation.export import portable
 from wsplf_cli.segmentation.export.portable import Contract, largest_difference, portable_unet
+from wsplf_cli.segmentation.models import unet
 
 
 @pytest.mark.parametrize(
@@ -38,6 +39,22 @@ def test_an_ensemble_is_the_mean_of_the_logits_of_its_networks():
         found = portable_unet(ensemble, described())(batch).numpy()
     assert abs(found - probabilities(ensemble, batch)).max() < 1e-4
     assert abs(found - probabilities(other, batch)).max() > 0.01
+
+
+def test_networks_of_two_strides_take_sides_that_are_multiples_of_both():
+    torch.manual_seed(3)
+    models = [
+        unet.build(1, pretrained=False, backbone=name, output_stride=32) for name in ("small", "efficientnet-lite0")
+    ]
+    for model in models:
+        nn.init.normal_(model.logits.weight)
+    ensemble = Ensemble(models).eval()
+    network = portable_unet(ensemble, described())
+    assert network.stride == 32
+    batch = images(160)
+    with torch.no_grad():
+        found = network(batch).numpy()
+    assert abs(found - probabilities(ensemble, batch)).max() < 1e-4
 
 
 def test_a_backbone_that_would_compute_something_else_is_refused(monkeypatch):

@@ -63,16 +63,16 @@ class PortableUNet(nn.Module):
 
 
 class PortableUNets(nn.Module):
-    """The mean of the logits of several U-Nets of one architecture, as probabilities.
+    """The mean of the logits of several U-Nets, as probabilities.
 
     Args:
-        unets: The U-Nets; at least one.
+        unets: The U-Nets; at least one. Their strides may differ.
     """
 
     def __init__(self, unets: Sequence[PortableUNet]) -> None:
         super().__init__()
         self.unets = nn.ModuleList(unets)
-        self.stride = unets[0].stride
+        self.stride = math.lcm(*(unet.stride for unet in unets))
 
     def forward(self, images: Tensor) -> Tensor:
         """Probabilities float [B, C, H, W] of RGB images float [B, 3, H, W] in 0..255; H and W multiples of stride."""
