@@ -36,13 +36,17 @@ def on_arrays(
     @torch.inference_mode()
     def infer(windows: NDArray[np.uint8]) -> NDArray[np.float32]:
         upright = as_batch(windows).to(device)
-        rotated = torch.cat([torch.rot90(upright, turn, (2, 3)) for turn in range(rotations)])
+        rotated = upright
+        if rotations > 1:
+            rotated = torch.cat([torch.rot90(upright, turn, (2, 3)) for turn in range(rotations)])
         with autocast(device):
             maps = network(rotated).float()
         if activation is not None:
             maps = activation(maps)
-        aligned = torch.stack([torch.rot90(part, -turn, (2, 3)) for turn, part in enumerate(maps.chunk(rotations))])
-        mean: NDArray[np.float32] = aligned.mean(dim=0).cpu().numpy()
-        return mean
+        if rotations > 1:
+            aligned = [torch.rot90(part, -turn, (2, 3)) for turn, part in enumerate(maps.chunk(rotations))]
+            maps = torch.stack(aligned).mean(dim=0)
+        of_windows: NDArray[np.float32] = maps.cpu().numpy()
+        return of_windows
 
     return infer

@@ -193,14 +193,19 @@ def infer_map(
         ]
         for batch in batches
     ]
-    values = np.full((channels, whole.bottom - whole.top, whole.right - whole.left), np.nan, np.float32)
+    shape = channels, whole.bottom - whole.top, whole.right - whole.left
+    values = None
     pixels_of = read_batches(windows, partial(read_without_ink, tissue=tissue))
     for batch, pixels in zip(batches, pixels_of, strict=True):
         for block, block_map in zip(batch, infer(pixels), strict=True):
+            if values is None:  # in the order of the function's own arrays: the many features of a cell lie together
+                values = np.full_like(block_map, np.nan, shape=shape)
             rows = slice(block.top - whole.top, block.bottom - whole.top)
             columns = slice(block.left - whole.left, block.right - whole.left)
             height, width = block.bottom - block.top, block.right - block.left
             values[:, rows, columns] = block_map[:, margin : margin + height, margin : margin + width]
+    if values is None:
+        return np.full(shape, np.nan, np.float32)
     values[:, ~inside[whole.slices]] = np.nan
     return values
 

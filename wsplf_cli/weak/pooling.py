@@ -1,6 +1,7 @@
 """Gaussian means of features and logits over the tissue around a cell, for training and for inference."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,8 @@ CONTEXT_SIGMAS_PX = (8.0, 32.0, 96.0)
 TRUNCATE = 4.0
 #: Cells of an axis that are smoothed at once, so that the matrices stay small on large maps.
 _CHUNK = 256
+#: Rows that are smoothed at once where only some cells are wanted: less is multiplied by zeros then.
+_ROWS = 64
 
 
 def pool_context(
@@ -31,12 +34,29 @@ def pool_context(
         sigmas: Standard deviations of the neighbourhoods, in cells.
     """
     inside = ~np.isnan(features[0])
-    filled = np.where(inside, features, np.float32(0))
+    cells = np.ascontiguousarray(np.where(inside[..., None], np.moveaxis(features, 0, -1), np.float32(0)))
     pooled = []
     for sigma in sigmas:
-        total, weight = _sums(filled, inside, sigma)
-        pooled.append((total[:, rows, columns] / weight[rows, columns]).T.astype(np.float16))
+        weight = _gaussian(inside.astype(np.float32)[None], sigma)[0]
+        pooled.append((_sums_at(cells, rows, columns, sigma) / weight[rows, columns, None]).astype(np.float16))
     return np.concatenate(pooled, axis=1)
+
+
+def _sums_at(
+    cells: NDArray[np.float32], rows: NDArray[np.integer], columns: NDArray[np.integer], sigma: float
+) -> NDArray[np.float32]:
+    """The weighted sums of cells [h, w, D], which are 0 outside of the tissue, around some of them, [N, D]."""
+    height, width, channels = cells.shape
+    sums = np.empty((len(rows), channels), np.float32)
+    for start, chunk in _chunks(height, sigma, side=_ROWS):
+        wanted = np.flatnonzero((rows >= start) & (rows < start + len(chunk.kernel)))
+        if not len(wanted):
+            continue
+        down = (chunk.kernel @ cells[chunk.cells].reshape(-1, width * channels)).reshape(-1, width, channels)
+        for row in np.unique(rows[wanted]):
+            in_row = wanted[rows[wanted] == row]
+            sums[in_row] = _kernel(columns[in_row], np.arange(width), sigma) @ down[row - start]
+    return sums
 
 
 def masked_gaussian(values: NDArray[np.float32], inside: NDArray[np.bool_], *, sigma: float) -> NDArray[np.float32]:
@@ -62,8 +82,8 @@ def _sums(
 
 def _gaussian(maps: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
     """Maps float32 [C, rows, columns] smoothed along both axes, with zeros beyond the border."""
-    down = _joined([kernel @ maps[:, first:last] for first, last, kernel in _chunks(maps.shape[1], sigma)], axis=1)
-    return _joined([down[:, :, first:last] @ kernel.T for first, last, kernel in _chunks(maps.shape[2], sigma)], axis=2)
+    down = _joined([chunk.kernel @ maps[:, chunk.cells] for _, chunk in _chunks(maps.shape[1], sigma)], axis=1)
+    return _joined([down[:, :, chunk.cells] @ chunk.kernel.T for _, chunk in _chunks(maps.shape[2], sigma)], axis=2)
 
 
 def _joined(parts: list[NDArray[np.float32]], *, axis: int) -> NDArray[np.float32]:
@@ -71,14 +91,25 @@ def _joined(parts: list[NDArray[np.float32]], *, axis: int) -> NDArray[np.float3
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=axis)
 
 
-def _chunks(size: int, sigma: float) -> list[tuple[int, int, NDArray[np.float32]]]:
-    """An axis in chunks: each is the product of a kernel and the cells first to last."""
+class _Chunk(NamedTuple):
+    """Some cells of an axis after smoothing: the product of ``kernel`` and the ``cells`` before it."""
+
+    cells: slice
+    kernel: NDArray[np.float32]
+
+
+def _chunks(size: int, sigma: float, *, side: int = _CHUNK) -> Iterator[tuple[int, _Chunk]]:
+    """An axis in chunks of ``side`` cells, each with its first cell."""
     radius = int(TRUNCATE * sigma)
-    chunks = []
-    for start in range(0, size, _CHUNK):
-        stop = min(size, start + _CHUNK)
+    for start in range(0, size, side):
+        stop = min(size, start + side)
         first, last = max(0, start - radius), min(size, stop + radius)
-        apart = np.abs(np.arange(start, stop)[:, None] - np.arange(first, last)[None])
-        kernel = np.where(apart <= radius, np.exp(-0.5 * (apart / sigma) ** 2), 0.0) / (sigma * np.sqrt(2 * np.pi))
-        chunks.append((first, last, kernel.astype(np.float32)))
-    return chunks
+        yield start, _Chunk(slice(first, last), _kernel(np.arange(start, stop), np.arange(first, last), sigma))
+
+
+def _kernel(to: NDArray[np.integer], of: NDArray[np.integer], sigma: float) -> NDArray[np.float32]:
+    """The weights of some cells of an axis at others, float32 [to, of]."""
+    apart = np.abs(to[:, None] - of[None])
+    weights = np.exp(-0.5 * (apart / sigma) ** 2) / (sigma * np.sqrt(2 * np.pi))
+    kernel: NDArray[np.float32] = np.where(apart <= int(TRUNCATE * sigma), weights, 0.0).astype(np.float32)
+    return kernel
