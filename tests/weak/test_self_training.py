@@ -45,9 +45,9 @@ def test_tumour_is_separated_from_the_rest_by_slide_labels_alone(prevalence: flo
             assert np.median(scores[truth]) > np.quantile(scores[~truth], 0.95)
 
 
-@pytest.mark.parametrize(("prevalence", "final_step"), [(0.03, False), (0.5, True)])
-def test_there_is_a_final_step_only_where_prevalence_is_high(
-    monkeypatch: pytest.MonkeyPatch, prevalence: float, final_step: bool
+@pytest.mark.parametrize(("prevalence", "final_steps"), [(0.03, 0), (0.5, 3)])
+def test_there_are_final_steps_only_where_prevalence_is_high(
+    monkeypatch: pytest.MonkeyPatch, prevalence: float, final_steps: int
 ) -> None:
     slides, _ = cohort(prevalence)
     calls = []
@@ -56,7 +56,43 @@ def test_there_is_a_final_step_only_where_prevalence_is_high(
         self_training, "_prevalence_pseudo_labels", lambda *args: calls.append(args) or pseudo_labels(*args)
     )
     cross_fit(slides, [assign(12)])
-    assert len(calls) == (6 if final_step else 0)
+    assert len(calls) == 6 * final_steps
+
+
+def test_attention_based_dropout_hides_the_most_telling_cells_from_all_final_steps_but_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slides, _ = cohort(0.5)
+    largest: list[float] = []
+    fit_folds = self_training._fit_folds
+
+    def record(of_slides, reduced, labels, fold_of, **named):
+        if named:  # only the final steps have a ridge of their own
+            learned = [features[of_slide > 0] for features, of_slide in zip(reduced, labels, strict=True)]
+            largest.append(float(np.quantile(np.concatenate(learned[:6])[:, 0], 0.99)))
+        return fit_folds(of_slides, reduced, labels, fold_of, **named)
+
+    monkeypatch.setattr(self_training, "_fit_folds", record)
+    features = [slide.features for slide in slides]
+    self_training._self_train(slides, features, assign(12))
+    assert len(largest) == 3
+    assert max(largest[1:]) < largest[0] - 0.3
+
+
+def test_dropout_hides_by_the_logit_and_never_what_a_person_decided() -> None:
+    logits = np.arange(1000, dtype=np.float32)
+    labels, known = np.where(logits >= 600, 1, -1).astype(np.int8), np.zeros(1000, np.int8)
+    known[999] = 1
+    hidden = self_training._hide_attended(labels, logits, known)
+    limit = 499.5 + 0.8 * (994.005 - 499.5)
+    assert np.flatnonzero(hidden == 0).tolist() == [index for index in range(999) if index >= limit]
+    assert (hidden[logits < 600] == -1).all()
+
+
+def test_dropout_leaves_something_positive() -> None:
+    labels = np.array([-1, -1, -1, 1], np.int8)
+    logits = np.array([0, 0, 0, 9], np.float32)
+    assert self_training._hide_attended(labels, logits, np.zeros(4, np.int8)).tolist() == [-1, -1, -1, 1]
 
 
 def estimate_of(prevalence: float, threshold: float) -> PrevalenceEstimate:

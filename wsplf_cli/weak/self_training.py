@@ -10,6 +10,11 @@ Where tumour is a large share of the tissue, the few likeliest instances show on
 self-training step takes most of the instances above the prevalence threshold as positive. The larger the prevalence
 is, the less certain it is that the rest is negative, and the more of the rest is left out.
 
+The final step is repeated with attention-based dropout (ADL: Choe and Shim, CVPR 2019). The attention of an instance is
+its logit. In each step the instances that the probe of the step before attends to most are hidden, so that the probe
+learns the whole tumour and not its most telling cells; the mean of the steps' probes is kept. ADL draws at random in
+which steps it hides; here it is every step but the first.
+
 No gradient goes through the backbone. A cohort takes seconds, and slides with a small tumour count as much as slides
 with a large one.
 """
@@ -28,12 +33,16 @@ TOP_SHARE = 0.02
 BOTTOM_SHARE = 0.3
 ROUNDS = 4
 _RIDGE = 1.0
-#: From this prevalence on (less two standard errors) there is a final step. It takes that share of the instances above
+#: From this prevalence on (less two standard errors) there are final steps. They take that share of the instances above
 #: the threshold as positive, at most that share of the others as negative, and a weaker ridge.
 _HIGH_PREVALENCE = 0.2
 _FINAL_POSITIVE_SHARE = 0.8
 _FINAL_NEGATIVE_SHARE = 0.95
 _FINAL_RIDGE = 0.1
+_FINAL_STEPS = 3
+#: ADL hides instances from this share of the way on that leads from a slide's median logit to its largest ones.
+_DROP_THRESHOLD = 0.8
+_LARGEST = 0.995
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +168,7 @@ def _spread(
 def _self_train(
     slides: Sequence[Instances], reduced: Sequence[NDArray[np.float32]], fold_of: NDArray[np.integer]
 ) -> dict[int, LinearProbe]:
-    """The probe of each fold after ``ROUNDS`` rounds and, where tumour is a large share, the final step."""
+    """The probe of each fold after ``ROUNDS`` rounds and, where tumour is a large share, the final steps with ADL."""
     labels = [_slide_labels(slide) for slide in slides]
     probes = _fit_folds(slides, reduced, labels, fold_of)
     for _ in range(ROUNDS):
@@ -172,10 +181,36 @@ def _self_train(
     prevalence = _high_prevalence(slides, scores)
     if prevalence is None:
         return probes
-    for index, slide in enumerate(slides):
-        if slide.positive:
-            labels[index] = _prevalence_pseudo_labels(scores[index], slide.known, prevalence)
-    return _fit_folds(slides, reduced, labels, fold_of, ridge=_FINAL_RIDGE)
+    steps = []
+    for step in range(_FINAL_STEPS):
+        for index, slide in enumerate(slides):
+            if slide.positive:
+                labels[index] = _prevalence_pseudo_labels(scores[index], slide.known, prevalence)
+                if step > 0:
+                    labels[index] = _hide_attended(labels[index], scores[index], slide.known)
+        probes = _fit_folds(slides, reduced, labels, fold_of, ridge=_FINAL_RIDGE)
+        steps.append(probes)
+        scores = _score_out_of_fold(reduced, probes, fold_of)
+        prevalence = _high_prevalence(slides, scores) or prevalence
+    return {fold: _mean_probe([probes[fold] for probes in steps]) for fold in probes}
+
+
+def _hide_attended(labels: NDArray[np.int8], logits: NDArray[np.float32], known: NDArray[np.int8]) -> NDArray[np.int8]:
+    """The labels int8 [N] of a positive slide, 0 for the instances that are attended to most.
+
+    What a person decided is never hidden, and something positive is always left.
+    """
+    if not len(labels):
+        return labels
+    median, largest = np.quantile(logits, (0.5, _LARGEST))
+    hidden = (labels > 0) & (known == 0) & (logits >= median + _DROP_THRESHOLD * (largest - median))
+    return labels if hidden.sum() == (labels > 0).sum() else np.where(hidden, np.int8(0), labels)
+
+
+def _mean_probe(probes: Sequence[LinearProbe]) -> LinearProbe:
+    """The probe whose logits are the mean of those of some probes."""
+    weight = np.mean([probe.weight for probe in probes], axis=0, dtype=np.float32)
+    return LinearProbe(weight, float(np.mean([probe.bias for probe in probes])))
 
 
 def _score_out_of_fold(
