@@ -111,7 +111,7 @@ def test_polygons_lie_where_the_tumour_is_in_level_0_pixels(slide, project):
 )
 def test_what_is_known_of_false_positives_is_said(slide, project, recorder, bounds, threshold, said):
     folder = project.folder / "wsplf" / "models" / "default"
-    described = replace(checkpoint.read(folder), peaks=(0.6,) * len(bounds), bounds=bounds)
+    described = replace(checkpoint.read(folder), confidences=(0.6,) * len(bounds), bounds=bounds)
     checkpoint.save(folder, described, Darkness(1).state_dict())
     segment(project, [entry(slide)], SegmentOptions(threshold=threshold), recorder)
     assert [said in line for line in recorder.said].count(True) == 1

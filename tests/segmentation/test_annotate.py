@@ -41,13 +41,15 @@ def dark_and_blue(windows):
     return np.stack([dark, blue], axis=1).astype(np.float32)
 
 
-def model(*classes, peaks=()):
+def model(*classes, confidences=()):
     classes = classes or tuple(AREAS)
 
     def infer(windows):
         return dark_and_blue(windows)[:, [list(AREAS).index(name) for name in classes]]
 
-    described = Checkpoint("unet", settings={}, classes=classes, tile_px=64, mpp=1.0, run_id="run 0", peaks=peaks)
+    described = Checkpoint(
+        "unet", settings={}, classes=classes, tile_px=64, mpp=1.0, run_id="run 0", confidences=confidences
+    )
     return LoadedModel(infer, described, 0.5)
 
 
@@ -100,9 +102,9 @@ def test_a_prediction_says_where_it_comes_from(slide_path):
     assert set(result.maps) == {"LUSC"}
 
 
-def test_a_polygon_whose_peak_is_too_low_is_left_out(slide_path):
-    assert of_class(segmented(slide_path, label=None, network=model(peaks=(0.75, 0.85))), "LUAD")
-    result = segmented(slide_path, label=None, network=model(peaks=(0.85, 0.85)))
+def test_a_polygon_whose_confidence_is_too_low_is_left_out(slide_path):
+    assert of_class(segmented(slide_path, label=None, network=model(confidences=(0.6, 0.6))), "LUAD")
+    result = segmented(slide_path, label=None, network=model(confidences=(0.85, 0.6)))
     assert {annotation.path_class for annotation in result.annotations} == {"LUSC"}
 
 

@@ -48,7 +48,7 @@ def test_a_model_of_several_encoders_with_its_bounds_is_built_again(tmp_path):
     for member in network.members:
         nn.init.normal_(member.logits.weight)
     bound = Bound(alpha=0.01, measured=0.004, guaranteed=0.15, slides=6, patients=6, patients_needed=99)
-    record = _save(tmp_path / "m", network, settings=settings, peaks=(0.9,), bounds=(bound,), window_px=128)
+    record = _save(tmp_path / "m", network, settings=settings, confidences=(0.9,), bounds=(bound,), window_px=128)
     read, rebuilt = checkpoint.load(tmp_path / "m", device=torch.device("cpu"))
     tiles = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
@@ -56,15 +56,15 @@ def test_a_model_of_several_encoders_with_its_bounds_is_built_again(tmp_path):
     assert read == record
 
 
-def test_a_model_of_an_earlier_version_has_no_peaks_and_no_bounds(saved):
+def test_a_model_of_an_earlier_version_has_no_confidences_and_no_bounds(saved):
     folder, _, record = saved
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    for key in ("peaks", "bounds", "window_px"):
+    for key in ("confidences", "bounds", "window_px"):
         del config[key]
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     read, _ = checkpoint.load(folder, device=torch.device("cpu"))
     assert read == record
-    assert (read.peaks, read.bounds, read.window_px) == ((), (), 0)
+    assert (read.confidences, read.bounds, read.window_px) == ((), (), 0)
 
 
 def test_saving_again_replaces_the_model_and_leaves_nothing_beside_it(saved):

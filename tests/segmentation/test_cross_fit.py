@@ -68,7 +68,7 @@ def test_no_network_learns_from_a_slide_that_it_is_measured_on(monkeypatch):
 def test_the_class_is_found_out_of_fold_and_by_the_model():
     result = run(lesson())
     assert not result.network.training
-    assert result.dice > 0.7
+    assert result.point.dice > 0.7
     assert [len(losses) for losses in result.losses] == [6]
     assert sorted(result.held_out) == sorted(slide.name for slide in lesson())
     assert result.point.bounds[0].patients == 4
@@ -84,7 +84,7 @@ def test_each_network_of_an_ensemble_is_trained_alone():
 
 def test_one_patient_with_polygons_gives_a_model_without_validation():
     result = run(lesson(positives=1), tiles_per_epoch=8)
-    assert (result.folds, result.dice, result.held_out) == (0, None, ())
+    assert (result.folds, result.point.dice, result.held_out) == (0, None, ())
     assert result.point.bounds == (None,)
     assert result.point.threshold == 0.5
 

@@ -37,12 +37,13 @@ def add_positive(measured, name, inside=0.72, outside=0.05):
 def test_the_threshold_is_the_middle_of_the_best_ones():
     clear = OutOfFold(1)
     add_positive(clear, "a", inside=0.99, outside=0.01)
-    assert clear.best() == (0.6, 1.0)
+    point = clear.operating_point(alpha=0.01)
+    assert (point.threshold, point.dice) == (0.6, 1.0)
     raised = OutOfFold(1)
     add_positive(raised, "a", inside=0.88, outside=0.62)
-    threshold, dice = raised.best()
-    assert 0.65 < threshold < 0.88
-    assert dice == 1.0
+    point = raised.operating_point(alpha=0.01)
+    assert 0.65 < point.threshold < 0.88
+    assert point.dice == 1.0
 
 
 def test_ignored_pixels_do_not_count():
@@ -50,23 +51,23 @@ def test_ignored_pixels_do_not_count():
     target = np.full((SIDE, SIDE), IGNORE)
     target[:8] = 1
     measured.add(training_slide("a"), [0], [block_of(target)], probability_of((0, 0, 8, 8, 0.9)))
-    assert measured.best()[1] == 1.0
+    assert measured.operating_point(alpha=0.01).dice == 1.0
 
 
-def test_a_polygon_needs_a_peak_above_those_of_negative_slides():
+def test_a_polygon_needs_a_confidence_above_those_of_negative_slides():
     measured = OutOfFold(1)
     add_positive(measured, "p")
     add_negative(measured, "n0", (0, 0, 6, 6, 0.8))
     add_negative(measured, "n1", (1, 1, 7, 7, 0.7))
     point = measured.operating_point(alpha=0.01)
-    assert point.peaks[0] > np.float32(0.8)
-    assert point.peaks[0] == pytest.approx(0.8, abs=1e-3)
+    assert point.confidences[0] > np.float32(0.8)
+    assert point.confidences[0] == pytest.approx(0.8, abs=1e-3)
     assert point.bounds[0].measured == 0
     assert point.bounds[0].guaranteed == pytest.approx((2 * 0.01 + 1) / 3)
     assert (point.bounds[0].slides, point.bounds[0].patients, point.bounds[0].patients_needed) == (2, 2, 99)
 
 
-def test_the_peak_is_the_lowest_that_keeps_to_alpha():
+def test_the_confidence_is_the_lowest_that_keeps_to_alpha():
     measured = OutOfFold(1)
     add_positive(measured, "p")
     add_negative(measured, "n0", (0, 0, 6, 6, 0.8))
@@ -74,9 +75,33 @@ def test_the_peak_is_the_lowest_that_keeps_to_alpha():
     add_negative(measured, "n2")
     # a polygon covers 36 of the 64 cells of its slide
     point = measured.operating_point(alpha=0.45)
-    assert point.peaks[0] == pytest.approx(0.9), "one slide of three may have its polygon"
+    assert point.confidences[0] == pytest.approx(0.9), "one slide of three may have its polygon"
     assert point.bounds[0].measured == pytest.approx(36 / 64 / 3)
-    assert measured.operating_point(alpha=0.99).peaks == (point.threshold,)
+    loose = measured.operating_point(alpha=0.99)
+    assert loose.confidences == (loose.threshold,)
+
+
+def test_the_confidence_is_the_mean_and_not_the_largest_probability():
+    measured = OutOfFold(1)
+    add_positive(measured, "p", inside=0.9)
+    add_negative(measured, "n0", (0, 0, 6, 6, 0.6), (2, 2, 3, 3, 0.99))
+    point = measured._point_at(0.5, truth=32, alpha=0.01)
+    assert point.confidences[0] == pytest.approx((35 * 0.6 + 0.99) / 36, abs=1e-3)
+    assert point.dice == 1.0
+
+
+def test_a_low_threshold_is_chosen_where_confidence_keeps_false_polygons_away():
+    """The tumour's pale rim is drawn at 0.3 only; the negative slide has a large polygon of 0.45 then."""
+    measured = OutOfFold(1)
+    target = np.zeros((SIDE, SIDE))
+    target[:48] = 1
+    probability = probability_of((0, 0, 8, 6, 0.36), (0, 0, 8, 4, 0.95))
+    measured.add(training_slide("p"), [0], [block_of(target)], probability)
+    add_negative(measured, "n0", (0, 0, 7, 7, 0.45))
+    point = measured.operating_point(alpha=0.01)
+    assert point.threshold in (0.3, 0.35)
+    assert point.confidences[0] == pytest.approx(0.45, abs=1e-3)
+    assert point.dice == 1.0
 
 
 def test_the_slides_of_a_patient_count_as_one():
@@ -94,23 +119,23 @@ def test_what_is_too_small_to_be_drawn_does_not_count():
     add_positive(measured, "p")
     add_negative(measured, "n0", (0, 0, 5, 6, 0.9))  # 30 cells of 64 um2: below 2,000 um2
     point = measured.operating_point(alpha=0.01)
-    assert point.peaks == (point.threshold,)
+    assert point.confidences == (point.threshold,)
 
 
 def test_without_negative_slides_there_is_no_bound():
     measured = OutOfFold(1)
     add_positive(measured, "p")
     point = measured.operating_point(alpha=0.01)
-    assert (point.peaks, point.bounds) == ((point.threshold,), (None,))
-    assert "no bound" in describe_bound(point.bounds[0], point.peaks[0])
+    assert (point.confidences, point.bounds) == ((point.threshold,), (None,))
+    assert "no bound" in describe_bound(point.bounds[0], point.confidences[0])
 
 
 def test_without_a_pixel_of_the_class_the_threshold_is_the_default():
     measured = OutOfFold(1)
     add_negative(measured, "n0")
-    assert measured.best() is None
     assert measured.unvalidated == (0,)
-    assert measured.operating_point(alpha=0.01).threshold == DEFAULT_THRESHOLD
+    point = measured.operating_point(alpha=0.01)
+    assert (point.threshold, point.dice) == (DEFAULT_THRESHOLD, None)
 
 
 def test_the_sentence_says_what_is_guaranteed_and_what_alpha_would_take():

@@ -101,7 +101,7 @@ def segment(project: Project, entries: Sequence[Entry], options: SegmentOptions,
             "model": options.model,
             "model_run": checkpoint.run_id,
             "threshold": model.threshold,
-            "peaks": list(model.peaks),
+            "confidences": list(model.confidences),
             "polygons": sum(result.counts.get("polygons", 0) for result in results),
             "suppressed_um2": sum(result.counts.get("suppressed_um2", 0) for result in results),
             "unlike": {
@@ -124,8 +124,9 @@ def _say_bounds(model: LoadedModel, tracker: Tracker) -> None:
         tracker.say(f"no bound on false positives: it holds at the model's own threshold, {checkpoint.threshold:g}")
     else:
         names = display_names(checkpoint.classes)
-        for name, peak, bound in zip(names, checkpoint.peaks, checkpoint.bounds, strict=True):
-            tracker.say(f"{name}: {describe_bound(bound, peak)}" if name else describe_bound(bound, peak))
+        for name, confidence, bound in zip(names, checkpoint.confidences, checkpoint.bounds, strict=True):
+            described = describe_bound(bound, confidence)
+            tracker.say(f"{name}: {described}" if name else described)
 
 
 def _warn_of_unnamed_classes(

@@ -98,23 +98,24 @@ def train(project: Project, entries: Sequence[Entry], options: TrainOptions, tra
             mpp=options.tiles.mpp,
             run_id=run.id,
             threshold=trained.point.threshold,
-            peaks=trained.point.peaks,
+            confidences=trained.point.confidences,
             bounds=trained.point.bounds,
             window_px=window_px,
-            scores={} if trained.dice is None else {"validation_dice": trained.dice},
+            scores={} if trained.point.dice is None else {"validation_dice": trained.point.dice},
         )
         folder = layout.model_folder(project.folder, options.name)
         checkpoint.save(folder, description, trained.network.state_dict(), appearance=appearance)
         tracker.say(_summary(trained, classes))
-        for name, peak, bound in zip(display_names(classes), trained.point.peaks, trained.point.bounds, strict=True):
-            ClassTracker(tracker, run, name).say(describe_bound(bound, peak))
+        levels = zip(display_names(classes), trained.point.confidences, trained.point.bounds, strict=True)
+        for name, confidence, bound in levels:
+            ClassTracker(tracker, run, name).say(describe_bound(bound, confidence))
         tracker.say(f"model: {folder}")
         details: dict[str, Any] = {
             "folds": trained.folds,
             "threshold": trained.point.threshold,
-            "peaks": list(trained.point.peaks),
+            "confidences": list(trained.point.confidences),
             "bounds": [None if bound is None else asdict(bound) for bound in trained.point.bounds],
-            "validation_dice": trained.dice,
+            "validation_dice": trained.point.dice,
             "validation_slides": list(trained.held_out),
             "model": str(folder),
             "slides": len(cohort.slides),
@@ -134,7 +135,7 @@ def _model_lock(project: Project, options: TrainOptions) -> AbstractContextManag
 
 
 def _summary(trained: CrossFit, classes: Sequence[str]) -> str:
-    if trained.dice is None:
+    if trained.point.dice is None:
         missing = "polygons of two patients or more are needed"
         if trained.held_out:
             missing = "no predicted block of the slides holds a polygon"
@@ -144,7 +145,7 @@ def _summary(trained: CrossFit, classes: Sequence[str]) -> str:
     lacking = ", ".join(classes[index] for index in trained.unvalidated)
     return (
         f"out of fold (models that learned without the patients of one of {trained.folds} folds) Dice"
-        f" {trained.dice:.3f} at threshold {trained.point.threshold:g}{shared}, against the {polygons} of"
+        f" {trained.point.dice:.3f} at threshold {trained.point.threshold:g}{shared}, against the {polygons} of"
         f" {len(trained.held_out)} slides; the threshold is chosen on them, so new slides may score lower"
         + (f"; of {lacking} there is nothing to find on them" if lacking else "")
     )

@@ -94,8 +94,8 @@ def segment_slide(
     tissue = tissue_mask(slide, mpp_slide=mpp_slide)
     drawn = predict_slide(slide, tissue, model.infer, canvas, outlines, counter=counter)
     predictions = [
-        _clipped(_with_peak(prediction, peak), entry, outlines)
-        for prediction, peak in zip(drawn, model.peaks, strict=True)
+        _clipped(_confident(prediction, confidence), entry, outlines)
+        for prediction, confidence in zip(drawn, model.confidences, strict=True)
     ]
     kept = [annotation.shape for annotation in decided_by_a_person(review.annotations, origin="prediction")]
     annotations: list[Annotation] = []
@@ -146,9 +146,9 @@ def _compare(entry: Entry, tissue: TissueMask, model: LoadedModel, *, mpp_slide:
     return model.appearance.compare(describe_slide(entry, tissue, mpp=model.checkpoint.mpp, mpp_slide=mpp_slide))
 
 
-def _with_peak(prediction: ClassPrediction, peak: float) -> ClassPrediction:
-    """The prediction without the polygons of which no cell reaches the peak."""
-    polygons = [polygon for polygon in prediction.polygons if prediction.probability.max_inside(polygon) >= peak]
+def _confident(prediction: ClassPrediction, confidence: float) -> ClassPrediction:
+    """The prediction without the polygons whose mean probability is lower."""
+    polygons = [polygon for polygon in prediction.polygons if prediction.probability.mean_inside(polygon) >= confidence]
     return replace(prediction, polygons=polygons)
 
 

@@ -1,7 +1,7 @@
 """A trained model as a folder, with everything that is needed to build it again.
 
 PROJECT-FOLDER/wsplf/models/NAME/
-    config.json            architecture, its settings, classes, tile size, mpp, threshold, peaks, bounds, run, scores
+    config.json            architecture, settings, classes, tile size, mpp, threshold, confidences, bounds, run, scores
     model.safetensors      the weights
     appearance.safetensors what the training slides look like (see likeness.py)
 """
@@ -37,8 +37,8 @@ class Checkpoint:
     """The content of config.json: everything about a segmentation model but its weights.
 
     ``plugin`` is the name of a file of segmentation/models/, ``settings`` are the arguments of its ``build``. A pixel
-    belongs to a class from the probability ``threshold`` on. A polygon of a class is drawn if a
-    cell of it reaches the peak of that class, and ``bounds`` say what that means for negative slides (see
+    belongs to a class from the probability ``threshold`` on. A polygon of a class is drawn if the mean probability
+    inside reaches the confidence of that class, and ``bounds`` say what that means for negative slides (see
     ``operating_point``); both are empty in models of earlier versions. ``scores`` are those out of fold. Networks read
     windows of ``window_px``, those of earlier versions (0) of ``tile_px``.
     """
@@ -50,7 +50,7 @@ class Checkpoint:
     mpp: float
     run_id: str
     threshold: float = 0.5
-    peaks: tuple[float, ...] = ()
+    confidences: tuple[float, ...] = ()
     bounds: tuple[Bound | None, ...] = ()
     window_px: int = 0
     scores: Mapping[str, float] = field(default_factory=dict)
@@ -65,7 +65,7 @@ class Checkpoint:
 
 
 #: The fields that models of earlier versions lack.
-_NEW = frozenset(["peaks", "bounds", "window_px"])
+_NEW = frozenset(["confidences", "bounds", "window_px"])
 
 
 def save(
@@ -168,7 +168,11 @@ def from_content(content: object, name: str, *, hint: str = "") -> Checkpoint:
     if differing:
         raise ConfigError(f"{name} has missing or unknown keys: {', '.join(sorted(differing))}", hint=hint)
     bounds = tuple(None if bound is None else Bound(**bound) for bound in content.get("bounds", ()))
-    lists = {"classes": tuple(content["classes"]), "peaks": tuple(content.get("peaks", ())), "bounds": bounds}
+    lists = {
+        "classes": tuple(content["classes"]),
+        "confidences": tuple(content.get("confidences", ())),
+        "bounds": bounds,
+    }
     return Checkpoint(**{**content, **lists})
 
 

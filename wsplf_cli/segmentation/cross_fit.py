@@ -1,7 +1,7 @@
 """Train a model on all slides, and others without the patients of one fold each, to measure what such a model draws.
 
-What is measured on the slides left out chooses the threshold and the peaks of the model. The networks of the folds
-learn for fewer epochs and from fewer slides, so that the model itself is rather better than they are.
+What is measured on the slides left out chooses the threshold of the model and the confidence that a polygon needs. The
+networks of the folds learn for fewer epochs and from fewer slides, so that the model itself is rather better than they.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,9 +36,7 @@ class CrossFit:
         network: RGB tiles float [B, 3, H, W] in 0..1 to logits [B, C, H, W], in eval mode.
         folds: How many folds there were; 0 for none.
         losses: The loss of each epoch, of each network that the model is the mean of.
-        point: Where the model draws.
-        dice: The Dice out of fold at its threshold, against the polygons that the slides came with; None where nothing
-            was held out or held a pixel of a class.
+        point: Where the model draws, with the Dice out of fold against the polygons that the slides came with.
         held_out: Names of the slides that were predicted out of fold.
         unvalidated: Indices of the classes of which the blocks out of fold hold no pixel.
         pending: Whether some of the polygons compared with are pseudo-labels that nobody has reviewed.
@@ -48,7 +46,6 @@ class CrossFit:
     folds: int
     losses: tuple[tuple[float, ...], ...]
     point: OperatingPoint
-    dice: float | None
     held_out: tuple[str, ...] = ()
     unvalidated: tuple[int, ...] = ()
     pending: bool = False
@@ -89,13 +86,12 @@ def cross_fit(
             indices = np.sort(rng.permutation(len(slide.grid.xy_px0))[: blocks_of_slide(len(slides))]).tolist()
             _measure(measured, slide, indices, network, window_px=settings.window_px, device=device)
     losses = _fit_members(model, slides, settings=settings, rng=rng, device=device, tracker=tracker)
-    best = measured.best()
+    point = measured.operating_point(alpha=settings.alpha)
     return CrossFit(
         model.eval(),
         count,
         losses,
-        measured.operating_point(alpha=settings.alpha),
-        dice=None if best is None else best[1],
+        point,
         held_out=tuple(measured.slides),
         unvalidated=measured.unvalidated,
         pending=count > 0 and any(targets.regions.pending for slide in slides for targets in slide.classes),

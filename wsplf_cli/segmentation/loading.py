@@ -48,9 +48,9 @@ class LoadedModel:
         return _load_again, (self.path, self.threshold, self.asked, self.from_elsewhere)
 
     @property
-    def peaks(self) -> tuple[float, ...]:
-        """For each class the probability that a cell of a polygon must reach; 0 in a model of an earlier version."""
-        return self.checkpoint.peaks or (0.0,) * len(self.checkpoint.classes)
+    def confidences(self) -> tuple[float, ...]:
+        """For each class the mean probability that a polygon must have; 0 in a model of an earlier version."""
+        return self.checkpoint.confidences or (0.0,) * len(self.checkpoint.classes)
 
     @property
     def bounded(self) -> bool:

@@ -1,9 +1,10 @@
-"""Where a trained model draws: its threshold, the peak that a polygon needs, and what that bounds on new slides.
+"""Where a trained model draws: its threshold, the confidence that a polygon needs, and what that bounds on new slides.
 
-All of it is chosen on predictions out of fold: by networks that learned from no slide of the patient. The threshold is
-the one with the best Dice against the polygons that the slides came with. The peak of a polygon, the largest mean
-probability of a cell of it, must reach a higher threshold: the lowest at which polygons cover at most a share ``alpha``
-of the tissue of negative slides. That share is bounded for the slides of a new patient (``conformal``).
+All of it is chosen on predictions out of fold: by networks that learned from no slide of the patient. The confidence of
+a polygon is the mean probability inside. It must reach a level of its own: the lowest at which polygons cover at most a
+share ``alpha`` of the tissue of negative slides. That share is bounded for the slides of a new patient (``conformal``).
+The threshold is the one with the best Dice of what is drawn so, against the polygons that the slides came with. It can
+be low, which fills out the tumour, since the confidence keeps false polygons away.
 """
 
 import math
@@ -23,7 +24,7 @@ DEFAULT_THRESHOLD = 0.5
 THRESHOLDS = np.arange(0.30, 0.91, 0.05)
 #: Thresholds whose Dice differs by less than this count as equally good.
 SAME_DICE = 0.005
-#: Polygons below this are not drawn by default, and so do not count here.
+#: By default polygons below this are not drawn.
 _MIN_AREA_UM2 = 2000.0
 
 
@@ -46,11 +47,16 @@ class Bound:
 
 @dataclass(frozen=True, slots=True)
 class OperatingPoint:
-    """``threshold`` of the probability; for each class the peak that a polygon needs, and its bound where known."""
+    """Where a model draws.
+
+    ``threshold`` is that of the probability. ``confidences`` and ``bounds`` hold for each class what a polygon needs,
+    and its bound where known. ``dice`` is that of what is drawn out of fold; None where there was nothing to find.
+    """
 
     threshold: float
-    peaks: tuple[float, ...]
+    confidences: tuple[float, ...]
     bounds: tuple[Bound | None, ...]
+    dice: float | None = None
 
 
 @dataclass(slots=True)
@@ -63,14 +69,10 @@ class OutOfFold:
     classes: int
     slides: list[str] = field(default_factory=list)
     blocks: int = 0
-    _common: NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(THRESHOLDS), np.int64))
-    _predicted: NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(THRESHOLDS), np.int64))
-    _truth: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    _negatives: list[list["_NegativeSlide"]] = field(default_factory=list)
+    _of_classes: list[list["_SlideCells"]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._truth = np.zeros(self.classes, np.int64)
-        self._negatives = [[] for _ in range(self.classes)]
+        self._of_classes = [[] for _ in range(self.classes)]
 
     def add(
         self,
@@ -79,86 +81,129 @@ class OutOfFold:
         blocks: Sequence[Block],
         probabilities: NDArray[np.float32],
     ) -> None:
-        """Count some blocks of a slide, given by their indices in its grid, with probabilities float32 [N, C, S, S]."""
+        """Add some blocks of a slide, given by their indices in its grid, with probabilities float32 [N, C, S, S]."""
         self.slides.append(slide.name)
         self.blocks += len(blocks)
-        for block, probability in zip(blocks, probabilities, strict=True):
-            counted = block.target != IGNORE
-            is_class = block.target == 1
-            self._truth += is_class.sum(axis=(1, 2))
-            for position, threshold in enumerate(THRESHOLDS):
-                predicted = (probability >= threshold) & counted
-                self._predicted[position] += int(predicted.sum())
-                self._common[position] += int((predicted & is_class).sum())
         tissue_px = float(sum(slide.grid.tissue[index] for index in indices)) * slide.grid.tile_px**2
         for class_index, targets in enumerate(slide.classes):
-            if targets.known and not targets.positive and tissue_px > 0:
-                cells = [mean_of_cells(probability[class_index]) for probability in probabilities]
-                self._negatives[class_index].append(_NegativeSlide(slide.group, cells, tissue_px, slide.grid.mpp))
+            cells = [
+                _Cells(
+                    mean_of_cells(probability[class_index]),
+                    mean_of_cells((block.target[class_index] == 1).astype(np.float32)),
+                    mean_of_cells((block.target[class_index] != IGNORE).astype(np.float32)),
+                )
+                for block, probability in zip(blocks, probabilities, strict=True)
+            ]
+            negative = targets.known and not targets.positive and tissue_px > 0
+            self._of_classes[class_index].append(
+                _SlideCells(slide.group, cells, tissue_px, slide.grid.mpp, negative=negative)
+            )
 
     @property
     def unvalidated(self) -> tuple[int, ...]:
         """Indices of the classes of which no block holds a pixel."""
-        return tuple(np.flatnonzero(self._truth == 0).tolist())
-
-    def best(self) -> tuple[float, float] | None:
-        """The middle one of the thresholds with the best pooled Dice, and its Dice; None without a pixel of any class.
-
-        Training shows the class more often than it occurs, so that 0.5 is rarely the best threshold. The middle of a
-        plateau is the safest choice for other slides. All classes share one threshold.
-        """
-        truth = int(self._truth.sum())
-        if not truth:
-            return None
-        dice = 2 * self._common / (self._predicted + truth)
-        plateau = np.flatnonzero(dice >= dice.max() - SAME_DICE)
-        middle = plateau[len(plateau) // 2]
-        return round(float(THRESHOLDS[middle]), 2), float(dice[middle])
+        return tuple(index for index, slides in enumerate(self._of_classes) if not _truth(slides))
 
     def operating_point(self, *, alpha: float) -> OperatingPoint:
         """Where the model draws, so that polygons cover at most ``alpha`` of the tissue of negative slides.
 
-        With as many negative patients as ``conformal.patients_needed`` the peaks are raised so that the bound for a new
-        patient is alpha itself.
+        With as many negative patients as ``conformal.patients_needed`` the confidences are raised so that the bound for
+        a new patient is alpha itself. The threshold is the middle one of those with the best pooled Dice, since the
+        middle of a plateau is the safest choice for other slides. All classes share one threshold.
         """
-        best = self.best()
-        threshold = DEFAULT_THRESHOLD if best is None else best[0]
-        chosen = [_choose_peak(slides, threshold=threshold, alpha=alpha) for slides in self._negatives]
-        return OperatingPoint(threshold, tuple(peak for peak, _ in chosen), tuple(bound for _, bound in chosen))
+        truth = sum(_truth(slides) for slides in self._of_classes)
+        thresholds = THRESHOLDS if truth else np.array([DEFAULT_THRESHOLD])
+        points = [self._point_at(round(float(threshold), 2), truth=truth, alpha=alpha) for threshold in thresholds]
+        dice = np.array([point.dice or 0.0 for point in points])
+        plateau = np.flatnonzero(dice >= dice.max() - SAME_DICE)
+        return points[plateau[len(plateau) // 2]]
+
+    def _point_at(self, threshold: float, *, truth: float, alpha: float) -> OperatingPoint:
+        """What is best at a threshold: the confidence that each class needs, and the Dice of what is drawn then."""
+        common = predicted = 0.0
+        confidences, bounds = [], []
+        for slides in self._of_classes:
+            drawn = [slide.components(threshold) for slide in slides]
+            confidence, bound = _choose_confidence(slides, drawn, threshold=threshold, alpha=alpha)
+            confidences.append(confidence)
+            bounds.append(bound)
+            for components in drawn:
+                kept = components.confidence >= confidence
+                common += components.common[kept].sum()
+                predicted += components.predicted[kept].sum()
+        dice = float(2 * common / (predicted + truth)) if truth else None
+        return OperatingPoint(threshold, tuple(confidences), tuple(bounds), dice)
 
 
 @dataclass(frozen=True, slots=True)
-class _NegativeSlide:
-    """``cells``: the mean probability of each cell of each block. ``tissue_px``: the tissue of the blocks in pixels."""
+class _Cells:
+    """A class on a block, float32 [h, w] each: the mean probability, the share of its pixels, of pixels that count."""
+
+    probability: NDArray[np.float32]
+    truth: NDArray[np.float32]
+    counted: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class _Components:
+    """What would be drawn, float64 [N] each: confidence, share of the slide's tissue, and cells for the Dice.
+
+    By default polygons below ``_MIN_AREA_UM2`` are not drawn, so that their share is 0.
+    """
+
+    confidence: NDArray[np.float64]
+    share: NDArray[np.float64]
+    common: NDArray[np.float64]
+    predicted: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class _SlideCells:
+    """A class on the blocks of a slide, whose tissue is ``tissue_px`` pixels. ``negative``: there is none of it."""
 
     patient: str
-    cells: list[NDArray[np.float32]]
+    blocks: list[_Cells]
     tissue_px: float
     mpp: float
+    negative: bool
 
-    def components(self, threshold: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Of what would be drawn at a threshold: the share of tissue and the peak of each component, [N] each."""
+    def components(self, threshold: float) -> _Components:
+        """What would be drawn at a threshold, where every polygon is."""
         least = max(1, math.ceil(_MIN_AREA_UM2 / (CELL_PX * self.mpp) ** 2))
-        shares, peaks = [np.zeros(0)], [np.zeros(0)]
-        for cells in self.cells:
-            labels, count = ndimage.label(cells >= threshold)
+        rows = [np.zeros((4, 0))]
+        for cells in self.blocks:
+            labels, count = ndimage.label(cells.probability >= threshold)
             areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
-            large = np.flatnonzero(areas >= least)
-            shares.append(areas[large] * CELL_PX**2 / self.tissue_px)
-            peaks.append(np.asarray(ndimage.maximum(cells, labels, large + 1), np.float64).reshape(len(large)))
-        return np.concatenate(shares), np.concatenate(peaks)
+            if not count:
+                continue
+            index = np.arange(1, count + 1)
+            share = np.where(areas >= least, areas * CELL_PX**2 / max(self.tissue_px, 1.0), 0.0)
+            confidence = ndimage.mean(cells.probability, labels, index)
+            common, predicted = (ndimage.sum(part, labels, index) for part in (cells.truth, cells.counted))
+            rows.append(np.stack([confidence, share, common, predicted]))
+        return _Components(*np.concatenate(rows, axis=1))
 
 
-def _choose_peak(slides: Sequence[_NegativeSlide], *, threshold: float, alpha: float) -> tuple[float, Bound | None]:
-    """The peak that a polygon needs, at least the threshold, and its bound; no bound without negative slides."""
-    if not slides:
+def _truth(slides: Sequence[_SlideCells]) -> float:
+    """The area of a class in cells."""
+    return float(sum(cells.truth.sum() for slide in slides for cells in slide.blocks))
+
+
+def _choose_confidence(
+    slides: Sequence[_SlideCells], drawn: Sequence[_Components], *, threshold: float, alpha: float
+) -> tuple[float, Bound | None]:
+    """The confidence that a polygon needs, at least the threshold, and its bound; no bound without negative slides."""
+    negatives = [(slide, components) for slide, components in zip(slides, drawn, strict=True) if slide.negative]
+    if not negatives:
         return threshold, None
-    weights, patients = patient_weights([slide.patient for slide in slides])
-    of_slides = [slide.components(threshold) for slide in slides]
-    peaks = np.unique(np.concatenate([peaks for _, peaks in of_slides]))
-    above_all = np.nextafter(peaks[-1:].astype(np.float32), np.float32(2)).astype(np.float64)
-    candidates = np.concatenate([[threshold], peaks[peaks > threshold], above_all])
-    shares = np.array([[shares[peaks >= candidate].sum() for candidate in candidates] for shares, peaks in of_slides])
+    weights, patients = patient_weights([slide.patient for slide, _ in negatives])
+    of_slides = [components for _, components in negatives]
+    confidences = np.unique(np.concatenate([components.confidence for components in of_slides]))
+    above_all = np.nextafter(confidences[-1:], 2)
+    candidates = np.concatenate([[threshold], confidences[confidences > threshold], above_all])
+    shares = np.array(
+        [[drawn.share[drawn.confidence >= candidate].sum() for candidate in candidates] for drawn in of_slides]
+    )
     shares = np.minimum(shares, 1.0)
     most = highest_mean(alpha, patients=patients)
     position = int(np.argmax(weights @ shares <= most + 1e-12))
@@ -166,14 +211,14 @@ def _choose_peak(slides: Sequence[_NegativeSlide], *, threshold: float, alpha: f
         alpha=alpha,
         measured=float(shares[:, position].mean()),
         guaranteed=guaranteed(most, patients=patients),
-        slides=len(slides),
+        slides=len(negatives),
         patients=patients,
         patients_needed=patients_needed(alpha),
     )
     return max(float(candidates[position]), threshold), bound
 
 
-def describe_bound(bound: Bound | None, peak: float) -> str:
+def describe_bound(bound: Bound | None, confidence: float) -> str:
     """What a bound says and what it does not, in one sentence for people."""
     if bound is None:
         return "no bound on false positives: that takes negative slides that some of its networks did not see"
@@ -181,6 +226,7 @@ def describe_bound(bound: Bound | None, peak: float) -> str:
     if bound.patients < bound.patients_needed:
         promise += f"; {bound.alpha:g} itself would take negative slides of {bound.patients_needed} patients"
     return (
-        f"a polygon needs a peak of {peak:.3f}, so that polygons cover {bound.measured:.2%} of the tissue of"
-        f" {bound.slides} negative slides of {bound.patients} patients, out of fold; {promise}"
+        f"a polygon needs a confidence of {confidence:.3f} (mean probability inside), so that polygons cover"
+        f" {bound.measured:.2%} of the tissue of {bound.slides} negative slides of {bound.patients}"
+        f" patients, out of fold; {promise}"
     )

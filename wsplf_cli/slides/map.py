@@ -28,10 +28,6 @@ class SlideMap:
         """Mean of the cells whose centre lies in a shape of level-0 pixels; the value at a point of it if none does."""
         return float(self._inside(shape).mean())
 
-    def max_inside(self, shape: BaseGeometry) -> float:
-        """The largest of those cells."""
-        return float(self._inside(shape).max())
-
     def _inside(self, shape: BaseGeometry) -> NDArray[np.float32]:
         left, top, right, bottom = (int(value // self.downsample) for value in shape.bounds)
         left, top = max(left, 0), max(top, 0)

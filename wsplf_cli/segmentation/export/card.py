@@ -15,7 +15,6 @@ from wsplf_cli.runs.layout import run_file, run_folder
 from wsplf_cli.schema import Entry
 from wsplf_cli.segmentation.checkpoint import Checkpoint
 from wsplf_cli.segmentation.operating_point import describe_bound
-from wsplf_cli.segmentation.predict import CELL_PX
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +102,11 @@ def _table(checkpoint: Checkpoint) -> str:
         "threshold": f"a pixel belongs to a class from a probability of {checkpoint.threshold:g} on",
         "run of the training": checkpoint.run_id,
     }
-    # models of earlier versions have neither peaks nor bounds
-    for path_class, peak, bound in zip(checkpoint.classes, checkpoint.peaks, checkpoint.bounds, strict=False):
+    # models of earlier versions have neither confidences nor bounds
+    levels = zip(checkpoint.classes, checkpoint.confidences, checkpoint.bounds, strict=False)
+    for path_class, confidence, bound in levels:
         rows[f"polygons of {path_class}"] = (
-            f"{describe_bound(bound, peak)} (the peak is the largest mean over {CELL_PX} x {CELL_PX} pixels; `wsplf"
-            " segment` leaves out polygons below it, other programs do not)"
+            f"{describe_bound(bound, confidence)} (`wsplf segment` leaves out polygons below it, other programs do not)"
         )
     return "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())])
 
