@@ -38,7 +38,6 @@ def stop(*arguments, **named):
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="the CAMs are computed again on a second start; the polygons are the same", strict=False)
 def test_a_second_start_goes_on_and_ends_as_an_undisturbed_run(cohort, tmp_path, monkeypatch):
     alone = run_pseudolabel(copy(cohort, tmp_path / "alone"), PseudolabelOptions())
     real = method.annotate

@@ -1,5 +1,6 @@
 """How the steps of a slide are kept, and what their keys depend on."""
 
+import json
 import os
 import shutil
 from dataclasses import replace
@@ -68,15 +69,18 @@ def test_what_decides_on_a_slide_changes_its_key_and_nothing_else_does(slide):
 def test_instances_come_back_for_each_class(slide):
     features, centres = np.random.default_rng(0).random((5, 8)).astype(np.float16), np.ones((5, 2), np.float32)
     sampled = {
-        "Tumor": Instances(features, True, np.int8([0, 1, 0, 0, -1]), centres_px0=centres),
-        "Stroma": Instances(features, False, np.zeros(5, np.int8), centres_px0=centres),
+        "Tumor": Instances(features, True, np.int8([0, 1, 0, 0, -1]), centres_px0=centres, blocks=(3, 5)),
+        "Stroma": Instances(features, False, np.zeros(5, np.int8), centres_px0=centres, blocks=(3, 5)),
     }
-    again = instances_of(finished_instances(sampled), slide, ["Tumor", "Stroma"])
+    finished = finished_instances(sampled)
+    finished = replace(finished, document=json.loads(json.dumps(finished.document)))  # as the file holds it
+    again = instances_of(finished, slide, ["Tumor", "Stroma"])
     for name, instances in sampled.items():
         assert again[name].positive is instances.positive
         assert again[name].known.tobytes() == instances.known.tobytes()
         assert again[name].features.tobytes() == features.tobytes()
         assert np.array_equal(again[name].centres_px0, centres)
+        assert again[name].blocks == (3, 5)
 
 
 def test_maps_come_back_to_the_bit():

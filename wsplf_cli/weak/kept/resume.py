@@ -79,15 +79,22 @@ def finished_instances(sampled: Mapping[str, Instances]) -> Finished:
     instances = next(iter(sampled.values()))
     assert instances.centres_px0 is not None
     known = {f"known.{index}": of_class.known for index, of_class in enumerate(sampled.values())}
-    return Finished({"features": instances.features, "centres_px0": instances.centres_px0} | known)
+    return Finished(
+        {"features": instances.features, "centres_px0": instances.centres_px0} | known, {"blocks": instances.blocks}
+    )
 
 
 def instances_of(finished: Finished, slide: CohortSlide, classes: Sequence[str]) -> dict[str, Instances]:
     """The kept instances of a slide for each class."""
     features, centres_px0 = finished.arrays["features"], finished.arrays["centres_px0"]
+    blocks = tuple(finished.document["blocks"])
     return {
         path_class: Instances(
-            features, slide.is_positive(path_class), finished.arrays[f"known.{index}"], centres_px0=centres_px0
+            features,
+            slide.is_positive(path_class),
+            finished.arrays[f"known.{index}"],
+            centres_px0=centres_px0,
+            blocks=blocks,
         )
         for index, path_class in enumerate(classes)
     }
