@@ -1,5 +1,6 @@
 """The pool of worker processes."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -39,6 +40,13 @@ def test_a_worker_computes_with_one_thread_in_a_process_of_its_own(pool, recorde
 def test_a_bug_in_the_work_is_raised(pool, recorder):
     with pytest.raises(ZeroDivisionError):
         list(run_all(pool, slide_work.bug, enumerate([1, 0]), recorder))
+
+
+def test_a_process_that_is_a_worker_itself_can_have_workers():
+    parent = multiprocessing.get_context("spawn").Process(target=slide_work.square_in_a_pool)
+    parent.start()
+    parent.join()
+    assert parent.exitcode == 0
 
 
 def _gone(process):

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsplf_cli.errors import SlideError
+from wsplf_cli.executors.loop import run_all
+from wsplf_cli.executors.pool import Pool
+from wsplf_cli.schema import Silent
 
 log = logging.getLogger("wsplf_cli.tests")
 
@@ -19,6 +22,13 @@ def square(number, tracker):
     if number == 3:
         raise SlideError("three: broken", hint="copy it again")
     return number * number
+
+
+def square_in_a_pool():
+    """Has a worker of its own square a number."""
+    with Pool(1) as workers:
+        ((_, outcome),) = run_all(workers, square, [(0, 2)], Silent())
+    assert outcome.record == 4
 
 
 def about_the_process(_, tracker):

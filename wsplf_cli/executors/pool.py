@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import pickle
+import re
 import shutil
 import signal
 import tempfile
@@ -101,8 +102,12 @@ def _begin(parent: Connection, folder: Path) -> None:
     """Prepare a worker: Ctrl-C is the parent's, and one thread is enough."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent, folder), daemon=True).start()
-    number = int(_SPAWN.current_process().name.rpartition("-")[2])
-    resources.use_one_gpu(number)
+    resources.use_one_gpu(_number_of(_SPAWN.current_process().name))
+
+
+def _number_of(process_name: str) -> int:
+    """The number of a process among its parent's: 2 of "SpawnProcess-2", and of "SpawnProcess-7:2" below another."""
+    return int(re.split("[-:]", process_name)[-1])
 
 
 def _end_with(parent: Connection, folder: Path) -> None:
