@@ -1,14 +1,15 @@
 """Kill wsplf at random moments of a run, start it again, and see that it goes on and ends as an undisturbed run does.
 
-    python tests/benchmarks/kill_runs.py --count 30 --kinds parent ctrl-c worker
+    python tests/benchmarks/kill_runs.py --count 30 --kinds parent ctrl-c worker scheduler
 
 On a cohort of small synthetic slides, ``pseudolabel`` and ``segment`` in turn. After each kill: every file of the
 project is old or the run's and whole, the lock is free, no worker is left; a second start ends with the polygons of an
 undisturbed run, to the byte, and leaves nothing to resume; undoing both runs gives back the bytes from before.
 
-- parent: kill -9 of the command's process
-- ctrl-c: SIGINT to the command's process
+- parent: kill -9 of the command's process, every other time with two worker processes
+- ctrl-c: SIGINT to the command's process, likewise
 - worker: kill -9 of one of its worker processes; the command itself goes on
+- scheduler: kill -9 of the Dask scheduler; the command ends with one line that says so
 """
 
 import argparse
@@ -21,8 +22,11 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from importlib import import_module
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from random import Random
 
@@ -49,12 +53,16 @@ from wsplf_cli.segmentation.models import unet
 from wsplf_cli.synthetic.pyramid import write_pyramid
 
 SIDE_PX = 320
-KINDS = ("parent", "ctrl-c", "worker")
+KINDS = ("parent", "ctrl-c", "worker", "scheduler")
 ORIGIN = {"pseudolabel": "pseudolabel", "segment": "prediction"}
 FORK = multiprocessing.get_context("fork")
 OPTIONS = {"pseudolabel": ("--device", "cpu", "--refiner", "none"), "segment": ("--device", "cpu")}
 #: Seconds that workers may outlive the command.
 GRACE_S = 20.0
+#: Seconds that a command may take to end after the kill.
+END_S = 120.0
+TRACEBACK = "Traceback (most recent call last)"
+GONE = ("the Dask scheduler does not answer any more", "no Dask scheduler answers at")
 
 
 class Darkness(nn.Module):
@@ -110,20 +118,55 @@ def make_cohort(folder: Path) -> Path:
     return project
 
 
-def start(path: Path, command: str, extra: Sequence[str], log: Path) -> multiprocessing.process.BaseProcess:
+def start(path: Path, command: str, extra: Sequence[str], log: Path) -> BaseProcess:
     """The command in a process of its own; what it shows goes into ``log``."""
-    child = FORK.Process(target=_run, args=([command, str(path), *extra], log))
+    return fork(lambda: cli.main([command, str(path), *extra]), log)
+
+
+def fork(work: Callable[[], int], log: Path) -> BaseProcess:
+    """Work in a process of its own, which has all that is imported here; what it shows goes into ``log``."""
+    child = FORK.Process(target=_run, args=(work, log))
     child.start()
     return child
 
 
-def _run(arguments: list[str], log: Path) -> None:
+def _run(work: Callable[[], int], log: Path) -> None:
     os.setsid()
     with log.open("wb") as stream:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
     torch.set_num_threads(1)
-    os._exit(cli.main(arguments))
+    os._exit(work())
+
+
+class Cluster:
+    """A Dask scheduler and two workers, in processes of their own."""
+
+    def __init__(self, folder: Path) -> None:
+        from distributed.cli import dask_scheduler, dask_worker
+
+        file = folder / "scheduler.json"
+        file.unlink(missing_ok=True)
+        common = ("--scheduler-file", str(file), "--no-dashboard")
+        self.scheduler = fork(partial(dask_scheduler.main, ("--port", "0", *common)), folder / "scheduler.log")
+        worker = (*common, "--nthreads", "1", "--no-nanny", "--local-directory", str(folder / "dask"))
+        self.workers = [fork(partial(dask_worker.main, worker), folder / f"worker {number}.log") for number in (1, 2)]
+        fork(partial(_await_workers, file), folder / "client.log").join()
+        self.address = str(json.loads(file.read_text())["address"])
+
+    def close(self) -> None:
+        """End what is left of it."""
+        for process in (self.scheduler, *self.workers):
+            process.kill()
+            process.join()
+
+
+def _await_workers(scheduler_file: Path) -> int:
+    import distributed
+
+    with distributed.Client(scheduler_file=str(scheduler_file)) as client:
+        client.wait_for_workers(2)
+    return 0
 
 
 def polygons(path: Path, command: str) -> Polygons:
@@ -161,20 +204,20 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def disturb(child: multiprocessing.process.BaseProcess, kind: str, seconds: float, rng: Random) -> list[int]:
-    """Do it at a random moment within ``seconds``; returns the workers that there were. Waits for the command's end."""
+def disturb(child: BaseProcess, plan: "Plan", rng: Random, *, scheduler: BaseProcess | None) -> list[int]:
+    """Do it at a random moment; returns the workers that there were. Waits for the command's end."""
     assert child.pid is not None
-    if kind == "worker":
-        while child.is_alive() and not workers_of(child.pid):
-            time.sleep(0.05)
-    child.join(rng.uniform(0, seconds))
+    while plan.workers and child.is_alive() and not workers_of(child.pid):
+        time.sleep(0.05)
+    child.join(rng.uniform(0, plan.seconds))
     workers = workers_of(child.pid)
-    if child.is_alive():
-        if kind == "worker" and workers:
-            os.kill(rng.choice(workers), signal.SIGKILL)
-        elif kind != "worker":
-            os.kill(child.pid, signal.SIGKILL if kind == "parent" else signal.SIGINT)
-    child.join()
+    if scheduler is not None:
+        scheduler.kill()
+    elif child.is_alive() and plan.kind == "worker" and workers:
+        os.kill(rng.choice(workers), signal.SIGKILL)
+    elif child.is_alive() and plan.kind != "worker":
+        os.kill(child.pid, signal.SIGKILL if plan.kind == "parent" else signal.SIGINT)
+    child.join(plan.seconds + END_S)
     return workers
 
 
@@ -182,60 +225,92 @@ def kill_once(template: Path, folder: Path, tally: Tally, expected: Polygons, *,
     """One kill in a copy of the project, what is left after it, a second start, and undo."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(template.parent, folder)
-    path, before = folder / template.name, kills.contents(folder)
-    child = start(path, plan.command, plan.extra, folder.with_suffix(".first.log"))
+    path, before, first_log = folder / template.name, kills.contents(folder), folder.with_suffix(".first.log")
+    cluster = Cluster(folder.parent) if plan.kind == "scheduler" else None
     began = time.monotonic()
-    workers = disturb(child, plan.kind, plan.seconds, rng)
-    title = f"{plan.kind}, {plan.command}, {time.monotonic() - began:.2f} s"
+    child = start(path, plan.command, plan.options(cluster), first_log)
+    workers = disturb(child, plan, rng, scheduler=cluster and cluster.scheduler)
+    title = f"{plan.kind}, {plan.command}{' with workers' if plan.workers else ''}, {time.monotonic() - began:.2f} s"
+    if cluster is not None:
+        cluster.close()
     tally.kills += child.exitcode != 0 or plan.kind == "worker"
     tally.ended_before += child.exitcode == 0 and plan.kind != "worker"
-    problems = [f"{title}: {fault}" for fault in kills.faults(path, before)]
-    deadline = time.monotonic() + GRACE_S
-    while any(map(is_alive, workers)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    problems += [f"{title}: worker {worker} is left" for worker in workers if is_alive(worker)]
-    try:
-        with hold(layout.project_lock(folder), command="check"):
-            pass
-    except ProjectError as error:
-        problems.append(f"{title}: {error.message}")
+    problems = [f"{title}: {fault}" for fault in _after_kill(child, plan, workers, first_log, path)]
+    problems += [f"{title}: {fault}" for fault in kills.faults(path, before)]
     written = sum(len(found) > 0 for found in polygons(path, plan.command).values())
     target = sum(len(found) > 0 for found in expected.values())
     tally.nothing_written += not written
     tally.some_written += 0 < written < target
     tally.all_written += written == target
+    problems += [f"{title}: {fault}" for fault in _after_second_start(path, tally, expected, before, plan=plan)]
+    tally.problems += problems
 
+
+def _after_kill(child: BaseProcess, plan: "Plan", workers: list[int], log: Path, path: Path) -> list[str]:
+    """What is wrong with what the command showed and left behind, besides the project."""
+    text = log.read_text()
+    problems = [f"it shows a traceback: {text[text.index(TRACEBACK) :][:1500]}"] if TRACEBACK in text else []
+    if child.is_alive():
+        problems.append(f"still running {END_S:.0f} s after the kill")
+        child.kill()
+        child.join()
+    elif plan.kind == "scheduler" and child.exitcode and sum(map(text.count, GONE)) != 1:
+        problems.append(f"not one line says that the scheduler is gone: {text[-500:]}")
+    elif plan.kind == "worker" and child.exitcode:
+        problems.append(f"the command ended with {child.exitcode}: {text[-500:]}")
+    deadline = time.monotonic() + GRACE_S
+    while any(map(is_alive, workers)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    problems += [f"worker {worker} is left" for worker in workers if is_alive(worker)]
+    try:
+        with hold(layout.project_lock(path.parent), command="check"):
+            pass
+    except ProjectError as error:
+        problems.append(error.message)
+    return problems
+
+
+def _after_second_start(
+    path: Path, tally: Tally, expected: Polygons, before: dict[str, bytes], *, plan: "Plan"
+) -> list[str]:
+    """What is wrong after a second start of the command, and after undo of all that it and the first have done."""
+    folder, problems = path.parent, []
     log = folder.with_suffix(".second.log")
     second = start(path, plan.command, OPTIONS[plan.command], log)
     second.join()
     text = log.read_text()
     if second.exitcode:
-        problems.append(f"{title}: the second start ended with {second.exitcode}: {text[-500:]}")
+        problems.append(f"the second start ended with {second.exitcode}: {text[-500:]}")
     for line in text.splitlines():
         step, colon, rest = line.partition(": ")
         if colon and "taken over" in rest:
             tally.taken_over[step] += int(rest.split()[0])
     if polygons(path, plan.command) != expected:
-        problems.append(f"{title}: other polygons than those of an undisturbed run")
+        problems.append("other polygons than those of an undisturbed run")
     if layout.resume_folder(folder, plan.command).exists():
-        problems.append(f"{title}: the resume folder is left")
+        problems.append("the resume folder is left")
     while kills.contents(folder) != before:
         undo = start(path, "undo", (), folder.with_suffix(".undo.log"))
         undo.join()
         if undo.exitcode:
-            problems.append(f"{title}: undo: {folder.with_suffix('.undo.log').read_text()[-300:]}")
+            problems.append(f"undo: {folder.with_suffix('.undo.log').read_text()[-300:]}")
             break
-    tally.problems += problems
+    return problems
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Which command is disturbed how, with which further options, within how many seconds."""
+    """Which command is disturbed how within how many seconds, and whether it has worker processes."""
 
     command: str
     kind: str
-    extra: tuple[str, ...]
+    workers: bool
     seconds: float
+
+    def options(self, cluster: Cluster | None) -> list[str]:
+        """The options of the command."""
+        of_workers = ("--workers", "2") if self.workers else ()
+        return [*OPTIONS[self.command], *of_workers, *(("--scheduler", cluster.address) if cluster else ())]
 
 
 def main() -> int:
@@ -247,6 +322,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     use_small_fits(pytest.MonkeyPatch())
+    if "scheduler" in options.kinds:
+        import_module("wsplf_cli.executors.dask")  # sets what Dask logs, so before Dask itself
     rng = Random(options.seed)
     failed = False
     with tempfile.TemporaryDirectory() as temporary:
@@ -270,8 +347,9 @@ def main() -> int:
             while tally.kills < options.count:
                 command = options.commands[tally.kills % len(options.commands)]
                 expected, seconds = references[command]
-                extra = (*OPTIONS[command], *(("--workers", "2") if kind == "worker" else ()))
-                plan = Plan(command, kind, extra, seconds)
+                every_other = tally.kills // len(options.commands) % 2 == 1
+                with_workers = {"worker": True, "scheduler": False}.get(kind, every_other)
+                plan = Plan(command, kind, with_workers, seconds)
                 kill_once(template, folder / "copy", tally, expected, plan=plan, rng=rng)
             print(json.dumps({"kind": kind, **vars(tally)}), flush=True)
             failed = failed or bool(tally.problems)
