@@ -229,7 +229,7 @@ def kill_once(template: Path, folder: Path, tally: Tally, expected: Polygons, *,
     cluster = Cluster(folder.parent) if plan.kind == "scheduler" else None
     began = time.monotonic()
     child = start(path, plan.command, plan.options(cluster), first_log)
-    workers = disturb(child, plan, rng, scheduler=cluster and cluster.scheduler)
+    workers = disturb(child, plan, rng, scheduler=None if cluster is None else cluster.scheduler)
     title = f"{plan.kind}, {plan.command}{' with workers' if plan.workers else ''}, {time.monotonic() - began:.2f} s"
     if cluster is not None:
         cluster.close()

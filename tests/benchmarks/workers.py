@@ -4,7 +4,8 @@
     python tests/benchmarks/workers.py overhead           # 10,000 empty tasks through each executor
     python tests/benchmarks/workers.py cluster            # 1,000 slides on 2, 8 and 32 Dask workers that sleep
 
-``speed`` compares the polygons too. Every process computes with one thread. Run it on idle cores.
+``speed`` compares the polygons too. Every process computes with one thread. Run it on idle cores. Worker processes
+import this file, so what it computes with is imported where it is used.
 """
 
 import os
@@ -20,24 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from wsplf_cli.backends.embedded import open_project
-from wsplf_cli.cohort.labels import resolve_labels
-from wsplf_cli.commands.pseudolabel import pseudolabel
-from wsplf_cli.commands.segment import segment
 from wsplf_cli.executors.choose import open_workers
 from wsplf_cli.executors.loop import run_all
 from wsplf_cli.executors.workers import Workers
-from wsplf_cli.networks.inference import as_batch
-from wsplf_cli.options import ProjectOptions, PseudolabelOptions, SegmentOptions
-from wsplf_cli.qupath.create import Image, create_project
-from wsplf_cli.runs import layout
 from wsplf_cli.schema import Silent, Tracker
-from wsplf_cli.segmentation import checkpoint
-from wsplf_cli.segmentation.checkpoint import Checkpoint
-from wsplf_cli.segmentation.models import unet
-from wsplf_cli.synthetic.pyramid import write_pyramid
 from wsplf_cli.worker_options import ClusterOptions, WorkerOptions
 
 SLIDES = 24
@@ -80,6 +68,15 @@ class StepTimes(Silent):
 
 def make_cohort(folder: Path, *, side: int) -> Path:
     """A project of 24 slides of glandular noise, half of them positive, with a segmentation model of random weights."""
+    import torch
+
+    from wsplf_cli.networks.inference import as_batch
+    from wsplf_cli.qupath.create import Image, create_project
+    from wsplf_cli.runs import layout
+    from wsplf_cli.segmentation import checkpoint
+    from wsplf_cli.segmentation.models import unet
+    from wsplf_cli.synthetic.pyramid import write_pyramid
+
     images = []
     for number in range(SLIDES):
         rng = np.random.default_rng(number)
@@ -103,13 +100,19 @@ def make_cohort(folder: Path, *, side: int) -> Path:
         for parameter in list(network.parameters())[-2:]:
             parameter.normal_()
         threshold = float(network(as_batch(rgb[None, 256:512, 256:512])).sigmoid().quantile(0.7))
-    described = Checkpoint("unet", {}, ("Tumor",), tile_px=256, mpp=1.0, run_id="none", threshold=threshold)
+    described = checkpoint.Checkpoint("unet", {}, ("Tumor",), tile_px=256, mpp=1.0, run_id="none", threshold=threshold)
     checkpoint.save(layout.model_folder(project.parent, "default"), described, network.state_dict())
     return project
 
 
 def run(template: Path, folder: Path, workers: WorkerOptions) -> tuple[dict[str, float], list[object]]:
     """Seconds of each step of segment and pseudolabel on a copy of a project, and the polygons that they wrote."""
+    from wsplf_cli.backends.embedded import open_project
+    from wsplf_cli.cohort.labels import resolve_labels
+    from wsplf_cli.commands.pseudolabel import pseudolabel
+    from wsplf_cli.commands.segment import segment
+    from wsplf_cli.options import ProjectOptions, PseudolabelOptions, SegmentOptions
+
     shutil.copytree(template.parent, folder)
     times, options = StepTimes(), ProjectOptions()
     project = open_project(folder / template.name, options)
