@@ -1,6 +1,7 @@
 """How much faster workers are, and what a task costs.
 
     python tests/benchmarks/workers.py speed              # 24 slides: segment and pseudolabel, none, 2 processes, Dask
+    python tests/benchmarks/workers.py speed --commands segment --kinds none processes
     python tests/benchmarks/workers.py overhead           # 10,000 empty tasks through each executor
     python tests/benchmarks/workers.py cluster            # 1,000 slides on 2, 8 and 32 Dask workers that sleep
 
@@ -17,6 +18,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +31,7 @@ from wsplf_cli.schema import Silent, Tracker
 from wsplf_cli.worker_options import ClusterOptions, WorkerOptions
 
 SLIDES = 24
-STEPS = ("tissue", "features", "CAM", "polygons", "segment")
+STEPS = {"segment": ("segment",), "pseudolabel": ("tissue", "features", "CAM", "polygons")}
 #: Seconds of a slide in ``wsplf segment`` on one thread, from 2 mm2 to 40 mm2 of tissue; slept ``SCALE`` times faster.
 SLIDE_SECONDS = (4.0, 60.0)
 SCALE = 50.0
@@ -48,6 +50,9 @@ def processes() -> WorkerOptions:
 def dask(workers: int = 2) -> WorkerOptions:
     """Dask workers on this machine."""
     return WorkerOptions(cluster=ClusterOptions("local", workers, memory="4GB"))
+
+
+KINDS: dict[str, Callable[[], WorkerOptions]] = {"none": none, "processes": processes, "dask": dask}
 
 
 class StepTimes(Silent):
@@ -105,8 +110,10 @@ def make_cohort(folder: Path, *, side: int) -> Path:
     return project
 
 
-def run(template: Path, folder: Path, workers: WorkerOptions) -> tuple[dict[str, float], list[object]]:
-    """Seconds of each step of segment and pseudolabel on a copy of a project, and the polygons that they wrote."""
+def run(
+    template: Path, folder: Path, workers: WorkerOptions, commands: Sequence[str]
+) -> tuple[dict[str, float], list[object]]:
+    """Seconds of each step of the commands on a copy of a project, and the polygons that they wrote."""
     from wsplf_cli.backends.embedded import open_project
     from wsplf_cli.cohort.labels import resolve_labels
     from wsplf_cli.commands.pseudolabel import pseudolabel
@@ -117,37 +124,37 @@ def run(template: Path, folder: Path, workers: WorkerOptions) -> tuple[dict[str,
     times, options = StepTimes(), ProjectOptions()
     project = open_project(folder / template.name, options)
     entries = resolve_labels(project.entries(), options)
-    segment(project, entries, SegmentOptions(workers=workers), times)
-    pseudolabel(project, entries, PseudolabelOptions(workers=workers), times)
+    if "segment" in commands:
+        segment(project, entries, SegmentOptions(workers=workers), times)
+    if "pseudolabel" in commands:
+        pseudolabel(project, entries, PseudolabelOptions(workers=workers), times)
     polygons = [
         (entry.name, annotation.shape.wkb, annotation.origin, sorted(annotation.measurements.items()))
         for entry in entries
         for annotation in open_project(project.path, options).annotations(entry.id)
     ]
-    return {step: times.seconds[step] for step in STEPS}, polygons
+    return times.seconds, polygons
 
 
-def measure_speed(side: int) -> None:
-    """Print the seconds of each step without workers, with two processes and with two Dask workers."""
+def measure_speed(side: int, commands: Sequence[str], kinds: Sequence[str]) -> None:
+    """Print the seconds of each step with each kind of workers, and how often those without workers they go into."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         template = make_cohort(folder, side=side)
-        results = {
-            kind: run(template, folder / kind, options())
-            for kind, options in {"none": none, "processes": processes, "dask": dask}.items()
-        }
-    alone, polygons = results["none"]
+        results = {kind: run(template, folder / kind, KINDS[kind](), commands) for kind in kinds}
+    alone, polygons = results[kinds[0]]
+    steps = [step for command in commands for step in STEPS[command]]
     print(f"{SLIDES} slides of {side} x {side} px, {len(polygons)} polygons, {os.cpu_count()} cores")
-    print(f"{'seconds':12}", *(f"{step:>10}" for step in STEPS), "  times: segment  pseudolabel")
+    print(f"{'seconds':12}", *(f"{step:>10}" for step in steps), "  times:", *(f"{name:>12}" for name in commands))
     for kind, (seconds, drawn) in results.items():
-        times = alone["segment"] / seconds["segment"], _pseudolabel(alone) / _pseudolabel(seconds)
+        times = [_seconds(alone, name) / _seconds(seconds, name) for name in commands]
         same = "same polygons" if drawn == polygons else "OTHER POLYGONS"
-        print(f"{kind:12}", *(f"{seconds[step]:10.1f}" for step in STEPS), *(f"{ratio:12.2f}" for ratio in times), same)
+        print(f"{kind:12}", *(f"{seconds[step]:10.1f}" for step in steps), *(f"{ratio:12.2f}" for ratio in times), same)
 
 
-def _pseudolabel(seconds: dict[str, float]) -> float:
-    """Seconds of the steps of pseudolabel."""
-    return sum(seconds[step] for step in STEPS if step != "segment")
+def _seconds(of_steps: dict[str, float], command: str) -> float:
+    """Seconds of the steps of a command."""
+    return sum(of_steps[step] for step in STEPS[command])
 
 
 def nothing(number: int, tracker: Tracker) -> int:
@@ -166,8 +173,8 @@ class Sleep:
 
 def measure_overhead(tasks: int) -> None:
     """Print what an empty task costs with each executor."""
-    for kind, options in {"none": none(), "processes": processes(), "dask": dask()}.items():
-        with open_workers(options, _many(), Silent()) as workers:
+    for kind, make_options in KINDS.items():
+        with open_workers(make_options(), _many(), Silent()) as workers:
             list(run_all(workers, nothing, enumerate(range(20)), Silent()))  # workers start
             began = time.monotonic()
             count = len(list(run_all(workers, nothing, enumerate(range(tasks)), Silent())))
@@ -205,12 +212,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("speed", "overhead", "cluster"))
     parser.add_argument("--side", type=int, default=1536, help="side of a slide of `speed` in pixels")
+    parser.add_argument("--commands", nargs="+", choices=STEPS, default=list(STEPS), help="commands of `speed`")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="workers of `speed`")
     parser.add_argument("--tasks", type=int, default=10_000, help="tasks of `overhead`")
     parser.add_argument("--slides", type=int, default=1000, help="slides of `cluster`")
     parser.add_argument("--workers", type=int, nargs="+", default=[2, 8, 32], help="workers of `cluster`")
     options = parser.parse_args()
     if options.what == "speed":
-        measure_speed(options.side)
+        measure_speed(options.side, options.commands, options.kinds)
     elif options.what == "overhead":
         measure_overhead(options.tasks)
     else:

@@ -50,6 +50,12 @@ def test_each_worker_gets_the_work_once_and_computes_with_one_thread(local, tmp_
     assert outcome.record[1:] == (1, "1")
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of the GNU C library")
+def test_freed_memory_is_used_again(local, recorder):
+    (_, outcome), *_ = run_all(local, slide_work.pages_of_large_arrays, enumerate(range(2)), recorder)
+    assert outcome.record < 5_000  # 98,000 where each array is given back to the system
+
+
 @pytest.mark.slow
 def test_a_slide_that_kills_three_workers_fails_and_no_other_is_blamed(local, tmp_path, recorder):
     work = slide_work.Deadly(tmp_path, {1: 1, 2: 99}, seconds=0.05)

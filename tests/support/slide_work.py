@@ -38,6 +38,16 @@ def about_the_process(_, tracker):
     return os.getpid(), torch.get_num_threads(), os.environ["OMP_NUM_THREADS"]
 
 
+def pages_of_large_arrays(_, tracker):
+    """How many pages the system gives to a process that takes 4 MB and frees them, 100 times."""
+    import resource
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(100):
+        _ = b"x" * 4_000_000
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
 def bug(number, tracker):
     """An error that is not the user's."""
     return 1 / number

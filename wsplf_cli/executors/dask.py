@@ -33,6 +33,8 @@ IN_FLIGHT = 2
 SHARE_TRIES = 5
 #: Seconds to wait for a new worker when all have died.
 WORKER_SECONDS = 300.0
+#: Where Dask's page of a local cluster is served: two clusters on one machine need two ports.
+_ANY_PORT = "127.0.0.1:0"
 _VERSION = "__import__('wsplf_cli').__version__"
 
 
@@ -198,7 +200,7 @@ def start(options: ClusterOptions, tracker: Tracker) -> DaskWorkers:
 
 def _local(options: ClusterOptions) -> Any:
     return distributed.LocalCluster(
-        n_workers=options.workers, threads_per_worker=1, memory_limit=options.memory, dashboard_address=None
+        n_workers=options.workers, threads_per_worker=1, memory_limit=options.memory, dashboard_address=_ANY_PORT
     )
 
 

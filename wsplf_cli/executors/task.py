@@ -123,6 +123,7 @@ def do_in_worker(shared: SharedWork | Path, key: str, item: Any) -> Outcome[Any]
     with _worker.lock, _kept_log() as logged:
         if not _worker.ready:
             resources.limit_threads(1)
+            resources.keep_freed_memory()
             _worker.ready = True
         if _worker.key != key:
             _worker.work = None  # not two networks at once
