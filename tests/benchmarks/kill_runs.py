@@ -351,6 +351,7 @@ def main() -> int:
                 with_workers = {"worker": True, "scheduler": False}.get(kind, every_other)
                 plan = Plan(command, kind, with_workers, seconds)
                 kill_once(template, folder / "copy", tally, expected, plan=plan, rng=rng)
+                print(f"{kind}: {tally.kills} kills, {len(tally.problems)} problems", flush=True)
             print(json.dumps({"kind": kind, **vars(tally)}), flush=True)
             failed = failed or bool(tally.problems)
     return int(failed)
