@@ -132,6 +132,7 @@ def fork(work: Callable[[], int], log: Path) -> BaseProcess:
 
 def _run(work: Callable[[], int], log: Path) -> None:
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell started this in the background
     with log.open("wb") as stream:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)

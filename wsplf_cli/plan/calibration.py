@@ -42,7 +42,7 @@ class Calibration:
         rates: Seconds for each unit of work, by step (see ``sizes``).
         memory_bytes: Peak memory, without what the slides of the calibration took; None where the system does not tell.
         gpu_bytes: Peak memory of the CUDA device; None without one.
-        slide_disk_bytes: Files in the project for each slide.
+        slide_disk_bytes: Files in the project for each slide, without SAM's embeddings.
         disk_bytes: Files in the project for the run as a whole.
         embedding_bytes: One of SAM's embeddings on disk.
         seconds: How long the calibration took.

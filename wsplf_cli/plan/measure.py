@@ -29,6 +29,7 @@ from wsplf_cli.plan.estimate import extra_bytes, fit_settings
 from wsplf_cli.plan.sizes import PseudolabelSize, SegmentSize, Sizer, SlideSize, TrainSize, foreground
 from wsplf_cli.qupath.create import Image, create_project
 from wsplf_cli.review.memory import Review
+from wsplf_cli.runs import layout
 from wsplf_cli.schema import Annotation, Entry, Silent
 from wsplf_cli.segmentation.loading import describe_model
 from wsplf_cli.slides.map import SlideMap
@@ -129,15 +130,14 @@ def measure(request: Request, folder: Path) -> Calibration:
     rates = _rates(times, sizes, options) | rates
     host = [peak.host_bytes for peak in peaks if peak.host_bytes is not None]
     gpu = [peak.gpu_bytes for peak in peaks if peak.gpu_bytes is not None]
-    written = sum(path.stat().st_size for path in (folder / "project" / "wsplf").rglob("*") if path.is_file())
-    of_slides = 0 if isinstance(options, TrainOptions) else written // len(made.entries)
+    of_slides, of_run = _disk_bytes(folder / "project", options, slides=len(made.entries))
     return Calibration(
         fixed_seconds=imports + times.before,
         rates=rates,
         memory_bytes=round(max(host) - extra_bytes(sizes)) if host else None,
         gpu_bytes=max(gpu) if gpu else None,
         slide_disk_bytes=of_slides,
-        disk_bytes=written if isinstance(options, TrainOptions) else 0,
+        disk_bytes=of_run,
         embedding_bytes=embedding_bytes,
         seconds=time.monotonic() - began,
     )
@@ -221,6 +221,21 @@ def _time_polygons(entry: Entry, options: PseudolabelOptions, sizer: Pseudolabel
     windows = sizer.prompted_windows(slide, inside, inference.downsample)
     kept = sum(path.stat().st_size for path in cache.rglob("*.npy"))
     return seconds / max(1, windows), kept // max(1, embed.computed)
+
+
+def _disk_bytes(project: Path, options: CommandOptions, *, slides: int) -> tuple[int, int]:
+    """Bytes that a run has written for each slide, and for all of them together.
+
+    SAM's embeddings are counted for themselves. What is kept of a fit has a bound of its own.
+    """
+    embeddings = layout.embeddings_folder(project)
+    files = [path for path in (project / layout.FOLDER).rglob("*") if path.is_file()]
+    written = sum(path.stat().st_size for path in files if not path.is_relative_to(embeddings))
+    if isinstance(options, TrainOptions):
+        return 0, written
+    fits = [layout.fit_file(run, "") for run in layout.run_folders(project)]
+    of_fit = sum(path.stat().st_size for path in fits if path.is_file())
+    return (written - of_fit) // slides, of_fit
 
 
 def _rates(times: StepTimes, sizes: Sequence[SlideSize], options: CommandOptions) -> dict[str, float]:
