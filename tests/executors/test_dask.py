@@ -1,5 +1,6 @@
 """Workers of a Dask cluster."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -124,6 +125,11 @@ def test_workers_of_another_version_are_refused_and_none_at_all_too(running, tmp
     running.add_worker(PYTHONPATH=os.pathsep.join([str(package.parent), os.environ["PYTHONPATH"]]))
     with dask.connect(running.address) as workers, pytest.raises(WorkersError, match=r"has wsplf 0\.0\.1, this is"):
         workers.require([])
+
+
+def test_a_broken_connection_shows_no_traceback():
+    for name in ("tornado.application", "distributed.client"):
+        assert not logging.getLogger(name).isEnabledFor(logging.ERROR)
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ wsplf. Start the workers of a cluster with one thread each (``dask worker --nthr
 dies, its slide is tried again on another; so is the work, of which every worker holds a copy.
 """
 
+import logging
 import time
 from collections.abc import Sequence
 from concurrent.futures import CancelledError, Executor, Future
@@ -21,8 +22,13 @@ from wsplf_cli.executors.workers import Workers
 from wsplf_cli.schema import Tracker
 from wsplf_cli.worker_options import ClusterOptions
 
-dask.config.set({"logging": {"distributed": "error", "distributed.client": "critical"}})  # read at the next import
+#: What Dask may log. That a connection broke is told as a WorkersError, without tracebacks beside it.
+_LOG_LEVELS = {"distributed": "error", "distributed.client": "critical", "tornado.application": "critical"}
+dask.config.set({"logging": _LOG_LEVELS})  # read at the next import, also by workers that are started
 import distributed  # noqa: E402
+
+for _name, _level in _LOG_LEVELS.items():  # where it was imported before
+    logging.getLogger(_name).setLevel(_level.upper())
 
 CONNECT_SECONDS = 5.0
 #: Seconds for which the number of workers is taken to be the same.
