@@ -245,6 +245,7 @@ def kill_once(template: Path, folder: Path, tally: Tally, expected: Polygons, *,
     tally.all_written += written == target
     problems += [f"{title}: {fault}" for fault in _after_second_start(path, tally, expected, before, plan=plan)]
     tally.problems += problems
+    print(*problems, sep="\n", end="\n" if problems else "", flush=True)
 
 
 def _after_kill(child: BaseProcess, plan: "Plan", workers: list[int], log: Path, path: Path) -> list[str]:
