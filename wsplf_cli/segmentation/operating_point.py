@@ -116,7 +116,7 @@ class OutOfFold:
         points = [self._point_at(round(float(threshold), 2), truth=truth, alpha=alpha) for threshold in thresholds]
         dice = np.array([point.dice or 0.0 for point in points])
         plateau = np.flatnonzero(dice >= dice.max() - SAME_DICE)
-        return points[plateau[len(plateau) // 2]]
+        return points[int(plateau[len(plateau) // 2])]
 
     def _point_at(self, threshold: float, *, truth: float, alpha: float) -> OperatingPoint:
         """What is best at a threshold: the confidence that each class needs, and the Dice of what is drawn then."""

@@ -209,7 +209,7 @@ def _hide_attended(labels: NDArray[np.int8], logits: NDArray[np.float32], known:
 
 def _mean_probe(probes: Sequence[LinearProbe]) -> LinearProbe:
     """The probe whose logits are the mean of those of some probes."""
-    weight = np.mean([probe.weight for probe in probes], axis=0, dtype=np.float32)
+    weight = np.stack([probe.weight for probe in probes]).mean(axis=0).astype(np.float32)
     return LinearProbe(weight, float(np.mean([probe.bias for probe in probes])))
 
 
