@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from wsplf_cli.networks.augment import augment, rescan, restain, turn
+from wsplf_cli.networks.augment import augment, rescan, restain, turn, zoom
 
 
 def _tiles(*shape: int) -> torch.Tensor:
@@ -61,3 +61,24 @@ def test_some_tiles_are_left_as_scanned() -> None:
     tiles = _tiles(64, 3, 16, 16)
     same = (rescan(tiles, torch.Generator().manual_seed(0)) == tiles).flatten(1).all(dim=1)
     assert 10 < int(same.sum()) < 54
+
+
+def test_zoom_changes_the_size_of_what_a_tile_and_its_mask_show_alike() -> None:
+    tiles = torch.zeros(32, 3, 130, 130)
+    tiles[:, :, 45:85, 45:85] = 1.0
+    masks = (tiles[:, :2] > 0.5).to(torch.uint8)
+    zoomed, zoomed_masks = zoom(tiles, masks, torch.Generator().manual_seed(0), side_px=100, most=1.3)
+    assert zoomed.shape == (32, 3, 100, 100)
+    assert (zoomed_masks.shape, zoomed_masks.dtype) == ((32, 2, 100, 100), torch.uint8)
+    differing = (zoomed[:, :2] > 0.5) != (zoomed_masks > 0)
+    assert differing.float().mean() < 0.02
+    sides = (zoomed_masks[:, 0] > 0).any(dim=1).sum(dim=1)
+    assert sides.max() <= 53
+    assert sides.max() > 47
+    assert sides.min() < 35
+
+
+def test_zoom_by_one_only_crops() -> None:
+    tiles = torch.rand(4, 3, 40, 40)
+    zoomed, _ = zoom(tiles, torch.zeros(4, 1, 40, 40), torch.Generator().manual_seed(1), side_px=40, most=1.0)
+    torch.testing.assert_close(zoomed, tiles)

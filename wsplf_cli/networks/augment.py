@@ -4,6 +4,8 @@ Colour is changed in optical density, where stains add up: the strength and the 
 channel, and the background. All tiles of a batch are changed at once; one of 224 pixels takes under 3 ms on one core.
 """
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -35,6 +37,34 @@ def augment(tiles: Tensor, masks: Tensor | None, generator: torch.Generator) -> 
     """
     tiles, masks = turn(tiles, masks, generator)
     return rescan(restain(tiles, generator), generator), masks
+
+
+def zoom(
+    tiles: Tensor, masks: Tensor, generator: torch.Generator, *, side_px: int, most: float
+) -> tuple[Tensor, Tensor]:
+    """A random square of each tile and of its mask, enlarged or reduced by up to the factor ``most`` to one size.
+
+    Nuclei and glands differ in size between patients, and so do pixel sizes between scanners.
+
+    Args:
+        tiles: Float [B, 3, S, S] with S at least ``most`` times ``side_px``, rounded.
+        masks: Any dtype [B, K, S, S]; the nearest pixel is taken.
+        generator: A CPU generator.
+        side_px: Side of what is returned.
+        most: At least 1.
+    """
+    side = tiles.shape[-1]
+    factors = (torch.rand(len(tiles), generator=generator) * 2 - 1).mul(math.log(most)).exp().tolist()
+    squares, square_masks = [], []
+    for tile, mask, factor in zip(tiles, masks, factors, strict=True):
+        square_px = min(side, round(side_px * factor))
+        top, left = torch.randint(side - square_px + 1, (2,), generator=generator).tolist()
+        part = slice(top, top + square_px), slice(left, left + square_px)
+        size = (side_px, side_px)
+        square = tile[None, :, *part]
+        squares.append(functional.interpolate(square, size, mode="bilinear", align_corners=False, antialias=True))
+        square_masks.append(functional.interpolate(mask[None, :, *part].float(), size, mode="nearest").to(mask.dtype))
+    return torch.cat(squares), torch.cat(square_masks)
 
 
 def turn(tiles: Tensor, masks: Tensor | None, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:

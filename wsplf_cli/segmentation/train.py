@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
 
 from wsplf_cli.networks import distributed
-from wsplf_cli.networks.augment import augment
+from wsplf_cli.networks.augment import augment, zoom
 from wsplf_cli.networks.device import autocast
 from wsplf_cli.networks.state import average_weights
 from wsplf_cli.schema import Tracker
@@ -23,6 +23,9 @@ from wsplf_cli.segmentation.sampling import (
     Blocks,
     TrainingSlide,
 )
+
+#: Crops are enlarged or reduced by up to this factor.
+ZOOM = 1.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,7 @@ def fit(
         device: The device that the model is on.
         tracker: Is told of each step.
     """
-    sampler = BalancedCropSampler(Blocks(slides), side_px=settings.tile_px, rng=rng)
+    sampler = BalancedCropSampler(Blocks(slides), side_px=round(ZOOM * settings.tile_px), rng=rng)
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     optimiser, schedule = _optimiser(model, settings=settings)
     averaged = average_weights(model, decay=settings.ema_decay)
@@ -90,7 +93,10 @@ def fit(
         for _ in range(settings.steps // settings.epochs):
             crops = sampler(settings.batch_size)
             tiles, target, weight = as_batch([crop.block for crop in crops])
-            tiles, layers = augment(tiles, torch.cat([target, weight], dim=1), generator)
+            tiles, layers = zoom(
+                tiles, torch.cat([target, weight], dim=1), generator, side_px=settings.tile_px, most=ZOOM
+            )
+            tiles, layers = augment(tiles, layers, generator)
             assert layers is not None
             with autocast(device):
                 logits = network(tiles[share].to(device))
