@@ -1,11 +1,11 @@
 """Which slides ``segment`` calls unlike those that a model learned from: ``python tests/benchmarks/likeness.py``.
 
-Needs the shared data (WSPLF_SHARED_DATA). The models are those of glas-dev and of a demo cohort; what they say of a
+Needs the shared data (WSPLF_SHARED_DATA). The models are those of glas-dev and of demo cohorts; what they say of a
 slide does not depend on their training, so that none is trained. Slides of the same kind: each slide of a cohort with a
-model of the others, one half of a cohort with a model of the other half (``--halves`` times), and with
-``--same FOLDER`` another cohort of the same kind. Unlike ones: the other cohort, the CMU and TCGA slides, and slides of
-glas-dev that are stained differently, blurred, or of another magnification than their pixel size says. Takes about ten
-minutes on one core.
+model of the others, one half of a cohort with a model of the other half (``--halves`` times), and another cohort of the
+same kind (``--same``, glas-dev2 unless said otherwise; ``--same none`` leaves it alone). Unlike ones: the other kind of
+cohort, the CMU and TCGA slides, and slides of glas-dev that are stained differently, blurred, or of another
+magnification than their pixel size says. Takes about ten minutes on one core.
 """
 
 import argparse
@@ -68,6 +68,7 @@ CHANGES: dict[str, tuple[Callable[[Pixels], Pixels], float]] = {
     "twice as fine, and it says so": (resized(2), 0.5),
     "haematoxylin x 1.3, eosin x 0.7": (restained(1.3, 0.7), 1),
     "haematoxylin x 0.7, eosin x 1.3": (restained(0.7, 1.3), 1),
+    "haematoxylin x 0.6, eosin x 1.5": (restained(0.6, 1.5), 1),
     "eosin x 0.5": (restained(1, 0.5), 1),
     "red x 1.2, blue x 0.8": (tinted(1.2, 0.8), 1),
     "red x 0.8, blue x 1.2": (tinted(0.8, 1.2), 1),
@@ -141,7 +142,8 @@ def same_kind(title: str, looks: Mapping[str, Appearance], *, halves: int) -> No
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--same", type=Path, help="slides of another cohort like glas-dev")
+    same_help = "slides of another cohort like glas-dev, or none"
+    parser.add_argument("--same", type=Path, default=SHARED / "glas-dev2" / "slides", help=same_help)
     parser.add_argument("--seed", type=int, default=11, help="of the demo cohort")
     parser.add_argument("--halves", type=int, default=10)
     parser.add_argument("--changed", type=int, default=4, help="slides of glas-dev that are changed")
@@ -161,11 +163,11 @@ def main() -> None:
         print("| slides | unlike | in colour / sharpness / texture | distance over the limit |\n|---|---|---|---|")
         same_kind("glas-dev", glas, halves=options.halves)
         row("demo: test slides, model of its training slides", [(of_demo, look) for look in demo_test.values()])
-        if options.same:
-            same = appearances(options.same)
-            row(f"{options.same}, model of glas-dev", [(of_glas, look) for look in same.values()])
-            row(f"glas-dev, model of {options.same}", [(learn(same), look) for look in glas.values()])
-            row(f"{options.same}, model of the demo", [(of_demo, look) for look in same.values()])
+        if str(options.same) != "none":
+            same, of_same = appearances(options.same), options.same.parent.name
+            row(f"{of_same}, model of glas-dev", [(of_glas, look) for look in same.values()])
+            row(f"glas-dev, model of {of_same}", [(learn(same), look) for look in glas.values()])
+            row(f"{of_same}, model of the demo", [(of_demo, look) for look in same.values()])
         row("glas-dev, model of the demo", [(of_demo, look) for look in glas.values()])
         row("demo, model of glas-dev", [(of_glas, look) for look in [*demo.values(), *demo_test.values()]])
         for title, look in foreign.items():

@@ -2,12 +2,15 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy.ndimage import gaussian_filter
 
 from wsplf_cli.errors import SlideError
+from wsplf_cli.networks.augment import restain
+from wsplf_cli.networks.inference import as_batch
 from wsplf_cli.schema import Entry, TissueMask
 from wsplf_cli.segmentation import appearance as module
-from wsplf_cli.segmentation.appearance import SIDE_PX, TILES, Appearance, describe_slide, describe_tiles
+from wsplf_cli.segmentation.appearance import SIDE_PX, TILES, Appearance, describe_slide, describe_tiles, restained
 from wsplf_cli.slides.entry import slide_of
 from wsplf_cli.slides.tissue import tissue_mask
 from wsplf_cli.synthetic.pyramid import write_pyramid
@@ -121,3 +124,18 @@ def test_a_slide_without_tissue_has_no_tile_and_one_that_is_gone_is_an_error(tmp
 def test_the_network_is_built_once_in_a_process():
     assert module._network() is module._network()
     assert not module._network().training
+
+
+def test_colour_is_stained_anew_as_the_pixels_are():
+    tiles = tissue_tiles(12)
+    colour = describe_tiles(tiles).colour
+    anew = restained(colour, draws=3, seed=4)
+    assert (anew.shape, anew.dtype) == ((3, 12, 6), np.float32)
+    side = np.concatenate(list(tiles))[None]  # one image: all tiles are stained alike
+    generator = torch.Generator().manual_seed(4)
+    pixels = restain(as_batch(side).expand(3, -1, -1, -1), generator).permute(0, 2, 3, 1).mul(255).round().byte()
+    for of_features, of_pixels in zip(anew, pixels.numpy(), strict=True):
+        described = describe_tiles(of_pixels.reshape(tiles.shape)).colour
+        assert np.abs(described - colour).max() > 0.1
+        assert of_features == pytest.approx(described, abs=0.06)
+    assert np.array_equal(anew, restained(colour, draws=3, seed=4))

@@ -84,14 +84,64 @@ def test_slides_of_a_patient_are_not_calibrated_on_each_other():
         assert by_slide.aspects[aspect].largest < 0.7 * by_patient.aspects[aspect].largest
 
 
-def test_the_limit_is_the_bound_below_which_99_of_100_further_slides_are_expected():
+def test_the_limit_is_the_bound_below_which_99_of_100_further_parts_are_expected():
     logarithms = np.random.default_rng(0).normal(-1, 0.5, 4000)
-    assert likeness._limit(np.exp(logarithms).tolist(), patients=4000) == pytest.approx(
+    assert likeness._limit(np.exp(logarithms).tolist(), patients=4000, coverage=0.99) == pytest.approx(
         np.exp(-1 + 2.33 * 0.5), rel=0.03
     )
-    assert likeness._limit([1.0, 1.0, 1.0, 1.0], patients=4) == pytest.approx(
+    assert likeness._limit([1.0, 1.0, 1.0, 1.0], patients=4, coverage=0.99) == pytest.approx(
         np.exp(4.541 * np.sqrt(1.25) * 0.25), rel=1e-3
     )
+
+
+def test_parts_that_hardly_differ_do_not_widen_the_limit():
+    logarithms = np.random.default_rng(0).normal(-1, 0.5, 2001)
+    tiny = np.where(logarithms < np.median(logarithms), -9.0, logarithms)
+    assert likeness._limit(np.exp(tiny).tolist(), patients=2001, coverage=0.99) == pytest.approx(
+        likeness._limit(np.exp(logarithms).tolist(), patients=2001, coverage=0.99), rel=0.03
+    )
+
+
+def mixed(seed, *, groups):
+    """A slide of 32 tiles from four pieces of tissue, each of a patient of these groups, whose pieces are alike."""
+    rng = np.random.default_rng(seed)
+    pieces = [looks(seed * 7 + index, tiles=8, shift=GROUPS[rng.choice(groups)]) for index in range(4)]
+    return Appearance(*(np.concatenate([getattr(piece, name) for piece in pieces]) for name in WIDTHS))
+
+
+#: Six groups of patients, each with numbers of its own.
+GROUPS = [
+    {name: np.random.default_rng(group).normal(0, 0.5, width) for name, width in WIDTHS.items()} for group in range(6)
+]
+
+
+def test_slides_that_mix_patients_leave_room_for_those_of_other_patients(monkeypatch):
+    slides, names = [mixed(seed, groups=[0, 1, 2]) for seed in range(12)], [str(number) for number in range(12)]
+    others = [mixed(seed, groups=[3, 4, 5]) for seed in range(100, 112)]
+
+    def unlike():
+        training = learn_appearance(slides, names)
+        return sum(bool(training.compare(slide).unlike) for slide in others)
+
+    in_parts = unlike()
+    monkeypatch.setattr(likeness, "PART_TILES", 32)
+    assert in_parts <= 1
+    assert unlike() > in_parts
+
+
+def test_an_unusual_piece_of_tissue_makes_no_slide_unlike(training):
+    usual, piece = looks(100, tiles=24), looks(101, tiles=8, shift={"colour": 8.0, "texture": 8.0})
+    slide = Appearance(*(np.concatenate([getattr(usual, name), getattr(piece, name)]) for name in WIDTHS))
+    assert not training.compare(slide).unlike
+    assert training.compare(looks(101, shift={"colour": 8.0, "texture": 8.0})).unlike
+
+
+def test_the_limit_of_colour_is_at_least_what_another_staining_makes(monkeypatch):
+    slides = [looks(seed) for seed in range(10)]
+    monkeypatch.setattr(likeness, "restained", lambda colour, **_: np.stack([colour + 40.0]))
+    training = learn_appearance(slides, [str(seed) for seed in range(10)])
+    far = {name: training.compare(looks(100, shift={name: 20.0})).over_limit[name] for name in WIDTHS}
+    assert far["colour"] < 1 < min(far["sharpness"], far["texture"])
 
 
 def test_too_few_patients_are_said_and_nothing_is_compared():

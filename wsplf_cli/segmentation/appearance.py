@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from wsplf_cli.errors import SlideError
+from wsplf_cli.networks.augment import restain
 from wsplf_cli.networks.backbone import Backbone, build_backbone
 from wsplf_cli.networks.inference import as_batch
 from wsplf_cli.schema import Entry, TissueMask
@@ -87,6 +88,22 @@ def describe_tiles(tiles: NDArray[np.uint8]) -> Appearance:
         sharpness=np.array(sharpness, np.float32).reshape(-1, len(_SIGMAS_PX)),
         texture=np.concatenate(list(_textures(tiles[kept]))),
     )
+
+
+def restained(colour: NDArray[np.float32], *, draws: int, seed: int) -> NDArray[np.float32]:
+    """``Appearance.colour`` [draws, N, 6] of a slide as other laboratories might have stained it, from that of N tiles.
+
+    All tiles of a draw are stained alike.
+    """
+    strength, ratios = np.exp(colour[:, :2].T), np.exp(colour[:, 2:].reshape(-1, 2, 2).transpose(2, 1, 0))
+    density = np.stack([ratios[0], np.ones_like(strength), ratios[1]])
+    density *= strength / density.mean(axis=0)
+    tiles = torch.from_numpy(10.0**-density).float().expand(draws, -1, -1, -1)
+    anew = -restain(tiles, torch.Generator().manual_seed(seed)).clamp(min=1 / 256).log10().numpy()
+    anew = np.maximum(anew, np.float32(1e-3))
+    logarithms = np.log(anew[:, [0, 2]] / anew[:, [1]]).transpose(0, 3, 2, 1)
+    strengths = np.log(anew.mean(axis=1)).transpose(0, 2, 1)
+    return np.concatenate([strengths, logarithms.reshape(draws, -1, 4)], axis=2)
 
 
 def _read(entry: Entry, tissue: TissueMask, *, mpp: float, mpp_slide: float) -> NDArray[np.uint8]:

@@ -1,14 +1,22 @@
 """Whether a slide is unlike all slides that a model learned from (out of distribution), and in what.
 
 For each aspect of their appearance (colour, sharpness, texture) every tile of a slide is matched with the most alike
-tiles of the training slides. What differs at random cancels out in the mean over the tiles; what differs in all tiles
-remains. Its length is the distance of the slide. A slide with much or little tumour is not unlike for that: its tiles
-find their like.
+tiles of the training slides. What differs at random cancels out in the mean over the tiles of a part of the slide;
+what differs in all of them remains. A part is eight tiles in a row, which lie beside each other. The distance of the
+slide is the lower quartile of the lengths of these means: another stain, organ, magnification or focus shows in nearly
+all parts, an unusual piece of tissue in some. A slide with much or little tumour is not unlike for that: its tiles find
+their like.
 
-The distance is calibrated on the training slides, each compared with those of other patients. Their logarithms
-give the limit below which 99 % of slides of the same kind lie (the prediction bound of a normal distribution, which is
-wide where there are few patients). Nearest neighbours in a feature space as a measure of novelty: Sun et al.,
-Out-of-Distribution Detection with Deep Nearest Neighbors, ICML 2022.
+The limit of the distance comes from the parts of the training slides, each compared with slides of other patients.
+Slides of one study share laboratory, scanner and days of staining, and some hold tissue of several patients, so that
+they are more alike as a whole than slides of the same kind from another study are; their parts still differ. The
+logarithms of the lengths give the limit below which ``COVERAGE`` of further parts lie: the prediction bound of a normal
+distribution, which is wide where there are few patients. Its deviation is that above the median, as lengths near 0 say
+nothing of the longest ones. In colour the limit is at least the median distance of training slides that are stained
+anew at random, as the network is trained to ignore such differences (``networks.augment``).
+
+Nearest neighbours in a feature space as a measure of novelty: Sun et al., Out-of-Distribution Detection with Deep
+Nearest Neighbors, ICML 2022.
 """
 
 import dataclasses
@@ -25,7 +33,7 @@ from safetensors.numpy import save
 from scipy import stats
 
 from wsplf_cli.errors import ConfigError
-from wsplf_cli.segmentation.appearance import TILES, VERSION, Appearance
+from wsplf_cli.segmentation.appearance import TILES, VERSION, Appearance, restained
 
 #: The file beside the weights of a model.
 FILE = "appearance.safetensors"
@@ -33,8 +41,13 @@ FILE = "appearance.safetensors"
 MIN_PATIENTS = 4
 #: A slide with fewer tiles is not compared.
 MIN_TILES = 8
-#: The share of slides of the same kind that stay below the limit of an aspect.
-COVERAGE = 0.99
+#: Tiles of a part of a training slide, at least; the limit is calibrated on parts.
+PART_TILES = 8
+#: The share of parts of the same kind that stay below the limit of an aspect. Texture depends on the patient most,
+#: sharpness least.
+COVERAGE = {"colour": 0.99, "sharpness": 0.975, "texture": 0.995}
+#: How often each slide is stained anew.
+RESTAINED = 8
 #: Tiles of all training slides together that are kept, and training slides that the limit is calibrated on.
 MAX_TILES, MAX_CALIBRATED = 4096, 256
 #: Most alike training tiles that a tile is matched with.
@@ -43,9 +56,9 @@ NEIGHBOURS = 5
 MIN_LOG_SD = 0.25
 #: Principal components that distances are measured in, so many tiles at least for each of them, and those of them that
 #: tiles are matched in.
-COMPONENTS, TILES_PER_COMPONENT, MATCHED = 128, 3, 16
+COMPONENTS, TILES_PER_COMPONENT, MATCHED = 256, 2, 16
 #: Added to the variance of each component, as a share of their mean, so that rare directions do not count too much.
-RIDGE = 0.05
+RIDGE = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +102,14 @@ class AspectReference:
     largest: float = 0.0
 
     def distance(self, features: NDArray[np.float32]) -> float:
-        """The distance of a slide, from features [N, D] of its tiles."""
-        projected = ((features - self.mean) @ self.projection).astype(np.float32)
-        return _distance(projected, self.tiles.astype(np.float32), self.scale)
+        """The distance of a slide, from features [N, D] of its tiles in the order of the grid."""
+        return _of_slide(self.part_distances(features))
+
+    def part_distances(self, features: NDArray[np.float32]) -> list[float]:
+        """The distance of each part of ``PART_TILES`` tiles, or a few more, of a slide."""
+        tiles = ((features - self.mean) @ self.projection).astype(np.float32)
+        differences = _differences(tiles, self.tiles.astype(np.float32), self.scale)
+        return [_length(part) for part in np.array_split(differences, max(1, len(tiles) // PART_TILES))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +148,7 @@ def learn_appearance(appearances: Sequence[Appearance], patients: Sequence[str])
         return TrainingAppearance({}, len(usable), counted)
     of_slides = [patient for _, patient in usable]
     aspects = {
-        field.name: _learn_aspect([getattr(appearance, field.name) for appearance, _ in usable], of_slides)
+        field.name: _learn_aspect([getattr(appearance, field.name) for appearance, _ in usable], of_slides, field.name)
         for field in dataclasses.fields(Appearance)
     }
     return TrainingAppearance(aspects, len(usable), counted)
@@ -195,7 +213,7 @@ def read(path: Path) -> TrainingAppearance | None:
     return TrainingAppearance(aspects, about["slides"], about["patients"])
 
 
-def _learn_aspect(features: Sequence[NDArray[np.float32]], patients: Sequence[str]) -> AspectReference:
+def _learn_aspect(features: Sequence[NDArray[np.float32]], patients: Sequence[str], aspect: str) -> AspectReference:
     """The reference of one aspect from features [N, D] of each slide."""
     every = np.concatenate(features)
     mean, spread = every.mean(axis=0), every.std(axis=0) + 1e-3
@@ -204,43 +222,61 @@ def _learn_aspect(features: Sequence[NDArray[np.float32]], patients: Sequence[st
     variance = singular[:count] ** 2 / len(every)
     scale = np.sqrt(variance + RIDGE * variance.mean())
     projection = np.ascontiguousarray(rows[:count].T / scale / spread[:, None])
-    slides = [((tiles - mean) @ projection).astype(np.float32) for tiles in features]
-    per_slide = max(1, MAX_TILES // len(slides))
-    kept = [tiles[:: -(-len(tiles) // per_slide)] for tiles in slides]
+    per_slide = max(1, MAX_TILES // len(features))
+    kept = [tiles[:: -(-len(tiles) // per_slide)] for tiles in features]
     scale[MATCHED:] = 0
-    scale = scale.astype(np.float32)
-    owner = np.repeat(np.array(patients), [len(tiles) for tiles in kept])
-    others = np.concatenate(kept)
-    chosen = np.linspace(0, len(slides) - 1, min(len(slides), MAX_CALIBRATED)).round().astype(int)
-    distances = [_distance(slides[index], others[owner != patients[index]], scale) for index in chosen]
-    return AspectReference(
+    reference = AspectReference(
         mean.astype(np.float32),
         projection.astype(np.float32),
-        scale,
-        others.astype(np.float16),
-        limit=max(*distances, _limit(distances, patients=len(set(patients)))),
-        largest=max(distances),
+        scale.astype(np.float32),
+        ((np.concatenate(kept) - mean) @ projection).astype(np.float16),
     )
+    owner = np.repeat(np.array(patients), [len(tiles) for tiles in kept])
+    parts, distances, restained_distances = [], [], []
+    for index in np.linspace(0, len(features) - 1, min(len(features), MAX_CALIBRATED)).round().astype(int):
+        others = dataclasses.replace(reference, tiles=reference.tiles[owner != patients[index]])
+        lengths = others.part_distances(features[index])
+        parts.extend(lengths)
+        distances.append(_of_slide(lengths))
+        if aspect == "colour":
+            anew = restained(features[index], draws=RESTAINED, seed=int(index))
+            restained_distances.extend(others.distance(colour) for colour in anew)
+    limit = _limit(parts, patients=len(set(patients)), coverage=COVERAGE[aspect])
+    least = float(np.median(restained_distances)) if restained_distances else 0.0
+    return dataclasses.replace(reference, limit=max(*distances, limit, least), largest=max(distances))
 
 
-def _limit(distances: Sequence[float], *, patients: int) -> float:
-    """The distance below which ``COVERAGE`` of further slides are expected, from those of slides of some patients."""
+def _of_slide(lengths: Sequence[float]) -> float:
+    """The distance of a slide from those of its parts."""
+    return float(np.quantile(lengths, 0.25))
+
+
+def _limit(distances: Sequence[float], *, patients: int, coverage: float) -> float:
+    """The distance below which a share of further ones are expected, from those among some patients."""
     logarithms = np.log(distances)
-    deviation = max(float(logarithms.std(ddof=1)), MIN_LOG_SD)
-    reach = float(stats.t.ppf(COVERAGE, patients - 1)) * np.sqrt(1 + 1 / patients)
-    return float(np.exp(logarithms.mean() + reach * deviation))
+    above = logarithms - np.median(logarithms)
+    deviation = max(float(np.sqrt((above[above >= 0] ** 2).mean())), MIN_LOG_SD)
+    reach = float(stats.t.ppf(coverage, patients - 1)) * np.sqrt(1 + 1 / patients)
+    return float(np.exp(np.median(logarithms) + reach * deviation))
 
 
-def _distance(tiles: NDArray[np.float32], others: NDArray[np.float32], scale: NDArray[np.float32]) -> float:
-    """The length of the mean difference between tiles [N, P] and their most alike ones among others [M, P].
-
-    Few tiles have a longer one by chance: what N tiles have more of it than ``TILES`` is taken off.
-    """
+def _differences(
+    tiles: NDArray[np.float32], others: NDArray[np.float32], scale: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """The difference [N, P] of each of tiles [N, P] from the mean of its most alike ones among others [M, P]."""
     mine, theirs = tiles * scale, others * scale
     squares = (mine**2).sum(axis=1)[:, None] + (theirs**2).sum(axis=1)[None] - 2 * mine @ theirs.T
     count = min(NEIGHBOURS, len(others))
     nearest = np.argpartition(squares, count - 1, axis=1)[:, :count]
-    differences = tiles - others[nearest].mean(axis=1)
-    by_chance = differences.var(axis=0, ddof=1).sum() * max(0.0, 1 / len(tiles) - 1 / TILES)
+    differences: NDArray[np.float32] = tiles - others[nearest].mean(axis=1)
+    return differences
+
+
+def _length(differences: NDArray[np.float32]) -> float:
+    """The length of the mean of the differences [N, P] of the tiles of a part.
+
+    Few tiles have a longer one by chance: what N tiles have more of it than ``TILES`` is taken off.
+    """
+    by_chance = differences.var(axis=0, ddof=1).sum() * max(0.0, 1 / len(differences) - 1 / TILES)
     square = float((differences.mean(axis=0) ** 2).sum())
     return float(np.sqrt(max(square - by_chance, square / 4, 1e-12)))
