@@ -10,10 +10,10 @@ Where tumour is a large share of the tissue, the few likeliest instances show on
 self-training step takes most of the instances above the prevalence threshold as positive. The larger the prevalence
 is, the less certain it is that the rest is negative, and the more of the rest is left out.
 
-The final step is repeated with attention-based dropout (ADL: Choe and Shim, CVPR 2019). The attention of an instance is
-its logit. In each step the instances that the probe of the step before attends to most are hidden, so that the probe
-learns the whole tumour and not its most telling cells; the mean of the steps' probes is kept. ADL draws at random in
-which steps it hides; here it is every step but the first.
+The final step is repeated with attention-based dropout (ADL: Choe and Shim, CVPR 2019), on the same labels, since new
+ones would drift. The attention of an instance is its logit. In each step the instances that the probe of the step before
+attends to most are hidden, so that the probe learns the whole tumour and not its most telling cells; the mean of the
+steps' probes is kept. ADL draws at random in which steps it hides; here it is every step but the first.
 
 No gradient goes through the backbone. A cohort takes seconds, and slides with a small tumour count as much as slides
 with a large one.
@@ -181,18 +181,18 @@ def _self_train(
     prevalence = _high_prevalence(slides, scores)
     if prevalence is None:
         return probes
-    steps = []
-    for step in range(_FINAL_STEPS):
-        for index, slide in enumerate(slides):
-            if slide.positive:
-                labels[index] = _prevalence_pseudo_labels(scores[index], slide.known, prevalence)
-                if step > 0:
-                    labels[index] = _hide_attended(labels[index], scores[index], slide.known)
-        probes = _fit_folds(slides, reduced, labels, fold_of, ridge=_FINAL_RIDGE)
-        steps.append(probes)
-        scores = _score_out_of_fold(reduced, probes, fold_of)
-        prevalence = _high_prevalence(slides, scores) or prevalence
-    return {fold: _mean_probe([probes[fold] for probes in steps]) for fold in probes}
+    for index, slide in enumerate(slides):
+        if slide.positive:
+            labels[index] = _prevalence_pseudo_labels(scores[index], slide.known, prevalence)
+    steps = [_fit_folds(slides, reduced, labels, fold_of, ridge=_FINAL_RIDGE)]
+    while len(steps) < _FINAL_STEPS:
+        attention = _score_out_of_fold(reduced, steps[-1], fold_of)
+        seen = [
+            _hide_attended(of_slide, logits, slide.known) if slide.positive else of_slide
+            for slide, of_slide, logits in zip(slides, labels, attention, strict=True)
+        ]
+        steps.append(_fit_folds(slides, reduced, seen, fold_of, ridge=_FINAL_RIDGE))
+    return {fold: _mean_probe([probes[fold] for probes in steps]) for fold in steps[0]}
 
 
 def _hide_attended(labels: NDArray[np.int8], logits: NDArray[np.float32], known: NDArray[np.int8]) -> NDArray[np.int8]:
