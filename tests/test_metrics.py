@@ -1,7 +1,7 @@
 import pytest
 from shapely import Point, Polygon, box, union_all
 
-from wsplf_cli.metrics import Overlap, auroc, boundary_f1, fp_share, overlap, polygon_ious
+from wsplf_cli.metrics import Overlap, auroc, auroc_interval, boundary_f1, fp_share, overlap, polygon_ious
 
 EMPTY = Polygon()
 
@@ -82,3 +82,19 @@ def test_auroc_is_the_chance_that_a_good_one_is_ranked_higher():
     assert auroc([0.9, 0.3, 0.5], [True, True, False]) == 0.5
     assert auroc([0.9, 0.3], [True, True]) is None
     assert auroc([], []) is None
+
+
+def test_the_interval_of_an_auroc_is_as_far_as_chance_reaches_from_its_own_bounds():
+    """The defining equation of Newcombe's method 5, on bounds rounded to four digits."""
+    low, high = auroc_interval(0.8, positives=10, negatives=14)
+    for bound in (low, high):
+        spread = 1 + 11 * (1 - bound) / (2 - bound) + 11 * bound / (1 + bound)
+        assert abs(0.8 - bound) == pytest.approx(1.96 * (bound * (1 - bound) * spread / 140) ** 0.5, rel=1e-3)
+    assert low < 0.8 < high
+
+
+def test_the_interval_of_a_perfect_auroc_is_wide_where_slides_are_few():
+    few, many = (auroc_interval(1.0, positives=count, negatives=count) for count in (2, 100))
+    assert few[1] == many[1] == 1.0
+    assert few[0] < 0.5 < 0.95 < many[0]
+    assert auroc_interval(0.0, positives=2, negatives=2) == pytest.approx((0.0, 1 - few[0]))

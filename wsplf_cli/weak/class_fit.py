@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsplf_cli.cohort.slide import CohortSlide
+from wsplf_cli.metrics import auroc, auroc_interval
 from wsplf_cli.options import PseudolabelOptions
 from wsplf_cli.schema import Tracker
 from wsplf_cli.slides.map import SlideMap
@@ -25,6 +26,8 @@ from wsplf_cli.weak.tile_scale import tile_cam
 #: The peak of a polygon must lie at least this far between the threshold and the typical top decile of positive slides.
 #: A region that nowhere looks more like tumour than that is seldom tumour.
 PEAK_SHARE = 0.25
+#: The score of a slide is the mean of this share of its tissue, that with the highest logits.
+TOP_SHARE = 0.02
 #: Behind figures of slides that the classifiers learned from.
 IN_SAMPLE = " (by classifiers that learned from these slides: too good for new ones)"
 
@@ -76,6 +79,7 @@ class ClassFit:
                     tile_px=options.recipe.tile_px, mpp=options.mpp, gated=options.recipe.cam_scale == "tile-gated"
                 ),
             )
+        _say_label_auroc(self, tracker)
         least = 0.0 if options.recipe.backbone_mode == "frozen" else -np.inf  # linear probes have their own
         calibration = _calibrate(self, least=least, tracker=tracker)
         positives = self._tissue_logits(positive=True, out_of_fold=False)
@@ -100,11 +104,55 @@ class ClassFit:
             return "negative slides were left out by their own scores, as suspected label errors"
         return ""
 
+    @property
+    def label_auroc(self) -> "LabelAuroc":
+        """How well the CAM tells the slide labels, suspected ones too."""
+        scores = [_top_mean(self.logits[slide.entry.id].out_of_fold.of_tissue) for slide in self.slides]
+        positive = [slide.is_positive(self.path_class) for slide in self.slides]
+        patients = [
+            len(
+                {
+                    slide.patient
+                    for slide, is_positive in zip(self.slides, positive, strict=True)
+                    if is_positive is label
+                }
+            )
+            for label in (True, False)
+        ]
+        area = auroc(scores, positive)
+        assert area is not None, "there are slides of both labels"
+        return LabelAuroc(area, *auroc_interval(area, positives=patients[0], negatives=patients[1]), *patients)
+
     def _tissue_logits(self, *, positive: bool, out_of_fold: bool) -> list[NDArray[np.float32]]:
         """The logits of the tissue of trusted slides of a label, one array per slide."""
         trusted = [slide for slide in self.slides if slide.entry.id not in self.suspected]
         chosen = [self.logits[slide.entry.id] for slide in trusted if slide.is_positive(self.path_class) is positive]
         return [(logits.out_of_fold if out_of_fold else logits.mean).of_tissue for logits in chosen]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelAuroc:
+    """The AUROC of slide labels by the highest logits of a slide, with its 95 % interval.
+
+    Slides of one patient are not independent, so the interval counts patients.
+    """
+
+    area: float
+    low: float
+    high: float
+    positive_patients: int
+    negative_patients: int
+
+    @property
+    def is_chance(self) -> bool:
+        """Whether the labels may be told no better than by chance."""
+        return self.low <= 0.5
+
+    def __str__(self) -> str:
+        return (
+            f"AUROC {self.area:.2f} (95 % interval {self.low:.2f} to {self.high:.2f}; {self.positive_patients} positive"
+            f" and {self.negative_patients} negative patients)"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,9 +250,30 @@ def fit_details(fits: Sequence[ClassFit], extra: Sequence[Mapping[str, object]])
         calibrated = {} if fit.calibrated is None else fit.calibrated.details
         of_class[fit.name] = {**calibrated, **more, "search_in": fit.search_in, "folds": dict(fit.fold_of)}
         of_class[fit.name]["in_sample"] = fit.in_sample
+        of_class[fit.name]["label_auroc"] = asdict(fit.label_auroc)
     if len(fits) == 1:
         return {**of_class[fits[0].name], "suspected_label_errors": suspected}
     return {"classes": of_class, "suspected_label_errors": suspected}
+
+
+def _top_mean(logits: NDArray[np.float32]) -> float:
+    """The mean of the highest logits of a slide; -inf without tissue."""
+    count = max(1, round(TOP_SHARE * len(logits)))
+    return float(np.partition(logits, -count)[-count:].mean()) if len(logits) else -np.inf
+
+
+def _say_label_auroc(fit: ClassFit, tracker: Tracker) -> None:
+    """Say how well the slide labels are told, and warn where that may be chance."""
+    found = fit.label_auroc
+    told = (
+        f"slide labels are told {'by classifiers that learned from them' if fit.in_sample else 'out of fold'}: {found}"
+    )
+    if found.is_chance:
+        told = (
+            f"warning: {told}, which may be chance: there are too few slides, or they do not show what the labels mean;"
+            " look at the CAMs before you use the polygons"
+        )
+    tracker.say(told)
 
 
 def _calibrate(fit: ClassFit, *, least: float, tracker: Tracker) -> Calibration:

@@ -11,7 +11,7 @@ self-training step takes most of the instances above the prevalence threshold as
 is, the less certain it is that the rest is negative, and the more of the rest is left out.
 
 The final step is repeated with attention-based dropout (ADL: Choe and Shim, CVPR 2019), on the same labels, since new
-ones would drift. The attention of an instance is its logit. In each step the instances that the probe of the step before
+ones would drift. The attention of an instance is its logit. In each step the instances that the probe of the last step
 attends to most are hidden, so that the probe learns the whole tumour and not its most telling cells; the mean of the
 steps' probes is kept. ADL draws at random in which steps it hides; here it is every step but the first.
 
