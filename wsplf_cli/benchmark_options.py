@@ -56,7 +56,7 @@ class BenchmarkOptions:
         "tiny", "SAM of all recipes; all but tiny need --sam-checkpoint.", choices=("tiny", "vit_b", "vit_l", "vit_h")
     )
     sam_checkpoint: Path | None = option(None, "Checkpoint file of the SAM model.", hidden=True)
-    train_epochs: int = option(14, "Epochs of the segmentation model.", least=1)
+    train_epochs: int = option(10, "Epochs of the segmentation model.", least=1)
     tolerance_um: float = option(
         5.0, "Distance in micrometres within which two boundaries count as the same.", least=0, hidden=True
     )

@@ -170,9 +170,9 @@ class TrainOptions:
     )
     sam_checkpoint: Path | None = option(None, "Checkpoint file of the SAM model.")
     name: str = option("default", "Name of the model, a folder under wsplf/models/ of the project.")
-    epochs: int = option(14, "Epochs of the training, of 400 random crops each.", least=1)
+    epochs: int = option(10, "Epochs of the training, of 400 random crops each.", least=1)
     folds: int = option(
-        3,
+        2,
         "Folds of the patients, each predicted by a model that did not learn from it; 1 for no validation.",
         least=1,
         toml_only=True,

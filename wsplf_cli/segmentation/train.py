@@ -49,8 +49,8 @@ class FitSettings:
 
     @property
     def of_fold(self) -> "FitSettings":
-        """The settings of a model that only measures: a third of the epochs."""
-        return replace(self, epochs=math.ceil(self.epochs / 3))
+        """The settings of a model that only measures: half of the epochs."""
+        return replace(self, epochs=math.ceil(self.epochs / 2))
 
     @property
     def steps(self) -> int:
