@@ -166,7 +166,7 @@ def _await_workers(scheduler_file: Path) -> int:
     import distributed
 
     with distributed.Client(scheduler_file=str(scheduler_file)) as client:
-        client.wait_for_workers(2)
+        client.wait_for_workers(2, timeout=END_S)
     return 0
 
 

@@ -19,6 +19,9 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of Dask, when workers die a
 
 from wsplf_cli.executors import dask  # noqa: E402  it needs Dask
 
+#: The longest wait for a process.
+WAIT_SECONDS = 60
+
 
 @pytest.fixture(scope="module", autouse=True)
 def importable():
@@ -84,26 +87,49 @@ def test_a_scheduler_that_does_not_answer_is_one_line(monkeypatch):
 
 
 class Running:
-    """A scheduler in a process of its own, and its address."""
+    """A scheduler in a process of its own, and its address. A process that does not come up is started once more."""
 
     def __init__(self, folder):
-        self.file = folder / "scheduler.json"
-        self.processes = [self.run("scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", self.file)]
-        while not self.file.exists():
+        self.folder, self.processes, self.address = folder, [], ""
+        self.start("scheduler", self.await_scheduler, "--port", "0")
+
+    def start(self, kind, await_start, *options, **environment):
+        """Start a process, and wait for it."""
+        command = [sys.executable, "-m", f"distributed.cli.dask_{kind}", *options, "--no-dashboard"]
+        command += ["--scheduler-file", str(self.folder / "scheduler.json")]
+        for tries_left in (1, 0):
+            # not in the folder of the repository, from which Python would import
+            process = subprocess.Popen(
+                command, env=os.environ | environment, cwd=self.folder, stderr=subprocess.DEVNULL
+            )
+            self.processes.append(process)
+            try:
+                return await_start()
+            except TimeoutError:
+                end(process)
+                if not tries_left:
+                    raise
+
+    def await_scheduler(self):
+        deadline, file = time.monotonic() + WAIT_SECONDS, self.folder / "scheduler.json"
+        while not file.exists():
+            if time.monotonic() > deadline:
+                raise TimeoutError("no scheduler")
             time.sleep(0.1)
-        with distributed.Client(scheduler_file=str(self.file)) as client:
+        with distributed.Client(scheduler_file=str(file), timeout=WAIT_SECONDS) as client:
             self.address = client.scheduler.address
 
-    def run(self, kind, *options, **environment):
-        command = [sys.executable, "-m", f"distributed.cli.dask_{kind}", *map(str, options)]
-        folder = self.file.parent  # not the repository, from which Python would import
-        return subprocess.Popen(command, env=os.environ | environment, cwd=folder, stderr=subprocess.DEVNULL)
-
     def add_worker(self, **environment):
-        options = ("--nthreads", 1, "--no-dashboard", "--no-nanny", "--scheduler-file", self.file)
-        self.processes.append(self.run("worker", *options, **environment))
-        with distributed.Client(self.address) as client:
-            client.wait_for_workers(len(self.processes) - 1)
+        self.start("worker", self.await_worker, "--nthreads", "1", "--no-nanny", **environment)
+
+    def await_worker(self):
+        with distributed.Client(self.address, timeout=WAIT_SECONDS) as client:
+            client.wait_for_workers(1, timeout=WAIT_SECONDS)
+
+
+def end(process):
+    process.kill()
+    process.wait(WAIT_SECONDS)
 
 
 @pytest.fixture
@@ -111,8 +137,7 @@ def running(tmp_path):
     scheduler = Running(tmp_path)
     yield scheduler
     for process in scheduler.processes:
-        process.kill()
-        process.wait()
+        end(process)
 
 
 @pytest.mark.slow
