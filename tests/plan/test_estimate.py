@@ -42,10 +42,12 @@ def test_fitting_probes_is_not_shared_by_workers():
 
 
 def test_disk_is_that_of_the_run_and_the_embeddings_up_to_their_bound():
-    size = SlideSize("a", 1.0, 4, {"polygons": 10.0})
+    size = SlideSize("a", 1.0, 4, {"polygons": 10.0}, most_prompted=30)
     calibration = Calibration(1.0, {}, slide_disk_bytes=1000, embedding_bytes=10**6)
-    assert estimate([size] * 2, calibration, PseudolabelOptions()).disk_bytes == 2000 + 20 * 10**6
-    assert estimate([size] * 2, calibration, PseudolabelOptions(cache_gb=0.001)).disk_bytes == 2000 + 10**6
+    planned = estimate([size] * 2, calibration, PseudolabelOptions())
+    assert (planned.disk_bytes, planned.most_disk_bytes) == (2000 + 20 * 10**6, 2000 + 60 * 10**6)
+    bounded = estimate([size] * 2, calibration, PseudolabelOptions(cache_gb=0.001))
+    assert bounded.disk_bytes == bounded.most_disk_bytes == 2000 + 10**6
 
 
 def test_training_is_its_steps_and_the_blocks_out_of_fold():
@@ -77,4 +79,9 @@ def test_the_totals_are_sentences():
         "memory: 1.4 GB for each process",
         "disk: 3 MB in the project",
         "measured once on this machine; to measure again, delete FILE",
+    ]
+    document |= {"assumed_tumour_share": 0.2, "most_disk_bytes": 8_000_000}
+    assert describe(document)[3:5] == [
+        "disk: 3 MB in the project, at most 8 MB, were all tissue tumour",
+        "positive slides are taken to hold 20% of tumour",
     ]

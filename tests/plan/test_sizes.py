@@ -40,6 +40,8 @@ def test_only_slides_labelled_positive_are_outlined(entries):
     positive, negative, _ = (sizer(entry, Silent()) for entry in entries)
     assert positive.work["polygons"] > 0 == negative.work["polygons"]
     assert positive.work["CAM"] == negative.work["CAM"] == 4
+    assert positive.most_prompted > positive.work["polygons"]
+    assert negative.most_prompted == 0
 
 
 def test_half_the_scale_has_a_quarter_of_the_windows(entries):
@@ -55,6 +57,7 @@ def test_the_assumed_tumour_lies_in_the_tissue():
     cam = foreground(inside)
     assert cam.sum() == FOREGROUND_SHARE * inside.sum()
     assert not cam[~inside].any()
+    assert np.array_equal(foreground(inside, 1.0) > 0, inside)
 
 
 @pytest.mark.parametrize("name", ["fine-tuned", "both", "ep-sam", "round-1"])

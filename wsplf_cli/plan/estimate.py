@@ -20,8 +20,8 @@ PREDICTED_BLOCK_STEPS = 1 / 6
 class Estimate:
     """What a command takes: seconds, peak bytes of each process, and bytes in the project's folder.
 
-    ``longest`` is the slide that takes longest, and its seconds; None where no slide can be read. ``memory_bytes`` is
-    None where the system does not tell.
+    ``most_disk_bytes`` is the disk were all tissue of positive slides tumour. ``longest`` is the slide that takes
+    longest, and its seconds; None where no slide can be read. ``memory_bytes`` is None where the system does not tell.
     """
 
     seconds: float
@@ -29,6 +29,7 @@ class Estimate:
     memory_bytes: int | None
     gpu_bytes: int | None
     disk_bytes: int
+    most_disk_bytes: int
 
     @property
     def document(self) -> dict[str, Any]:
@@ -40,6 +41,7 @@ class Estimate:
             "memory_bytes": self.memory_bytes,
             "gpu_bytes": self.gpu_bytes,
             "disk_bytes": self.disk_bytes,
+            "most_disk_bytes": self.most_disk_bytes,
         }
 
 
@@ -74,7 +76,8 @@ def estimate(
         longest,
         memory,
         calibration.gpu_bytes,
-        _disk_bytes(sizes, calibration, options),
+        _disk_bytes(sizes, sum(size.work.get("polygons", 0.0) for size in sizes), calibration, options),
+        _disk_bytes(sizes, sum(size.most_prompted for size in sizes), calibration, options),
     )
 
 
@@ -105,11 +108,12 @@ def extra_bytes(sizes: Sequence[SlideSize]) -> float:
     return kept + max((size.working_bytes for size in sizes), default=0.0)
 
 
-def _disk_bytes(sizes: Sequence[SlideSize], calibration: Calibration, options: CommandOptions) -> int:
+def _disk_bytes(
+    sizes: Sequence[SlideSize], embeddings: float, calibration: Calibration, options: CommandOptions
+) -> int:
     disk = calibration.disk_bytes + calibration.slide_disk_bytes * len(sizes)
     if isinstance(options, PseudolabelOptions):
-        embeddings = calibration.embedding_bytes * sum(size.work["polygons"] for size in sizes)
-        disk += round(min(embeddings, options.cache_gb * 1e9))
+        disk += round(min(calibration.embedding_bytes * embeddings, options.cache_gb * 1e9))
     return disk
 
 
@@ -123,12 +127,13 @@ def describe(document: Mapping[str, Any]) -> list[str]:
     of_process = " for each process" if document["workers"] else ""
     of_gpu = f", and {gpu / 1e9:.1f} GB on the GPU" if gpu else ""
     share = document["assumed_tumour_share"]
+    more_disk = f", at most {document['most_disk_bytes'] / 1e6:.0f} MB, were all tissue tumour" if share else ""
     return [
         f"{document['command']}: {document['slides']} slides, {document['tissue_mm2']:.1f} mm2 of tissue,"
         f" {document['tiles']} tiles{unread}",
         f"time: {_duration(document['seconds'])}{workers}{most}",
         "memory: " + (f"{memory / 1e9:.1f} GB{of_process}{of_gpu}" if memory else "not known on this system"),
-        f"disk: {document['disk_bytes'] / 1e6:.0f} MB in the project",
+        f"disk: {document['disk_bytes'] / 1e6:.0f} MB in the project{more_disk}",
         *([f"positive slides are taken to hold {share:.0%} of tumour"] if share else []),
         f"measured once on this machine; to measure again, delete {document['calibration']}",
     ]

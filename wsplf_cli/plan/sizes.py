@@ -44,6 +44,7 @@ class SlideSize:
         work: Units of work by step.
         kept_bytes: What stays in memory of the slide until the command ends.
         working_bytes: What is in memory only while the slide is worked on.
+        most_prompted: Windows in which SAM is prompted, were all its tissue tumour.
     """
 
     name: str
@@ -52,6 +53,7 @@ class SlideSize:
     work: Mapping[str, float] = field(default_factory=dict)
     kept_bytes: float = 0.0
     working_bytes: float = 0.0
+    most_prompted: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +96,21 @@ class PseudolabelSize:
             # features in half precision and, reduced, in single precision; three maps of logits
             kept_bytes=6 * instances * features + 12 * inside.size,
             working_bytes=4 * max(2 * largest * channels, 4 * len(CONTEXT_SIGMAS_PX) * inside.size),
+            most_prompted=classes * self.prompted_windows(slide, inside, inference.downsample, tumour_share=1.0),
         )
 
-    def prompted_windows(self, slide: CohortSlide, inside: NDArray[np.bool_], downsample: float) -> int:
-        """Windows in which SAM is prompted for a class, were ``FOREGROUND_SHARE`` of the tissue tumour."""
+    def prompted_windows(
+        self,
+        slide: CohortSlide,
+        inside: NDArray[np.bool_],
+        downsample: float,
+        *,
+        tumour_share: float = FOREGROUND_SHARE,
+    ) -> int:
+        """Windows in which SAM is prompted for a class, were that share of the tissue tumour."""
         groups = foreground_windows(
             slide.open(),
-            SlideMap(foreground(inside), downsample),
+            SlideMap(foreground(inside, tumour_share), downsample),
             side_px=self.sam_side_px,
             window_downsample=self.options.mpp / slide.mpp,
         )
@@ -180,11 +190,11 @@ def require_planned(options: PseudolabelOptions) -> None:
         )
 
 
-def foreground(inside: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """A CAM of which ``FOREGROUND_SHARE`` of the tissue is foreground, in one piece, float32 [rows, columns]."""
+def foreground(inside: NDArray[np.bool_], share: float = FOREGROUND_SHARE) -> NDArray[np.float32]:
+    """A CAM of which that share of the tissue is foreground, in one piece, float32 [rows, columns]."""
     cam = np.zeros(inside.shape, np.float32)
     cells = np.flatnonzero(inside)
-    cam.ravel()[cells[: int(FOREGROUND_SHARE * len(cells))]] = 1.0
+    cam.ravel()[cells[: int(share * len(cells))]] = 1.0
     return cam
 
 
