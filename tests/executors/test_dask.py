@@ -168,3 +168,18 @@ def test_a_scheduler_that_is_killed_ends_the_work_with_one_line(running, tmp_pat
         with pytest.raises(WorkersError, match="scheduler does not answer any more"):
             list(outcomes)
         assert time.monotonic() - began < 60
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_is_killed_between_two_steps_is_one_line(running, tmp_path, recorder):
+    running.add_worker()
+    with dask.connect(running.address) as workers:
+        list(run_all(workers, slide_work.square, enumerate([1, 2]), recorder))
+        running.processes[0].kill()
+        ended = time.monotonic() + 2 * dask.CONNECT_SECONDS  # the client tries that long to connect, then closes
+        while time.monotonic() < ended:
+            with pytest.raises(WorkersError, match="scheduler does not answer any more"):
+                list(run_all(workers, slide_work.square, enumerate([1]), recorder))
+            with pytest.raises(WorkersError, match="scheduler does not answer any more"):
+                workers.require([tmp_path])
+            time.sleep(0.5)

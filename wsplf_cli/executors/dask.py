@@ -7,9 +7,9 @@ dies, its slide is tried again on another; so is the work, of which every worker
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, Executor, Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +65,8 @@ class DaskWorkers(Workers):
     def most_in_flight(self) -> int:
         """Workers may come and go meanwhile."""
         if time.monotonic() - self._counted > COUNT_SECONDS:
-            try:
+            with self._answering():
                 self._size, self._counted = len(self._client.nthreads()), time.monotonic()
-            except OSError as error:
-                raise _gone() from error
         return max(1, IN_FLIGHT * self._size)
 
     def share(self, work: SharedWork) -> None:
@@ -76,10 +74,10 @@ class DaskWorkers(Workers):
         self._work = work
         for tries_left in reversed(range(SHARE_TRIES)):
             try:
-                self._shared = self._client.scatter(work, broadcast=True, hash=False)
+                with self._connected():
+                    self._shared = self._client.scatter(work, broadcast=True, hash=False)
                 return
             except OSError as error:  # perhaps of a worker whose death the scheduler has not noticed
-                self.check()
                 if not tries_left:
                     raise _gone() from error
                 time.sleep(COUNT_SECONDS)
@@ -88,9 +86,9 @@ class DaskWorkers(Workers):
     def _await_worker(self) -> None:
         """Wait until there is a worker: those that died are replaced by the cluster, not by this process."""
         try:
-            self._client.wait_for_workers(1, timeout=WORKER_SECONDS)
+            with self._connected():
+                self._client.wait_for_workers(1, timeout=WORKER_SECONDS)
         except OSError as error:
-            self.check()
             raise WorkersError(
                 f"all Dask workers have died, and none came back within {WORKER_SECONDS:.0f} s",
                 hint="start workers, then the command again; entries that are finished are kept",
@@ -100,7 +98,8 @@ class DaskWorkers(Workers):
         """Hand out the item of that number."""
         assert self._work is not None
         self.check()
-        return self._executor.submit(do_in_worker, self._shared, self._work.key, item)
+        with self._connected():
+            return self._executor.submit(do_in_worker, self._shared, self._work.key, item)
 
     def blame(self, number: int, death: BaseException) -> int:
         """Dask names the task that its workers died of; a task that was lost with other data is not to blame."""
@@ -110,6 +109,25 @@ class DaskWorkers(Workers):
         """See that the scheduler answers."""
         if self._client.status != "running":
             raise _gone()
+
+    @contextmanager
+    def _connected(self) -> Iterator[None]:
+        """Say that the scheduler is gone where that is the cause of an error: Dask then raises any kind."""
+        try:
+            yield
+        except Exception as error:
+            if self._client.status != "running":
+                raise _gone() from error
+            raise
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """Say that the scheduler is gone where it does not answer: Dask notices a little later."""
+        try:
+            with self._connected():
+                yield
+        except OSError as error:
+            raise _gone() from error
 
     def renew(self) -> None:
         """Dask replaces workers itself. The work is sent again where the last copy of it was lost."""
@@ -124,7 +142,8 @@ class DaskWorkers(Workers):
         Raises:
             WorkersError: One does not.
         """
-        versions = self._client.run(eval, _VERSION, on_error="return")
+        with self._answering():
+            versions = self._client.run(eval, _VERSION, on_error="return")
         for address, version in versions.items():
             if version != __version__:
                 found = "no wsplf" if isinstance(version, Exception) else f"wsplf {version}"
@@ -132,7 +151,9 @@ class DaskWorkers(Workers):
                     f"the worker {address} has {found}, this is wsplf {__version__}",
                     hint=f"install wsplf {__version__} for all workers, and start them again",
                 )
-        for address, unseen in self._client.run(unseen_files, [str(path) for path in files]).items():
+        with self._answering():
+            unseen_of_workers = self._client.run(unseen_files, [str(path) for path in files])
+        for address, unseen in unseen_of_workers.items():
             if unseen:
                 raise WorkersError(
                     f"the worker {address} does not see {len(unseen)} of {len(files)} files, the first: {unseen[0]}",
