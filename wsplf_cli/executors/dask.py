@@ -191,11 +191,12 @@ def connect(address: str) -> DaskWorkers:
     """
     try:
         client = distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
+        has_workers = bool(client.nthreads())
     except (OSError, ValueError) as error:
         raise WorkersError(
             f"no Dask scheduler answers at {address}", hint="start one (dask scheduler), and give the address it shows"
         ) from error
-    if not client.nthreads():
+    if not has_workers:
         client.close()
         raise WorkersError(
             f"the Dask scheduler at {address} has no workers", hint=f"dask worker {address} --nthreads 1 --nworkers 4"
