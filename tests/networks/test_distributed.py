@@ -49,7 +49,7 @@ with distributed.together("cpu"):
     ]
     slides.append(training_slide("n", positive=False))
     model = unet.build(1)
-    settings = FitSettings(epochs=2, tile_px=32, window_px=64, batch_size=5, tiles_per_epoch=20)
+    settings = FitSettings(epochs=2, tile_px=32, window_px=64, batch_size=5, tiles_per_epoch=10)
     losses = fit(model, slides, settings=settings, rng=np.random.default_rng(0), device=device, tracker=Silent())
     network = MilNetwork(build_backbone(adl=True), gated_attention.build(build_backbone().channels, 1))
     bags = [Bag(str(n), Tiles(60 * n), np.array([float(n > 1)], np.float32)) for n in range(4)]
