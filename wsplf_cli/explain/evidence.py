@@ -23,7 +23,7 @@ from wsplf_cli.weak.cam import window_side
 from wsplf_cli.weak.features import instance_at
 from wsplf_cli.weak.kept.alike import Alike, most_alike
 from wsplf_cli.weak.kept.fit import KeptFit
-from wsplf_cli.weak.linear_probe import LinearProbe
+from wsplf_cli.weak.linear_probe import LinearProbe, mean_probe
 from wsplf_cli.weak.pooling import CONTEXT_SIGMAS_PX
 
 _OF_ALL = "by the mean of all probes, none of which learned from this slide"
@@ -165,5 +165,4 @@ def _probe_for(fit: KeptFit, entry_id: str) -> tuple[LinearProbe, str]:
         if fit.in_sample:
             return fit.probes[entry_id], f"of a probe that learned from this slide too: {fit.in_sample}"
         return fit.probes[entry_id], "of a probe that did not learn from this slide"
-    weights = np.mean([probe.weight for probe in fit.probes.values()], axis=0).astype(np.float32)
-    return LinearProbe(weights, float(np.mean([probe.bias for probe in fit.probes.values()]))), _OF_ALL
+    return mean_probe(fit.probes.values()), _OF_ALL

@@ -100,10 +100,7 @@ def restained(colour: NDArray[np.float32], *, draws: int, seed: int) -> NDArray[
     density *= strength / density.mean(axis=0)
     tiles = torch.from_numpy(10.0**-density).float().expand(draws, -1, -1, -1)
     anew = -restain(tiles, torch.Generator().manual_seed(seed)).clamp(min=1 / 256).log10().numpy()
-    anew = np.maximum(anew, np.float32(1e-3))
-    logarithms = np.log(anew[:, [0, 2]] / anew[:, [1]]).transpose(0, 3, 2, 1)
-    strengths = np.log(anew.mean(axis=1)).transpose(0, 2, 1)
-    return np.concatenate([strengths, logarithms.reshape(draws, -1, 4)], axis=2)
+    return _colour_of_stains(anew.transpose(0, 3, 2, 1))
 
 
 def _read(entry: Entry, tissue: TissueMask, *, mpp: float, mpp_slide: float) -> NDArray[np.uint8]:
@@ -124,10 +121,15 @@ def _colour(density: NDArray[np.float32]) -> NDArray[np.float32]:
     """``Appearance.colour`` of a tile from the optical density of its tissue, float32 [pixels, 3]."""
     palest_first = density[np.argsort(density.mean(axis=1))]
     pale, dark = np.split(palest_first, [round(PALE_SHARE * len(density))])
-    stains = np.maximum([dark.mean(axis=0), pale.mean(axis=0)], np.float32(1e-3))
-    strength = np.log(stains.mean(axis=1))
-    ratios = np.log(stains[:, [0, 2]] / stains[:, [1]])
-    return np.concatenate([strength, ratios.ravel()])
+    return _colour_of_stains(np.stack([dark.mean(axis=0), pale.mean(axis=0)]))
+
+
+def _colour_of_stains(density: NDArray[np.float32]) -> NDArray[np.float32]:
+    """``Appearance.colour`` [..., 6] from the mean optical density of dark and of pale tissue, float32 [..., 2, 3]."""
+    stains = np.maximum(density, np.float32(1e-3))
+    strength = np.log(stains.mean(axis=-1))
+    ratios = np.log(stains[..., [0, 2]] / stains[..., [1]])
+    return np.concatenate([strength, ratios.reshape(*ratios.shape[:-2], 4)], axis=-1)
 
 
 def _sharpness(grey: NDArray[np.float32], tissue: NDArray[np.bool_]) -> NDArray[np.float32]:

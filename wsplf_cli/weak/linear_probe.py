@@ -3,7 +3,7 @@
 The ridge is strong. What separates two handfuls of slides in many weak features is mostly the slides themselves.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +37,12 @@ class LinearProbe:
         """Logits float32 [N] of features [N, D]."""
         logits: NDArray[np.float32] = features.astype(np.float32) @ self.weight + np.float32(self.bias)
         return logits
+
+
+def mean_probe(probes: Collection[LinearProbe]) -> LinearProbe:
+    """The probe whose logits are the mean of those of some probes; at least one."""
+    weight = np.stack([probe.weight for probe in probes]).mean(axis=0).astype(np.float32)
+    return LinearProbe(weight, float(np.mean([probe.bias for probe in probes])))
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from wsplf_cli.weak.linear_probe import FeatureBasis, LinearProbe, fit_labelled
+from wsplf_cli.weak.linear_probe import FeatureBasis, LinearProbe, fit_labelled, mean_probe
 from wsplf_cli.weak.prevalence import PrevalenceEstimate, estimate_prevalence
 
 #: In each round these shares of a positive slide's unlabelled instances are taken as positive and as negative.
@@ -192,7 +192,7 @@ def _self_train(
             for slide, of_slide, logits in zip(slides, labels, attention, strict=True)
         ]
         steps.append(_fit_folds(slides, reduced, seen, fold_of, ridge=_FINAL_RIDGE))
-    return {fold: _mean_probe([probes[fold] for probes in steps]) for fold in steps[0]}
+    return {fold: mean_probe([probes[fold] for probes in steps]) for fold in steps[0]}
 
 
 def _hide_attended(labels: NDArray[np.int8], logits: NDArray[np.float32], known: NDArray[np.int8]) -> NDArray[np.int8]:
@@ -205,12 +205,6 @@ def _hide_attended(labels: NDArray[np.int8], logits: NDArray[np.float32], known:
     median, largest = np.quantile(logits, (0.5, _LARGEST))
     hidden = (labels > 0) & (known == 0) & (logits >= median + _DROP_THRESHOLD * (largest - median))
     return labels if hidden.sum() == (labels > 0).sum() else np.where(hidden, np.int8(0), labels)
-
-
-def _mean_probe(probes: Sequence[LinearProbe]) -> LinearProbe:
-    """The probe whose logits are the mean of those of some probes."""
-    weight = np.stack([probe.weight for probe in probes]).mean(axis=0).astype(np.float32)
-    return LinearProbe(weight, float(np.mean([probe.bias for probe in probes])))
 
 
 def _score_out_of_fold(
