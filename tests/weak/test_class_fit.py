@@ -84,8 +84,7 @@ def said_of_the_peak(fit, recorder):
 def test_it_is_said_how_well_slide_labels_are_told(slide, recorder):
     slides = [slide({"Tumor"} if index < 8 else set(), name=f"{index}.tif") for index in range(16)]
     logits = [logits_of(background(index, tumour=6.0 * (index < 8))) for index in range(16)]
-    told = fit_of(slides, logits)
-    told.with_scale(options(), recorder)
+    told = fit_of(slides, logits).with_scale(options(), recorder)
     found = told.label_auroc
     assert (found.area, found.high, found.positive_patients, found.negative_patients) == (1.0, 1.0, 8, 8)
     assert 0.6 < found.low < 0.9
@@ -95,17 +94,29 @@ def test_it_is_said_how_well_slide_labels_are_told(slide, recorder):
 
 def test_a_cohort_whose_labels_may_be_chance_is_warned_about(slide, recorder):
     slides = [slide({"Tumor"} if index % 2 else set(), name=f"{index}.tif") for index in range(8)]
-    told = fit_of(slides, [logits_of(background(index)) for index in range(8)])
-    told.with_scale(options(), recorder)
+    told = fit_of(slides, [logits_of(background(index)) for index in range(8)]).with_scale(options(), recorder)
     assert told.label_auroc.is_chance
     assert any(line.startswith("warning: slide labels are told out of fold: AUROC") for line in recorder.said)
 
 
 def test_slides_of_one_patient_count_once_in_the_interval(cohort, fit):
     of_one = [replace(slide, entry=replace(slide.entry, metadata={"patient": "P1"})) for slide in cohort[2:]]
-    found = replace(fit, slides=(*cohort[:2], *of_one)).label_auroc
+    found = replace(fit, slides=(*cohort[:2], *of_one)).with_scale(options(), Silent()).label_auroc
     assert (found.positive_patients, found.negative_patients) == (2, 1)
-    assert found.low < fit.label_auroc.low
+    assert found.low < fit.with_scale(options(), Silent()).label_auroc.low
+
+
+def test_a_slide_without_tissue_is_told_to_be_negative(cohort, fit):
+    logits = {**fit.logits, cohort[3].entry.id: logits_of(np.full(SHAPE, np.nan))}
+    assert replace(fit, logits=logits).with_scale(options(cam_scale="tile"), Silent()).label_auroc.area == 1.0
+
+
+def test_nothing_is_told_of_labels_where_all_slides_have_the_same(cohort, slide):
+    tiles = options(cam_scale="tile")
+    alike = fit_of(cohort[:2], [logits_of(background(index, tumour=6.0)) for index in range(2)])
+    scaled = alike.with_scale(tiles, Silent())
+    assert scaled.label_auroc is None
+    assert fit_details([scaled], [{}])["label_auroc"] is None
 
 
 def test_without_held_out_classifiers_nothing_is_guaranteed_or_called_out_of_fold(fit, recorder):

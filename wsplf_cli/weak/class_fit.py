@@ -42,6 +42,8 @@ class ClassFit:
     why the logits come from classifiers that learned from the slides; empty where they are out of fold.
     ``calibrated`` says how logits become a CAM; None until ``with_scale`` has chosen it. ``probes`` are the linear
     probes where there are any, and ``backbone_digest`` is the digest of the weights of their frozen backbone.
+    ``label_auroc`` says how well the slide labels are told; None until ``with_scale`` has measured it, and where all
+    slides have the same label.
     """
 
     path_class: str
@@ -55,6 +57,7 @@ class ClassFit:
     in_sample: str = ""
     probes: FittedProbes | None = None
     backbone_digest: str = ""
+    label_auroc: "LabelAuroc | None" = None
 
     @property
     def positive_slides(self) -> list[CohortSlide]:
@@ -72,21 +75,24 @@ class ClassFit:
 
     def with_scale(self, options: PseudolabelOptions, tracker: Tracker) -> "ClassFit":
         """The same fit with its CAM calibrated for these options, by the slides whose labels are trusted."""
+        label_auroc = _label_auroc(self)
         if options.recipe.cam_scale != "cohort":
             return replace(
                 self,
+                label_auroc=label_auroc,
                 calibrated=CalibratedCam(
                     tile_px=options.recipe.tile_px, mpp=options.mpp, gated=options.recipe.cam_scale == "tile-gated"
                 ),
             )
-        _say_label_auroc(self, tracker)
+        if label_auroc is not None:
+            tracker.say(_describe_label_auroc(label_auroc, in_sample=bool(self.in_sample)))
         least = 0.0 if options.recipe.backbone_mode == "frozen" else -np.inf  # linear probes have their own
         calibration = _calibrate(self, least=least, tracker=tracker)
         positives = self._tissue_logits(positive=True, out_of_fold=False)
         top = typical_top_decile(positives, threshold=calibration.threshold) - calibration.threshold
         lowest_peak = calibration.threshold + PEAK_SHARE * top
         peak = _peak_threshold(self, alpha=options.alpha, least=lowest_peak, tracker=tracker)
-        return replace(self, calibrated=CalibratedCam(calibration=calibration, peak=peak))
+        return replace(self, label_auroc=label_auroc, calibrated=CalibratedCam(calibration=calibration, peak=peak))
 
     @property
     def no_guarantee(self) -> str:
@@ -103,25 +109,6 @@ class ClassFit:
         if any(not slide.is_positive(self.path_class) for slide in left_out):
             return "negative slides were left out by their own scores, as suspected label errors"
         return ""
-
-    @property
-    def label_auroc(self) -> "LabelAuroc":
-        """How well the CAM tells the slide labels, suspected ones too."""
-        scores = [_top_mean(self.logits[slide.entry.id].out_of_fold.of_tissue) for slide in self.slides]
-        positive = [slide.is_positive(self.path_class) for slide in self.slides]
-        patients = [
-            len(
-                {
-                    slide.patient
-                    for slide, is_positive in zip(self.slides, positive, strict=True)
-                    if is_positive is label
-                }
-            )
-            for label in (True, False)
-        ]
-        area = auroc(scores, positive)
-        assert area is not None, "there are slides of both labels"
-        return LabelAuroc(area, *auroc_interval(area, positives=patients[0], negatives=patients[1]), *patients)
 
     def _tissue_logits(self, *, positive: bool, out_of_fold: bool) -> list[NDArray[np.float32]]:
         """The logits of the tissue of trusted slides of a label, one array per slide."""
@@ -250,30 +237,42 @@ def fit_details(fits: Sequence[ClassFit], extra: Sequence[Mapping[str, object]])
         calibrated = {} if fit.calibrated is None else fit.calibrated.details
         of_class[fit.name] = {**calibrated, **more, "search_in": fit.search_in, "folds": dict(fit.fold_of)}
         of_class[fit.name]["in_sample"] = fit.in_sample
-        of_class[fit.name]["label_auroc"] = asdict(fit.label_auroc)
+        of_class[fit.name]["label_auroc"] = None if fit.label_auroc is None else asdict(fit.label_auroc)
     if len(fits) == 1:
         return {**of_class[fits[0].name], "suspected_label_errors": suspected}
     return {"classes": of_class, "suspected_label_errors": suspected}
 
 
-def _top_mean(logits: NDArray[np.float32]) -> float:
-    """The mean of the highest logits of a slide; -inf without tissue."""
-    count = max(1, round(TOP_SHARE * len(logits)))
-    return float(np.partition(logits, -count)[-count:].mean()) if len(logits) else -np.inf
-
-
-def _say_label_auroc(fit: ClassFit, tracker: Tracker) -> None:
-    """Say how well the slide labels are told, and warn where that may be chance."""
-    found = fit.label_auroc
-    told = (
-        f"slide labels are told {'by classifiers that learned from them' if fit.in_sample else 'out of fold'}: {found}"
+def _label_auroc(fit: ClassFit) -> LabelAuroc | None:
+    """How well the CAM tells the slide labels, suspected ones too; None where all slides have the same label."""
+    positive = [slide.is_positive(fit.path_class) for slide in fit.slides]
+    area = auroc([_top_mean(fit.logits[slide.entry.id].out_of_fold.of_tissue) for slide in fit.slides], positive)
+    if area is None:
+        return None
+    positives, negatives = (
+        len({slide.patient for slide in fit.slides if slide.is_positive(fit.path_class) is label})
+        for label in (True, False)
     )
-    if found.is_chance:
-        told = (
-            f"warning: {told}, which may be chance: there are too few slides, or they do not show what the labels mean;"
-            " look at the CAMs before you use the polygons"
-        )
-    tracker.say(told)
+    return LabelAuroc(area, *auroc_interval(area, positives=positives, negatives=negatives), positives, negatives)
+
+
+def _top_mean(logits: NDArray[np.float32]) -> float:
+    """The mean of the highest logits of a slide; the lowest number without tissue."""
+    if not len(logits):
+        return float(np.finfo(np.float32).min)
+    count = max(1, round(TOP_SHARE * len(logits)))
+    return float(np.partition(logits, -count)[-count:].mean())
+
+
+def _describe_label_auroc(found: LabelAuroc, *, in_sample: bool) -> str:
+    """How well the slide labels are told, with a warning where that may be chance."""
+    told = f"slide labels are told {'by classifiers that learned from them' if in_sample else 'out of fold'}: {found}"
+    if not found.is_chance:
+        return told
+    return (
+        f"warning: {told}, which may be chance: there are too few slides, or they do not show what the labels mean;"
+        " look at the CAMs before you use the polygons"
+    )
 
 
 def _calibrate(fit: ClassFit, *, least: float, tracker: Tracker) -> Calibration:
