@@ -61,14 +61,10 @@ class OperatingPoint:
 
 @dataclass(slots=True)
 class OutOfFold:
-    """What networks predict on slides that they did not learn from, gathered block by block.
-
-    ``blocks`` is how many blocks were seen, and ``slides`` the names of their slides.
-    """
+    """What networks predict on slides that they did not learn from, whose names are ``slides``, block by block."""
 
     classes: int
     slides: list[str] = field(default_factory=list)
-    blocks: int = 0
     _of_classes: list[list["_SlideCells"]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -83,7 +79,6 @@ class OutOfFold:
     ) -> None:
         """Add some blocks of a slide, given by their indices in its grid, with probabilities float32 [N, C, S, S]."""
         self.slides.append(slide.name)
-        self.blocks += len(blocks)
         tissue_px = float(sum(slide.grid.tissue[index] for index in indices)) * slide.grid.tile_px**2
         for class_index, targets in enumerate(slide.classes):
             cells = [
@@ -124,7 +119,10 @@ class OutOfFold:
         confidences, bounds = [], []
         for slides in self._of_classes:
             drawn = [slide.components(threshold) for slide in slides]
-            confidence, bound = _choose_confidence(slides, drawn, threshold=threshold, alpha=alpha)
+            negatives = {index: slide.patient for index, slide in enumerate(slides) if slide.negative}
+            confidence, bound = _choose_confidence(
+                [drawn[index] for index in negatives], list(negatives.values()), threshold=threshold, alpha=alpha
+            )
             confidences.append(confidence)
             bounds.append(bound)
             for components in drawn:
@@ -190,19 +188,17 @@ def _truth(slides: Sequence[_SlideCells]) -> float:
 
 
 def _choose_confidence(
-    slides: Sequence[_SlideCells], drawn: Sequence[_Components], *, threshold: float, alpha: float
+    negatives: Sequence[_Components], patient_of: Sequence[str], *, threshold: float, alpha: float
 ) -> tuple[float, Bound | None]:
     """The confidence that a polygon needs, at least the threshold, and its bound; no bound without negative slides."""
-    negatives = [(slide, components) for slide, components in zip(slides, drawn, strict=True) if slide.negative]
     if not negatives:
         return threshold, None
-    weights, patients = patient_weights([slide.patient for slide, _ in negatives])
-    of_slides = [components for _, components in negatives]
-    confidences = np.unique(np.concatenate([components.confidence for components in of_slides]))
+    weights, patients = patient_weights(patient_of)
+    confidences = np.unique(np.concatenate([drawn.confidence for drawn in negatives]))
     above_all = np.nextafter(confidences[-1:], 2)
     candidates = np.concatenate([[threshold], confidences[confidences > threshold], above_all])
     shares = np.array(
-        [[drawn.share[drawn.confidence >= candidate].sum() for candidate in candidates] for drawn in of_slides]
+        [[drawn.share[drawn.confidence >= candidate].sum() for candidate in candidates] for drawn in negatives]
     )
     shares = np.minimum(shares, 1.0)
     most = highest_mean(alpha, patients=patients)

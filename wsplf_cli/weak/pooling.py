@@ -48,14 +48,15 @@ def _sums_at(
     """The weighted sums of cells [h, w, D], which are 0 outside of the tissue, around some of them, [N, D]."""
     height, width, channels = cells.shape
     sums = np.empty((len(rows), channels), np.float32)
-    for start, chunk in _chunks(height, sigma, side=_ROWS):
-        wanted = np.flatnonzero((rows >= start) & (rows < start + len(chunk.kernel)))
+    across = _kernel(np.arange(width), np.arange(width), sigma)
+    for chunk in _chunks(height, sigma, side=_ROWS):
+        wanted = np.flatnonzero((rows >= chunk.start) & (rows < chunk.start + len(chunk.kernel)))
         if not len(wanted):
             continue
         down = (chunk.kernel @ cells[chunk.cells].reshape(-1, width * channels)).reshape(-1, width, channels)
         for row in np.unique(rows[wanted]):
             in_row = wanted[rows[wanted] == row]
-            sums[in_row] = _kernel(columns[in_row], np.arange(width), sigma) @ down[row - start]
+            sums[in_row] = across[columns[in_row]] @ down[row - chunk.start]
     return sums
 
 
@@ -82,8 +83,8 @@ def _sums(
 
 def _gaussian(maps: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
     """Maps float32 [C, rows, columns] smoothed along both axes, with zeros beyond the border."""
-    down = _joined([chunk.kernel @ maps[:, chunk.cells] for _, chunk in _chunks(maps.shape[1], sigma)], axis=1)
-    return _joined([down[:, :, chunk.cells] @ chunk.kernel.T for _, chunk in _chunks(maps.shape[2], sigma)], axis=2)
+    down = _joined([chunk.kernel @ maps[:, chunk.cells] for chunk in _chunks(maps.shape[1], sigma)], axis=1)
+    return _joined([down[:, :, chunk.cells] @ chunk.kernel.T for chunk in _chunks(maps.shape[2], sigma)], axis=2)
 
 
 def _joined(parts: list[NDArray[np.float32]], *, axis: int) -> NDArray[np.float32]:
@@ -92,19 +93,21 @@ def _joined(parts: list[NDArray[np.float32]], *, axis: int) -> NDArray[np.float3
 
 
 class _Chunk(NamedTuple):
-    """Some cells of an axis after smoothing: the product of ``kernel`` and the ``cells`` before it."""
+    """Some cells of an axis after smoothing, from ``start`` on: the product of ``kernel`` and the ``cells`` before."""
 
+    start: int
     cells: slice
     kernel: NDArray[np.float32]
 
 
-def _chunks(size: int, sigma: float, *, side: int = _CHUNK) -> Iterator[tuple[int, _Chunk]]:
-    """An axis in chunks of ``side`` cells, each with its first cell."""
+def _chunks(size: int, sigma: float, *, side: int = _CHUNK) -> Iterator[_Chunk]:
+    """An axis in chunks of ``side`` cells."""
     radius = int(TRUNCATE * sigma)
     for start in range(0, size, side):
         stop = min(size, start + side)
         first, last = max(0, start - radius), min(size, stop + radius)
-        yield start, _Chunk(slice(first, last), _kernel(np.arange(start, stop), np.arange(first, last), sigma))
+        kernel = _kernel(np.arange(start, stop), np.arange(first, last), sigma)
+        yield _Chunk(start, slice(first, last), kernel)
 
 
 def _kernel(to: NDArray[np.integer], of: NDArray[np.integer], sigma: float) -> NDArray[np.float32]:
