@@ -232,7 +232,9 @@ def _learn_aspect(features: Sequence[NDArray[np.float32]], patients: Sequence[st
         ((np.concatenate(kept) - mean) @ projection).astype(np.float16),
     )
     owner = np.repeat(np.array(patients), [len(tiles) for tiles in kept])
-    parts, distances, restained_distances = [], [], []
+    parts: list[float] = []
+    distances: list[float] = []
+    restained_distances: list[float] = []
     for index in np.linspace(0, len(features) - 1, min(len(features), MAX_CALIBRATED)).round().astype(int):
         others = dataclasses.replace(reference, tiles=reference.tiles[owner != patients[index]])
         lengths = others.part_distances(features[index])

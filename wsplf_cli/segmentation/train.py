@@ -93,10 +93,10 @@ def fit(
         for _ in range(settings.steps // settings.epochs):
             crops = sampler(settings.batch_size)
             tiles, target, weight = as_batch([crop.block for crop in crops])
-            tiles, layers = zoom(
+            tiles, zoomed = zoom(
                 tiles, torch.cat([target, weight], dim=1), generator, side_px=settings.tile_px, most=ZOOM
             )
-            tiles, layers = augment(tiles, layers, generator)
+            tiles, layers = augment(tiles, zoomed, generator)
             assert layers is not None
             with autocast(device):
                 logits = network(tiles[share].to(device))
