@@ -76,7 +76,7 @@ def test_workers_end_at_once_when_the_parent_is_stopped_or_killed(tmp_path, sent
         from wsplf_cli.executors.pool import Pool
         from wsplf_cli.schema import Silent
         if __name__ == "__main__":
-            signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell runs this in the background
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's & makes a job ignore it
             with Pool(2) as pool:
                 list(run_all(pool, slide_work.Slow(Path(sys.argv[1])), enumerate(range(4)), Silent()))
     """
