@@ -48,7 +48,7 @@ class Recipe:
     backbone_mode: str = option(
         "frozen",
         "How the backbone takes part: frozen (linear probes on its dense features), fine-tuned (MIL networks are"
-        " trained through it, with head, adl, high-frequency, contrast, epochs and folds), or both.",
+        " trained through it, with head, high-frequency, contrast, epochs and folds), or both.",
         choices=("frozen", "fine-tuned", "both"),
     )
     search_in: str = option(
@@ -68,7 +68,12 @@ class Recipe:
     head: str = option(
         "gated-attention", "MIL head of the fine-tuned networks.", plugins="weak.heads", **_FINE_TUNED_ONLY
     )
-    adl: bool = option(True, "Attention-based dropout in the fine-tuned networks.", **_FINE_TUNED_ONLY)
+    adl: bool = option(True, "Attention-based dropout, in the self-training of probes and in the fine-tuned networks.")
+    self_training: bool = option(
+        True,
+        "Self-training of the linear probes; without it they learn from slide labels alone.",
+        unused_with=("backbone_mode", ("fine-tuned",)),
+    )
     high_frequency: bool = option(
         False, "A fourth input channel with the high frequencies of the tile.", **_FINE_TUNED_ONLY
     )
@@ -158,6 +163,8 @@ _BUILT_IN = (
     Recipe("cam-sam", "the CAM in all tissue refined by SAM", search_in="tissue"),
     Recipe("epithelium", "the CAM restricted to epithelium, no refiner", refiner="none"),
     Recipe("epithelium-slic", "the CAM restricted to epithelium, refined by superpixels", refiner="slic"),
+    Recipe("no-adl", "linear probes without attention-based dropout", adl=False),
+    Recipe("no-self-training", "linear probes of slide labels, without self-training", self_training=False),
     Recipe("round-1", "SAM's decoder tuned once on its own masks", rounds=1),
     Recipe("round-2", "SAM's decoder tuned twice on its own masks", rounds=2),
     Recipe("round-3", "SAM's decoder tuned three times on its own masks", rounds=3),

@@ -14,7 +14,7 @@ from wsplf_cli.options import ProjectOptions
 from wsplf_cli.qupath.create import Image, create_project
 from wsplf_cli.schema import Silent, StageReport
 from wsplf_cli.synthetic.pyramid import write_pyramid
-from wsplf_cli.weak import features, method, self_training
+from wsplf_cli.weak import features, probes, self_training
 
 SIDE = 512
 AREA, CONFIDENCE = "wsplf: area um^2", "wsplf: confidence"
@@ -23,8 +23,8 @@ AREA, CONFIDENCE = "wsplf: area um^2", "wsplf: confidence"
 def use_small_fits(patch):
     """Fewer instances, folds and rounds than usual, so that a run takes a few seconds."""
     patch.setattr(features, "INSTANCES_PER_SLIDE", 500)
-    patch.setattr(method, "FOLDS", 3)
-    patch.setattr(method, "REPEATS", 1)
+    patch.setattr(probes, "FOLDS", 3)
+    patch.setattr(probes, "REPEATS", 1)
     patch.setattr(self_training, "ROUNDS", 1)
 
 

@@ -7,21 +7,17 @@ import pytest
 import torch
 from shapely import box, union_all
 
-from wsplf_cli.cohort.slide import CohortSlide
 from wsplf_cli.errors import ConfigError
 from wsplf_cli.options import ProjectOptions, PseudolabelOptions, RunOptions
 from wsplf_cli.recipes import RECIPES, Recipe
-from wsplf_cli.review.memory import Review
 from wsplf_cli.review.regions import ReviewRegions
-from wsplf_cli.schema import REVIEWED_KEY, Silent, TileGrid, TissueMask
+from wsplf_cli.schema import REVIEWED_KEY, Silent
 from wsplf_cli.slides.map import SlideMap
-from wsplf_cli.weak import method, self_training
 from wsplf_cli.weak.calibration import Calibration, PeakThreshold
 from wsplf_cli.weak.cam import SlideLogits
 from wsplf_cli.weak.class_fit import CalibratedCam, ClassFit
-from wsplf_cli.weak.method import annotate, fit_key, fit_probes, load_networks
+from wsplf_cli.weak.method import annotate, fit_key, load_networks
 from wsplf_cli.weak.sam.refiners import CamOnly, Superpixels
-from wsplf_cli.weak.self_training import Instances
 
 CPU = torch.device("cpu")
 AREA, CONFIDENCE = "wsplf: area um^2", "wsplf: confidence"
@@ -87,19 +83,6 @@ def test_alpha_sam_and_the_least_area_are_of_the_drawing():
 )
 def test_runs_that_differ_in_the_learning_share_nothing(learning):
     assert fit_key(replace(PseudolabelOptions(), **learning)) != fit_key(PseudolabelOptions())
-
-
-@pytest.fixture
-def slide(make_entry, tiny_slide):
-    """A slide of 1024 x 768 pixels at 0.5 um per pixel, with cells of 8 pixels."""
-
-    def make(label, *, regions=None, **fields):
-        entry = make_entry("a.tif", label=label, slide_path=tiny_slide, **fields)
-        grid = TileGrid(entry.id, 64, 1.0, 64.0, np.zeros((0, 2), np.int32), np.zeros(0, np.float32))
-        review = Review(entry.id, (), regions or {})
-        return CohortSlide(entry, 0.5, TissueMask(np.ones((96, 128), bool), 8.0), grid, review)
-
-    return make
 
 
 def logits_map(area, *, surely, seed=0):
@@ -230,52 +213,3 @@ def test_polygons_below_the_least_area_are_dropped(slide):
     positive = slide({"LUAD"})
     fits = fits_of(positive, "LUAD")
     assert draw(positive, fits, min_area_um2=1e6).annotations == ()
-
-
-def instances(prevalence, *, positive, seed):
-    rng = np.random.default_rng(seed)
-    features = rng.normal(0, 1, (300, 6))
-    features[:, 0] += 8 * (np.arange(300) < prevalence * 300)
-    return Instances(features.astype(np.float16), positive, np.zeros(300, np.int8))
-
-
-def test_probes_are_fitted_by_entry_and_a_wrong_label_is_suspected(slide, recorder, monkeypatch):
-    monkeypatch.setattr(method, "REPEATS", 1)
-    monkeypatch.setattr(self_training, "ROUNDS", 1)
-    cohort = [slide({"LUAD"}) for _ in range(4)] + [slide(set()) for _ in range(4)]
-    sampled = [instances(0.05 * (index < 4), positive=index < 4, seed=index) for index in range(8)]
-    area = load_networks(options(search_in="tissue"), CPU, Silent()).search
-    rng = np.random.default_rng(0)
-    fitted = fit_probes(cohort, "LUAD", sampled, area, rng=rng, tracker=recorder)
-    assert set(fitted.probes) == {cohort_slide.entry.id for cohort_slide in cohort}
-    assert fitted.suspected == {}
-    assert fitted.epithelium is None
-    assert ("linear probes", 1) in recorder.started
-    sampled[6] = instances(0.05, positive=False, seed=20)
-    fitted = fit_probes(cohort, "LUAD", sampled, area, rng=np.random.default_rng(0), tracker=recorder)
-    assert set(fitted.suspected) == {cohort[6].entry.id}
-
-
-def test_where_no_slide_can_be_held_out_it_is_said_and_no_label_is_suspected(slide, recorder, monkeypatch):
-    monkeypatch.setattr(method, "REPEATS", 1)
-    monkeypatch.setattr(self_training, "ROUNDS", 1)
-    cohort = [slide({"LUAD"}), *(slide(set()) for _ in range(4))]
-    sampled = [instances(0.05 * (index == 0), positive=index == 0, seed=index) for index in range(5)]
-    area = load_networks(options(search_in="tissue"), CPU, Silent()).search
-    fitted = fit_probes(cohort, "LUAD", sampled, area, rng=np.random.default_rng(0), tracker=recorder)
-    assert "there are 1 and 4" in fitted.in_sample
-    assert fitted.suspected == {}
-    assert any("learn from the slides that they score" in said and "1 and 4" in said for said in recorder.said)
-
-
-def test_a_slide_without_instances_does_not_end_the_fit_of_two_and_two(slide, recorder, monkeypatch):
-    monkeypatch.setattr(method, "REPEATS", 1)
-    monkeypatch.setattr(self_training, "ROUNDS", 1)
-    cohort = [slide({"LUAD"}), slide({"LUAD"}), slide(set()), slide(set())]
-    sampled = [instances(0.05 * (index < 2), positive=index < 2, seed=index) for index in range(4)]
-    area = load_networks(options(search_in="tissue"), CPU, Silent()).search
-    fitted = fit_probes(cohort, "LUAD", sampled, area, rng=np.random.default_rng(0), tracker=recorder)
-    assert (fitted.in_sample, recorder.said) == ("", [])
-    sampled[0] = replace(sampled[0], features=sampled[0].features[:0], known=sampled[0].known[:0])
-    fitted = fit_probes(cohort, "LUAD", sampled, area, rng=np.random.default_rng(0), tracker=recorder)
-    assert "a label has no instances" in fitted.in_sample

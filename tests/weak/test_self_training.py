@@ -7,7 +7,7 @@ import pytest
 
 from wsplf_cli.weak import self_training
 from wsplf_cli.weak.prevalence import PrevalenceEstimate
-from wsplf_cli.weak.self_training import Instances, can_hold_out, cross_fit, logit_spread
+from wsplf_cli.weak.self_training import Instances, SelfTraining, can_hold_out, cross_fit, logit_spread
 
 FEATURES = 12
 
@@ -74,7 +74,7 @@ def test_attention_based_dropout_hides_the_most_telling_cells_from_all_final_ste
 
     monkeypatch.setattr(self_training, "_fit_folds", record)
     features = [slide.features for slide in slides]
-    self_training._self_train(slides, features, assign(12))
+    self_training._self_train(slides, features, assign(12), SelfTraining())
     assert len(largest) == 3
     assert max(largest[1:]) < largest[0] - 0.3
 

@@ -15,7 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsplf_cli.weak.linear_probe import LinearProbe
-from wsplf_cli.weak.self_training import Instances, can_hold_out, cross_fit, reduce_features, score_out_of_fold
+from wsplf_cli.weak.self_training import (
+    DEFAULT,
+    Instances,
+    SelfTraining,
+    can_hold_out,
+    cross_fit,
+    reduce_features,
+    score_out_of_fold,
+)
 
 #: Up to so many slides, sets of slides are removed on trial.
 FEW_SLIDES = 24
@@ -50,7 +58,9 @@ _SCORED_SETS = 4
 
 
 def cross_fit_with_label_noise(
-    slides: Sequence[Instances], fold_assignments: Sequence[NDArray[np.integer]]
+    slides: Sequence[Instances],
+    fold_assignments: Sequence[NDArray[np.integer]],
+    training: SelfTraining = DEFAULT,
 ) -> tuple[list[LinearProbe], dict[int, str]]:
     """A probe for each slide, and the suspected label errors by slide index, with the reason. They teach nothing.
 
@@ -60,12 +70,13 @@ def cross_fit_with_label_noise(
     Nothing is suspected where probes cannot be held out: a probe that learned a wrong label agrees with it.
     """
     if not all(can_hold_out(slides, fold_of) for fold_of in fold_assignments):
-        return cross_fit(slides, fold_assignments), {}
+        return cross_fit(slides, fold_assignments, training), {}
     if len(slides) <= FEW_SLIDES:
-        suspected = search_mislabelled(slides, fold_assignments, most=_most_suspected(len(slides)))
-        return cross_fit(_without_trust(slides, suspected), fold_assignments), suspected
+        most = _most_suspected(len(slides))
+        suspected = search_mislabelled(slides, fold_assignments, most=most, training=training)
+        return cross_fit(_without_trust(slides, suspected), fold_assignments, training), suspected
     suspected = {}
-    probes = cross_fit(slides, fold_assignments)
+    probes = cross_fit(slides, fold_assignments, training)
     new_per_pass = max(1, round(_NEW_SHARE * len(slides)))
     for _ in range(MOST_PASSES):
         outlying = outlying_labels(
@@ -83,7 +94,7 @@ def cross_fit_with_label_noise(
         if set(chosen) == suspected.keys():
             break
         suspected = {index: outlying[index] for index in chosen}
-        probes = cross_fit(_without_trust(slides, suspected), fold_assignments)
+        probes = cross_fit(_without_trust(slides, suspected), fold_assignments, training)
     return probes, suspected
 
 
@@ -122,7 +133,11 @@ def outlying_labels(
 
 
 def search_mislabelled(
-    slides: Sequence[Instances], fold_assignments: Sequence[NDArray[np.integer]], *, most: int
+    slides: Sequence[Instances],
+    fold_assignments: Sequence[NDArray[np.integer]],
+    *,
+    most: int,
+    training: SelfTraining = DEFAULT,
 ) -> dict[int, str]:
     """The indices of at most ``most`` slides whose removal best separates the two labels, with the reason.
 
@@ -134,8 +149,9 @@ def search_mislabelled(
         slides: The instances of each slide.
         fold_assignments: Assignments of slides to folds (see ``cross_fit``).
         most: Slides that may be suspected.
+        training: How probes are trained.
     """
-    separation = _Separation.of(slides, fold_assignments)
+    separation = _Separation.of(slides, fold_assignments, training)
     removable = [
         index for index, slide in enumerate(separation.slides) if len(slide.features) and not slide.known.any()
     ]
@@ -176,14 +192,20 @@ class _Separation:
     slides: Sequence[Instances]
     reduced: Sequence[NDArray[np.float32]]
     fold_assignments: Sequence[NDArray[np.integer]]
+    training: SelfTraining
 
     @classmethod
-    def of(cls, slides: Sequence[Instances], fold_assignments: Sequence[NDArray[np.integer]]) -> "_Separation":
+    def of(
+        cls,
+        slides: Sequence[Instances],
+        fold_assignments: Sequence[NDArray[np.integer]],
+        training: SelfTraining,
+    ) -> "_Separation":
         thinned = []
         for slide in slides:
             every = slice(None, None, max(1, len(slide.features) // _TRIAL_INSTANCES))
             thinned.append(slide.select(every))
-        return cls(thinned, reduce_features(thinned, directions=_TRIAL_DIRECTIONS), fold_assignments)
+        return cls(thinned, reduce_features(thinned, directions=_TRIAL_DIRECTIONS), fold_assignments, training)
 
     def without(self, removed: tuple[int, ...], *, assignments: int | None = None) -> float:
         """The separation without the removed slides; -infinity where one of them does not look like the other label.
@@ -192,7 +214,7 @@ class _Separation:
         """
         slides = _without_trust(self.slides, removed)
         scores = [
-            _tumour_scores(score_out_of_fold(self.reduced, slides, fold_of))
+            _tumour_scores(score_out_of_fold(self.reduced, slides, fold_of, self.training))
             for fold_of in self.fold_assignments[:assignments]
         ]
         if not _removed_look_like_other_label(slides, np.mean(scores, axis=0)):

@@ -5,7 +5,7 @@ The walk of a slide through ``wsplf pseudolabel``:
 1.  ``cohort.slide.prepare_cohort`` finds its tissue, lays tiles and reads what a person decided on it.
 2.  ``features.sample_slide`` takes random instances: dense features of the frozen backbone with their context.
 3.  ``epithelium.search.restrict_instances`` keeps those that are epithelium.
-4.  ``label_noise.cross_fit_with_label_noise`` fits linear probes out of fold (``self_training``) and suspects labels.
+4.  ``probes.fit_probes`` fits linear probes out of fold (``self_training``) and suspects labels (``label_noise``).
 5.  Recipes that fine-tune the backbone train MIL networks on its tiles instead, or as well (``mil``, with ADL).
 6.  ``cam.compute_cams`` computes its CAM: the out-of-fold logit of every cell of its tissue.
 7.  ``class_fit.ClassFit.with_scale`` chooses threshold and peak for the cohort; the CAM is in 0..1 from here on.
@@ -26,7 +26,7 @@ import torch
 from wsplf_cli import plugins
 from wsplf_cli.cache import key_of
 from wsplf_cli.cohort.class_tracker import ClassTracker, class_in_errors
-from wsplf_cli.cohort.folds import fold_assignment, missing_for_folds, unknown_patients
+from wsplf_cli.cohort.folds import unknown_patients
 from wsplf_cli.cohort.labels import display_names
 from wsplf_cli.cohort.run import Resumed, merge_results
 from wsplf_cli.cohort.seeds import annotation_id, slide_rng
@@ -41,25 +41,21 @@ from wsplf_cli.options import PseudolabelOptions
 from wsplf_cli.recipes import Recipe
 from wsplf_cli.runs.resume import ResumeStore
 from wsplf_cli.schema import Annotation, EntryResult, Tracker
-from wsplf_cli.weak.cam import Classifiers, FittedProbes, compute_cams, dense_inference
+from wsplf_cli.weak.cam import Classifiers, compute_cams, dense_inference
 from wsplf_cli.weak.class_fit import CamsOfClass, ClassFit, resolve_overlap
-from wsplf_cli.weak.epithelium.search import SearchArea, restrict_instances, search_area
+from wsplf_cli.weak.epithelium.search import SearchArea, search_area
 from wsplf_cli.weak.features import SampleSlide, sample_instances
-from wsplf_cli.weak.kept.alike import keep_instances
 from wsplf_cli.weak.kept.resume import SlideInput, finished_result, map_digest, result_of
-from wsplf_cli.weak.label_noise import cross_fit_with_label_noise
 from wsplf_cli.weak.mil.ensemble import fit_ensemble
 from wsplf_cli.weak.polygons import draw_polygons, measure, outside_of_review, prompted_masks, separate_classes
+from wsplf_cli.weak.probes import ProbeSettings, fit_probes
 from wsplf_cli.weak.prompts import Strategy
 from wsplf_cli.weak.sam import refiners
 from wsplf_cli.weak.sam.embeddings import Embedder
 from wsplf_cli.weak.sam.refine import Refiner
 from wsplf_cli.weak.sam.rounds import tune_rounds
-from wsplf_cli.weak.self_training import Instances, can_hold_out
+from wsplf_cli.weak.self_training import SelfTraining
 
-#: Linear probes are quick to fit: each may learn from nearly all slides, and slides are assigned to folds repeatedly.
-FOLDS = 6
-REPEATS = 3
 #: Options that say how CAMs become polygons, and who works. Runs that differ only in these share what was learned.
 _OF_DRAWING = ("sam", "sam_checkpoint", "alpha", "min_area_um2", "cache_gb", "workers")
 _RECIPE_OF_DRAWING = (
@@ -174,6 +170,8 @@ def fit(
         inferences = {slide.entry.id: dense_inference(slide, networks.backbone, options) for slide in cohort}
         if networks.search.message:
             tracker.say(networks.search.message)
+        recipe = options.recipe
+        settings = ProbeSettings(networks.search, SelfTraining(rounds=recipe.self_training, adl=recipe.adl))
         work = SampleSlide(tuple(classes), networks.backbone, options.run.seed)
         sampled = sample_instances(cohort, work, inferences, tracker=tracker, workers=workers, store=store)
         cohort = [slide for slide in cohort if slide.entry.id in sampled.of_class[classes[0]]]
@@ -181,7 +179,7 @@ def fit(
             with class_in_errors(class_tracker.name):
                 require_both_labels(cohort, path_class, sampled.results)
             instances = [sampled.of_class[path_class][slide.entry.id] for slide in cohort]
-            probes = fit_probes(cohort, path_class, instances, networks.search, rng=rng, tracker=class_tracker)
+            probes = fit_probes(cohort, path_class, instances, settings, rng=rng, tracker=class_tracker)
             classifiers[path_class] = Classifiers(probes, networks.backbone)
         results = merge_results(results, sampled.results)
     if networks.make_mil is not None:
@@ -225,57 +223,6 @@ def fit(
             )
         )
     return CohortFit(tuple(fits), tuple(merge_results(results, cam_results)), time.monotonic() - began)
-
-
-def fit_probes(
-    cohort: Sequence[CohortSlide],
-    path_class: str,
-    instances: Sequence[Instances],
-    search: SearchArea,
-    *,
-    rng: np.random.Generator,
-    tracker: Tracker,
-) -> FittedProbes:
-    """Linear probes of one class for every slide, out of fold where that is possible, and suspected label errors.
-
-    Args:
-        cohort: The slides.
-        path_class: The class.
-        instances: Those of each slide.
-        search: Only instances in this area are learned from.
-        rng: Assigns patients to folds.
-        tracker: Where progress is shown.
-    """
-    tracker.start("linear probes", 1)
-    fold_assignments = []
-    for _ in range(REPEATS):
-        fold_of = fold_assignment(cohort, path_class, folds=FOLDS, rng=rng)
-        fold_assignments.append(np.array([fold_of[slide.entry.id] for slide in cohort], np.intp))
-    epithelium = search.probe
-    if epithelium is not None:
-        instances, reason = restrict_instances(instances, epithelium)
-        if reason:
-            epithelium = None
-            tracker.say(reason)
-    held_out = [fold_of for fold_of in fold_assignments if can_hold_out(instances, fold_of)]
-    in_sample = ""
-    if not held_out:
-        in_sample = missing_for_folds(cohort, path_class) or "outside of a fold, a label has no instances to learn from"
-        tracker.say(
-            f"warning: the classifiers learn from the slides that they score ({in_sample}): figures of these slides are"
-            " too good, and no label is suspected"
-        )
-        held_out = [np.zeros(len(cohort), np.intp)]
-    probes, suspected = cross_fit_with_label_noise(instances, held_out)
-    tracker.advance(1, message=f"{len(suspected)} suspected label errors")
-    ids = [slide.entry.id for slide in cohort]
-    return FittedProbes(
-        dict(zip(ids, probes, strict=True)),
-        {ids[index]: reason for index, reason in suspected.items()},
-        epithelium,
-        in_sample,
-        keep_instances(ids, instances, probes),
-    )
 
 
 def class_refiners(

@@ -68,7 +68,22 @@ class Instances:
         return replace(self, features=self.features[kept], known=self.known[kept], centres_px0=centres_px0)
 
 
-def cross_fit(slides: Sequence[Instances], fold_assignments: Sequence[NDArray[np.integer]]) -> list[LinearProbe]:
+@dataclass(frozen=True, slots=True)
+class SelfTraining:
+    """Which parts of self-training there are: its ``rounds``, without which probes learn slide labels, and ``adl``."""
+
+    rounds: bool = True
+    adl: bool = True
+
+
+DEFAULT = SelfTraining()
+
+
+def cross_fit(
+    slides: Sequence[Instances],
+    fold_assignments: Sequence[NDArray[np.integer]],
+    training: SelfTraining = DEFAULT,
+) -> list[LinearProbe]:
     """For each slide a probe that did not learn from it: the mean over several fold assignments.
 
     The pseudo-labels of the other slides' instances may come from probes that did see the slide.
@@ -80,13 +95,14 @@ def cross_fit(slides: Sequence[Instances], fold_assignments: Sequence[NDArray[np
         slides: At least one trusted positive and one trusted negative slide.
         fold_assignments: One or more assignments of slides to folds, [len(slides)] each. Slides of a fold are scored by
             a probe of the other folds; where there is a single fold, by a probe of all slides.
+        training: How probes are trained.
     """
     basis = feature_basis(slides)
     reduced = [basis.reduce(slide.features) for slide in slides]
     weights = np.zeros((len(slides), basis.directions.shape[1]), np.float32)
     biases = np.zeros(len(slides))
     for fold_of in fold_assignments:
-        probes = _self_train(slides, reduced, fold_of)
+        probes = _self_train(slides, reduced, fold_of, training)
         spread = _median_spread(slides, reduced, fold_of, probes)
         for fold, probe in probes.items():
             in_fold = fold_of == fold
@@ -108,13 +124,16 @@ def can_hold_out(slides: Sequence[Instances], fold_of: NDArray[np.integer]) -> b
 
 
 def score_out_of_fold(
-    reduced: Sequence[NDArray[np.float32]], slides: Sequence[Instances], fold_of: NDArray[np.integer]
+    reduced: Sequence[NDArray[np.float32]],
+    slides: Sequence[Instances],
+    fold_of: NDArray[np.integer],
+    training: SelfTraining = DEFAULT,
 ) -> list[NDArray[np.float32]]:
     """The logits of each slide's instances by a probe that did not learn from it, on the scale of ``cross_fit``.
 
     ``reduced`` are the features in few directions, [N, K] of each slide (see ``reduce_features``).
     """
-    probes = _self_train(slides, reduced, fold_of)
+    probes = _self_train(slides, reduced, fold_of, training)
     spread = _median_spread(slides, reduced, fold_of, probes)
     return [logits / spread for logits in _score_out_of_fold(reduced, probes, fold_of)]
 
@@ -166,11 +185,16 @@ def _spread(
 
 
 def _self_train(
-    slides: Sequence[Instances], reduced: Sequence[NDArray[np.float32]], fold_of: NDArray[np.integer]
+    slides: Sequence[Instances],
+    reduced: Sequence[NDArray[np.float32]],
+    fold_of: NDArray[np.integer],
+    training: SelfTraining,
 ) -> dict[int, LinearProbe]:
     """The probe of each fold after ``ROUNDS`` rounds and, where tumour is a large share, the final steps with ADL."""
     labels = [_slide_labels(slide) for slide in slides]
     probes = _fit_folds(slides, reduced, labels, fold_of)
+    if not training.rounds:
+        return probes
     for _ in range(ROUNDS):
         scores = _score_out_of_fold(reduced, probes, fold_of)
         for index, slide in enumerate(slides):
@@ -185,7 +209,7 @@ def _self_train(
         if slide.positive:
             labels[index] = _prevalence_pseudo_labels(scores[index], slide.known, prevalence)
     steps = [_fit_folds(slides, reduced, labels, fold_of, ridge=_FINAL_RIDGE)]
-    while len(steps) < _FINAL_STEPS:
+    while training.adl and len(steps) < _FINAL_STEPS:
         attention = _score_out_of_fold(reduced, steps[-1], fold_of)
         seen = [
             _hide_attended(of_slide, logits, slide.known) if slide.positive else of_slide
