@@ -6,6 +6,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tests
 
 
 import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +17,14 @@ from shared_folder import SHARED
 from wsplf_cli.qupath.create import Image, create_project
 from wsplf_cli.schema import Entry, PathClass, SlideLabel
 from wsplf_cli.synthetic.pyramid import write_pyramid
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_user() -> Iterator[Path]:
+    """What wsplf keeps for the user goes into a folder of this session, for the commands that tests start too."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", folder)
+        yield Path(folder)
 
 
 @pytest.fixture(scope="session")

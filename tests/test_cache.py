@@ -3,7 +3,8 @@ import os
 import numpy as np
 import pytest
 
-from wsplf_cli.cache import Store, identity, key_of
+from wsplf_cli import cache
+from wsplf_cli.cache import Store, identity, keep_arrays, kept_arrays, key_of
 from wsplf_cli.options import TileOptions
 
 ARRAY = np.arange(512, dtype=np.float16).reshape(2, 16, 16)
@@ -83,3 +84,42 @@ def test_the_key_changes_with_the_options_and_with_the_slide(tmp_path):
     assert before != key_of((identity(slide), TileOptions(mpp=0.5)))
     slide.write_bytes(b"12")
     assert before != key_of((identity(slide), TileOptions()))
+
+
+@pytest.fixture
+def user(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "wsplf"
+
+
+def test_arrays_of_the_user_come_back_as_they_were(user):
+    assert kept_arrays("tissue", "a") is None
+    arrays = {"shape": np.array([2, 3]), "values": np.arange(6, dtype=np.uint8)}
+    keep_arrays("tissue", "a", arrays)
+    kept = kept_arrays("tissue", "a")
+    assert kept is not None
+    assert all((kept[name] == array).all() and kept[name].dtype == array.dtype for name, array in arrays.items())
+    assert [path.name for path in (user / "tissue").iterdir()] == ["a.npz"]
+
+
+def test_a_damaged_file_of_the_user_is_no_array(user):
+    keep_arrays("tissue", "a", {"values": np.zeros(3)})
+    (user / "tissue" / "a.npz").write_bytes(b"PK")
+    assert kept_arrays("tissue", "a") is None
+
+
+def test_a_users_folder_that_cannot_be_written_stops_nothing(user):
+    user.write_text("a file")
+    keep_arrays("tissue", "a", {"values": np.zeros(3)})
+    assert kept_arrays("tissue", "a") is None
+
+
+def test_the_files_of_the_user_that_were_used_last_stay(user, monkeypatch):
+    monkeypatch.setattr(cache, "MOST_FILES", 20)
+    for number in range(20):
+        keep_arrays("tissue", f"{number}", {"values": np.zeros(3)})
+        os.utime(user / "tissue" / f"{number}.npz", ns=(number, number))
+    kept_arrays("tissue", "0")
+    keep_arrays("tissue", "20", {"values": np.zeros(3)})
+    left = {path.stem for path in (user / "tissue").iterdir()}
+    assert left == {str(number) for number in range(21)} - {"1", "2"}

@@ -1,7 +1,7 @@
-"""A cache of arrays in memory and on disk, each up to a bound; the least recently used arrays are removed first.
+"""Caches of arrays: of a project, in memory and on disk, and of a user. The least recently used arrays go first.
 
-On disk an array is one file, ``FOLDER/NAME.npy``, written to a temporary name and renamed. An array that cannot be read
-is computed again, and one that cannot be written is not kept: errors of the cache never stop the work.
+In a ``Store`` an array is one file, ``FOLDER/NAME.npy``. Files are written to a temporary name and renamed. An array
+that cannot be read is computed again, and one that cannot be written is not kept: errors of the cache never stop work.
 """
 
 import hashlib
@@ -10,8 +10,9 @@ import json
 import logging
 import os
 import sys
+import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ FORMAT = 1
 #: When the bound is reached, files are removed down to this share of it, so that it is not reached again at once.
 KEPT_SHARE = 0.9
 MEMORY_BYTES = 512 * 1024**2
+#: Files of one kind in the user's folder. A tenth of them goes when there are more.
+MOST_FILES = 4000
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +188,40 @@ def user_folder() -> Path:
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "wsplf"
     return Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "wsplf"
+
+
+def kept_arrays(kind: str, key: str) -> dict[str, NDArray[Any]] | None:
+    """The arrays that ``keep_arrays`` has kept for this user, by name, or None."""
+    try:
+        path = user_folder() / kind / f"{key}.npz"
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        with suppress(OSError):  # a read-only folder is of use too
+            os.utime(path)
+    except FileNotFoundError:
+        return None
+    except (OSError, RuntimeError, ValueError, EOFError, zipfile.BadZipFile) as error:  # RuntimeError: no home
+        log.info("not read from the cache: %s", error)
+        return None
+    return arrays
+
+
+def keep_arrays(kind: str, key: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Keep arrays for this user, compressed, in ``user_folder()/KIND/KEY.npz``. Where that fails they are not kept."""
+    stream = io.BytesIO()
+    values: dict[str, Any] = dict(arrays)
+    np.savez_compressed(stream, **values)
+    try:
+        folder = user_folder() / kind
+        folder.mkdir(parents=True, exist_ok=True)
+        files.write_bytes(folder / f"{key}.npz", stream.getvalue())
+        with os.scandir(folder) as found:
+            oldest_first = sorted((entry.stat().st_mtime_ns, entry.path) for entry in found)
+        too_many = len(oldest_first) > MOST_FILES
+        for _, path in oldest_first[: MOST_FILES // 10 if too_many else 0]:
+            Path(path).unlink()
+    except (OSError, RuntimeError) as error:
+        log.info("not kept in the cache: %s", error)
 
 
 def _store(folder: Path | None, most_bytes: int, memory_bytes: int) -> Store:

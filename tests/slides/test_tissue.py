@@ -7,6 +7,7 @@ from shapely import box
 
 from wsplf_cli.errors import SlideError
 from wsplf_cli.schema import Entry, TissueMask
+from wsplf_cli.slides import tissue
 from wsplf_cli.slides.grid import make_grid, read_tile, read_tiles
 from wsplf_cli.slides.open import open_slide
 from wsplf_cli.slides.tissue import hide_ink, ink_polygons, ink_um2, tissue_mask, tissue_um2
@@ -271,3 +272,59 @@ def test_tiles_are_white_where_ink_lies(tmp_path):
     assert (tiles[0, :, 40:60] == 255).all()
     assert tiles[0, :, :40].max() < 200
     assert read_tiles(entry, grid, [0]).max() < 200
+
+
+@pytest.fixture
+def found(monkeypatch):
+    """How often tissue was searched for."""
+    calls = []
+    find = tissue._find_tissue
+    monkeypatch.setattr(tissue, "_find_tissue", lambda *args, **named: calls.append(named) or find(*args, **named))
+    return calls
+
+
+def test_the_mask_of_a_slide_is_found_once_with_its_ink(tmp_path, found):
+    pixels = blank()
+    disk_of(pixels, (350, 450), 220, PINK)
+    pixels[100:160, 700:1150] = PENS["blue"]
+    path = write_slide(tmp_path / "slide.tif", pixels)
+    masks = []
+    for _ in range(2):
+        with open_slide(path) as slide:
+            masks.append(tissue_mask(slide, mpp_slide=MPP))
+    first, again = masks
+    assert len(found) == 1
+    assert (first.mask == again.mask).all()
+    assert (first.ink == again.ink).all()
+    assert first.downsample == again.downsample
+
+
+def test_a_kept_mask_is_not_taken_for_another_file_scale_or_question(tmp_path, found):
+    pixels = blank()
+    path = write_slide(tmp_path / "slide.tif", pixels)
+    with open_slide(path) as slide:
+        tissue_mask(slide, mpp_slide=MPP)
+        tissue_mask(slide, mpp_slide=MPP, mpp=16.0)
+        tissue_mask(slide, mpp_slide=MPP, find_ink=False)
+    disk_of(pixels, (350, 450), 220, PINK)
+    with open_slide(write_slide(path, pixels)) as slide:
+        assert tissue_mask(slide, mpp_slide=MPP).mask.any()
+    with open_slide(path, crop_to_bounds=False) as slide:
+        tissue_mask(slide, mpp_slide=MPP)
+    assert len(found) == 5
+
+
+def test_a_mask_of_a_slide_that_could_not_be_read_everywhere_is_not_kept(tmp_path, found, monkeypatch):
+    with open_slide(write_slide(tmp_path / "slide.tif", blank())) as slide:
+        read = slide.read
+
+        def damaged(x_px0, y_px0, **named):
+            if y_px0 > 0:
+                raise SlideError("damaged")
+            return read(x_px0, y_px0, **named)
+
+        monkeypatch.setattr(slide, "read", damaged)
+        monkeypatch.setattr(tissue, "STRIP_ROWS", 64)
+        tissue_mask(slide, mpp_slide=MPP)
+        tissue_mask(slide, mpp_slide=MPP)
+    assert len(found) == 2

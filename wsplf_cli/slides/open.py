@@ -66,11 +66,13 @@ class Slide:
 
     ``width_px0``, ``height_px0``, ``mpp`` and all pixels are those of the image that ``steps`` make of the slide.
     ``mpp`` is the mean of ``view_mpp_xy``, the micrometres per pixel along x and y (see ``properties.mean_mpp``).
+    ``shown`` is which part of the file that image is, and after which steps.
     ``levels``, ``mpp_xy``, ``magnification``, ``tile_px``, ``scan_id`` and ``vendor`` are those of the slide's file.
     """
 
     def __init__(self, path: Path, *, crop_to_bounds: bool = True, steps: Sequence[Step] = ()) -> None:
         self.path = path
+        self.shown = (crop_to_bounds, tuple(steps))
         self._lock = threading.Lock()
         self._handle = _open_handle(path)
         file_properties = self._handle.properties

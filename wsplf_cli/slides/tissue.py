@@ -1,7 +1,14 @@
-"""The mask of the tissue on a slide: everything coloured that is not marker ink."""
+"""The mask of the tissue on a slide: everything coloured that is not marker ink.
+
+Every command needs it, so that it is kept for the user (see ``cache.keep_arrays``).
+"""
 
 import logging
 import math
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,9 +17,11 @@ from shapely import Polygon
 from skimage.filters import threshold_otsu
 from skimage.morphology import isotropic_closing, isotropic_dilation, remove_small_holes, remove_small_objects
 
+from wsplf_cli.cache import digest_of, identity, keep_arrays, kept_arrays, key_of
 from wsplf_cli.errors import SlideError
 from wsplf_cli.geometry import mask_polygons
 from wsplf_cli.schema import TissueMask
+from wsplf_cli.slides import ink as ink_module
 from wsplf_cli.slides.checks import require_colour
 from wsplf_cli.slides.ink import ink_mask
 from wsplf_cli.slides.open import Slide
@@ -44,6 +53,8 @@ def tissue_mask(slide: Slide, *, mpp_slide: float, mpp: float = 8.0, find_ink: b
     cover glass) have no colour. Marker ink (see ``ink``) is no tissue. A part of the slide that cannot be read counts
     as background and is logged.
 
+    A mask that was found before is taken from the user's cache, where the file has not changed since.
+
     Args:
         slide: An open slide.
         mpp_slide: Micrometres per pixel at level 0.
@@ -58,14 +69,38 @@ def tissue_mask(slide: Slide, *, mpp_slide: float, mpp: float = 8.0, find_ink: b
         SlideError: No part of the slide can be read, or it is no colour image.
     """
     require_colour(slide)
+    try:
+        file = identity(slide.path)
+    except OSError as error:
+        raise SlideError(f"{slide.path}: {error.strerror}") from error
+    key = key_of([_source(), file, slide.shown, mpp_slide, mpp, find_ink])
+    kept = kept_arrays("tissue", key)
+    mask = None if kept is None else _unpacked(kept)
+    if mask is None:
+        mask, whole = _find_tissue(slide, mpp_slide=mpp_slide, mpp=mpp, find_ink=find_ink)
+        if whole:
+            keep_arrays("tissue", key, _packed(mask))
+    return mask
+
+
+class _Overview(NamedTuple):
+    """A whole slide as ``rgb`` uint8 [h, w, 3]; ``whole`` says that every part could be read."""
+
+    rgb: NDArray[np.uint8]
+    whole: bool
+
+
+def _find_tissue(slide: Slide, *, mpp_slide: float, mpp: float, find_ink: bool) -> tuple[TissueMask, bool]:
+    """The tissue of a slide as ``tissue_mask`` describes it, and whether every part of the slide could be read."""
     longer_side_px0 = max(slide.width_px0, slide.height_px0)
     downsample = max(1.0, min(mpp / mpp_slide, longer_side_px0 / MIN_LONGER_SIDE_PX))
     mpp_mask = downsample * mpp_slide
-    overview = _overview(slide, downsample)
+    overview, whole = _overview(slide, downsample)
     density = _density(overview)
     ink = np.zeros(density.shape[:2], bool)
     if find_ink:
-        ink = _ink(slide, density, downsample=downsample, mpp_slide=mpp_slide)
+        ink, ink_whole = _ink(slide, density, downsample=downsample, mpp_slide=mpp_slide)
+        whole = whole and ink_whole
     colour = np.where(ink, np.float32(0), _colour_strength(density))
     threshold = float(np.clip(threshold_otsu(colour) if np.ptp(colour) > 0 else 0.0, *COLOUR_LIMITS))
     size = colour.size
@@ -77,10 +112,37 @@ def tissue_mask(slide: Slide, *, mpp_slide: float, mpp: float = 8.0, find_ink: b
     tissue = _without_small_pieces(tissue, min_px=area_px(MIN_TISSUE_UM2))
     tissue = remove_small_holes(tissue, max_size=max(area_px(MIN_TISSUE_HOLE_UM2) - 1, 0))
     if not ink.any():
-        return TissueMask(mask=tissue, downsample=downsample)
+        return TissueMask(mask=tissue, downsample=downsample), whole
     tissue = tissue & ~isotropic_dilation(ink, max(1.0, INK_MARGIN_UM / mpp_mask))
     tissue = _without_small_pieces(tissue, min_px=area_px(MIN_TISSUE_UM2))
-    return TissueMask(mask=tissue, downsample=downsample, ink=ink)
+    return TissueMask(mask=tissue, downsample=downsample, ink=ink), whole
+
+
+@cache
+def _source() -> str:
+    """A digest of the code that finds tissue, so that a mask of other code is not taken."""
+    return digest_of(*(Path(str(file)).read_bytes() for file in (__file__, ink_module.__file__)))
+
+
+def _packed(mask: TissueMask) -> dict[str, NDArray[Any]]:
+    arrays = {"shape": np.array(mask.mask.shape), "downsample": np.array(mask.downsample), "mask": mask.mask}
+    if mask.ink is not None:
+        arrays["ink"] = mask.ink
+    return {name: np.packbits(array) if array.dtype == bool else array for name, array in arrays.items()}
+
+
+def _unpacked(arrays: Mapping[str, NDArray[Any]]) -> TissueMask | None:
+    """The mask of packed arrays; None where they are not those of a mask."""
+    try:
+        shape = tuple(int(side) for side in arrays["shape"])
+        mask, ink = (
+            np.unpackbits(arrays[name], count=math.prod(shape)).astype(bool).reshape(shape) if name in arrays else None
+            for name in ("mask", "ink")
+        )
+        return None if mask is None else TissueMask(mask, float(arrays["downsample"]), ink)
+    except (KeyError, ValueError, TypeError) as error:
+        log.info("a kept mask is damaged and computed again: %s", error)
+        return None
 
 
 def tissue_um2(mask: TissueMask, *, mpp_slide: float) -> float:
@@ -126,8 +188,8 @@ def hide_ink(
     return hidden
 
 
-def _overview(slide: Slide, downsample: float) -> NDArray[np.uint8]:
-    """The whole slide as uint8 [h, w, 3], read in strips. Strips that cannot be read are white."""
+def _overview(slide: Slide, downsample: float) -> _Overview:
+    """The whole slide, read in strips. Strips that cannot be read are white."""
     width = math.ceil(slide.width_px0 / downsample - 1e-6)
     height = math.ceil(slide.height_px0 / downsample - 1e-6)
     overview = np.full((height, width, 3), 255, np.uint8)
@@ -142,11 +204,15 @@ def _overview(slide: Slide, downsample: float) -> NDArray[np.uint8]:
             log.warning("this part of the slide counts as background: %s", error.message)
             if unread_strips == len(starts):
                 raise
-    return overview
+    return _Overview(overview, unread_strips == 0)
 
 
-def _ink(slide: Slide, density: NDArray[np.float32], *, downsample: float, mpp_slide: float) -> NDArray[np.bool_]:
-    """Where an overview has marker ink, bool [h, w]: the pixels that any ink touches, seen at a finer scale.
+def _ink(
+    slide: Slide, density: NDArray[np.float32], *, downsample: float, mpp_slide: float
+) -> tuple[NDArray[np.bool_], bool]:
+    """Where an overview has marker ink, bool [h, w], and whether every part of the slide could be read.
+
+    Ink is where a pixel is touched by any ink that is seen at a finer scale.
 
     Args:
         slide: The open slide.
@@ -157,13 +223,14 @@ def _ink(slide: Slide, density: NDArray[np.float32], *, downsample: float, mpp_s
     longer_side_px0 = max(slide.width_px0, slide.height_px0)
     finer = max(1.0, INK_MPP / mpp_slide, longer_side_px0 / INK_LONGER_SIDE_PX)
     if finer >= downsample:
-        return ink_mask(density, mpp=downsample * mpp_slide)
-    ink = ink_mask(_density(_overview(slide, finer)), mpp=finer * mpp_slide)
+        return ink_mask(density, mpp=downsample * mpp_slide), True
+    overview, whole = _overview(slide, finer)
+    ink = ink_mask(_density(overview), mpp=finer * mpp_slide)
     height, width = density.shape[:2]
     box = (0.0, 0.0, min(width * downsample / finer, ink.shape[1]), min(height * downsample / finer, ink.shape[0]))
     share = Image.fromarray(ink.astype(np.float32)).resize((width, height), Image.Resampling.BOX, box=box)
     touched: NDArray[np.bool_] = np.asarray(share) > 0.05
-    return touched
+    return touched, whole
 
 
 def _density(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
