@@ -4,7 +4,7 @@ import pytest
 
 from wsplf_cli.options import PseudolabelOptions, SegmentOptions, TrainOptions
 from wsplf_cli.plan.calibration import Calibration
-from wsplf_cli.plan.estimate import describe, estimate, training_steps
+from wsplf_cli.plan.estimate import describe, estimate, extra_bytes, training_steps
 from wsplf_cli.plan.sizes import SlideSize
 
 SMALL = SlideSize("small", 1.0, 10, {"canvas": 2.0, "windows": 10}, kept_bytes=5, working_bytes=100)
@@ -85,3 +85,9 @@ def test_the_totals_are_sentences():
         "disk: 3 MB in the project, at most 8 MB, were all tissue tumour",
         "positive slides are taken to hold 20% of tumour",
     ]
+
+
+def test_features_wait_in_memory_up_to_a_bound():
+    one = SlideSize("a", 1.0, 4, waiting_bytes=6e8)
+    assert extra_bytes([one]) == 6e8
+    assert extra_bytes([one] * 3) == 1e9

@@ -12,6 +12,7 @@ from wsplf_cli.plan.sizes import FOREGROUND_SHARE, SegmentSize, TrainSize, foreg
 from wsplf_cli.recipes import RECIPES
 from wsplf_cli.schema import Silent
 from wsplf_cli.segmentation.checkpoint import Checkpoint
+from wsplf_cli.weak import features
 
 MODEL = Checkpoint("unet", {}, ("Tumor",), tile_px=192, mpp=1.0, run_id="run")
 
@@ -35,13 +36,20 @@ def test_the_blocks_of_train_are_two_tiles_wide(entries):
     assert size.kept_bytes == 4 * 256**2 * 5
 
 
-def test_only_slides_labelled_positive_are_outlined(entries):
+def test_only_slides_labelled_positive_are_outlined(entries, monkeypatch):
+    monkeypatch.setattr(features, "SMALL_BYTES", 0)
     sizer = sizer_of(PseudolabelOptions(backbone="small"))
     positive, negative, _ = (sizer(entry, Silent()) for entry in entries)
     assert positive.work["polygons"] > 0 == negative.work["polygons"]
     assert positive.work["CAM"] == negative.work["CAM"] == 4
     assert positive.most_prompted > positive.work["polygons"]
     assert negative.most_prompted == 0
+
+
+def test_the_features_of_a_slide_with_little_tissue_serve_its_map_too(entries):
+    size = sizer_of(PseudolabelOptions(backbone="small"))(entries[0], Silent())
+    assert (size.work["features"], size.work["CAM"]) == (4, 0)
+    assert size.waiting_bytes > 0
 
 
 def test_half_the_scale_has_a_quarter_of_the_windows(entries):

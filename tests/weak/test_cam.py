@@ -12,6 +12,7 @@ from wsplf_cli.networks.mil import MilNetwork
 from wsplf_cli.options import PseudolabelOptions
 from wsplf_cli.recipes import Recipe
 from wsplf_cli.weak.cam import Classifiers, FittedProbes, compute_cams, dense_inference, window_side
+from wsplf_cli.weak.features import FeatureMaps
 from wsplf_cli.weak.linear_probe import LinearProbe
 from wsplf_cli.weak.mil.ensemble import MilEnsemble
 
@@ -65,8 +66,8 @@ def test_with_both_classifiers_the_cam_is_their_mean_and_networks_are_out_of_fol
         compute_cams(cohort, {"Tumor": classifiers}, OPTIONS, recorder)
         for classifiers in (
             Classifiers(ensemble=ensemble),
-            Classifiers(probes, backbone),
-            Classifiers(probes, backbone, ensemble),
+            Classifiers(probes, FeatureMaps(backbone)),
+            Classifiers(probes, FeatureMaps(backbone), ensemble),
         )
     )
     assert [result.status for result in both[1]] == ["done"] * 4
@@ -89,7 +90,7 @@ def test_classes_have_their_own_logits_from_one_pass_of_the_backbone(cohort, bac
     calls = []
     hook = backbone.register_forward_hook(lambda *args: calls.append(1))
     classifiers = {
-        name: Classifiers(probes_of(cohort, backbone, seed=seed), backbone)
+        name: Classifiers(probes_of(cohort, backbone, seed=seed), FeatureMaps(backbone))
         for seed, name in enumerate(("Tumor", "Stroma"))
     }
     logits, _ = compute_cams(cohort[:1], classifiers, OPTIONS, recorder)
@@ -108,7 +109,7 @@ def test_probes_that_are_restricted_to_epithelium_are_low_elsewhere(cohort, back
     maps = []
     for probe in (None, no_epithelium):
         fitted = replace(probes_of(cohort, backbone), epithelium=probe)
-        classifiers = Classifiers(fitted, backbone)
+        classifiers = Classifiers(fitted, FeatureMaps(backbone))
         assert classifiers.search_in == ("tissue" if probe is None else "epithelium")
         logits, _ = compute_cams(cohort[:1], {"Tumor": classifiers}, OPTIONS, recorder)
         maps.append(logits["Tumor"][cohort[0].entry.id].mean.values)
@@ -121,7 +122,7 @@ def test_probes_that_are_restricted_to_epithelium_are_low_elsewhere(cohort, back
 def test_a_slide_that_cannot_be_read_has_no_logits(cohort, backbone, recorder):
     lost = replace(cohort[1].entry, slide_path=None, problem="a.tif: gone")
     cohort = [cohort[0], replace(cohort[1], entry=lost)]
-    classifiers = {"Tumor": Classifiers(probes_of(cohort, backbone), backbone)}
+    classifiers = {"Tumor": Classifiers(probes_of(cohort, backbone), FeatureMaps(backbone))}
     logits, results = compute_cams(cohort, classifiers, OPTIONS, recorder)
     assert [result.status for result in results] == ["done", "failed"]
     assert set(logits["Tumor"]) == {cohort[0].entry.id}

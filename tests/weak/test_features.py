@@ -1,5 +1,6 @@
 """Instances of small slides: which are sampled, what a person says of them, and that the maps of probes agree."""
 
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +19,7 @@ from wsplf_cli.schema import TileGrid, TissueMask
 from wsplf_cli.slides.window import DenseInference, infer_map, tissue_cells
 from wsplf_cli.synthetic.pyramid import write_pyramid
 from wsplf_cli.weak import features
-from wsplf_cli.weak.features import SampleSlide, instance_at, probe_maps, sample_instances, sample_slide
+from wsplf_cli.weak.features import FeatureMaps, SampleSlide, instance_at, probe_maps, sample_instances, sample_slide
 from wsplf_cli.weak.linear_probe import LinearProbe
 from wsplf_cli.weak.pooling import CONTEXT_SIGMAS_PX, pool_context
 
@@ -76,7 +77,7 @@ def inference(stride=8, *, rotations=1):
 
 def sample(slide, *, seed=0, most=10_000):
     rng = np.random.default_rng(seed)
-    return sample_slide(slide, ["Tumor"], Colours(), inference(), most=most, rng=rng)["Tumor"]
+    return sample_slide(slide, ["Tumor"], FeatureMaps(Colours()), inference(), most=most, rng=rng)["Tumor"]
 
 
 def columns_and_rows(instances):
@@ -195,16 +196,20 @@ def test_classes_share_the_features_and_have_their_own_labels_and_reviews(prepar
     slide = prepare()
     regions = {"Stroma": ReviewRegions(negative=(box(0, 0, 99, 99),))}
     slide = replace(slide, review=Review(slide.entry.id, (), regions))
-    sampled = sample_slide(slide, ["Tumor", "Stroma"], Colours(), inference(), most=200, rng=np.random.default_rng(0))
+    sampled = sample_slide(
+        slide, ["Tumor", "Stroma"], FeatureMaps(Colours()), inference(), most=200, rng=np.random.default_rng(0)
+    )
     assert sampled["Tumor"].features is sampled["Stroma"].features
     assert (sampled["Tumor"].positive, sampled["Stroma"].positive) == (True, False)
     assert not sampled["Tumor"].known.any()
     assert (sampled["Stroma"].known == -1).any()
 
 
+@pytest.mark.parametrize("small", [True, False])
 @pytest.mark.parametrize("rotations", [1, pytest.param(4, marks=pytest.mark.slow)])
-def test_the_map_of_a_probe_has_the_logits_of_its_instances(prepare, rotations):
+def test_the_map_of_a_probe_has_the_logits_of_its_instances(prepare, rotations, small, monkeypatch):
     """The map is computed in the other order: each neighbourhood's part of the logit first, the means after."""
+    monkeypatch.setattr(features, "SMALL_BYTES", 10**9 if small else 0)
     mask = np.ones((SIDE // 8, SIDE // 8), bool)
     mask[:7] = mask[:, 50:] = mask[30:34, 10:40] = False
     slide, backbone = prepare("speckled", mask=mask), build_backbone("small").eval()
@@ -212,7 +217,7 @@ def test_the_map_of_a_probe_has_the_logits_of_its_instances(prepare, rotations):
     size = len(CONTEXT_SIGMAS_PX) * backbone.channels
     probe = LinearProbe(rng.normal(0, size**-0.5, size).astype(np.float32), -1.5)
     settings = inference(backbone.stride, rotations=rotations)
-    (logits,) = probe_maps(slide, backbone, [probe], settings)
+    (logits,) = probe_maps(slide, FeatureMaps(backbone), [probe], settings)
     inside = tissue_cells(slide.tissue, shape=settings.shape(slide.open()), downsample=settings.downsample)
     assert logits.dtype == np.float32
     assert (np.isnan(logits) == ~inside).all()
@@ -223,16 +228,18 @@ def test_the_map_of_a_probe_has_the_logits_of_its_instances(prepare, rotations):
     expected = probe(pool_context(dense, rows, columns, sigmas=sigmas))
     assert expected.std() > 0.05
     np.testing.assert_allclose(logits[rows, columns], expected, atol=0.01)
-    sampled = sample_slide(slide, ["Tumor"], backbone, settings, most=len(rows), rng=rng)["Tumor"]
+    sampled = sample_slide(slide, ["Tumor"], FeatureMaps(backbone), settings, most=len(rows), rng=rng)["Tumor"]
     np.testing.assert_allclose(np.sort(probe(sampled.features)), np.sort(logits[inside]), atol=0.01)
 
 
 def test_several_probes_in_one_pass_give_the_maps_that_each_gives_alone(prepare):
     slide, rng = prepare(), np.random.default_rng(0)
     probes = [LinearProbe(rng.normal(size=9).astype(np.float32), float(bias)) for bias in (1, -2)]
-    together = probe_maps(slide, Colours(), probes, inference())
+    together = probe_maps(slide, FeatureMaps(Colours()), probes, inference())
     for logits, probe in zip(together, probes, strict=True):
-        np.testing.assert_allclose(logits, probe_maps(slide, Colours(), [probe], inference())[0], atol=1e-5)
+        np.testing.assert_allclose(
+            logits, probe_maps(slide, FeatureMaps(Colours()), [probe], inference())[0], atol=1e-5
+        )
 
 
 def test_a_slide_that_cannot_be_read_has_no_instances_and_the_others_do(prepare, recorder):
@@ -240,7 +247,7 @@ def test_a_slide_that_cannot_be_read_has_no_instances_and_the_others_do(prepare,
     lost = replace(cohort[1].entry, slide_path=None, problem="ramp.tif: gone")
     cohort[1] = replace(cohort[1], entry=lost)
     inferences = {slide.entry.id: inference() for slide in cohort}
-    work = SampleSlide(("Tumor",), Colours(), seed=0)
+    work = SampleSlide(("Tumor",), FeatureMaps(Colours()), seed=0)
     sampled = sample_instances(cohort, work, inferences, tracker=recorder)
     assert [result.status for result in sampled.results] == ["done", "failed", "done"]
     assert set(sampled.of_class["Tumor"]) == {cohort[0].entry.id, cohort[2].entry.id}
@@ -250,7 +257,49 @@ def test_a_slide_that_cannot_be_read_has_no_instances_and_the_others_do(prepare,
 def test_instances_say_which_features_are_of_which_backbone(prepare):
     joined = build_dense("small+efficientnet-lite0").eval()
     inference = DenseInference(mpp=1.0, mpp_slide=1.0, window_px=256, stride=8)
-    sampled = sample_slide(prepare(), ["Tumor"], joined, inference, most=5, rng=np.random.default_rng(0))["Tumor"]
+    sampled = sample_slide(prepare(), ["Tumor"], FeatureMaps(joined), inference, most=5, rng=np.random.default_rng(0))[
+        "Tumor"
+    ]
     channels = [part.channels for part in joined.parts]
     assert list(sampled.blocks) == channels
     assert sampled.features.shape[1] == len(CONTEXT_SIGMAS_PX) * sum(channels)
+
+
+@pytest.fixture
+def passes():
+    """A backbone that counts the windows that it sees."""
+
+    class Counting(Colours):
+        windows = 0
+
+        def forward(self, tiles: Tensor) -> Tensor:
+            self.windows += len(tiles)
+            return super().forward(tiles)
+
+    return Counting()
+
+
+PROBE = LinearProbe(np.linspace(-1, 1, 9, dtype=np.float32), 0.5)
+
+
+def test_the_backbone_runs_once_over_a_slide_with_little_tissue(prepare, passes):
+    maps, slide = FeatureMaps(passes), prepare("speckled")
+    sample_slide(slide, ["Tumor"], maps, inference(), most=50, rng=np.random.default_rng(0))
+    once = passes.windows
+    waited = probe_maps(slide, maps, [PROBE], inference())
+    assert passes.windows == once
+    assert not maps._waiting
+    elsewhere = pickle.loads(pickle.dumps(FeatureMaps(Colours())))
+    np.testing.assert_array_equal(probe_maps(slide, elsewhere, [PROBE], inference()), waited)
+
+
+def test_features_that_find_no_room_are_computed_again_to_the_same_map(prepare, passes, monkeypatch):
+    slide, logits = prepare("speckled"), []
+    for room in (10**9, 0):
+        monkeypatch.setattr(features, "WAITING_BYTES", room)
+        maps = FeatureMaps(passes)
+        sample_slide(slide, ["Tumor"], maps, inference(), most=50, rng=np.random.default_rng(0))
+        before = passes.windows
+        logits.append(probe_maps(slide, maps, [PROBE], inference()))
+        assert (passes.windows > before) is (room == 0)
+    np.testing.assert_array_equal(*logits)

@@ -9,6 +9,7 @@ from wsplf_cli.plan.calibration import Calibration, CommandOptions
 from wsplf_cli.plan.sizes import SlideSize
 from wsplf_cli.segmentation.cross_fit import blocks_of_slide
 from wsplf_cli.segmentation.train import FitSettings
+from wsplf_cli.weak.features import WAITING_BYTES
 
 #: Steps that are done once for the cohort, not on slides.
 COHORT_STEPS = ("linear probes",)
@@ -104,7 +105,7 @@ def training_steps(options: TrainOptions, slides: int) -> float:
 
 def extra_bytes(sizes: Sequence[SlideSize]) -> float:
     """The memory that slides take beside what any run of a command takes."""
-    kept = sum(size.kept_bytes for size in sizes)
+    kept = sum(size.kept_bytes for size in sizes) + min(sum(size.waiting_bytes for size in sizes), WAITING_BYTES)
     return kept + max((size.working_bytes for size in sizes), default=0.0)
 
 

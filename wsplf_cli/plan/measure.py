@@ -112,21 +112,21 @@ def measure(request: Request, folder: Path) -> Calibration:
     peaks = []
     rates: dict[str, float] = {}
     embedding_bytes = 0
-    sizer = sizer_of(options)
-    sizes = [sizer(entry, Silent()) for entry in made.entries]
-    if isinstance(options, PseudolabelOptions):
-        assert isinstance(sizer, PseudolabelSize)
-        start_peak_memory(device)
-        rates["polygons"], embedding_bytes = _time_polygons(made.entries[0], options, sizer, folder / "embeddings")
-        peaks.append(peak_memory(device))
-    gc.collect()
     times = StepTimes()
     start_peak_memory(device)
-    report = request.command(made.project, made.entries, options, times)
+    report = request.command(made.project, made.entries, options, times)  # first: nothing of the slides is kept yet
     times.end()
     peaks.append(peak_memory(device))
     if failed := next((result for result in report.entries if result.status == "failed"), None):
         raise SlideError(failed.reason)
+    sizer = sizer_of(options)
+    sizes = [sizer(entry, Silent()) for entry in made.entries]
+    if isinstance(options, PseudolabelOptions):
+        assert isinstance(sizer, PseudolabelSize)
+        gc.collect()
+        start_peak_memory(device)
+        rates["polygons"], embedding_bytes = _time_polygons(made.entries[0], options, sizer, folder / "embeddings")
+        peaks.append(peak_memory(device))
     rates = _rates(times, sizes, options) | rates
     host = [peak.host_bytes for peak in peaks if peak.host_bytes is not None]
     gpu = [peak.gpu_bytes for peak in peaks if peak.gpu_bytes is not None]
@@ -247,6 +247,8 @@ def _rates(times: StepTimes, sizes: Sequence[SlideSize], options: CommandOptions
     for step in sizes[0].work:
         units = sum(size.work[step] for size in sizes)
         rates[step] = times.of_steps.get(step, 0.0) / units if units else 0.0
+    if isinstance(options, PseudolabelOptions) and not rates["CAM"]:  # of small slides, whose features waited
+        rates["CAM"] = rates["features"]
     if isinstance(options, TrainOptions):
         rates["train"] = times.of_steps["train"] / fit_settings(options).steps
     return rates

@@ -25,7 +25,7 @@ from wsplf_cli.slides.open import Slide
 from wsplf_cli.slides.tissue import INK_LONGER_SIDE_PX, INK_MPP, tissue_mask, tissue_um2
 from wsplf_cli.slides.window import MapRegion, tissue_blocks, tissue_cells, windows_with_tissue
 from wsplf_cli.weak.cam import dense_inference
-from wsplf_cli.weak.features import INSTANCES_PER_SLIDE, region_side, sampled_regions
+from wsplf_cli.weak.features import INSTANCES_PER_SLIDE, feature_bytes, region_side, sampled_regions
 from wsplf_cli.weak.pooling import CONTEXT_SIGMAS_PX
 from wsplf_cli.weak.sam.refine import foreground_windows
 
@@ -43,6 +43,7 @@ class SlideSize:
         tiles: Tiles, windows or blocks over its tissue.
         work: Units of work by step.
         kept_bytes: What stays in memory of the slide until the command ends.
+        waiting_bytes: Features that stay in memory from one step to another, where there is room.
         working_bytes: What is in memory only while the slide is worked on.
         most_prompted: Windows in which SAM is prompted, were all its tissue tumour.
     """
@@ -52,6 +53,7 @@ class SlideSize:
     tiles: int
     work: Mapping[str, float] = field(default_factory=dict)
     kept_bytes: float = 0.0
+    waiting_bytes: float = 0.0
     working_bytes: float = 0.0
     most_prompted: int = 0
 
@@ -78,6 +80,7 @@ class PseudolabelSize:
         regions = sampled_regions(inside, region_side(channels), np.random.default_rng(0))
         sampled = sum(len(list(tissue_blocks(inside, side, region))) for region in regions)
         windows = len(list(tissue_blocks(inside, side, MapRegion(0, inside.shape[0], 0, inside.shape[1]))))
+        waiting = feature_bytes(inside, channels)
         instances = min(INSTANCES_PER_SLIDE, int(inside.sum()))
         classes = 0 if entry.label is None else len(entry.label.classes)
         features = len(CONTEXT_SIGMAS_PX) * channels
@@ -88,13 +91,14 @@ class PseudolabelSize:
             windows,
             {
                 "tissue": overview_mpx(opened, slide.mpp),
-                "features": sampled,
+                "features": windows if waiting else sampled,
                 "linear probes": instances,
-                "CAM": windows,
+                "CAM": 0 if waiting else windows,
                 "polygons": classes * self.prompted_windows(slide, inside, inference.downsample),
             },
             # features in half precision and, reduced, in single precision; three maps of logits
             kept_bytes=6 * instances * features + 12 * inside.size,
+            waiting_bytes=waiting,
             working_bytes=4 * max(2 * largest * channels, 4 * len(CONTEXT_SIGMAS_PX) * inside.size),
             most_prompted=classes * self.prompted_windows(slide, inside, inference.downsample, tumour_share=1.0),
         )

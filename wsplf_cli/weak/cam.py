@@ -22,7 +22,7 @@ from wsplf_cli.schema import Entry, EntryResult, Tracker
 from wsplf_cli.slides.map import SlideMap
 from wsplf_cli.slides.window import DenseInference
 from wsplf_cli.weak.epithelium.search import restrict_to_epithelium
-from wsplf_cli.weak.features import probe_maps
+from wsplf_cli.weak.features import FeatureMaps, probe_maps
 from wsplf_cli.weak.kept.alike import KeptInstances
 from wsplf_cli.weak.kept.resume import SlideInput, backbone_digest, finished_maps, maps_of, probe_digest
 from wsplf_cli.weak.linear_probe import LinearProbe
@@ -50,7 +50,7 @@ class Classifiers:
     """What was fitted for one class: an ensemble of MIL networks, or linear probes with their backbone, or both."""
 
     probes: FittedProbes | None = None
-    backbone: DenseBackbone | None = None
+    maps: FeatureMaps | None = None
     ensemble: MilEnsemble | None = None
 
     def without_instances(self) -> "Classifiers":
@@ -118,13 +118,13 @@ class ComputeMaps:
                 network_maps = [network_map(slide, network, inference) for network in fitted.ensemble.networks]
                 of_networks[path_class] = np.concatenate(network_maps).astype(np.float16)
                 downsample = inference.downsample
-        backbone = next(iter(self.classifiers.values())).backbone
+        maps = next(iter(self.classifiers.values())).maps
         fitted_probes = {
             path_class: fitted.probes for path_class, fitted in self.classifiers.items() if fitted.probes is not None
         }
-        if backbone is not None and fitted_probes:
-            inference = dense_inference(slide, backbone, self.options)
-            of_probes = _probe_logits(slide, backbone, fitted_probes, inference)
+        if maps is not None and fitted_probes:
+            inference = dense_inference(slide, maps.backbone, self.options)
+            of_probes = _probe_logits(slide, maps, fitted_probes, inference)
             downsample = inference.downsample
         return SlideMaps(of_networks, of_probes, downsample)
 
@@ -138,7 +138,10 @@ class ComputeMaps:
         backbones = [
             backbone_digest(backbone)
             for fitted in self.classifiers.values()
-            for backbone in (fitted.backbone, None if fitted.ensemble is None else fitted.ensemble.networks[0].backbone)
+            for backbone in (
+                None if fitted.maps is None else fitted.maps.backbone,
+                None if fitted.ensemble is None else fitted.ensemble.networks[0].backbone,
+            )
             if backbone is not None
         ]
 
@@ -217,7 +220,7 @@ def window_side(tile_px: int) -> int:
 
 def _probe_logits(
     slide: CohortSlide,
-    backbone: DenseBackbone,
+    feature_maps: FeatureMaps,
     fitted: Mapping[str, FittedProbes],
     inference: DenseInference,
 ) -> dict[str, NDArray[np.float32]]:
@@ -225,7 +228,7 @@ def _probe_logits(
     entry_id = slide.entry.id
     epithelium = next((probes.epithelium for probes in fitted.values() if probes.epithelium is not None), None)
     of_classes = [probes.probes[entry_id] for probes in fitted.values()]
-    maps = probe_maps(slide, backbone, of_classes if epithelium is None else [*of_classes, epithelium], inference)
+    maps = probe_maps(slide, feature_maps, of_classes if epithelium is None else [*of_classes, epithelium], inference)
     logits = {}
     for (path_class, probes), class_map in zip(fitted.items(), maps, strict=False):
         if probes.epithelium is None:

@@ -4,6 +4,9 @@ An instance is a cell of the backbone's feature map with its context: its featur
 neighbourhoods (``pooling``). Both pooling and probes are linear. So the map of a probe is computed by applying the
 probe's weights of each neighbourhood to the features first and averaging after that, which needs one map per
 neighbourhood in place of all features.
+
+Of a slide with little tissue all features fit into memory. They are computed for its instances and used again for its
+map. On other slides the backbone runs twice, since instances come from a few regions only.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,6 +44,11 @@ REGION = 256
 MOST_REGIONS = 6
 #: Features of a region at most, so that they fit into memory: wide backbones get smaller regions.
 _MOST_VALUES = 64_000_000
+#: The features of a slide with little tissue take at most so many bytes, and those that wait for their map together.
+SMALL_BYTES = 200_000_000
+WAITING_BYTES = 1_000_000_000
+#: Cells whose logits are computed at once.
+_ROWS = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,22 +99,111 @@ def sample_instances(
 
 
 @dataclass(frozen=True, slots=True)
+class TissueFeatures:
+    """The features of the cells of tissue of a slide, ``values`` float16 [N, D], row after row of ``inside``.
+
+    ``inside`` bool [rows, columns] is where the tissue is.
+    """
+
+    values: NDArray[np.float16]
+    inside: NDArray[np.bool_]
+
+    @classmethod
+    def compute(cls, slide: CohortSlide, backbone: DenseBackbone, inference: DenseInference) -> "TissueFeatures":
+        """Run a backbone on the tissue of a slide."""
+        opened = slide.open()
+        inside = tissue_cells(slide.tissue, shape=inference.shape(opened), downsample=inference.downsample)
+        features = cls(np.empty((int(inside.sum()), backbone.channels), np.float16), inside)
+        infer = on_arrays(backbone, device=backbone.device, rotations=inference.rotations)
+        whole = MapRegion(0, inside.shape[0], 0, inside.shape[1])
+        for region in tissue_blocks(inside, region_side(backbone.channels), whole):
+            region_map = infer_map(opened, slide.tissue, infer, inference, channels=backbone.channels, region=region)
+            features.values[features._numbers(region)] = region_map[:, inside[region.slices]].T
+        return features
+
+    def region_map(self, region: MapRegion) -> NDArray[np.float32]:
+        """The map of a region as ``infer_map`` gives it, float32 [D, rows, columns], NaN outside the tissue."""
+        inside = self.inside[region.slices]
+        cells = np.full((*inside.shape, self.values.shape[1]), np.nan, np.float32)
+        cells[inside] = self.values[self._numbers(region)]
+        return np.moveaxis(cells, -1, 0)
+
+    def logit_maps(self, weights: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The product with weights [P, D] for each cell, float32 [P, rows, columns], NaN outside the tissue."""
+        maps = np.full((len(weights), *self.inside.shape), np.nan, np.float32)
+        rows = range(0, len(self.values), _ROWS)
+        logits = [self.values[row : row + _ROWS].astype(np.float32) @ weights.T for row in rows]
+        maps[:, self.inside] = np.concatenate([np.zeros((0, len(weights)), np.float32), *logits]).T
+        return maps
+
+    def _numbers(self, region: MapRegion) -> NDArray[np.intp]:
+        """The rows of ``values`` that are cells of a region."""
+        numbers = self.inside.cumsum().reshape(self.inside.shape) - 1
+        of_region: NDArray[np.intp] = numbers[region.slices][self.inside[region.slices]]
+        return of_region
+
+
+class FeatureMaps:
+    """The features of slides with little tissue, by a frozen backbone.
+
+    What is computed for instances waits in the memory of this process for the map, as long as there is room. In another
+    process it is computed again, to the same values.
+    """
+
+    def __init__(self, backbone: DenseBackbone) -> None:
+        self.backbone = backbone
+        self._waiting: dict[str, TissueFeatures] = {}
+
+    def __reduce__(self) -> "tuple[type[FeatureMaps], tuple[DenseBackbone]]":
+        """Another process begins without features."""
+        return FeatureMaps, (self.backbone,)
+
+    def for_instances(self, slide: CohortSlide, inference: DenseInference) -> TissueFeatures | None:
+        """The features of a slide, which then wait for its map; None where there is much tissue."""
+        if not self._is_small(slide, inference):
+            return None
+        features = TissueFeatures.compute(slide, self.backbone, inference)
+        waiting = sum(other.values.nbytes for other in self._waiting.values())
+        if waiting + features.values.nbytes <= WAITING_BYTES:
+            self._waiting[slide.entry.id] = features
+        return features
+
+    def for_map(self, slide: CohortSlide, inference: DenseInference) -> TissueFeatures | None:
+        """The features of a slide, which wait no longer; None where there is much tissue."""
+        if not self._is_small(slide, inference):
+            return None
+        waiting = self._waiting.pop(slide.entry.id, None)
+        return TissueFeatures.compute(slide, self.backbone, inference) if waiting is None else waiting
+
+    def _is_small(self, slide: CohortSlide, inference: DenseInference) -> bool:
+        shape = inference.shape(slide.open())
+        inside = tissue_cells(slide.tissue, shape=shape, downsample=inference.downsample)
+        return feature_bytes(inside, self.backbone.channels) > 0
+
+
+def feature_bytes(inside: NDArray[np.bool_], channels: int) -> int:
+    """Bytes of the features of a slide with that tissue, bool [rows, columns]; 0 where there is too much of it."""
+    taken = 2 * int(inside.sum()) * channels
+    return taken if taken <= SMALL_BYTES else 0
+
+
+@dataclass(frozen=True, slots=True)
 class SampleSlide:
     """Samples instances of a slide: those that depend on the seed and the entry, and on no other slide."""
 
     classes: tuple[str, ...]
-    backbone: DenseBackbone
+    maps: FeatureMaps
     seed: int
 
     def __call__(self, item: tuple[CohortSlide, DenseInference, int], tracker: Tracker) -> dict[str, Instances]:
         """Instances of a slide for each class: how its map is computed, and about how many there are."""
         slide, inference, most = item
         rng = slide_rng(self.seed, "features", slide.entry.id)
-        return sample_slide(slide, self.classes, self.backbone, inference, most=most, rng=rng)
+        return sample_slide(slide, self.classes, self.maps, inference, most=most, rng=rng)
 
     def resumed(self, store: ResumeStore) -> Resumed[tuple[CohortSlide, DenseInference, int], Mapping[str, Instances]]:
         """How the instances of a slide are kept, and what they depend on."""
-        backbone = backbone_digest(self.backbone)
+        backbone = backbone_digest(self.maps.backbone)
 
         def key(item: tuple[CohortSlide, DenseInference, int]) -> str:
             slide, inference, most = item
@@ -123,15 +220,16 @@ class SampleSlide:
 def sample_slide(
     slide: CohortSlide,
     classes: Sequence[str],
-    backbone: DenseBackbone,
+    maps: FeatureMaps,
     inference: DenseInference,
     *,
     most: int = INSTANCES_PER_SLIDE,
     rng: np.random.Generator,
 ) -> dict[str, Instances]:
     """About ``most`` random instances of a slide for each class, with what a person has decided about them."""
-    opened = slide.open()
+    opened, backbone = slide.open(), maps.backbone
     inside = tissue_cells(slide.tissue, shape=inference.shape(opened), downsample=inference.downsample)
+    of_tissue = maps.for_instances(slide, inference)
     regions = sampled_regions(inside, region_side(backbone.channels), rng)
     tissue = np.array([inside[region.slices].sum() for region in regions])
     features = [np.zeros((0, len(CONTEXT_SIGMAS_PX) * backbone.channels), np.float16)]
@@ -141,7 +239,10 @@ def sample_slide(
     for region, share in zip(regions, tissue / max(1, tissue.sum()), strict=True):
         rows, columns = np.nonzero(inside[region.slices])
         chosen = rng.permutation(len(rows))[: round(most * share)]
-        region_map = infer_map(opened, slide.tissue, infer, inference, channels=backbone.channels, region=region)
+        if of_tissue is None:
+            region_map = infer_map(opened, slide.tissue, infer, inference, channels=backbone.channels, region=region)
+        else:
+            region_map = of_tissue.region_map(region)
         features.append(pool_context(region_map, rows[chosen], columns[chosen], sigmas=_sigmas(inference)))
         cells = np.stack([columns[chosen] + region.left, rows[chosen] + region.top], axis=1)
         centres_px0.append(((cells + 0.5) * inference.downsample).astype(np.float32))
@@ -204,13 +305,31 @@ def instance_at(
 
 
 def probe_maps(
-    slide: CohortSlide, backbone: DenseBackbone, probes: Sequence[LinearProbe], inference: DenseInference
+    slide: CohortSlide, maps: FeatureMaps, probes: Sequence[LinearProbe], inference: DenseInference
 ) -> NDArray[np.float32]:
     """The logits of several probes for each cell of a slide, float32 [P, rows, columns], NaN outside the tissue.
 
     One pass of the backbone serves all probes.
     """
     stacked = np.concatenate([probe.weight.reshape(len(CONTEXT_SIGMAS_PX), -1) for probe in probes])
+    of_tissue = maps.for_map(slide, inference)
+    if of_tissue is None:
+        layers = _logit_maps(slide, maps.backbone, stacked, inference)
+    else:
+        layers = of_tissue.logit_maps(stacked)
+    inside = ~np.isnan(layers[0])
+    logits = np.zeros((len(probes), *inside.shape), np.float32)
+    for index, (probe, of_probe) in enumerate(zip(probes, np.split(layers, len(probes)), strict=True)):
+        for layer, sigma in zip(of_probe, _sigmas(inference), strict=True):  # one at a time: maps of a slide are large
+            logits[index] += masked_gaussian(layer[None], inside, sigma=sigma)[0]
+        logits[index] += np.float32(probe.bias)
+    return logits
+
+
+def _logit_maps(
+    slide: CohortSlide, backbone: DenseBackbone, stacked: NDArray[np.float32], inference: DenseInference
+) -> NDArray[np.float32]:
+    """The product of weights [P, D] with the features of each cell of a slide, float32 [P, rows, columns]."""
     weights = torch.from_numpy(stacked).to(backbone.device)
 
     def neighbourhood_logits(tiles: Tensor) -> Tensor:
@@ -219,14 +338,7 @@ def probe_maps(
             return functional.conv2d(features.float(), weights[:, :, None, None])
 
     infer = on_arrays(neighbourhood_logits, device=backbone.device, rotations=inference.rotations)
-    maps = infer_map(slide.open(), slide.tissue, infer, inference, channels=len(stacked))
-    inside = ~np.isnan(maps[0])
-    logits = np.zeros((len(probes), *inside.shape), np.float32)
-    for index, (probe, layers) in enumerate(zip(probes, np.split(maps, len(probes)), strict=True)):
-        for layer, sigma in zip(layers, _sigmas(inference), strict=True):  # one at a time: maps of a slide are large
-            logits[index] += masked_gaussian(layer[None], inside, sigma=sigma)[0]
-        logits[index] += np.float32(probe.bias)
-    return logits
+    return infer_map(slide.open(), slide.tissue, infer, inference, channels=len(stacked))
 
 
 def _sigmas(inference: DenseInference) -> list[float]:

@@ -44,7 +44,7 @@ from wsplf_cli.schema import Annotation, EntryResult, Tracker
 from wsplf_cli.weak.cam import Classifiers, compute_cams, dense_inference
 from wsplf_cli.weak.class_fit import CamsOfClass, ClassFit, resolve_overlap
 from wsplf_cli.weak.epithelium.search import SearchArea, search_area
-from wsplf_cli.weak.features import SampleSlide, sample_instances
+from wsplf_cli.weak.features import FeatureMaps, SampleSlide, sample_instances
 from wsplf_cli.weak.kept.resume import SlideInput, finished_result, map_digest, result_of
 from wsplf_cli.weak.mil.ensemble import fit_ensemble
 from wsplf_cli.weak.polygons import draw_polygons, measure, outside_of_review, prompted_masks, separate_classes
@@ -172,7 +172,8 @@ def fit(
             tracker.say(networks.search.message)
         recipe = options.recipe
         settings = ProbeSettings(networks.search, SelfTraining(rounds=recipe.self_training, adl=recipe.adl))
-        work = SampleSlide(tuple(classes), networks.backbone, options.run.seed)
+        feature_maps = FeatureMaps(networks.backbone)
+        work = SampleSlide(tuple(classes), feature_maps, options.run.seed)
         sampled = sample_instances(cohort, work, inferences, tracker=tracker, workers=workers, store=store)
         cohort = [slide for slide in cohort if slide.entry.id in sampled.of_class[classes[0]]]
         for path_class, class_tracker in trackers.items():
@@ -180,7 +181,7 @@ def fit(
                 require_both_labels(cohort, path_class, sampled.results)
             instances = [sampled.of_class[path_class][slide.entry.id] for slide in cohort]
             probes = fit_probes(cohort, path_class, instances, settings, rng=rng, tracker=class_tracker)
-            classifiers[path_class] = Classifiers(probes, networks.backbone)
+            classifiers[path_class] = Classifiers(probes, feature_maps)
         results = merge_results(results, sampled.results)
     if networks.make_mil is not None:
         tiles = tiles_of(cohort)
