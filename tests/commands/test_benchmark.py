@@ -181,6 +181,12 @@ def test_with_a_frozen_backbone_recipes_that_only_change_its_training_are_left_o
         run(recipes=("fine-tuned-no-adl",), backbone=backbone)
 
 
+def test_a_recipe_that_takes_dropout_from_probes_is_compared_with_a_frozen_backbone_too(run, stand_ins):
+    run(recipes=("default", "no-adl"), seeds=1, backbone="small+efficientnet-lite0")
+    recipes = {options.recipe for options in stand_ins.options if isinstance(options, PseudolabelOptions)}
+    assert {recipe.name: recipe.adl for recipe in recipes} == {"default": True, "no-adl": False}
+
+
 def test_the_project_and_what_a_person_drew_are_not_touched(cohort, run, stand_ins):
     before = {path: path.read_bytes() for path in cohort.parent.rglob("*") if path.is_file()}
     run(recipes=("default", "upper-bound"), seeds=1)

@@ -145,13 +145,15 @@ def recipes_for_backbone(names: Sequence[str], options: BenchmarkOptions, tracke
             hint="name other recipes, or --backbone small",
         )
     tracker.say(
-        f"{options.backbone} is frozen: no attention-based dropout"
+        f"{options.backbone} is frozen: no attention-based dropout in fine-tuned networks"
         + (f"; left out: {', '.join(left_out)}" if left_out else "")
     )
     return kept
 
 
 def _changes_only_backbone_training(recipe: Recipe) -> bool:
+    if recipe.backbone_mode == "frozen":  # what it changes is in the probes, as dropout may be
+        return False
     default = Recipe()
     names = {field.name for field in dataclasses.fields(Recipe)} - _NO_CHANGE
     changed = {name for name in names if getattr(recipe, name) != getattr(default, name)}
@@ -161,8 +163,8 @@ def _changes_only_backbone_training(recipe: Recipe) -> bool:
 def jobs_of(names: Sequence[str], seed: int, entries: Sequence[Entry], options: BenchmarkOptions) -> list[Job]:
     """One job per recipe, all with the same networks and mpp.
 
-    A frozen encoder is not trained, so there is no attention-based dropout. The U-Net is the default one where it
-    cannot be built on the backbone.
+    A frozen encoder is not trained, so its networks have no attention-based dropout. The U-Net is the default one where
+    it cannot be built on the backbone.
     """
     frozen = is_frozen(options.backbone)
     backbone = options.backbone
