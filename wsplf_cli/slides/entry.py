@@ -35,11 +35,19 @@ def content_of(slide: Slide) -> SlideContent:
     Raises:
         SlideError: The slide cannot be read.
     """
+    return SlideContent(file_of(slide), digest_of(slide.thumbnail(_THUMBNAIL_PX)[0]))
+
+
+def file_of(slide: Slide) -> FileIdentity:
+    """The state of the file of an open slide.
+
+    Raises:
+        SlideError: The file is no longer there.
+    """
     try:
-        file = identity(slide.path)
+        return identity(slide.path)
     except OSError as error:
         raise SlideError(f"{slide.path}: {error.strerror}") from error
-    return SlideContent(file, digest_of(slide.thumbnail(_THUMBNAIL_PX)[0]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,12 +17,13 @@ from shapely import Polygon
 from skimage.filters import threshold_otsu
 from skimage.morphology import isotropic_closing, isotropic_dilation, remove_small_holes, remove_small_objects
 
-from wsplf_cli.cache import digest_of, identity, keep_arrays, kept_arrays, key_of
+from wsplf_cli.cache import digest_of, keep_arrays, kept_arrays, key_of
 from wsplf_cli.errors import SlideError
 from wsplf_cli.geometry import mask_polygons
 from wsplf_cli.schema import TissueMask
 from wsplf_cli.slides import ink as ink_module
 from wsplf_cli.slides.checks import require_colour
+from wsplf_cli.slides.entry import file_of
 from wsplf_cli.slides.ink import ink_mask
 from wsplf_cli.slides.open import Slide
 
@@ -69,11 +70,7 @@ def tissue_mask(slide: Slide, *, mpp_slide: float, mpp: float = 8.0, find_ink: b
         SlideError: No part of the slide can be read, or it is no colour image.
     """
     require_colour(slide)
-    try:
-        file = identity(slide.path)
-    except OSError as error:
-        raise SlideError(f"{slide.path}: {error.strerror}") from error
-    key = key_of([_source(), file, slide.shown, mpp_slide, mpp, find_ink])
+    key = key_of([_source(), file_of(slide), slide.shown, mpp_slide, mpp, find_ink])
     kept = kept_arrays("tissue", key)
     mask = None if kept is None else _unpacked(kept)
     if mask is None:

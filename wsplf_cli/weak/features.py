@@ -100,20 +100,24 @@ def sample_instances(
 
 @dataclass(frozen=True, slots=True)
 class TissueFeatures:
-    """The features of the cells of tissue of a slide, ``values`` float16 [N, D], row after row of ``inside``.
+    """The features of the cells of tissue of a slide, ``values`` float16 [N, D].
 
-    ``inside`` bool [rows, columns] is where the tissue is.
+    ``inside`` bool [rows, columns] is where the tissue is. ``cells_before`` int [rows + 1] counts its cells in the rows
+    above each row, since ``values`` holds them row after row.
     """
 
     values: NDArray[np.float16]
     inside: NDArray[np.bool_]
+    cells_before: NDArray[np.intp]
 
     @classmethod
-    def compute(cls, slide: CohortSlide, backbone: DenseBackbone, inference: DenseInference) -> "TissueFeatures":
-        """Run a backbone on the tissue of a slide."""
+    def compute(
+        cls, slide: CohortSlide, inside: NDArray[np.bool_], backbone: DenseBackbone, inference: DenseInference
+    ) -> "TissueFeatures":
+        """Run a backbone on the tissue of a slide, which is ``inside``, bool [rows, columns]."""
         opened = slide.open()
-        inside = tissue_cells(slide.tissue, shape=inference.shape(opened), downsample=inference.downsample)
-        features = cls(np.empty((int(inside.sum()), backbone.channels), np.float16), inside)
+        cells_before = np.concatenate([[0], inside.sum(axis=1).cumsum()])
+        features = cls(np.empty((int(cells_before[-1]), backbone.channels), np.float16), inside, cells_before)
         infer = on_arrays(backbone, device=backbone.device, rotations=inference.rotations)
         whole = MapRegion(0, inside.shape[0], 0, inside.shape[1])
         for region in tissue_blocks(inside, region_side(backbone.channels), whole):
@@ -138,8 +142,10 @@ class TissueFeatures:
 
     def _numbers(self, region: MapRegion) -> NDArray[np.intp]:
         """The rows of ``values`` that are cells of a region."""
-        numbers = self.inside.cumsum().reshape(self.inside.shape) - 1
-        of_region: NDArray[np.intp] = numbers[region.slices][self.inside[region.slices]]
+        left = self.inside[region.top : region.bottom, : region.left].sum(axis=1)
+        inside = self.inside[region.slices]
+        numbers = (self.cells_before[region.top : region.bottom] + left)[:, None] + inside.cumsum(axis=1) - 1
+        of_region: NDArray[np.intp] = numbers[inside]
         return of_region
 
 
@@ -160,9 +166,10 @@ class FeatureMaps:
 
     def for_instances(self, slide: CohortSlide, inference: DenseInference) -> TissueFeatures | None:
         """The features of a slide, which then wait for its map; None where there is much tissue."""
-        if not self._is_small(slide, inference):
+        inside = _inside(slide, inference)
+        if not feature_bytes(inside, self.backbone.channels):
             return None
-        features = TissueFeatures.compute(slide, self.backbone, inference)
+        features = TissueFeatures.compute(slide, inside, self.backbone, inference)
         waiting = sum(other.values.nbytes for other in self._waiting.values())
         if waiting + features.values.nbytes <= WAITING_BYTES:
             self._waiting[slide.entry.id] = features
@@ -170,15 +177,18 @@ class FeatureMaps:
 
     def for_map(self, slide: CohortSlide, inference: DenseInference) -> TissueFeatures | None:
         """The features of a slide, which wait no longer; None where there is much tissue."""
-        if not self._is_small(slide, inference):
-            return None
         waiting = self._waiting.pop(slide.entry.id, None)
-        return TissueFeatures.compute(slide, self.backbone, inference) if waiting is None else waiting
+        if waiting is not None:
+            return waiting
+        inside = _inside(slide, inference)
+        if not feature_bytes(inside, self.backbone.channels):
+            return None
+        return TissueFeatures.compute(slide, inside, self.backbone, inference)
 
-    def _is_small(self, slide: CohortSlide, inference: DenseInference) -> bool:
-        shape = inference.shape(slide.open())
-        inside = tissue_cells(slide.tissue, shape=shape, downsample=inference.downsample)
-        return feature_bytes(inside, self.backbone.channels) > 0
+
+def _inside(slide: CohortSlide, inference: DenseInference) -> NDArray[np.bool_]:
+    """The tissue at the cells of the map of a slide, bool [rows, columns]."""
+    return tissue_cells(slide.tissue, shape=inference.shape(slide.open()), downsample=inference.downsample)
 
 
 def feature_bytes(inside: NDArray[np.bool_], channels: int) -> int:
@@ -228,7 +238,7 @@ def sample_slide(
 ) -> dict[str, Instances]:
     """About ``most`` random instances of a slide for each class, with what a person has decided about them."""
     opened, backbone = slide.open(), maps.backbone
-    inside = tissue_cells(slide.tissue, shape=inference.shape(opened), downsample=inference.downsample)
+    inside = _inside(slide, inference)
     of_tissue = maps.for_instances(slide, inference)
     regions = sampled_regions(inside, region_side(backbone.channels), rng)
     tissue = np.array([inside[region.slices].sum() for region in regions])
