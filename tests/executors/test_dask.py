@@ -91,6 +91,8 @@ class Running:
 
     def __init__(self, folder):
         self.folder, self.processes, self.address = folder, [], ""
+
+    def start_scheduler(self):
         self.start("scheduler", self.await_scheduler, "--port", "0")
 
     def start(self, kind, await_start, *options, **environment):
@@ -105,7 +107,7 @@ class Running:
             self.processes.append(process)
             try:
                 return await_start()
-            except TimeoutError:
+            except (TimeoutError, AssertionError):  # an AssertionError where Dask's own thread takes over 10 s
                 end(process)
                 if not tries_left:
                     raise
@@ -135,9 +137,12 @@ def end(process):
 @pytest.fixture
 def running(tmp_path):
     scheduler = Running(tmp_path)
-    yield scheduler
-    for process in scheduler.processes:
-        end(process)
+    try:
+        scheduler.start_scheduler()
+        yield scheduler
+    finally:
+        for process in scheduler.processes:
+            end(process)
 
 
 @pytest.mark.slow
