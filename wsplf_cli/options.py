@@ -172,8 +172,8 @@ class TrainOptions:
     name: str = option("default", "Name of the model, a folder under wsplf/models/ of the project.")
     epochs: int = option(10, "Epochs of the training, of 400 random crops each.", least=1)
     folds: int = option(
-        2,
-        "Folds of the patients, each predicted by a model that did not learn from it; 1 for no validation.",
+        4,
+        "Folds of the patients. The model is the mean of networks that learned without one each; 1: no validation.",
         least=1,
         toml_only=True,
     )

@@ -99,7 +99,7 @@ def test_training_is_planned_without_held_out_slides(tiny_project, calibrated, c
     monkeypatch.setattr(command, "calibrate", lambda wanted, tracker: Calibration(2.0, steps))
     code, document = printed(capsys, tiny_project, "--for", "train", "--epochs", "2")
     assert code == 0
-    assert document["seconds"] > 2 + 0.1 * 200  # on all slides, and without each of two folds
+    assert document["seconds"] == pytest.approx(2 + 0.1 * 100, rel=0.5)  # two slides are too few for folds
     assert document["memory_bytes"] is None
 
 

@@ -5,7 +5,7 @@ from shapely import box
 from torch import nn
 from training_slides import training_slide
 
-from wsplf_cli.networks.ensemble import Ensemble
+from wsplf_cli.networks.ensemble import Ensemble, members_of
 from wsplf_cli.review.regions import ReviewRegions
 from wsplf_cli.schema import Silent
 from wsplf_cli.segmentation import cross_fit as module
@@ -44,42 +44,58 @@ def run(slides, *, build=build, **changes):
 
 
 def test_no_network_learns_from_a_slide_that_it_is_measured_on(monkeypatch):
-    learned, measured = [], []
+    learned, learners, measured = [], [], []
     fit, measure = module.fit, module._measure
 
     def recorded_fit(network, slides, **rest):
         learned.append({slide.group for slide in slides})
+        learners.append(network)
         return fit(network, slides, **rest)
 
-    def recorded_measure(out, slide, *rest, **options):
-        measured.append((len(learned) - 1, slide.group))
-        measure(out, slide, *rest, **options)
+    def recorded_measure(out, slide, indices, network, **options):
+        assert slide.group not in learned[learners.index(network)]
+        measured.append(slide.group)
+        measure(out, slide, indices, network, **options)
 
     monkeypatch.setattr(module, "fit", recorded_fit)
     monkeypatch.setattr(module, "_measure", recorded_measure)
     result = run(lesson(), tiles_per_epoch=8)
     assert result.folds == 3
-    assert len(learned) == 4
-    assert sorted(group for _, group in measured) == sorted(slide.group for slide in lesson())
-    assert not any(group in learned[fold] for fold, group in measured)
-    assert learned[3] == {slide.group for slide in lesson()}, "the model itself learns from all slides"
+    assert len(learned) == 3
+    assert sorted(measured) == sorted(slide.group for slide in lesson())
+    for group in {slide.group for slide in lesson()}:
+        assert sum(group in of_network for of_network in learned) == 2, "a network leaves out what it is measured on"
+    assert len(members_of(result.network)) == 3
 
 
 def test_the_class_is_found_out_of_fold_and_by_the_model():
     result = run(lesson())
     assert not result.network.training
     assert result.point.dice > 0.7
-    assert [len(losses) for losses in result.losses] == [6]
+    assert [len(losses) for losses in result.losses] == [6, 6, 6]
     assert sorted(result.held_out) == sorted(slide.name for slide in lesson())
     assert result.point.bounds[0].patients == 4
     assert result.pending
 
 
-def test_each_network_of_an_ensemble_is_trained_alone():
-    result = run(lesson(), build=lambda: Ensemble([build(), build()]))
-    assert len(result.losses) == 2
-    assert result.losses[0] != result.losses[1]
-    assert isinstance(result.network, Ensemble)
+@pytest.mark.parametrize(("folds", "expected"), [(3, "ABA"), (2, "AB"), (1, "AB")])
+def test_the_networks_of_an_ensemble_take_turns_and_all_are_trained(folds, expected):
+    def ensemble():
+        first, second = build(), build()
+        first.kind, second.kind = "A", "B"
+        return Ensemble([first, second])
+
+    result = run(lesson(), build=ensemble, folds=folds, tiles_per_epoch=8)
+    assert "".join(network.kind for network in members_of(result.network)) == expected
+    assert len(result.losses) == len(expected)
+    assert len({tuple(losses) for losses in result.losses}) == len(expected)
+    assert not result.network.training
+
+
+def test_where_folds_are_fewer_than_networks_a_fold_is_predicted_by_several():
+    result = run(lesson(), build=lambda: Ensemble([build() for _ in range(3)]), folds=2, tiles_per_epoch=8)
+    assert (len(members_of(result.network)), result.folds) == (3, 2)
+    assert sorted(result.held_out) == sorted(slide.name for slide in lesson())
 
 
 def test_one_patient_with_polygons_gives_a_model_without_validation():

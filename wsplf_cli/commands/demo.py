@@ -47,7 +47,7 @@ class Size:
     size_px: int = 2048
     tile_px: int = Recipe().tile_px
     crop_px: int = TileOptions().tile_px
-    segmenter_epochs: int = 10
+    segmenter_epochs: int = 5
     encoder: str = "small"
 
 

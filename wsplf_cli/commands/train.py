@@ -16,6 +16,7 @@ from wsplf_cli.cohort.square_pixels import with_square_pixels
 from wsplf_cli.errors import ConfigError
 from wsplf_cli.networks.device import pick_device, seed_everything
 from wsplf_cli.networks.distributed import is_main
+from wsplf_cli.networks.ensemble import members_of
 from wsplf_cli.options import TrainOptions
 from wsplf_cli.runs import layout
 from wsplf_cli.runs.lock import hold
@@ -101,6 +102,7 @@ def train(project: Project, entries: Sequence[Entry], options: TrainOptions, tra
             confidences=trained.point.confidences,
             bounds=trained.point.bounds,
             window_px=window_px,
+            networks=len(members_of(trained.network)),
             scores={} if trained.point.dice is None else {"validation_dice": trained.point.dice},
         )
         folder = layout.model_folder(project.folder, options.name)
@@ -144,7 +146,7 @@ def _summary(trained: CrossFit, classes: Sequence[str]) -> str:
     polygons = "polygons, pseudo-labels that nobody has reviewed among them," if trained.pending else "polygons"
     lacking = ", ".join(classes[index] for index in trained.unvalidated)
     return (
-        f"out of fold (models that learned without the patients of one of {trained.folds} folds) Dice"
+        f"out of fold (of {trained.folds}, each predicted by networks that learned without its patients) Dice"
         f" {trained.point.dice:.3f} at threshold {trained.point.threshold:g}{shared}, against the {polygons} of"
         f" {len(trained.held_out)} slides; the threshold is chosen on them, so new slides may score lower"
         + (f"; of {lacking} there is nothing to find on them" if lacking else "")

@@ -22,6 +22,11 @@ class Ensemble(nn.Module):
         return torch.stack([member(tiles) for member in self.members]).mean(dim=0)
 
 
+def mean_of(networks: Sequence[nn.Module]) -> nn.Module:
+    """The ensemble of the networks in eval mode; the network itself where there is one."""
+    return (networks[0] if len(networks) == 1 else Ensemble(networks)).eval()
+
+
 def members_of(network: nn.Module) -> list[nn.Module]:
     """The members of an ensemble, or the network itself."""
     return list(network.members) if isinstance(network, Ensemble) else [network]

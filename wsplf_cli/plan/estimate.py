@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from wsplf_cli.networks.backbone import backbone_names
 from wsplf_cli.options import PseudolabelOptions, TrainOptions
 from wsplf_cli.plan.calibration import Calibration, CommandOptions
 from wsplf_cli.plan.sizes import SlideSize
@@ -93,14 +94,18 @@ def fit_settings(options: TrainOptions) -> FitSettings:
 
 
 def training_steps(options: TrainOptions, slides: int) -> float:
-    """Steps of training, on all slides and without each fold, with the predictions out of fold counted as such.
+    """Steps of training, without each fold, with the predictions out of fold counted as such.
 
     A step is one of each network that the model is the mean of.
     """
     settings = fit_settings(options)
-    folds = 0 if slides < options.folds or options.folds < 2 else options.folds
+    folds = min(options.folds, slides // 2)  # about so many patients have polygons
+    folds = 0 if folds < 2 else folds
     predicted = blocks_of_slide(slides) * slides if folds else 0
-    return settings.steps + folds * settings.of_fold.steps + predicted * PREDICTED_BLOCK_STEPS
+    built = 1
+    if options.segmenter == "unet":
+        built = len(backbone_names(options.backbone, options.backbone_weights))
+    return settings.steps * max(folds, built) / built + predicted * PREDICTED_BLOCK_STEPS
 
 
 def extra_bytes(sizes: Sequence[SlideSize]) -> float:

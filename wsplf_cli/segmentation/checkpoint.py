@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from wsplf_cli import __version__, files, plugins
 from wsplf_cli.errors import ConfigError, ProjectError
+from wsplf_cli.networks.ensemble import mean_of, members_of
 from wsplf_cli.segmentation import likeness
 from wsplf_cli.segmentation.likeness import TrainingAppearance
 from wsplf_cli.segmentation.operating_point import Bound
@@ -39,8 +40,9 @@ class Checkpoint:
     ``plugin`` is the name of a file of segmentation/models/, ``settings`` are the arguments of its ``build``. A pixel
     belongs to a class from the probability ``threshold`` on. A polygon of a class is drawn if the mean probability
     inside reaches the confidence of that class, and ``bounds`` say what that means for negative slides (see
-    ``operating_point``); both are empty in models of earlier versions. ``scores`` are those out of fold. Networks read
-    windows of ``window_px``, those of earlier versions (0) of ``tile_px``.
+    ``operating_point``); both are empty in models of earlier versions. ``scores`` are those out of fold. The model
+    is the mean of so many ``networks``, those that ``build`` makes in turns; 0 for just these. Networks read windows
+    of ``window_px``, those of earlier versions (0) of ``tile_px``.
     """
 
     plugin: str
@@ -53,6 +55,7 @@ class Checkpoint:
     confidences: tuple[float, ...] = ()
     bounds: tuple[Bound | None, ...] = ()
     window_px: int = 0
+    networks: int = 0
     scores: Mapping[str, float] = field(default_factory=dict)
     version: str = __version__
     format: int = FORMAT
@@ -65,7 +68,7 @@ class Checkpoint:
 
 
 #: The fields that models of earlier versions lack.
-_NEW = frozenset(["confidences", "bounds", "window_px"])
+_NEW = frozenset(["confidences", "bounds", "window_px", "networks"])
 
 
 def save(
@@ -113,6 +116,12 @@ def load(folder: Path, *, device: torch.device) -> tuple[Checkpoint, nn.Module]:
     plugin = plugins.load("segmentation.models", checkpoint.plugin)
     try:
         model: nn.Module = plugin.build(len(checkpoint.classes), pretrained=False, **checkpoint.settings)
+        if checkpoint.networks:
+            networks = members_of(model)
+            while len(networks) < checkpoint.networks:
+                again = plugin.build(len(checkpoint.classes), pretrained=False, **checkpoint.settings)
+                networks += members_of(again)
+            model = mean_of(networks[: checkpoint.networks])
     except TypeError as error:
         raise ConfigError(f"{folder / CONFIG}: unknown settings of {checkpoint.plugin}: {error}") from error
     try:

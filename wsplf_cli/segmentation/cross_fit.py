@@ -1,11 +1,13 @@
-"""Train a model on all slides, and others without the patients of one fold each, to measure what such a model draws.
+"""Train the networks of a model, each without the patients of one fold, and measure what they draw there.
 
 What is measured on the slides left out chooses the threshold of the model and the confidence that a polygon needs. The
-networks of the folds learn for fewer epochs and from fewer slides, so that the model itself is rather better than they.
+model is the mean of these very networks (as in bagging), so that their probabilities are on its scale: networks that
+learn for measuring alone are less sure of themselves than the model, and their confidences let more through.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import compress
 
 import numpy as np
@@ -14,7 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from wsplf_cli.cohort.folds import split_by_patient
-from wsplf_cli.networks.ensemble import members_of
+from wsplf_cli.networks.ensemble import mean_of, members_of
 from wsplf_cli.schema import Tracker
 from wsplf_cli.segmentation.operating_point import OperatingPoint, OutOfFold
 from wsplf_cli.segmentation.sampling import Blocks, TrainingSlide
@@ -33,7 +35,7 @@ class CrossFit:
     """What training gives.
 
     Attributes:
-        network: RGB tiles float [B, 3, H, W] in 0..1 to logits [B, C, H, W], in eval mode.
+        network: The mean of the networks, RGB tiles float [B, 3, H, W] in 0..1 to logits [B, C, H, W], in eval mode.
         folds: How many folds there were; 0 for none.
         losses: The loss of each epoch, of each network that the model is the mean of.
         point: Where the model draws, with the Dice out of fold against the polygons that the slides came with.
@@ -44,7 +46,7 @@ class CrossFit:
 
     network: nn.Module
     folds: int
-    losses: tuple[tuple[float, ...], ...]
+    losses: Sequence[Sequence[float]]
     point: OperatingPoint
     held_out: tuple[str, ...] = ()
     unvalidated: tuple[int, ...] = ()
@@ -60,7 +62,9 @@ def cross_fit(
     device: torch.device,
     tracker: Tracker,
 ) -> CrossFit:
-    """Train a model, and one for each fold of the patients; none of these where patients are too few.
+    """Train a network without each fold of the patients; on all slides where patients are too few for folds.
+
+    There are at least as many networks as folds, and as networks in an ensemble: these take turns.
 
     Args:
         build: Makes a new network on the device, or an ensemble, of which each network is trained alone.
@@ -70,47 +74,40 @@ def cross_fit(
         device: The device of the networks.
         tracker: Is told of each step.
     """
-    fold_of = assign_folds(slides, folds=settings.folds, rng=rng)
-    count = 0 if fold_of is None else int(fold_of.max()) + 1
-    of_fold = settings.of_fold
-    model = build()
-    tracker.start("train", len(members_of(model)) * (settings.steps + count * of_fold.steps))
     measured = OutOfFold(len(slides[0].classes))
-    for fold in range(count):
-        assert fold_of is not None
-        held_out = list(compress(slides, fold_of == fold))
-        learned_from = list(compress(slides, fold_of != fold))
-        network = build()
-        _fit_members(network, learned_from, settings=of_fold, rng=rng, device=device, tracker=tracker)
-        for slide in held_out:
+    fold_of = assign_folds(slides, folds=settings.folds, rng=rng)
+    built = members_of(build())
+    if fold_of is None:
+        tracker.start("train", len(built) * settings.steps)
+        learn = partial(fit, slides=slides, settings=settings, rng=rng, device=device, tracker=tracker)
+        losses = [learn(network) for network in built]
+        return CrossFit(
+            mean_of(built), 0, losses, OutOfFold(len(slides[0].classes)).operating_point(alpha=settings.alpha)
+        )
+    folds = int(fold_of.max()) + 1
+    networks: list[nn.Module] = []
+    losses = []
+    tracker.start("train", max(folds, len(built)) * settings.steps)
+    while len(networks) < max(folds, len(built)):
+        number = len(networks)
+        fresh = built if number < len(built) else members_of(build())
+        network = fresh[number % len(built)]
+        others = list(compress(slides, fold_of != number % folds))
+        losses.append(fit(network, others, settings=settings, rng=rng, device=device, tracker=tracker))
+        networks.append(network)
+    for fold in range(folds):
+        network = mean_of(networks[fold::folds])
+        for slide in compress(slides, fold_of == fold):
             indices = np.sort(rng.permutation(len(slide.grid.xy_px0))[: blocks_of_slide(len(slides))]).tolist()
             _measure(measured, slide, indices, network, window_px=settings.window_px, device=device)
-    losses = _fit_members(model, slides, settings=settings, rng=rng, device=device, tracker=tracker)
-    point = measured.operating_point(alpha=settings.alpha)
     return CrossFit(
-        model.eval(),
-        count,
+        mean_of(networks),
+        folds,
         losses,
-        point,
+        measured.operating_point(alpha=settings.alpha),
         held_out=tuple(measured.slides),
         unvalidated=measured.unvalidated,
-        pending=count > 0 and any(targets.regions.pending for slide in slides for targets in slide.classes),
-    )
-
-
-def _fit_members(
-    network: nn.Module,
-    slides: Sequence[TrainingSlide],
-    *,
-    settings: FitSettings,
-    rng: np.random.Generator,
-    device: torch.device,
-    tracker: Tracker,
-) -> tuple[tuple[float, ...], ...]:
-    """Train each network of an ensemble, or the one that there is; the loss of each epoch of each."""
-    return tuple(
-        tuple(fit(member, slides, settings=settings, rng=rng, device=device, tracker=tracker))
-        for member in members_of(network)
+        pending=any(targets.regions.pending for slide in slides for targets in slide.classes),
     )
 
 

@@ -3,8 +3,9 @@
 All of it is chosen on predictions out of fold: by networks that learned from no slide of the patient. The confidence of
 a polygon is the mean probability inside. It must reach a level of its own: the lowest at which polygons cover at most a
 share ``alpha`` of the tissue of negative slides. That share is bounded for the slides of a new patient (``conformal``).
-The threshold is the one with the best Dice of what is drawn so, against the polygons that the slides came with. It can
-be low, which fills out the tumour, since the confidence keeps false polygons away.
+A few negative slides say little about others, so that the confidence is raised further as far as this costs no Dice,
+which is measured against the polygons that the slides came with. The threshold is one with the best Dice of what is
+drawn so. It can be low, which fills out the tumour, since the confidence keeps false polygons away.
 """
 
 import math
@@ -22,7 +23,9 @@ from wsplf_cli.segmentation.sampling import IGNORE, Block, TrainingSlide
 #: The threshold of the probability where there is nothing to choose it on.
 DEFAULT_THRESHOLD = 0.5
 THRESHOLDS = np.arange(0.30, 0.91, 0.05)
-#: Thresholds whose Dice differs by less than this count as equally good.
+#: By how much a confidence is raised at a time.
+_CONFIDENCE_STEP = 0.01
+#: Thresholds and confidences whose Dice differs by less than this count as equally good.
 SAME_DICE = 0.005
 #: By default polygons below this are not drawn.
 _MIN_AREA_UM2 = 2000.0
@@ -119,12 +122,12 @@ class OutOfFold:
         confidences, bounds = [], []
         for slides in self._of_classes:
             drawn = [slide.components(threshold) for slide in slides]
-            negatives = {index: slide.patient for index, slide in enumerate(slides) if slide.negative}
-            confidence, bound = _choose_confidence(
-                [drawn[index] for index in negatives], list(negatives.values()), threshold=threshold, alpha=alpha
-            )
+            patient_of = [slide.patient for slide in slides if slide.negative]
+            negatives = [of_slide for of_slide, slide in zip(drawn, slides, strict=True) if slide.negative]
+            confidence = _confidence_for(alpha, negatives, patient_of, threshold=threshold)
+            confidence = _raised(confidence, drawn, truth=_truth(slides))
             confidences.append(confidence)
-            bounds.append(bound)
+            bounds.append(_bound(confidence, alpha, negatives, patient_of))
             for components in drawn:
                 kept = components.confidence >= confidence
                 common += components.common[kept].sum()
@@ -153,6 +156,10 @@ class _Components:
     share: NDArray[np.float64]
     common: NDArray[np.float64]
     predicted: NDArray[np.float64]
+
+    def share_from(self, confidence: float) -> float:
+        """The share of the slide's tissue under polygons of at least that confidence."""
+        return min(1.0, float(self.share[self.confidence >= confidence].sum()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,31 +194,50 @@ def _truth(slides: Sequence[_SlideCells]) -> float:
     return float(sum(cells.truth.sum() for slide in slides for cells in slide.blocks))
 
 
-def _choose_confidence(
-    negatives: Sequence[_Components], patient_of: Sequence[str], *, threshold: float, alpha: float
-) -> tuple[float, Bound | None]:
-    """The confidence that a polygon needs, at least the threshold, and its bound; no bound without negative slides."""
+def _confidence_for(
+    alpha: float, negatives: Sequence[_Components], patient_of: Sequence[str], *, threshold: float
+) -> float:
+    """The lowest confidence, at least the threshold, at which negative slides have the share of polygons they may."""
     if not negatives:
-        return threshold, None
+        return threshold
     weights, patients = patient_weights(patient_of)
     confidences = np.unique(np.concatenate([drawn.confidence for drawn in negatives]))
     above_all = np.nextafter(confidences[-1:], 2)
     candidates = np.concatenate([[threshold], confidences[confidences > threshold], above_all])
-    shares = np.array(
-        [[drawn.share[drawn.confidence >= candidate].sum() for candidate in candidates] for drawn in negatives]
-    )
-    shares = np.minimum(shares, 1.0)
-    most = highest_mean(alpha, patients=patients)
-    position = int(np.argmax(weights @ shares <= most + 1e-12))
-    bound = Bound(
+    shares = np.array([[drawn.share_from(candidate) for candidate in candidates] for drawn in negatives])
+    position = int(np.argmax(weights @ shares <= highest_mean(alpha, patients=patients) + 1e-12))
+    return max(float(candidates[position]), threshold)
+
+
+def _raised(least: float, drawn: Sequence[_Components], *, truth: float) -> float:
+    """The highest confidence from ``least`` on whose Dice is as good as that of the best one."""
+    if not truth:
+        return least
+    confidences = np.arange(least, max(1.0, least) + _CONFIDENCE_STEP / 2, _CONFIDENCE_STEP)
+    dice = []
+    for confidence in confidences:
+        kept = [(of_slide, of_slide.confidence >= confidence) for of_slide in drawn]
+        common = sum(of_slide.common[of_kept].sum() for of_slide, of_kept in kept)
+        predicted = sum(of_slide.predicted[of_kept].sum() for of_slide, of_kept in kept)
+        dice.append(2 * common / (predicted + truth))
+    return float(confidences[np.flatnonzero(np.array(dice) >= max(dice) - SAME_DICE)[-1]]) if max(dice) else least
+
+
+def _bound(
+    confidence: float, alpha: float, negatives: Sequence[_Components], patient_of: Sequence[str]
+) -> Bound | None:
+    """What negative slides say of a confidence, at least the one of ``_confidence_for``; None without any."""
+    if not negatives:
+        return None
+    patients = len(set(patient_of))
+    return Bound(
         alpha=alpha,
-        measured=float(shares[:, position].mean()),
-        guaranteed=guaranteed(most, patients=patients),
+        measured=float(np.mean([drawn.share_from(confidence) for drawn in negatives])),
+        guaranteed=guaranteed(highest_mean(alpha, patients=patients), patients=patients),
         slides=len(negatives),
         patients=patients,
         patients_needed=patients_needed(alpha),
     )
-    return max(float(candidates[position]), threshold), bound
 
 
 def describe_bound(bound: Bound | None, confidence: float) -> str:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -46,11 +46,6 @@ class FitSettings:
     encoder_learning_rate: float = 5e-4
     weight_decay: float = 1e-2
     ema_decay: float = 0.98
-
-    @property
-    def of_fold(self) -> "FitSettings":
-        """The settings of a model that only measures: half of the epochs."""
-        return replace(self, epochs=math.ceil(self.epochs / 2))
 
     @property
     def steps(self) -> int:
