@@ -59,8 +59,8 @@ FORK = multiprocessing.get_context("fork")
 OPTIONS = {"pseudolabel": ("--device", "cpu", "--refiner", "none"), "segment": ("--device", "cpu")}
 #: Seconds that workers may outlive the command.
 GRACE_S = 20.0
-#: Seconds that a command may take to end after the kill.
-END_S = 120.0
+#: Seconds that a command may take to end after the kill, on a busy machine.
+END_S = 300.0
 TRACEBACK = "Traceback (most recent call last)"
 GONE = ("the Dask scheduler does not answer any more", "no Dask scheduler answers at")
 
