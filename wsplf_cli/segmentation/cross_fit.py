@@ -75,25 +75,22 @@ def cross_fit(
         tracker: Is told of each step.
     """
     measured = OutOfFold(len(slides[0].classes))
+    learn = partial(fit, settings=settings, rng=rng, device=device, tracker=tracker)
     fold_of = assign_folds(slides, folds=settings.folds, rng=rng)
     built = members_of(build())
     if fold_of is None:
         tracker.start("train", len(built) * settings.steps)
-        learn = partial(fit, slides=slides, settings=settings, rng=rng, device=device, tracker=tracker)
-        losses = [learn(network) for network in built]
-        return CrossFit(
-            mean_of(built), 0, losses, OutOfFold(len(slides[0].classes)).operating_point(alpha=settings.alpha)
-        )
+        losses = [learn(network, slides) for network in built]
+        return CrossFit(mean_of(built), 0, losses, measured.operating_point(alpha=settings.alpha))
     folds = int(fold_of.max()) + 1
+    count = max(folds, len(built))
     networks: list[nn.Module] = []
     losses = []
-    tracker.start("train", max(folds, len(built)) * settings.steps)
-    while len(networks) < max(folds, len(built)):
-        number = len(networks)
+    tracker.start("train", count * settings.steps)
+    for number in range(count):
         fresh = built if number < len(built) else members_of(build())
         network = fresh[number % len(built)]
-        others = list(compress(slides, fold_of != number % folds))
-        losses.append(fit(network, others, settings=settings, rng=rng, device=device, tracker=tracker))
+        losses.append(learn(network, list(compress(slides, fold_of != number % folds))))
         networks.append(network)
     for fold in range(folds):
         network = mean_of(networks[fold::folds])
