@@ -173,7 +173,7 @@ class TrainOptions:
     epochs: int = option(10, "Epochs of the training, of 400 random crops each.", least=1)
     folds: int = option(
         4,
-        "Folds of the patients. The model is the mean of networks that learned without one each; 1: no validation.",
+        "Folds of the patients, each predicted by networks that did not learn from it; 1 for no validation.",
         least=1,
         toml_only=True,
     )

@@ -56,6 +56,8 @@ def test_training_is_its_steps_and_the_blocks_out_of_fold():
     assert training_steps(TrainOptions(epochs=2, folds=3), slides=2) == 100  # too few for folds
     one_encoder = TrainOptions(epochs=2, folds=3, backbone="small")
     assert training_steps(one_encoder, slides=10) == pytest.approx(100 * 3 + 160 / 6)
+    of_sam = TrainOptions(epochs=2, folds=3, segmenter="sam")  # the model is one more network
+    assert training_steps(of_sam, slides=10) == pytest.approx(100 * 4 + 160 / 6)
     size = SlideSize("a", 1.0, 4, {"read annotations": 2.0})
     calibration = Calibration(3.0, {"train": 0.1, "read annotations": 0.5}, disk_bytes=700)
     planned = estimate([size] * 10, calibration, TrainOptions(epochs=2, folds=1))

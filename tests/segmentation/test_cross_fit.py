@@ -43,6 +43,22 @@ def run(slides, *, build=build, **changes):
     return cross_fit(build, slides, settings=settings, rng=rng, device=torch.device("cpu"), tracker=Silent())
 
 
+def test_the_model_is_one_more_network_where_a_segmenter_says_so(monkeypatch):
+    learned = []
+    fit = module.fit
+
+    def recorded_fit(network, slides, **rest):
+        learned.append((network, {slide.group for slide in slides}))
+        return fit(network, slides, **rest)
+
+    monkeypatch.setattr(module, "fit", recorded_fit)
+    result = run(lesson(4, 2), one_network=True)
+    assert [len(groups) for _, groups in learned] == [4, 4, 4, 6]
+    assert result.network is learned[-1][0]
+    assert len(result.losses) == 1
+    assert len(result.held_out) == 6
+
+
 def test_no_network_learns_from_a_slide_that_it_is_measured_on(monkeypatch):
     learned, learners, measured = [], [], []
     fit, measure = module.fit, module._measure

@@ -80,7 +80,12 @@ def train(project: Project, entries: Sequence[Entry], options: TrainOptions, tra
             lambda: segmenter.build(len(classes), weights=weights, **settings).to(device),
             cohort.slides,
             settings=FitSettings(
-                options.epochs, options.tiles.tile_px, window_px, folds=options.folds, alpha=options.alpha
+                options.epochs,
+                options.tiles.tile_px,
+                window_px,
+                folds=options.folds,
+                one_network=segmenter.ONE_NETWORK,
+                alpha=options.alpha,
             ),
             rng=rng,
             device=device,

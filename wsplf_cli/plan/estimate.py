@@ -96,16 +96,18 @@ def fit_settings(options: TrainOptions) -> FitSettings:
 def training_steps(options: TrainOptions, slides: int) -> float:
     """Steps of training, without each fold, with the predictions out of fold counted as such.
 
-    A step is one of each network that the model is the mean of.
+    A step is one of each network that the segmenter builds.
     """
     settings = fit_settings(options)
     folds = min(options.folds, slides // 2)  # about so many patients have polygons
     folds = 0 if folds < 2 else folds
     predicted = blocks_of_slide(slides) * slides if folds else 0
-    built = 1
     if options.segmenter == "unet":
         built = len(backbone_names(options.backbone, options.backbone_weights))
-    return settings.steps * max(folds, built) / built + predicted * PREDICTED_BLOCK_STEPS
+        networks = max(folds, built) / built
+    else:  # the model is a network of its own
+        networks = folds + 1
+    return settings.steps * networks + predicted * PREDICTED_BLOCK_STEPS
 
 
 def extra_bytes(sizes: Sequence[SlideSize]) -> float:

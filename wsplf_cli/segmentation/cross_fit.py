@@ -2,7 +2,8 @@
 
 What is measured on the slides left out chooses the threshold of the model and the confidence that a polygon needs. The
 model is the mean of these very networks (as in bagging), so that their probabilities are on its scale: networks that
-learn for measuring alone are less sure of themselves than the model, and their confidences let more through.
+learn less than the model are less sure of themselves, and their confidences let more through. Where one network is
+large already, the model is one more, trained on all slides.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,7 +36,7 @@ class CrossFit:
     """What training gives.
 
     Attributes:
-        network: The mean of the networks, RGB tiles float [B, 3, H, W] in 0..1 to logits [B, C, H, W], in eval mode.
+        network: The model, RGB tiles float [B, 3, H, W] in 0..1 to logits [B, C, H, W], in eval mode.
         folds: How many folds there were; 0 for none.
         losses: The loss of each epoch, of each network that the model is the mean of.
         point: Where the model draws, with the Dice out of fold against the polygons that the slides came with.
@@ -62,7 +63,7 @@ def cross_fit(
     device: torch.device,
     tracker: Tracker,
 ) -> CrossFit:
-    """Train a network without each fold of the patients; on all slides where patients are too few for folds.
+    """Train a network without each fold of the patients; on all slides alone where patients are too few for folds.
 
     There are at least as many networks as folds, and as networks in an ensemble: these take turns.
 
@@ -86,7 +87,7 @@ def cross_fit(
     count = max(folds, len(built))
     networks: list[nn.Module] = []
     losses = []
-    tracker.start("train", count * settings.steps)
+    tracker.start("train", (count + settings.one_network) * settings.steps)
     for number in range(count):
         fresh = built if number < len(built) else members_of(build())
         network = fresh[number % len(built)]
@@ -97,6 +98,9 @@ def cross_fit(
         for slide in compress(slides, fold_of == fold):
             indices = np.sort(rng.permutation(len(slide.grid.xy_px0))[: blocks_of_slide(len(slides))]).tolist()
             _measure(measured, slide, indices, network, window_px=settings.window_px, device=device)
+    if settings.one_network:
+        networks = [build()]
+        losses = [learn(networks[0], slides)]
     return CrossFit(
         mean_of(networks),
         folds,

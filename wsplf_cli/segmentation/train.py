@@ -32,13 +32,15 @@ ZOOM = 1.3
 class FitSettings:
     """The settings of training. An epoch is ``tiles_per_epoch`` random crops, however large the cohort is.
 
-    ``folds`` and ``alpha``: see ``cross_fit`` and ``operating_point``. The model will predict windows of ``window_px``.
+    ``folds``, ``one_network`` and ``alpha``: see ``cross_fit`` and ``operating_point``. The model will predict windows
+    of ``window_px``.
     """
 
     epochs: int
     tile_px: int
     window_px: int
     folds: int = 1
+    one_network: bool = False
     alpha: float = 0.01
     batch_size: int = 8
     tiles_per_epoch: int = 400

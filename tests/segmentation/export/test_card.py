@@ -95,6 +95,11 @@ def test_the_card_says_what_an_onnx_file_takes():
     assert "| architecture | sam (sam tiny) |" in card
 
 
+def test_the_card_says_of_how_many_networks_a_model_is_the_mean():
+    assert ", the mean of 4 networks |" in model_card("default", described(networks=4), None)
+    assert "the mean of" not in model_card("default", described(networks=1), None)
+
+
 def test_a_record_that_is_damaged_or_of_another_command_is_not_used(tmp_path):
     record(tmp_path, {"stage": "segment"})
     assert read_training(tmp_path, "run 1", []) is None

@@ -93,8 +93,9 @@ def model_card(name: str, checkpoint: Checkpoint, training: TrainingRecord | Non
 
 def _table(checkpoint: Checkpoint) -> str:
     settings = ", ".join(f"{key} {value}" for key, value in checkpoint.settings.items())
+    networks = f", the mean of {checkpoint.networks} networks" if checkpoint.networks > 1 else ""
     rows = {
-        "architecture": f"{checkpoint.plugin}{f' ({settings})' if settings else ''}",
+        "architecture": f"{checkpoint.plugin}{f' ({settings})' if settings else ''}{networks}",
         "classes, in the order of the outputs": ", ".join(checkpoint.classes),
         "pixel size of the input": f"{checkpoint.mpp:g} um per pixel",
         "tiles that it was trained on": f"{checkpoint.tile_px} x {checkpoint.tile_px} pixels, RGB",

@@ -15,6 +15,8 @@ from wsplf_cli.options import TrainOptions
 
 #: Side of the windows that are predicted at once, in tiles of the training.
 WINDOW_TILES = 1
+#: Whether a model is one network, and not the mean of those of the folds: SAM's encoder is large.
+ONE_NETWORK = True
 
 
 class SamSegmenter(nn.Module):

@@ -19,9 +19,10 @@ _WIDTHS = {2: 16, 4: 32, 8: 48}
 _DEFAULT_WIDTH = 64
 _GROUPS = 8
 
-
 #: Side of the windows that are predicted at once, in tiles of the training: context costs nothing then.
 WINDOW_TILES = 2
+#: Whether a model is one network, and not the mean of those of the folds.
+ONE_NETWORK = False
 
 
 class UNet(nn.Module):
