@@ -6,6 +6,7 @@ from torch import nn
 from training_slides import training_slide
 
 from wsplf_cli.networks.ensemble import Ensemble, members_of
+from wsplf_cli.networks.side_by_side import networks_at_once
 from wsplf_cli.review.regions import ReviewRegions
 from wsplf_cli.schema import Silent
 from wsplf_cli.segmentation import cross_fit as module
@@ -57,6 +58,20 @@ def test_the_model_is_one_more_network_where_a_segmenter_says_so(monkeypatch):
     assert result.network is learned[-1][0]
     assert len(result.losses) == 1
     assert len(result.held_out) == 6
+
+
+def test_networks_that_are_trained_at_the_same_time_get_the_same_weights():
+    weights = []
+    before = torch.get_num_threads()
+    try:
+        for at_once in (1, 2):
+            torch.set_num_threads(at_once)  # one for each network
+            assert networks_at_once([build()] * 3, device=torch.device("cpu")) == at_once
+            weights.append(run(lesson()).network.state_dict())
+    finally:
+        torch.set_num_threads(before)
+    for name, values in weights[0].items():
+        assert torch.equal(values, weights[1][name])
 
 
 def test_no_network_learns_from_a_slide_that_it_is_measured_on(monkeypatch):

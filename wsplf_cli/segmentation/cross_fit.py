@@ -7,7 +7,7 @@ large already, the model is one more, trained on all slides.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import compress
 
@@ -18,6 +18,7 @@ from torch import nn
 
 from wsplf_cli.cohort.folds import split_by_patient
 from wsplf_cli.networks.ensemble import mean_of, members_of
+from wsplf_cli.networks.side_by_side import networks_at_once, side_by_side
 from wsplf_cli.schema import Tracker
 from wsplf_cli.segmentation.operating_point import OperatingPoint, OutOfFold
 from wsplf_cli.segmentation.sampling import Blocks, TrainingSlide
@@ -78,29 +79,36 @@ def cross_fit(
     measured = OutOfFold(len(slides[0].classes))
     learn = partial(fit, settings=settings, rng=rng, device=device, tracker=tracker)
     fold_of = assign_folds(slides, folds=settings.folds, rng=rng)
-    built = members_of(build())
+    networks = members_of(build())
     if fold_of is None:
-        tracker.start("train", len(built) * settings.steps)
-        losses = [learn(network, slides) for network in built]
-        return CrossFit(mean_of(built), 0, losses, measured.operating_point(alpha=settings.alpha))
+        tracker.start("train", len(networks) * settings.steps)
+        losses = [learn(network, slides) for network in networks]
+        return CrossFit(mean_of(networks), 0, losses, measured.operating_point(alpha=settings.alpha))
     folds = int(fold_of.max()) + 1
-    count = max(folds, len(built))
-    networks: list[nn.Module] = []
-    losses = []
-    tracker.start("train", (count + settings.one_network) * settings.steps)
-    for number in range(count):
-        fresh = built if number < len(built) else members_of(build())
-        network = fresh[number % len(built)]
-        losses.append(learn(network, list(compress(slides, fold_of != number % folds))))
-        networks.append(network)
-    for fold in range(folds):
-        network = mean_of(networks[fold::folds])
+
+    def measure(network: nn.Module, fold: int) -> None:
         for slide in compress(slides, fold_of == fold):
             indices = np.sort(rng.permutation(len(slide.grid.xy_px0))[: blocks_of_slide(len(slides))]).tolist()
             _measure(measured, slide, indices, network, window_px=settings.window_px, device=device)
+
     if settings.one_network:
-        networks = [build()]
-        losses = [learn(networks[0], slides)]
+        tracker.start("train", (folds + 1) * settings.steps)
+        for fold in range(folds):
+            of_fold = build()
+            learn(of_fold, list(compress(slides, fold_of != fold)))
+            measure(of_fold, fold)
+        losses = [learn(network, slides) for network in networks]
+    else:
+        count = max(folds, len(networks))
+        while len(networks) < count:
+            networks += members_of(build())
+        networks = networks[:count]
+        tracker.start("train", count * settings.steps)
+        losses = _learn_without_a_fold(
+            networks, slides, fold_of, settings=settings, rng=rng, device=device, tracker=tracker
+        )
+        for fold in range(folds):
+            measure(mean_of(networks[fold::folds]), fold)
     return CrossFit(
         mean_of(networks),
         folds,
@@ -110,6 +118,28 @@ def cross_fit(
         unvalidated=measured.unvalidated,
         pending=any(targets.regions.pending for slide in slides for targets in slide.classes),
     )
+
+
+def _learn_without_a_fold(  # noqa: PLR0913  what training needs
+    networks: Sequence[nn.Module],
+    slides: Sequence[TrainingSlide],
+    fold_of: NDArray[np.intp],
+    *,
+    settings: FitSettings,
+    rng: np.random.Generator,
+    device: torch.device,
+    tracker: Tracker,
+) -> list[list[float]]:
+    """Train each network without one fold of the slides, in turns, as many as possible at the same time; the losses."""
+    at_once = networks_at_once(networks, device=device)
+    settings = replace(settings, cache_bytes=settings.cache_bytes // at_once)
+    folds, rngs = int(fold_of.max()) + 1, rng.spawn(len(networks))
+
+    def learn(number: int, tracker: Tracker) -> list[float]:
+        others = list(compress(slides, fold_of != number % folds))
+        return fit(networks[number], others, settings=settings, rng=rngs[number], device=device, tracker=tracker)
+
+    return side_by_side(learn, len(networks), at_once=at_once, tracker=tracker)
 
 
 def assign_folds(slides: Sequence[TrainingSlide], *, folds: int, rng: np.random.Generator) -> NDArray[np.intp] | None:

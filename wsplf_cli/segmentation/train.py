@@ -17,6 +17,7 @@ from wsplf_cli.networks.device import autocast
 from wsplf_cli.networks.state import average_weights
 from wsplf_cli.schema import Tracker
 from wsplf_cli.segmentation.sampling import (
+    CACHE_BYTES,
     IGNORE,
     BalancedCropSampler,
     Block,
@@ -33,7 +34,7 @@ class FitSettings:
     """The settings of training. An epoch is ``tiles_per_epoch`` random crops, however large the cohort is.
 
     ``folds``, ``one_network`` and ``alpha``: see ``cross_fit`` and ``operating_point``. The model will predict windows
-    of ``window_px``.
+    of ``window_px``. Blocks of slides are kept in memory up to ``cache_bytes``.
     """
 
     epochs: int
@@ -42,6 +43,7 @@ class FitSettings:
     folds: int = 1
     one_network: bool = False
     alpha: float = 0.01
+    cache_bytes: int = CACHE_BYTES
     batch_size: int = 8
     tiles_per_epoch: int = 400
     learning_rate: float = 2e-3
@@ -77,7 +79,9 @@ def fit(
         device: The device that the model is on.
         tracker: Is told of each step.
     """
-    sampler = BalancedCropSampler(Blocks(slides), side_px=round(ZOOM * settings.tile_px), rng=rng)
+    sampler = BalancedCropSampler(
+        Blocks(slides, cache_bytes=settings.cache_bytes), side_px=round(ZOOM * settings.tile_px), rng=rng
+    )
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     optimiser, schedule = _optimiser(model, settings=settings)
     averaged = average_weights(model, decay=settings.ema_decay)
