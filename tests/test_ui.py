@@ -37,7 +37,20 @@ def test_report_shows_the_name_of_an_entry_that_failed_once(capsys):
     )
     with Screen() as screen:
         screen.report(StageReport("train", "", results, seconds=1.0))
-    assert [line.count("a.svs") for line in capsys.readouterr().out.splitlines()[1:3]] == [1, 1]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines[1:3]] == [["a.svs", "(id"], ["a.svs", "(id"]]
+    assert [line.count("a.svs") for line in lines[1:5]] == [1, 1, 1, 1]
+
+
+def test_a_long_reason_leaves_the_table_its_room(capsys):
+    reason = "unlike the slides that the model learned from: texture (2.0 times the largest difference among them)"
+    counts = {"polygons Tumor": 3, "area_um2": 123456.7, "suppressed_um2": 0, "damaged_windows": 0}
+    result = EntryResult("1", "a.svs", "done", reason, counts=counts, seconds=2.0)
+    with Screen() as screen:
+        screen.report(StageReport("segment", "", (result,), seconds=2.0))
+    row, below = capsys.readouterr().out.splitlines()[1:3]
+    assert row.split() == ["a.svs", "done", "3", "123457", "0", "0", "2.0"]
+    assert below == f"a.svs: {reason}"
 
 
 def test_json_report_is_one_document_and_progress_stays_on_stderr(capsys):

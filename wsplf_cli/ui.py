@@ -160,17 +160,21 @@ class Screen:
         self.out.print(table, soft_wrap=False)
 
     def report(self, report: "StageReport") -> None:
-        """Show what a command did: a row per entry, then the totals."""
+        """Show what a command did: a row per entry, the reasons below, where there is room for them, and the totals."""
         if self.json:
             self.document(report)
             return
         keys = list(dict.fromkeys(key for entry in report.entries for key in entry.counts))
-        rows = []
+        rows, reasons = [], []
         for title, entry in zip(titles(report.entries), report.entries, strict=True):
             counts = (entry.counts.get(key) for key in keys)
-            reason = without_name(without_name(entry.reason, title), entry.name)  # the name is in the first column
-            rows.append([title, entry.status, *counts, f"{entry.seconds:.1f}", reason])
-        self.table(["entry", "status", *keys, "s", ""], rows, right=range(2, len(keys) + 3))
+            rows.append([title, entry.status, *counts, f"{entry.seconds:.1f}"])
+            reason = without_name(without_name(entry.reason, title), entry.name)
+            if reason:
+                reasons.append(f"{title}: {reason}")
+        self.table(["entry", "status", *keys, "s"], rows, right=range(2, len(keys) + 3))
+        for reason in reasons:
+            self.line(reason)
         run = f"; run {report.run_id}" if report.run_id else ""
         self.line(f"{report.stage}: {_counted(report)} in {report.seconds:.0f} s{run}")
 

@@ -41,14 +41,21 @@ def dark_and_blue(windows):
     return np.stack([dark, blue], axis=1).astype(np.float32)
 
 
-def model(*classes, confidences=()):
+def model(*classes, confidences=(), slide_confidences=()):
     classes = classes or tuple(AREAS)
 
     def infer(windows):
         return dark_and_blue(windows)[:, [list(AREAS).index(name) for name in classes]]
 
     described = Checkpoint(
-        "unet", settings={}, classes=classes, tile_px=64, mpp=1.0, run_id="run 0", confidences=confidences
+        "unet",
+        settings={},
+        classes=classes,
+        tile_px=64,
+        mpp=1.0,
+        run_id="run 0",
+        confidences=confidences,
+        slide_confidences=slide_confidences,
     )
     return LoadedModel(infer, described, 0.5)
 
@@ -106,6 +113,16 @@ def test_a_polygon_whose_confidence_is_too_low_is_left_out(slide_path):
     assert of_class(segmented(slide_path, label=None, network=model(confidences=(0.6, 0.6))), "LUAD")
     result = segmented(slide_path, label=None, network=model(confidences=(0.85, 0.6)))
     assert {annotation.path_class for annotation in result.annotations} == {"LUSC"}
+
+
+def test_a_class_of_which_the_slide_is_not_confident_is_left_out_and_its_area_is_counted(slide_path):
+    assert "unsure_um2" not in segmented(slide_path, label=None, network=model(slide_confidences=(0.7, 0.8))).counts
+    network = model(slide_confidences=(0.85, 0.8))
+    result = segmented(slide_path, label=None, network=network)
+    assert {annotation.path_class for annotation in result.annotations} == {"LUSC"}
+    shown = AREAS["LUAD"].difference(AREAS["LUSC"]).area * 0.25
+    assert result.counts["unsure_um2"] == pytest.approx(shown, rel=0.05)
+    assert of_class(segmented(slide_path, label={"LUAD"}, network=network), "LUAD"), "the label says that it is there"
 
 
 def test_a_pixel_belongs_to_the_most_probable_class_and_polygons_never_overlap(slide_path):

@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
+from scipy.special import expit, logit
 from shapely import box
 from training_slides import training_slide
 
 from wsplf_cli.review.regions import ReviewRegions
-from wsplf_cli.segmentation.operating_point import DEFAULT_THRESHOLD, OutOfFold, describe_bound
+from wsplf_cli.segmentation.operating_point import DEFAULT_THRESHOLD, OutOfFold, describe_bounds
 from wsplf_cli.segmentation.sampling import IGNORE, Block
 
 SIDE = 64
@@ -20,6 +21,11 @@ def probability_of(*rectangles, background=0.05):
     for left, top, right, bottom, value in rectangles:
         probability[0, 0, 8 * top : 8 * bottom, 8 * left : 8 * right] = value
     return probability
+
+
+def less_confident(confidence):
+    """What polygons of that confidence out of fold may have on new slides."""
+    return float(expit(logit(confidence) - 0.5))
 
 
 def add_negative(measured, name, *rectangles, group=""):
@@ -56,30 +62,56 @@ def test_ignored_pixels_do_not_count():
 
 def test_a_polygon_needs_a_confidence_above_those_of_negative_slides():
     measured = OutOfFold(1)
-    add_positive(measured, "p")
+    add_positive(measured, "p", inside=0.97)
     add_negative(measured, "n0", (0, 0, 6, 6, 0.8))
     add_negative(measured, "n1", (1, 1, 7, 7, 0.7))
     point = measured.operating_point(alpha=0.01)
-    assert point.confidences[0] > np.float32(0.8)
+    assert 0.8 < point.confidences[0] < less_confident(0.97)
     assert point.bounds[0].measured == 0
     assert point.bounds[0].guaranteed == pytest.approx((2 * 0.01 + 1) / 3)
     assert (point.bounds[0].slides, point.bounds[0].patients, point.bounds[0].patients_needed) == (2, 2, 99)
 
 
-def test_the_confidence_keeps_to_alpha_and_goes_higher_only_where_that_costs_no_dice():
+def test_the_confidence_is_as_high_as_costs_no_dice_where_polygons_of_new_slides_are_less_confident():
     measured = OutOfFold(1)
-    add_positive(measured, "p", inside=0.46)  # what is drawn of it is lost above 0.46
-    add_negative(measured, "n0", (0, 0, 6, 6, 0.8))
-    add_negative(measured, "n1", (1, 1, 7, 7, 0.9))
-    add_negative(measured, "n2")
-    # a polygon covers 36 of the 64 cells of its slide
-    point = measured.operating_point(alpha=0.45)
-    assert point.confidences[0] == pytest.approx(0.9), "one slide of three may have its polygon"
-    assert point.bounds[0].measured == pytest.approx(36 / 64 / 3)
-    loose = measured.operating_point(alpha=0.99)
-    assert loose.confidences[0] == pytest.approx(0.46, abs=0.01)
-    assert loose.confidences[0] < 0.46 + 1e-6
-    assert loose.bounds[0].measured == pytest.approx(2 * 36 / 64 / 3)
+    add_positive(measured, "p", inside=0.8)
+    point = measured._point_at(0.4, truth=32, alpha=0.01)
+    assert point.confidences[0] == pytest.approx(less_confident(0.8), abs=0.01)
+    assert point.confidences[0] < less_confident(0.8)
+
+
+def with_an_unlucky_slide(patients):
+    """Two of five positive slides are pale, and one of the negative slides has a large false polygon."""
+    measured = OutOfFold(1)
+    for name, inside in zip("abcde", (0.95, 0.95, 0.95, 0.75, 0.75), strict=True):
+        add_positive(measured, name, inside=inside)
+    add_negative(measured, "n0", (0, 0, 6, 6, 0.85))
+    for number in range(1, patients):
+        add_negative(measured, f"n{number}")
+    return measured
+
+
+def test_alpha_may_cost_little_dice_where_it_cannot_be_guaranteed_and_what_it_takes_where_it_can():
+    few = with_an_unlucky_slide(4)._point_at(0.5, truth=160, alpha=0.05)
+    assert few.confidences[0] < less_confident(0.75)
+    assert few.bounds[0].measured == pytest.approx(36 / 64 / 4)
+    assert few.bounds[0].guaranteed == pytest.approx((36 / 64 + 1) / 5), "of what is measured, and not of alpha"
+    enough = with_an_unlucky_slide(19)._point_at(0.5, truth=160, alpha=0.05)
+    assert enough.confidences[0] == pytest.approx(0.85, abs=1e-3)
+    assert enough.bounds[0].measured == 0
+    assert enough.bounds[0].guaranteed == pytest.approx(0.05)
+
+
+def test_nothing_is_drawn_on_a_slide_that_is_less_confident_than_positive_ones():
+    measured = OutOfFold(1)
+    target = np.ones((SIDE, SIDE))
+    regions = ReviewRegions(pending=((box(0, 0, 64, 64), 1.0),))
+    measured.add(training_slide("p", regions=regions), [0], [block_of(target)], probability_of((0, 0, 8, 8, 0.95)))
+    add_negative(measured, "n0", (0, 0, 6, 6, 0.99))  # a polygon, but less than 4,000 um2
+    add_negative(measured, "n1", (0, 0, 8, 8, 0.93))
+    point = measured._point_at(0.5, truth=64, alpha=0.01)
+    assert point.slide_confidences[0] == pytest.approx(expit(logit(0.945) - 1))
+    assert point.bounds[0].measured == pytest.approx(0.5), "on n1 alone"
 
 
 def test_the_confidence_is_the_mean_and_not_the_largest_probability():
@@ -89,7 +121,7 @@ def test_the_confidence_is_the_mean_and_not_the_largest_probability():
     (negative,) = [slide.components(0.5) for slide in measured._of_classes[0] if slide.negative]
     assert negative.confidence == pytest.approx([(35 * 0.6 + 0.99) / 36], abs=1e-3)
     point = measured._point_at(0.5, truth=32, alpha=0.01)
-    assert (35 * 0.6 + 0.99) / 36 < point.confidences[0] <= 0.9 + 1e-6
+    assert (35 * 0.6 + 0.99) / 36 < point.confidences[0] <= less_confident(0.9)
     assert point.dice == 1.0
 
 
@@ -129,9 +161,9 @@ def test_without_negative_slides_there_is_no_bound():
     measured = OutOfFold(1)
     add_positive(measured, "p")
     point = measured.operating_point(alpha=0.01)
-    assert point.confidences[0] == pytest.approx(0.72, abs=0.01)
+    assert point.confidences[0] == pytest.approx(less_confident(0.72), abs=0.01)
     assert point.bounds == (None,)
-    assert "no bound" in describe_bound(point.bounds[0], point.confidences[0])
+    assert "no bound" in describe_bounds(point.bounds, point.confidences, point.slide_confidences)[0]
 
 
 def test_without_a_pixel_of_the_class_the_threshold_is_the_default():
@@ -147,6 +179,7 @@ def test_the_sentence_says_what_is_guaranteed_and_what_alpha_would_take():
     add_positive(measured, "p")
     add_negative(measured, "n0")
     bound = measured.operating_point(alpha=0.05).bounds[0]
-    said = describe_bound(bound, 0.6)
+    (said,) = describe_bounds([bound], [0.6], [0.9])
+    assert "a confidence of 0.600 (mean probability inside) and its slide an area of 4,000 um2 above 0.900, so" in said
     assert "52.5% is guaranteed on average" in said
     assert "0.05 itself would take negative slides of 19 patients" in said

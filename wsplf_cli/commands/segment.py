@@ -24,7 +24,7 @@ from wsplf_cli.segmentation.loading import (
     require_classes,
     unnamed_classes,
 )
-from wsplf_cli.segmentation.operating_point import describe_bound
+from wsplf_cli.segmentation.operating_point import describe_bounds
 from wsplf_cli.segmentation.resume import resumed_predictions
 
 
@@ -102,6 +102,7 @@ def segment(project: Project, entries: Sequence[Entry], options: SegmentOptions,
             "model_run": checkpoint.run_id,
             "threshold": model.threshold,
             "confidences": list(model.confidences),
+            "slide_confidences": list(model.slide_confidences),
             "polygons": sum(result.counts.get("polygons", 0) for result in results),
             "suppressed_um2": sum(result.counts.get("suppressed_um2", 0) for result in results),
             "unlike": {
@@ -124,9 +125,9 @@ def _say_bounds(model: LoadedModel, tracker: Tracker) -> None:
         tracker.say(f"no bound on false positives: it holds at the model's own threshold, {checkpoint.threshold:g}")
     else:
         names = display_names(checkpoint.classes)
-        for name, confidence, bound in zip(names, checkpoint.confidences, checkpoint.bounds, strict=True):
-            described = describe_bound(bound, confidence)
-            tracker.say(f"{name}: {described}" if name else described)
+        described = describe_bounds(checkpoint.bounds, model.confidences, model.slide_confidences)
+        for name, sentence in zip(names, described, strict=True):
+            tracker.say(f"{name}: {sentence}" if name else sentence)
 
 
 def _warn_of_unnamed_classes(

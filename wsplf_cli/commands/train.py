@@ -25,7 +25,7 @@ from wsplf_cli.schema import Entry, StageReport, Tracker
 from wsplf_cli.segmentation import checkpoint
 from wsplf_cli.segmentation.checkpoint import Checkpoint
 from wsplf_cli.segmentation.cross_fit import CrossFit, cross_fit
-from wsplf_cli.segmentation.operating_point import describe_bound
+from wsplf_cli.segmentation.operating_point import describe_bounds
 from wsplf_cli.segmentation.prepare import TrainingCohort, describe_targets
 from wsplf_cli.segmentation.train import FitSettings
 
@@ -105,6 +105,7 @@ def train(project: Project, entries: Sequence[Entry], options: TrainOptions, tra
             run_id=run.id,
             threshold=trained.point.threshold,
             confidences=trained.point.confidences,
+            slide_confidences=trained.point.slide_confidences,
             bounds=trained.point.bounds,
             window_px=window_px,
             networks=len(members_of(trained.network)),
@@ -113,14 +114,16 @@ def train(project: Project, entries: Sequence[Entry], options: TrainOptions, tra
         folder = layout.model_folder(project.folder, options.name)
         checkpoint.save(folder, description, trained.network.state_dict(), appearance=appearance)
         tracker.say(_summary(trained, classes))
-        levels = zip(display_names(classes), trained.point.confidences, trained.point.bounds, strict=True)
-        for name, confidence, bound in levels:
-            ClassTracker(tracker, run, name).say(describe_bound(bound, confidence))
+        point = trained.point
+        described = describe_bounds(point.bounds, point.confidences, point.slide_confidences)
+        for name, sentence in zip(display_names(classes), described, strict=True):
+            ClassTracker(tracker, run, name).say(sentence)
         tracker.say(f"model: {folder}")
         details: dict[str, Any] = {
             "folds": trained.folds,
             "threshold": trained.point.threshold,
             "confidences": list(trained.point.confidences),
+            "slide_confidences": list(trained.point.slide_confidences),
             "bounds": [None if bound is None else asdict(bound) for bound in trained.point.bounds],
             "validation_dice": trained.point.dice,
             "validation_slides": list(trained.held_out),

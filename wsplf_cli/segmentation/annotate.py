@@ -20,6 +20,7 @@ from wsplf_cli.segmentation.appearance import describe_slide
 from wsplf_cli.segmentation.likeness import Likeness
 from wsplf_cli.segmentation.loading import LoadedModel, require_pixel_size
 from wsplf_cli.segmentation.predict import TOLERANCE_PX, ClassPrediction, OutlineSettings, model_canvas, predict_slide
+from wsplf_cli.segmentation.slide_confidence import reaches
 from wsplf_cli.slides.entry import entry_slide
 from wsplf_cli.slides.tissue import ink_polygons, tissue_mask
 from wsplf_cli.slides.window import WindowCounter
@@ -32,6 +33,11 @@ MIN_GAP_UM2 = 500.0
 def is_ruled_out(entry: Entry, path_class: str) -> bool:
     """Whether the slide label rules the class out. Held-out slides are exempt: false positives are measured there."""
     return entry.label is not None and not entry.label.holds(path_class) and not entry.held_out
+
+
+def is_known(entry: Entry, path_class: str) -> bool:
+    """Whether the slide label says that the slide holds the class; held-out slides are exempt here too."""
+    return entry.label is not None and entry.label.holds(path_class) and not entry.held_out
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +77,9 @@ def segment_slide(
     from them over the limit, in the aspect that is furthest (see ``likeness``): above 1 it is unlike them.
 
     A class that the slide label rules out gets no polygon; the area that the model would have drawn is counted as
-    ``suppressed_um2``. Polygons of two classes do not overlap. ``advance`` is called with the number of windows done.
+    ``suppressed_um2``. Where the slide is not confident enough of a class, nothing of it is drawn either, unless the
+    slide label says that it is there: ``unsure_um2``. Polygons of two classes do not overlap. ``advance`` is called
+    with the number of windows done.
 
     Raises:
         SlideError: The slide cannot be read at all, or is too coarse for a model from elsewhere.
@@ -99,10 +107,16 @@ def segment_slide(
     ]
     kept = [annotation.shape for annotation in decided_by_a_person(review.annotations, origin="prediction")]
     annotations: list[Annotation] = []
-    suppressed_px0 = 0.0
+    suppressed_px0 = unsure_px0 = 0.0
     ink = ink_polygons(tissue)
-    for path_class, prediction, ruled_out in zip(classes, predictions, absent, strict=True):
+    needed = model.slide_confidences
+    for path_class, prediction, ruled_out, level in zip(classes, predictions, absent, needed, strict=True):
         off_ink = _remaining(prediction.polygons, ink, outlines)
+        probability = prediction.probability
+        cell_um = probability.downsample * mpp_slide
+        if not is_known(entry, path_class) and not reaches(probability.values, level, cell_um=cell_um):
+            unsure_px0 += sum(polygon.area for polygon in off_ink)
+            continue
         if ruled_out:
             suppressed_px0 += sum(polygon.area for polygon in off_ink)
             continue
@@ -132,6 +146,8 @@ def segment_slide(
         "suppressed_um2": suppressed_px0 * mpp_slide**2,
         "damaged_windows": counter.damaged,
     }
+    if unsure_px0:
+        counts["unsure_um2"] = unsure_px0 * mpp_slide**2
     unlike = _compare(entry, tissue, model, mpp_slide=mpp_slide)
     if unlike.over_limit:
         counts["unlike"] = round(max(unlike.over_limit.values()), 2)

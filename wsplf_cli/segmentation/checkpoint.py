@@ -1,7 +1,7 @@
 """A trained model as a folder, with everything that is needed to build it again.
 
 PROJECT-FOLDER/wsplf/models/NAME/
-    config.json            architecture, settings, classes, tile size, mpp, threshold, confidences, bounds, run, scores
+    config.json            architecture, settings, classes, tile size, mpp, threshold, what is drawn, run, scores
     model.safetensors      the weights
     appearance.safetensors what the training slides look like (see likeness.py)
 """
@@ -39,10 +39,10 @@ class Checkpoint:
 
     ``plugin`` is the name of a file of segmentation/models/, ``settings`` are the arguments of its ``build``. A pixel
     belongs to a class from the probability ``threshold`` on. A polygon of a class is drawn if the mean probability
-    inside reaches the confidence of that class, and ``bounds`` say what that means for negative slides (see
-    ``operating_point``); both are empty in models of earlier versions. ``scores`` are those out of fold. The model
-    is the mean of so many ``networks``, those that ``build`` makes in turns; 0 for just these. Networks read windows
-    of ``window_px``, those of earlier versions (0) of ``tile_px``.
+    inside reaches the confidence of that class, and the slide that of ``slide_confidences``; ``bounds`` say what that
+    means for negative slides (see ``operating_point``). All three are empty in models of earlier versions. ``scores``
+    are those out of fold. The model is the mean of so many ``networks``, those that ``build`` makes in turns; 0 for
+    just these. Networks read windows of ``window_px``, those of earlier versions (0) of ``tile_px``.
     """
 
     plugin: str
@@ -53,6 +53,7 @@ class Checkpoint:
     run_id: str
     threshold: float = 0.5
     confidences: tuple[float, ...] = ()
+    slide_confidences: tuple[float, ...] = ()
     bounds: tuple[Bound | None, ...] = ()
     window_px: int = 0
     networks: int = 0
@@ -68,7 +69,7 @@ class Checkpoint:
 
 
 #: The fields that models of earlier versions lack.
-_NEW = frozenset(["confidences", "bounds", "window_px", "networks"])
+_NEW = frozenset(["confidences", "slide_confidences", "bounds", "window_px", "networks"])
 
 
 def save(
@@ -180,6 +181,7 @@ def from_content(content: object, name: str, *, hint: str = "") -> Checkpoint:
     lists = {
         "classes": tuple(content["classes"]),
         "confidences": tuple(content.get("confidences", ())),
+        "slide_confidences": tuple(content.get("slide_confidences", ())),
         "bounds": bounds,
     }
     return Checkpoint(**{**content, **lists})

@@ -53,6 +53,11 @@ class LoadedModel:
         return self.checkpoint.confidences or (0.0,) * len(self.checkpoint.classes)
 
     @property
+    def slide_confidences(self) -> tuple[float, ...]:
+        """For each class the confidence that a slide must have; 0 in a model of an earlier version."""
+        return self.checkpoint.slide_confidences or (0.0,) * len(self.checkpoint.classes)
+
+    @property
     def bounded(self) -> bool:
         """Whether its bounds on false positives are known and hold, which they do at its own threshold only."""
         return bool(self.checkpoint.bounds) and self.threshold == self.checkpoint.threshold

@@ -1,11 +1,14 @@
 """Where a trained model draws: its threshold, the confidence that a polygon needs, and what that bounds on new slides.
 
-All of it is chosen on predictions out of fold: by networks that learned from no slide of the patient. The confidence of
-a polygon is the mean probability inside. It must reach a level of its own: the lowest at which polygons cover at most a
-share ``alpha`` of the tissue of negative slides. That share is bounded for the slides of a new patient (``conformal``).
-A few negative slides say little about others, so that the confidence is raised further as far as this costs no Dice,
-which is measured against the polygons that the slides came with. The threshold is one with the best Dice of what is
-drawn so. It can be low, which fills out the tumour, since the confidence keeps false polygons away.
+All of it is chosen on predictions out of fold: by networks that learned from no slide of the patient. First, a slide
+must hold an area about as confident as the positive ones do (``slide_confidence``), else nothing is drawn on it. Then
+the confidence of a polygon, the mean probability inside, must reach a level of its own. It is as high as it can be at
+no cost of Dice, which is measured against the polygons that the slides came with. It is higher where polygons would
+cover more than a share ``alpha`` of the tissue of negative slides. That share is bounded for the slides of a new
+patient (``conformal``) where the negative slides are of enough patients; where they are too few for that, one unlucky
+slide among them may cost no more than ``_MOST_DICE``. Models are less confident on new slides than out of fold, where
+all slides are of one cohort, so that the Dice is that of polygons that are less confident by ``_SHIFT``. The threshold
+is one with the best Dice of what is drawn so.
 """
 
 import math
@@ -15,10 +18,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.special import expit, logit
 
 from wsplf_cli.conformal import guaranteed, highest_mean, patient_weights, patients_needed
 from wsplf_cli.segmentation.predict import CELL_PX, mean_of_cells
 from wsplf_cli.segmentation.sampling import IGNORE, Block, TrainingSlide
+from wsplf_cli.segmentation.slide_confidence import LEAST_AREA_UM2, least_slide_confidence, slide_confidence
 
 #: The threshold of the probability where there is nothing to choose it on.
 DEFAULT_THRESHOLD = 0.5
@@ -27,6 +32,10 @@ THRESHOLDS = np.arange(0.30, 0.91, 0.05)
 _CONFIDENCE_STEP = 0.01
 #: Thresholds and confidences whose Dice differs by less than this count as equally good.
 SAME_DICE = 0.005
+#: What ``alpha`` may cost where it cannot be guaranteed.
+_MOST_DICE = 0.02
+#: How much less confident polygons of new slides may be, in logits.
+_SHIFT = 0.5
 #: By default polygons below this are not drawn.
 _MIN_AREA_UM2 = 2000.0
 
@@ -52,12 +61,14 @@ class Bound:
 class OperatingPoint:
     """Where a model draws.
 
-    ``threshold`` is that of the probability. ``confidences`` and ``bounds`` hold for each class what a polygon needs,
-    and its bound where known. ``dice`` is that of what is drawn out of fold; None where there was nothing to find.
+    ``threshold`` is that of the probability. ``confidences``, ``slide_confidences`` and ``bounds`` hold for each class
+    what a polygon and what a slide needs, and the bound where known. ``dice`` is that of what is drawn out of fold;
+    None where there was nothing to find.
     """
 
     threshold: float
     confidences: tuple[float, ...]
+    slide_confidences: tuple[float, ...]
     bounds: tuple[Bound | None, ...]
     dice: float | None = None
 
@@ -94,7 +105,14 @@ class OutOfFold:
             ]
             negative = targets.known and not targets.positive and tissue_px > 0
             self._of_classes[class_index].append(
-                _SlideCells(slide.group, cells, tissue_px, slide.grid.mpp, negative=negative)
+                _SlideCells(
+                    slide.group,
+                    cells,
+                    tissue_px,
+                    slide.grid.mpp,
+                    negative=negative,
+                    confidence=slide_confidence((part.probability for part in cells), cell_um=CELL_PX * slide.grid.mpp),
+                )
             )
 
     @property
@@ -119,21 +137,26 @@ class OutOfFold:
     def _point_at(self, threshold: float, *, truth: float, alpha: float) -> OperatingPoint:
         """What is best at a threshold: the confidence that each class needs, and the Dice of what is drawn then."""
         common = predicted = 0.0
-        confidences, bounds = [], []
+        confidences, slide_confidences, bounds = [], [], []
         for slides in self._of_classes:
             drawn = [slide.components(threshold) for slide in slides]
             patient_of = [slide.patient for slide in slides if slide.negative]
-            negatives = [of_slide for of_slide, slide in zip(drawn, slides, strict=True) if slide.negative]
-            confidence = _confidence_for(alpha, negatives, patient_of, threshold=threshold)
-            confidence = _raised(confidence, drawn, truth=_truth(slides))
+            found = [
+                slide.confidence for slide, components in zip(slides, drawn, strict=True) if components.common.any()
+            ]
+            least = least_slide_confidence(found)
+            drawn = [components.of(slide.confidence >= least) for slide, components in zip(slides, drawn, strict=True)]
+            confidence = _confidence_for(
+                alpha, drawn, _negatives(drawn, slides), patient_of, threshold=threshold, truth=_truth(slides)
+            )
+            drawn = [components.of(components.confidence >= confidence) for components in drawn]
             confidences.append(confidence)
-            bounds.append(_bound(confidence, alpha, negatives, patient_of))
-            for components in drawn:
-                kept = components.confidence >= confidence
-                common += components.common[kept].sum()
-                predicted += components.predicted[kept].sum()
+            slide_confidences.append(least)
+            bounds.append(_bound(alpha, _negatives(drawn, slides), patient_of))
+            common += sum(kept.common.sum() for kept in drawn)
+            predicted += sum(kept.predicted.sum() for kept in drawn)
         dice = float(2 * common / (predicted + truth)) if truth else None
-        return OperatingPoint(threshold, tuple(confidences), tuple(bounds), dice)
+        return OperatingPoint(threshold, tuple(confidences), tuple(slide_confidences), tuple(bounds), dice)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +180,11 @@ class _Components:
     common: NDArray[np.float64]
     predicted: NDArray[np.float64]
 
+    def of(self, which: NDArray[np.bool_] | bool) -> "_Components":
+        """Some of them: those where an array bool [N] holds, or all or none."""
+        chosen = np.broadcast_to(which, self.share.shape)
+        return _Components(self.confidence[chosen], self.share[chosen], self.common[chosen], self.predicted[chosen])
+
     def share_from(self, confidence: float) -> float:
         """The share of the slide's tissue under polygons of at least that confidence."""
         return min(1.0, float(self.share[self.confidence >= confidence].sum()))
@@ -164,13 +192,17 @@ class _Components:
 
 @dataclass(frozen=True, slots=True)
 class _SlideCells:
-    """A class on the blocks of a slide, whose tissue is ``tissue_px`` pixels. ``negative``: there is none of it."""
+    """A class on the blocks of a slide, whose tissue is ``tissue_px`` pixels. ``negative``: there is none of it.
+
+    ``confidence`` is that of the slide; areas that reach from one block into another count as two.
+    """
 
     patient: str
     blocks: list[_Cells]
     tissue_px: float
     mpp: float
     negative: bool
+    confidence: float
 
     def components(self, threshold: float) -> _Components:
         """What would be drawn at a threshold, where every polygon is."""
@@ -194,9 +226,29 @@ def _truth(slides: Sequence[_SlideCells]) -> float:
     return float(sum(cells.truth.sum() for slide in slides for cells in slide.blocks))
 
 
+def _negatives(drawn: Sequence[_Components], slides: Sequence[_SlideCells]) -> list[_Components]:
+    return [components for components, slide in zip(drawn, slides, strict=True) if slide.negative]
+
+
 def _confidence_for(
-    alpha: float, negatives: Sequence[_Components], patient_of: Sequence[str], *, threshold: float
+    alpha: float,
+    drawn: Sequence[_Components],
+    negatives: Sequence[_Components],
+    patient_of: Sequence[str],
+    *,
+    threshold: float,
+    truth: float,
 ) -> float:
+    """The confidence, at least the threshold, that polygons need."""
+    bounding = _bounding(alpha, negatives, patient_of, threshold=threshold)
+    if not truth:
+        return bounding
+    if len(set(patient_of)) < patients_needed(alpha):
+        bounding = min(bounding, _highest(drawn, threshold=threshold, truth=truth, cost=_MOST_DICE))
+    return max(bounding, _highest(drawn, threshold=threshold, truth=truth, cost=SAME_DICE))
+
+
+def _bounding(alpha: float, negatives: Sequence[_Components], patient_of: Sequence[str], *, threshold: float) -> float:
     """The lowest confidence, at least the threshold, at which negative slides have the share of polygons they may."""
     if not negatives:
         return threshold
@@ -209,46 +261,58 @@ def _confidence_for(
     return max(float(candidates[position]), threshold)
 
 
-def _raised(least: float, drawn: Sequence[_Components], *, truth: float) -> float:
-    """The highest confidence from ``least`` on whose Dice is as good as that of the best one."""
-    if not truth:
-        return least
-    confidences = np.arange(least, max(1.0, least) + _CONFIDENCE_STEP / 2, _CONFIDENCE_STEP)
+def _highest(drawn: Sequence[_Components], *, threshold: float, truth: float, cost: float) -> float:
+    """The highest confidence that costs at most so much Dice where all polygons are less confident by ``_SHIFT``."""
+    confidences = np.arange(threshold, 1.0, _CONFIDENCE_STEP)
+    shifted = [expit(logit(np.clip(components.confidence, 0, 1)) - _SHIFT) for components in drawn]
     dice = []
     for confidence in confidences:
-        kept = [(of_slide, of_slide.confidence >= confidence) for of_slide in drawn]
-        common = sum(of_slide.common[of_kept].sum() for of_slide, of_kept in kept)
-        predicted = sum(of_slide.predicted[of_kept].sum() for of_slide, of_kept in kept)
+        kept = [components.of(reached >= confidence) for components, reached in zip(drawn, shifted, strict=True)]
+        common, predicted = (
+            sum(getattr(of_slide, part).sum() for of_slide in kept) for part in ("common", "predicted")
+        )
         dice.append(2 * common / (predicted + truth))
-    return float(confidences[np.flatnonzero(np.array(dice) >= max(dice) - SAME_DICE)[-1]]) if max(dice) else least
+    return float(confidences[np.flatnonzero(np.array(dice) >= max(dice) - cost)[-1]]) if max(dice) else threshold
 
 
-def _bound(
-    confidence: float, alpha: float, negatives: Sequence[_Components], patient_of: Sequence[str]
-) -> Bound | None:
-    """What negative slides say of a confidence, at least the one of ``_confidence_for``; None without any."""
+def _bound(alpha: float, negatives: Sequence[_Components], patient_of: Sequence[str]) -> Bound | None:
+    """What negative slides say, of what is drawn on them."""
     if not negatives:
         return None
     patients = len(set(patient_of))
+    weights, _ = patient_weights(patient_of)
+    shares = np.array([drawn.share_from(0) for drawn in negatives])
+    mean = max(float(weights @ shares), highest_mean(alpha, patients=patients))
     return Bound(
         alpha=alpha,
-        measured=float(np.mean([drawn.share_from(confidence) for drawn in negatives])),
-        guaranteed=guaranteed(highest_mean(alpha, patients=patients), patients=patients),
+        measured=float(shares.mean()),
+        guaranteed=min(1.0, guaranteed(mean, patients=patients)),
         slides=len(negatives),
         patients=patients,
         patients_needed=patients_needed(alpha),
     )
 
 
-def describe_bound(bound: Bound | None, confidence: float) -> str:
-    """What a bound says and what it does not, in one sentence for people."""
+def describe_bounds(
+    bounds: Sequence[Bound | None], confidences: Sequence[float], slide_confidences: Sequence[float]
+) -> list[str]:
+    """For each class, in one sentence for people, what a polygon and a slide need, and what is guaranteed then.
+
+    Models of earlier versions have no ``slide_confidences``.
+    """
+    of_slides = slide_confidences or (0.0,) * len(bounds)
+    return [_describe(*of_class) for of_class in zip(bounds, confidences, of_slides, strict=True)]
+
+
+def _describe(bound: Bound | None, confidence: float, of_slide: float) -> str:
     if bound is None:
         return "no bound on false positives: that takes negative slides that some of its networks did not see"
     promise = f"for a negative slide of a new patient {bound.guaranteed:.1%} is guaranteed on average"
     if bound.patients < bound.patients_needed:
         promise += f"; {bound.alpha:g} itself would take negative slides of {bound.patients_needed} patients"
+    slide = f" and its slide an area of {LEAST_AREA_UM2:,.0f} um2 above {of_slide:.3f}" if of_slide else ""
     return (
-        f"a polygon needs a confidence of {confidence:.3f} (mean probability inside), so that polygons cover"
+        f"a polygon needs a confidence of {confidence:.3f} (mean probability inside){slide}, so that polygons cover"
         f" {bound.measured:.2%} of the tissue of {bound.slides} negative slides of {bound.patients}"
         f" patients, out of fold; {promise}"
     )

@@ -82,9 +82,18 @@ def test_what_is_not_known_is_said_to_be_not_known(tmp_path, make_entry):
 def test_the_card_says_which_polygons_are_kept_and_what_is_known_of_false_ones():
     bound = Bound(alpha=0.01, measured=0.004, guaranteed=0.175, slides=6, patients=5, patients_needed=99)
     card = model_card("default", described(confidences=(0.9, 0.4), bounds=(bound, None)), None)
+    assert "its slide" not in card
     assert "| polygons of Gland | a polygon needs a confidence of 0.900 (mean probability inside), so that" in card
     assert "polygons cover 0.40%" in card
     assert "| polygons of Tumour: Ätypical | no bound on false positives" in card
+
+
+def test_the_card_says_what_a_slide_needs():
+    bound = Bound(alpha=0.01, measured=0.004, guaranteed=0.175, slides=6, patients=5, patients_needed=99)
+    levels = {"confidences": (0.9, 0.4), "slide_confidences": (0.95, 0.0), "bounds": (bound, bound)}
+    card = model_card("default", described(**levels), None)
+    assert "(mean probability inside) and its slide an area of 4,000 um2 above 0.950, so that" in card
+    assert "confidence of 0.400 (mean probability inside), so that" in card
 
 
 def test_the_card_says_what_an_onnx_file_takes():

@@ -14,7 +14,7 @@ from wsplf_cli import __version__
 from wsplf_cli.runs.layout import run_file, run_folder
 from wsplf_cli.schema import Entry
 from wsplf_cli.segmentation.checkpoint import Checkpoint
-from wsplf_cli.segmentation.operating_point import describe_bound
+from wsplf_cli.segmentation.operating_point import describe_bounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +103,11 @@ def _table(checkpoint: Checkpoint) -> str:
         "threshold": f"a pixel belongs to a class from a probability of {checkpoint.threshold:g} on",
         "run of the training": checkpoint.run_id,
     }
-    # models of earlier versions have neither confidences nor bounds
-    levels = zip(checkpoint.classes, checkpoint.confidences, checkpoint.bounds, strict=False)
-    for path_class, confidence, bound in levels:
+    described = describe_bounds(checkpoint.bounds, checkpoint.confidences, checkpoint.slide_confidences)
+    # models of earlier versions have no bounds
+    for path_class, sentence in zip(checkpoint.classes, described, strict=False):
         rows[f"polygons of {path_class}"] = (
-            f"{describe_bound(bound, confidence)} (`wsplf segment` leaves out polygons below it, other programs do not)"
+            f"{sentence} (`wsplf segment` leaves out what is below, other programs do not)"
         )
     return "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())])
 
