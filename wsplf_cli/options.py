@@ -179,7 +179,8 @@ class TrainOptions:
     )
     alpha: float = option(
         0.01,
-        "Largest share of the tissue of negative slides that polygons may cover, out of fold.",
+        "Largest share of the tissue of negative slides that polygons may cover, out of fold; where patients are too"
+        " few to guarantee it, as far as that costs little Dice.",
         above=0,
         most=1,
         unused_with=("folds", (1,)),

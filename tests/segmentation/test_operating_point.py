@@ -110,7 +110,7 @@ def test_nothing_is_drawn_on_a_slide_that_is_less_confident_than_positive_ones()
     add_negative(measured, "n0", (0, 0, 6, 6, 0.99))  # a polygon, but less than 4,000 um2
     add_negative(measured, "n1", (0, 0, 8, 8, 0.93))
     point = measured._point_at(0.5, truth=64, alpha=0.01)
-    assert point.slide_confidences[0] == pytest.approx(expit(logit(0.945) - 1))
+    assert point.slide_confidences[0] == pytest.approx(expit(logit(0.945) - 0.75))
     assert point.bounds[0].measured == pytest.approx(0.5), "on n1 alone"
 
 

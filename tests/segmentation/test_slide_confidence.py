@@ -44,6 +44,6 @@ def test_a_map_reaches_a_level_where_an_area_does_and_off_tissue_there_is_none()
 
 
 def test_a_new_slide_may_be_somewhat_less_confident_than_the_least_of_the_positive_ones():
-    assert least_slide_confidence([0.97, 0.9, 0.95]) == pytest.approx(1 / (1 + np.exp(1) / 9))
+    assert least_slide_confidence([0.97, 0.9, 0.95]) == pytest.approx(1 / (1 + np.exp(0.75) / 9))
     assert least_slide_confidence([]) == 0.0
     assert least_slide_confidence([0.97, 0.0]) == 0.0, "a positive slide was missed: no level tells them apart"

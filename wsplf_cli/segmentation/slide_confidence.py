@@ -18,7 +18,7 @@ from scipy.special import expit, logit
 LEAST_AREA_UM2 = 4000.0
 #: By how much a slide's confidence may be below the least of the positive slides out of fold, in logits. On slides of
 #: another kind a model is less confident: by up to 0.6 where it learned on synthetic tissue and predicted glands.
-_MARGIN = 1.0
+_MARGIN = 0.75
 _LEVELS = np.concatenate([np.arange(0.20, 0.90, 0.02), np.arange(0.90, 0.999, 0.005)])
 
 
