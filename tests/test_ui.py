@@ -42,15 +42,24 @@ def test_report_shows_the_name_of_an_entry_that_failed_once(capsys):
     assert [line.count("a.svs") for line in lines[1:5]] == [1, 1, 1, 1]
 
 
-def test_a_long_reason_leaves_the_table_its_room(capsys):
+def test_a_column_of_nothing_but_0_is_left_out_unless_it_says_what_was_done(capsys):
+    results = tuple(EntryResult(str(n), "a", "done", counts={"polygons": 0, "removed": 0, "kept": n}) for n in (0, 1))
+    with Screen() as screen:
+        screen.report(StageReport("segment", "", results, seconds=2.0))
+    assert capsys.readouterr().out.splitlines()[0].split() == ["entry", "status", "polygons", "kept", "s"]
+
+
+def test_a_long_reason_leaves_the_table_its_room_and_numbers_are_whole(capsys, monkeypatch):
     reason = "unlike the slides that the model learned from: texture (2.0 times the largest difference among them)"
-    counts = {"polygons Tumor": 3, "area_um2": 123456.7, "suppressed_um2": 0, "damaged_windows": 0}
+    counts = {"polygons Tumor": 3, "area_um2": 123456.7, "suppressed_um2": 0, "unlike": 1.12, "removed": 34}
     result = EntryResult("1", "a.svs", "done", reason, counts=counts, seconds=2.0)
+    monkeypatch.setenv("COLUMNS", "50")
     with Screen() as screen:
         screen.report(StageReport("segment", "", (result,), seconds=2.0))
-    row, below = capsys.readouterr().out.splitlines()[1:3]
-    assert row.split() == ["a.svs", "done", "3", "123457", "0", "0", "2.0"]
-    assert below == f"a.svs: {reason}"
+    lines = capsys.readouterr().out.splitlines()
+    (row,) = (line for line in lines if line.startswith("a.svs  "))
+    assert row.split() == ["a.svs", "done", "3", "123457", "1.1200", "34", "2.0"]
+    assert lines[-2] == f"a.svs: {reason}"
 
 
 def test_json_report_is_one_document_and_progress_stays_on_stderr(capsys):

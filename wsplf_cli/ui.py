@@ -149,12 +149,18 @@ class Screen:
         self.out.print(escape(message))
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]], *, right: Sequence[int] = ()) -> None:
-        """Print a table; columns with an index in ``right`` hold numbers. Short names in the first are not wrapped."""
+        """Print a table; columns with an index in ``right`` hold numbers. Neither these nor short names are wrapped."""
         table = Table(box=None, pad_edge=False, header_style="bold")
         for index, column in enumerate(columns):
-            width = max((len(str(row[index])) for row in rows), default=0) if index == 0 else UNBROKEN + 1
             justify: Literal["left", "right"] = "right" if index in right else "left"
-            table.add_column(escape(column), justify=justify, overflow="fold", no_wrap=width <= UNBROKEN)
+            longest = max((len(_text_of(row[index])) for row in rows), default=0)
+            table.add_column(
+                escape(column.replace("_", " ")),
+                justify=justify,
+                overflow="fold",
+                no_wrap=index == 0 and longest <= UNBROKEN,
+                min_width=longest if index in right else None,
+            )
         for row in rows:
             table.add_row(*(_cell(value) for value in row))
         self.out.print(table, soft_wrap=False)
@@ -165,6 +171,8 @@ class Screen:
             self.document(report)
             return
         keys = list(dict.fromkeys(key for entry in report.entries for key in entry.counts))
+        # the first one says what was done; another one that is 0 everywhere says nothing
+        keys = [key for key in keys if key == keys[0] or any(entry.counts.get(key) for entry in report.entries)]
         rows, reasons = [], []
         for title, entry in zip(titles(report.entries), report.entries, strict=True):
             counts = (entry.counts.get(key) for key in keys)
