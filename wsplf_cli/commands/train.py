@@ -96,6 +96,7 @@ def train(project: Project, entries: Sequence[Entry], options: TrainOptions, tra
         for index, losses in enumerate(trained.losses):
             name = "loss" if len(trained.losses) == 1 else f"loss of network {index + 1}"
             run.curve(name, x=range(1, len(losses) + 1), y={"train": losses})
+        point = trained.point
         description = Checkpoint(
             plugin=options.segmenter,
             settings=settings,
@@ -103,29 +104,28 @@ def train(project: Project, entries: Sequence[Entry], options: TrainOptions, tra
             tile_px=options.tiles.tile_px,
             mpp=options.tiles.mpp,
             run_id=run.id,
-            threshold=trained.point.threshold,
-            confidences=trained.point.confidences,
-            slide_confidences=trained.point.slide_confidences,
-            bounds=trained.point.bounds,
+            threshold=point.threshold,
+            confidences=point.confidences,
+            slide_confidences=point.slide_confidences,
+            bounds=point.bounds,
             window_px=window_px,
             networks=len(members_of(trained.network)),
-            scores={} if trained.point.dice is None else {"validation_dice": trained.point.dice},
+            scores={} if point.dice is None else {"validation_dice": point.dice},
         )
         folder = layout.model_folder(project.folder, options.name)
         checkpoint.save(folder, description, trained.network.state_dict(), appearance=appearance)
         tracker.say(_summary(trained, classes))
-        point = trained.point
         described = describe_bounds(point.bounds, point.confidences, point.slide_confidences)
         for name, sentence in zip(display_names(classes), described, strict=True):
             ClassTracker(tracker, run, name).say(sentence)
         tracker.say(f"model: {folder}")
         details: dict[str, Any] = {
             "folds": trained.folds,
-            "threshold": trained.point.threshold,
-            "confidences": list(trained.point.confidences),
-            "slide_confidences": list(trained.point.slide_confidences),
-            "bounds": [None if bound is None else asdict(bound) for bound in trained.point.bounds],
-            "validation_dice": trained.point.dice,
+            "threshold": point.threshold,
+            "confidences": list(point.confidences),
+            "slide_confidences": list(point.slide_confidences),
+            "bounds": [None if bound is None else asdict(bound) for bound in point.bounds],
+            "validation_dice": point.dice,
             "validation_slides": list(trained.held_out),
             "model": str(folder),
             "slides": len(cohort.slides),

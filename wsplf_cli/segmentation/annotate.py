@@ -15,7 +15,7 @@ from wsplf_cli.options import SegmentOptions
 from wsplf_cli.review.memory import Review
 from wsplf_cli.review.merge import decided_by_a_person, subtract_regions
 from wsplf_cli.review.roles import AREA, CONFIDENCE
-from wsplf_cli.schema import MODEL_KEY, Annotation, Entry, TissueMask, Tracker
+from wsplf_cli.schema import MODEL_KEY, Annotation, Entry, SlideLabel, TissueMask, Tracker
 from wsplf_cli.segmentation.appearance import describe_slide
 from wsplf_cli.segmentation.likeness import Likeness
 from wsplf_cli.segmentation.loading import LoadedModel, require_pixel_size
@@ -32,12 +32,18 @@ MIN_GAP_UM2 = 500.0
 
 def is_ruled_out(entry: Entry, path_class: str) -> bool:
     """Whether the slide label rules the class out. Held-out slides are exempt: false positives are measured there."""
-    return entry.label is not None and not entry.label.holds(path_class) and not entry.held_out
+    label = _label_that_counts(entry)
+    return label is not None and not label.holds(path_class)
 
 
 def is_known(entry: Entry, path_class: str) -> bool:
     """Whether the slide label says that the slide holds the class; held-out slides are exempt here too."""
-    return entry.label is not None and entry.label.holds(path_class) and not entry.held_out
+    label = _label_that_counts(entry)
+    return label is not None and label.holds(path_class)
+
+
+def _label_that_counts(entry: Entry) -> SlideLabel | None:
+    return None if entry.held_out else entry.label
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +118,8 @@ def segment_slide(
     needed = model.slide_confidences
     for path_class, prediction, ruled_out, level in zip(classes, predictions, absent, needed, strict=True):
         off_ink = _remaining(prediction.polygons, ink, outlines)
+        if not off_ink:
+            continue
         probability = prediction.probability
         cell_um = probability.downsample * mpp_slide
         if not is_known(entry, path_class) and not reaches(probability.values, level, cell_um=cell_um):

@@ -243,9 +243,11 @@ def _confidence_for(
     bounding = _bounding(alpha, negatives, patient_of, threshold=threshold)
     if not truth:
         return bounding
+    confidences = np.arange(threshold, 1.0, _CONFIDENCE_STEP)
+    dice = _dice_of_less_confident(drawn, confidences, truth=truth)
     if len(set(patient_of)) < patients_needed(alpha):
-        bounding = min(bounding, _highest(drawn, threshold=threshold, truth=truth, cost=_MOST_DICE))
-    return max(bounding, _highest(drawn, threshold=threshold, truth=truth, cost=SAME_DICE))
+        bounding = min(bounding, _highest(confidences, dice, cost=_MOST_DICE))
+    return max(bounding, _highest(confidences, dice, cost=SAME_DICE))
 
 
 def _bounding(alpha: float, negatives: Sequence[_Components], patient_of: Sequence[str], *, threshold: float) -> float:
@@ -261,32 +263,36 @@ def _bounding(alpha: float, negatives: Sequence[_Components], patient_of: Sequen
     return max(float(candidates[position]), threshold)
 
 
-def _highest(drawn: Sequence[_Components], *, threshold: float, truth: float, cost: float) -> float:
-    """The highest confidence that costs at most so much Dice where all polygons are less confident by ``_SHIFT``."""
-    confidences = np.arange(threshold, 1.0, _CONFIDENCE_STEP)
+def _dice_of_less_confident(
+    drawn: Sequence[_Components], confidences: NDArray[np.float64], *, truth: float
+) -> NDArray[np.float64]:
+    """The Dice at each of the confidences [N], float64 [N], where all polygons are less confident by ``_SHIFT``."""
     shifted = [expit(logit(np.clip(components.confidence, 0, 1)) - _SHIFT) for components in drawn]
     dice = []
     for confidence in confidences:
-        kept = [components.of(reached >= confidence) for components, reached in zip(drawn, shifted, strict=True)]
-        common, predicted = (
-            sum(getattr(of_slide, part).sum() for of_slide in kept) for part in ("common", "predicted")
-        )
+        kept = [(components, reached >= confidence) for components, reached in zip(drawn, shifted, strict=True)]
+        common = sum(components.common[of_kept].sum() for components, of_kept in kept)
+        predicted = sum(components.predicted[of_kept].sum() for components, of_kept in kept)
         dice.append(2 * common / (predicted + truth))
-    return float(confidences[np.flatnonzero(np.array(dice) >= max(dice) - cost)[-1]]) if max(dice) else threshold
+    return np.array(dice)
+
+
+def _highest(confidences: NDArray[np.float64], dice: NDArray[np.float64], *, cost: float) -> float:
+    """The highest confidence whose Dice is at most ``cost`` below the best one; the lowest where that is 0."""
+    return float(confidences[np.flatnonzero(dice >= dice.max() - cost)[-1] if dice.max() else 0])
 
 
 def _bound(alpha: float, negatives: Sequence[_Components], patient_of: Sequence[str]) -> Bound | None:
     """What negative slides say, of what is drawn on them."""
     if not negatives:
         return None
-    patients = len(set(patient_of))
-    weights, _ = patient_weights(patient_of)
+    weights, patients = patient_weights(patient_of)
     shares = np.array([drawn.share_from(0) for drawn in negatives])
     mean = max(float(weights @ shares), highest_mean(alpha, patients=patients))
     return Bound(
         alpha=alpha,
         measured=float(shares.mean()),
-        guaranteed=min(1.0, guaranteed(mean, patients=patients)),
+        guaranteed=guaranteed(mean, patients=patients),
         slides=len(negatives),
         patients=patients,
         patients_needed=patients_needed(alpha),
