@@ -19,6 +19,7 @@ from torch.nn import functional
 from wsplf_cli.errors import ConfigError
 from wsplf_cli.networks import efficientnet, hub
 from wsplf_cli.networks.adl import AttentionDropout
+from wsplf_cli.networks.dilated import with_fast_gradients
 from wsplf_cli.networks.encoder import is_encoder, token_trunk
 from wsplf_cli.networks.state import load_state, read_state
 
@@ -373,7 +374,7 @@ def _cnn(architecture: str, *, output_stride: int) -> nn.Module:
             f" any size ({error})",
             hint="choose small, resnet18, resnet50 or vit_small_patch16_224",
         ) from error
-    return trunk
+    return with_fast_gradients(trunk)
 
 
 def _normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
