@@ -60,14 +60,19 @@ def test_the_model_is_one_more_network_where_a_segmenter_says_so(monkeypatch):
     assert len(result.held_out) == 6
 
 
-def test_networks_that_are_trained_at_the_same_time_get_the_same_weights():
+@pytest.mark.parametrize("folds", [1, 3])
+def test_networks_that_are_trained_at_the_same_time_get_the_same_weights(folds):
+    def ensemble():
+        return Ensemble([build() for _ in range(3)])
+
     weights = []
     before = torch.get_num_threads()
     try:
         for at_once in (1, 2):
             torch.set_num_threads(at_once)  # one for each network
             assert networks_at_once([build()] * 3, device=torch.device("cpu")) == at_once
-            weights.append(run(lesson()).network.state_dict())
+            model = run(lesson(), build=ensemble, folds=folds).network
+            weights.append(model.state_dict())
     finally:
         torch.set_num_threads(before)
     for name, values in weights[0].items():

@@ -82,7 +82,8 @@ def cross_fit(
     networks = members_of(build())
     if fold_of is None:
         tracker.start("train", len(networks) * settings.steps)
-        losses = [learn(network, slides) for network in networks]
+        of_networks = [slides] * len(networks)
+        losses = _learn_side_by_side(networks, of_networks, settings=settings, rng=rng, device=device, tracker=tracker)
         return CrossFit(mean_of(networks), 0, losses, measured.operating_point(alpha=settings.alpha))
     folds = int(fold_of.max()) + 1
 
@@ -104,9 +105,9 @@ def cross_fit(
             networks += members_of(build())
         networks = networks[:count]
         tracker.start("train", count * settings.steps)
-        losses = _learn_without_a_fold(
-            networks, slides, fold_of, settings=settings, rng=rng, device=device, tracker=tracker
-        )
+        outside = [list(compress(slides, fold_of != fold)) for fold in range(folds)]
+        of_networks = [outside[number % folds] for number in range(count)]
+        losses = _learn_side_by_side(networks, of_networks, settings=settings, rng=rng, device=device, tracker=tracker)
         for fold in range(folds):
             measure(mean_of(networks[fold::folds]), fold)
     return CrossFit(
@@ -120,24 +121,23 @@ def cross_fit(
     )
 
 
-def _learn_without_a_fold(  # noqa: PLR0913  what training needs
+def _learn_side_by_side(
     networks: Sequence[nn.Module],
-    slides: Sequence[TrainingSlide],
-    fold_of: NDArray[np.intp],
+    slides: Sequence[Sequence[TrainingSlide]],
     *,
     settings: FitSettings,
     rng: np.random.Generator,
     device: torch.device,
     tracker: Tracker,
 ) -> list[list[float]]:
-    """Train each network without one fold of the slides, in turns, as many as possible at the same time; the losses."""
+    """Train each network on the slides for it, as many networks as possible at the same time; the losses."""
     at_once = networks_at_once(networks, device=device)
     settings = replace(settings, cache_bytes=settings.cache_bytes // at_once)
-    folds, rngs = int(fold_of.max()) + 1, rng.spawn(len(networks))
+    rngs = rng.spawn(len(networks))
 
     def learn(number: int, tracker: Tracker) -> list[float]:
-        others = list(compress(slides, fold_of != number % folds))
-        return fit(networks[number], others, settings=settings, rng=rngs[number], device=device, tracker=tracker)
+        network, of_network = networks[number], slides[number]
+        return fit(network, of_network, settings=settings, rng=rngs[number], device=device, tracker=tracker)
 
     return side_by_side(learn, len(networks), at_once=at_once, tracker=tracker)
 
