@@ -110,7 +110,11 @@ def test_a_shared_key_that_the_command_lacks_is_left_out(read):
         ("label_key = 'x'", "unknown key label_key", "did you mean label-key"),
         ("[pseudolable]\nalpha = 1", r"unknown table \[pseudolable\]", "did you mean pseudolabel"),
         ("[train]\nepohcs = 1", r"unknown key \[train\] epohcs", "did you mean epochs"),
-        ("sam = 'tiny'", "sam cannot stand at the top", r"\[pseudolabel\] or \[train\] or \[benchmark\]"),
+        (
+            "sam = 'tiny'",
+            "sam cannot stand at the top",
+            r"\[pseudolabel\] or .* or \[benchmark\]",
+        ),
         ("mpp = '1'", "mpp must be a number, not '1'", "default is 1.0"),
         ("seed = 1.5", "seed must be a whole number", ""),
         ("seed = true", "seed must be a whole number", ""),

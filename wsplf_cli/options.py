@@ -201,6 +201,20 @@ class SegmentOptions:
     min_area_um2: float = option(
         2000.0, "Smaller polygons are dropped (the default: about twenty tumour nuclei).", least=0
     )
+    outlines: str = option(
+        "sam",
+        "What outlines polygons: SAM, prompted with the network's probabilities; or the network alone: faster.",
+        choices=("sam", "network"),
+    )
+    sam: str = option(
+        "tiny",
+        "SAM model; all but tiny need --sam-checkpoint.",
+        choices=("tiny", "vit_b", "vit_l", "vit_h"),
+        unused_with=("outlines", ("network",)),
+    )
+    sam_checkpoint: Path | None = option(
+        None, "Checkpoint file of the SAM model.", unused_with=("outlines", ("network",))
+    )
 
 
 #: Options of the commands that say nothing of how long they take.
@@ -217,7 +231,10 @@ class PlanOptions:
         default_factory=TrainOptions,
         metadata={"without": ("backbone", "sam", "name", "segmenter", "tile_px", *_OF_RESULTS)},
     )
-    segment: SegmentOptions = field(default_factory=SegmentOptions, metadata={"without": ("threshold", *_OF_RESULTS)})
+    segment: SegmentOptions = field(
+        default_factory=SegmentOptions,
+        metadata={"without": ("threshold", "sam", "sam_checkpoint", *_OF_RESULTS)},
+    )
 
     @property
     def of_command(self) -> PseudolabelOptions | TrainOptions | SegmentOptions:

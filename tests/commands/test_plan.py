@@ -89,9 +89,16 @@ def test_segment_is_planned_for_every_slide_with_its_model(tiny_project, model, 
     assert code == 0
     assert document["workers"] == 2
     assert document["slides"] == 3
-    assert document["assumed_tumour_share"] is None
+    assert document["assumed_tumour_share"] == 0.2
     assert calibrated[0].options.model == str(model)
     assert calibrated[0].threads == 1
+
+
+def test_without_sam_no_share_of_tumour_is_assumed(tiny_project, model, calibrated, capsys):
+    code, document = printed(capsys, tiny_project, "--for", "segment", "--outlines", "network")
+    assert code == 0
+    assert document["assumed_tumour_share"] is None
+    assert calibrated[0].options.outlines == "network"
 
 
 def test_training_is_planned_without_held_out_slides(tiny_project, calibrated, capsys, monkeypatch):

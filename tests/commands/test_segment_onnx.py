@@ -31,7 +31,7 @@ def test_polygons_are_those_of_the_folder(tiny_project, tmp_path, capsys, tile_p
     save_model(folder, model, classes=("Tumor", "Stroma"), tile_px=tile_px, threshold=0.3)
     project, out = str(tiny_project), str(tmp_path / "export")
     assert cli.main(["model", "export", project, "default", "--out", out]) == 0
-    arguments = ["segment", project, "--images", "unlabelled", "--min-area-um2", "200"]
+    arguments = ["segment", project, "--images", "unlabelled", "--min-area-um2", "200", "--outlines", "network"]
     assert cli.main(arguments) == 0
     of_folder = predictions(tiny_project)
     (tmp_path / "export").rename(tmp_path / "moved")

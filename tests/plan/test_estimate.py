@@ -87,7 +87,7 @@ def test_the_totals_are_sentences():
     document |= {"assumed_tumour_share": 0.2, "most_disk_bytes": 8_000_000}
     assert describe(document)[3:5] == [
         "disk: 3 MB in the project, at most 8 MB, were all tissue tumour",
-        "positive slides are taken to hold 20% of tumour",
+        "slides that may be positive are taken to hold 20% of tumour",
     ]
 
 

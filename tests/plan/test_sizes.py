@@ -30,6 +30,12 @@ def test_the_windows_of_segment_are_those_that_hold_tissue(entries):
     assert size.tissue_mm2 == pytest.approx(np.pi * 0.190 * 0.140, rel=0.05)
 
 
+def test_sam_outlines_a_fifth_of_the_slides_that_may_be_positive(entries):
+    sizes = [SegmentSize(SegmentOptions(), MODEL, sam_side_px=128)(entry, Silent()) for entry in entries]
+    assert [size.work["outlines"] > 0 for size in sizes] == [True, False, True]  # the last one has no label
+    assert SegmentSize(SegmentOptions(), MODEL)(entries[0], Silent()).work["outlines"] == 0
+
+
 def test_the_blocks_of_train_are_two_tiles_wide(entries):
     size = TrainSize(TrainOptions())(entries[0], Silent())
     assert size.tiles == 4

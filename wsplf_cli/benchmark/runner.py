@@ -216,7 +216,14 @@ class JobRunner:
 
     def _train(self, project: Project, tested: Project, job: Job) -> dict[str, StageReport]:
         trained = self.pipeline.train(project, self.cohort.training, job.train, self.tracker)
-        options = SegmentOptions(project=job.train.project, run=job.train.run, model=job.train.name)
+        options = SegmentOptions(
+            project=job.train.project,
+            run=job.train.run,
+            model=job.train.name,
+            outlines="network" if job.pseudolabel.recipe.refiner in ("none", "slic") else "sam",
+            sam=job.pseudolabel.sam,
+            sam_checkpoint=job.pseudolabel.sam_checkpoint,
+        )
         entries = self.cohort.testing
         if self.cohort.test_project is not None:
             model = str(model_folder(project.folder, job.train.name))

@@ -124,6 +124,7 @@ def segment(project: ProjectPath, *, options: SegmentOptions, screen: "Screen") 
     """
     from wsplf_cli.commands.segment import segment as run_command
 
+    check_sam(options.sam, checkpoint=options.sam_checkpoint)
     return shown(run_command(*open_any(project, options.project, screen), options, screen), screen)
 
 

@@ -44,6 +44,10 @@ class Plan:
         return sum(result.status == "failed" for result in self.results)
 
     @property
+    def _prompts_sam(self) -> bool:
+        return any(size.work.get(step) for size in self.sizes.values() for step in ("polygons", "outlines"))
+
+    @property
     def document(self) -> dict[str, Any]:
         """What ``wsplf plan --json`` prints."""
         entries = []
@@ -61,7 +65,7 @@ class Plan:
             "tissue_mm2": sum(size.tissue_mm2 for size in self.sizes.values()),
             "tiles": sum(size.tiles for size in self.sizes.values()),
             **self.estimate.document,
-            "assumed_tumour_share": FOREGROUND_SHARE if self.command == "pseudolabel" else None,
+            "assumed_tumour_share": FOREGROUND_SHARE if self._prompts_sam else None,
             "calibration": str(self.kept_in),
             "entries": entries,
         }

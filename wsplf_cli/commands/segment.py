@@ -9,7 +9,8 @@ from wsplf_cli.cohort.run import Skipped, SlideStep, for_each_slide
 from wsplf_cli.cohort.slide import SlideResult
 from wsplf_cli.cohort.square_pixels import with_square_pixels
 from wsplf_cli.executors.choose import open_workers
-from wsplf_cli.networks.device import seed_everything
+from wsplf_cli.networks.device import pick_device, seed_everything
+from wsplf_cli.networks.sam import load_sam
 from wsplf_cli.options import SegmentOptions
 from wsplf_cli.review.memory import REVIEWED, Review, read_review, write_polygons
 from wsplf_cli.runs.record import start_run
@@ -25,7 +26,9 @@ from wsplf_cli.segmentation.loading import (
     unnamed_classes,
 )
 from wsplf_cli.segmentation.operating_point import describe_bounds
+from wsplf_cli.segmentation.outlines import OutlineRefiner, asks_sam
 from wsplf_cli.segmentation.resume import resumed_predictions
+from wsplf_cli.weak.sam.refiners import prompted_sam
 
 
 def segment(project: Project, entries: Sequence[Entry], options: SegmentOptions, tracker: Tracker) -> StageReport:
@@ -90,7 +93,7 @@ def segment(project: Project, entries: Sequence[Entry], options: SegmentOptions,
             )
             return {**result.counts, "removed": replaced.removed, "kept": replaced.kept}
 
-        work = SegmentSlide(model, options, run.id)
+        work = SegmentSlide(model, options, run.id, _outlines(model, options))
         step = SlideStep("segment", read, work, write, resumed_predictions(work, run.resume))
         results = for_each_slide(entries, step, tracker=tracker, workers=workers)
         results = [
@@ -114,6 +117,14 @@ def segment(project: Project, entries: Sequence[Entry], options: SegmentOptions,
         if unlike:
             tracker.say(f"warning: {len(unlike)} of {len(results)} slides are unlike those that the model learned from")
         return run.finish(results, details=details)
+
+
+def _outlines(model: LoadedModel, options: SegmentOptions) -> OutlineRefiner | None:
+    """What gives polygons their outlines; None for the model itself."""
+    if not asks_sam(options, model.checkpoint):
+        return None
+    sam = load_sam(options.sam, checkpoint=options.sam_checkpoint, device=pick_device(options.run.device))
+    return OutlineRefiner(prompted_sam(sam), sam.digest())
 
 
 def _say_bounds(model: LoadedModel, tracker: Tracker) -> None:

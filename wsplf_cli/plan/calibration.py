@@ -96,7 +96,8 @@ def request(command: Command, options: CommandOptions, *, model: Path = Path()) 
         return Request(command, short, 0)
     threads = 0 if _in_process(options.workers) else 1
     if isinstance(options, SegmentOptions):
-        return Request(command, SegmentOptions(run=device, model=str(model.absolute())), threads)
+        outlines = {name: getattr(options, name) for name in ("outlines", "sam", "sam_checkpoint")}
+        return Request(command, SegmentOptions(run=device, model=str(model.absolute()), **outlines), threads)
     default = PseudolabelOptions(run=device)
     of_machine = replace(
         options,

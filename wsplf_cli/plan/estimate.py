@@ -135,14 +135,15 @@ def describe(document: Mapping[str, Any]) -> list[str]:
     of_process = " for each process" if document["workers"] else ""
     of_gpu = f", and {gpu / 1e9:.1f} GB on the GPU" if gpu else ""
     share = document["assumed_tumour_share"]
-    more_disk = f", at most {document['most_disk_bytes'] / 1e6:.0f} MB, were all tissue tumour" if share else ""
+    most_mb = document["most_disk_bytes"] / 1e6
+    more_disk = f", at most {most_mb:.0f} MB, were all tissue tumour" if most_mb > document["disk_bytes"] / 1e6 else ""
     return [
         f"{document['command']}: {document['slides']} slides, {document['tissue_mm2']:.1f} mm2 of tissue,"
         f" {document['tiles']} tiles{unread}",
         f"time: {_duration(document['seconds'])}{workers}{most}",
         "memory: " + (f"{memory / 1e9:.1f} GB{of_process}{of_gpu}" if memory else "not known on this system"),
         f"disk: {document['disk_bytes'] / 1e6:.0f} MB in the project{more_disk}",
-        *([f"positive slides are taken to hold {share:.0%} of tumour"] if share else []),
+        *([f"slides that may be positive are taken to hold {share:.0%} of tumour"] if share else []),
         f"measured once on this machine; to measure again, delete {document['calibration']}",
     ]
 

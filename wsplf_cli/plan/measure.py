@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from uuid import UUID
 
@@ -23,15 +23,27 @@ from wsplf_cli.cohort.labels import resolve_labels
 from wsplf_cli.cohort.slide import PrepareSlide
 from wsplf_cli.errors import SlideError
 from wsplf_cli.networks.device import peak_memory, pick_device, start_peak_memory
+from wsplf_cli.networks.sam import Sam, load_sam
 from wsplf_cli.options import PseudolabelOptions, SegmentOptions, TrainOptions
 from wsplf_cli.plan.calibration import Calibration, CommandOptions, Request
 from wsplf_cli.plan.estimate import extra_bytes, fit_settings
-from wsplf_cli.plan.sizes import PseudolabelSize, SegmentSize, Sizer, SlideSize, TrainSize, foreground
+from wsplf_cli.plan.sizes import (
+    PseudolabelSize,
+    SegmentSize,
+    Sizer,
+    SlideSize,
+    TrainSize,
+    foreground,
+    foreground_map,
+    read_tissue,
+)
 from wsplf_cli.qupath.create import Image, create_project
 from wsplf_cli.review.memory import Review
 from wsplf_cli.runs import layout
 from wsplf_cli.schema import Annotation, Entry, Silent
 from wsplf_cli.segmentation.loading import describe_model
+from wsplf_cli.segmentation.outlines import asks_sam
+from wsplf_cli.segmentation.predict import CELL_PX
 from wsplf_cli.slides.map import SlideMap
 from wsplf_cli.slides.window import tissue_cells
 from wsplf_cli.synthetic.pyramid import write_pyramid
@@ -41,6 +53,8 @@ from wsplf_cli.weak.method import Networks, load_networks
 from wsplf_cli.weak.polygons import draw_polygons
 from wsplf_cli.weak.sam import refiners
 from wsplf_cli.weak.sam.embeddings import Embedder
+from wsplf_cli.weak.sam.refine import foreground_windows
+from wsplf_cli.weak.sam.refiners import prompted_sam
 
 #: Side of the synthetic slides in pixels of the tiles.
 SIDE_PX = 700
@@ -114,7 +128,8 @@ def measure(request: Request, folder: Path) -> Calibration:
     embedding_bytes = 0
     times = StepTimes()
     start_peak_memory(device)
-    report = request.command(made.project, made.entries, options, times)  # first: nothing of the slides is kept yet
+    run_options = replace(options, outlines="network") if isinstance(options, SegmentOptions) else options
+    report = request.command(made.project, made.entries, run_options, times)  # first: nothing of the slides is kept yet
     times.end()
     peaks.append(peak_memory(device))
     if failed := next((result for result in report.entries if result.status == "failed"), None):
@@ -126,6 +141,10 @@ def measure(request: Request, folder: Path) -> Calibration:
         gc.collect()
         start_peak_memory(device)
         rates["polygons"], embedding_bytes = _time_polygons(made.entries[0], options, sizer, folder / "embeddings")
+        peaks.append(peak_memory(device))
+    if isinstance(options, SegmentOptions) and asks_sam(options, describe_model(Path(options.model))):
+        start_peak_memory(device)
+        rates["outlines"] = _time_outlines(made.entries[0], options)
         peaks.append(peak_memory(device))
     rates = _rates(times, sizes, options) | rates
     host = [peak.host_bytes for peak in peaks if peak.host_bytes is not None]
@@ -153,7 +172,9 @@ def sizer_of(options: CommandOptions, networks: Networks | None = None) -> Sizer
     if isinstance(options, TrainOptions):
         return TrainSize(options)
     if isinstance(options, SegmentOptions):
-        return SegmentSize(options, describe_model(Path(options.model)))
+        checkpoint = describe_model(Path(options.model))
+        side_px = _sam(options).side_px if asks_sam(options, checkpoint) else 0
+        return SegmentSize(options, checkpoint, side_px)
     networks = networks or load_networks(options, pick_device(options.run.device), Silent())
     assert networks.backbone is not None
     return PseudolabelSize(options, networks.backbone, networks.sam.side_px)
@@ -221,6 +242,25 @@ def _time_polygons(entry: Entry, options: PseudolabelOptions, sizer: Pseudolabel
     windows = sizer.prompted_windows(slide, inside, inference.downsample)
     kept = sum(path.stat().st_size for path in cache.rglob("*.npy"))
     return seconds / max(1, windows), kept // max(1, embed.computed)
+
+
+def _time_outlines(entry: Entry, options: SegmentOptions) -> float:
+    """Seconds for each window in which SAM is prompted, were a share of the tissue of a class."""
+    sam = _sam(options)
+    slide, mpp, tissue = read_tissue(entry, None)
+    downsample = describe_model(Path(options.model)).mpp / mpp
+    cam = foreground_map(slide, tissue, downsample=CELL_PX * downsample)
+    refine = prompted_sam(sam)
+    began = (time.monotonic(), time.process_time())
+    for _ in refine(slide, cam, downsample, np.random.default_rng(SEED)):
+        pass
+    seconds = _seconds_since(began)
+    windows = foreground_windows(slide, cam, side_px=sam.side_px, window_downsample=downsample)
+    return seconds / max(1, sum(map(len, windows)))
+
+
+def _sam(options: SegmentOptions) -> Sam:
+    return load_sam(options.sam, checkpoint=options.sam_checkpoint, device=pick_device(options.run.device))
 
 
 def _disk_bytes(project: Path, options: CommandOptions, *, slides: int) -> tuple[int, int]:

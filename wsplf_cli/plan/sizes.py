@@ -3,6 +3,7 @@
 The units of a step are what its time is in proportion to: windows of a network, megapixels, instances.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -15,8 +16,9 @@ from wsplf_cli.networks.backbone import DenseBackbone
 from wsplf_cli.options import PseudolabelOptions, SegmentOptions, TrainOptions
 from wsplf_cli.review.memory import Review
 from wsplf_cli.schema import Entry, TissueMask, Tracker
+from wsplf_cli.segmentation.annotate import is_ruled_out
 from wsplf_cli.segmentation.checkpoint import Checkpoint
-from wsplf_cli.segmentation.predict import model_canvas
+from wsplf_cli.segmentation.predict import CELL_PX, model_canvas
 from wsplf_cli.segmentation.prepare import BLOCK_TILES, BLOCK_TISSUE
 from wsplf_cli.slides.entry import entry_slide
 from wsplf_cli.slides.grid import make_grid
@@ -123,10 +125,11 @@ class PseudolabelSize:
 
 @dataclass(frozen=True, slots=True)
 class SegmentSize:
-    """Measures a slide for ``wsplf segment``."""
+    """Measures a slide for ``wsplf segment``; ``sam_side_px`` is 0 where SAM does not outline polygons."""
 
     options: SegmentOptions
     checkpoint: Checkpoint
+    sam_side_px: int = 0
 
     def __call__(self, entry: Entry, tracker: Tracker) -> SlideSize:
         """The size of a slide.
@@ -138,14 +141,32 @@ class SegmentSize:
         canvas = model_canvas(slide, mpp=self.checkpoint.mpp, window_px=self.checkpoint.predicted_px, mpp_slide=mpp)
         windows = sum(map(len, windows_with_tissue(tissue, canvas).values()))
         classes = len(self.checkpoint.classes)
+        drawn = sum(not is_ruled_out(entry, name) for name in self.checkpoint.classes)
         return SlideSize(
             entry.name,
             tissue_um2(tissue, mpp_slide=mpp) / 1e6,
             windows,
-            {"canvas": canvas.width_px * canvas.height_px / 1e6, "windows": windows},
+            {
+                "canvas": canvas.width_px * canvas.height_px / 1e6,
+                "windows": windows,
+                "outlines": drawn * self.prompted_windows(slide, tissue, mpp_slide=mpp) if drawn else 0,
+            },
             working_bytes=4 * (2 * classes + 1) * canvas.window_px * canvas.width_px
             + 12 * overview_mpx(slide, mpp) * 1e6,
         )
+
+    def prompted_windows(self, slide: Slide, tissue: TissueMask, *, mpp_slide: float) -> int:
+        """Windows in which SAM is prompted for a class, were ``FOREGROUND_SHARE`` of the tissue of it."""
+        if not self.sam_side_px:
+            return 0
+        downsample = self.checkpoint.mpp / mpp_slide
+        groups = foreground_windows(
+            slide,
+            foreground_map(slide, tissue, downsample=CELL_PX * downsample),
+            side_px=self.sam_side_px,
+            window_downsample=downsample,
+        )
+        return sum(map(len, groups))
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +221,12 @@ def foreground(inside: NDArray[np.bool_], share: float = FOREGROUND_SHARE) -> ND
     cells = np.flatnonzero(inside)
     cam.ravel()[cells[: int(share * len(cells))]] = 1.0
     return cam
+
+
+def foreground_map(slide: Slide, tissue: TissueMask, *, downsample: float) -> SlideMap:
+    """``foreground`` of a slide, in cells of so many level-0 pixels."""
+    shape = (math.ceil(slide.height_px0 / downsample), math.ceil(slide.width_px0 / downsample))
+    return SlideMap(foreground(tissue_cells(tissue, shape=shape, downsample=downsample)), downsample)
 
 
 def read_tissue(entry: Entry, mpp_override: float | None) -> tuple[Slide, float, TissueMask]:

@@ -8,7 +8,7 @@ from shapely import Polygon
 from shapely.geometry.base import BaseGeometry
 
 from wsplf_cli.cohort.labels import display_names
-from wsplf_cli.cohort.seeds import annotation_id
+from wsplf_cli.cohort.seeds import annotation_id, slide_rng
 from wsplf_cli.cohort.slide import SlideResult
 from wsplf_cli.geometry import clip_polygons
 from wsplf_cli.options import SegmentOptions
@@ -19,6 +19,7 @@ from wsplf_cli.schema import MODEL_KEY, Annotation, Entry, SlideLabel, TissueMas
 from wsplf_cli.segmentation.appearance import describe_slide
 from wsplf_cli.segmentation.likeness import Likeness
 from wsplf_cli.segmentation.loading import LoadedModel, require_pixel_size
+from wsplf_cli.segmentation.outlines import OutlineRefiner
 from wsplf_cli.segmentation.predict import TOLERANCE_PX, ClassPrediction, OutlineSettings, model_canvas, predict_slide
 from wsplf_cli.segmentation.slide_confidence import reaches
 from wsplf_cli.slides.entry import entry_slide
@@ -48,11 +49,12 @@ def _label_that_counts(entry: Entry) -> SlideLabel | None:
 
 @dataclass(frozen=True, slots=True)
 class SegmentSlide:
-    """Predicts a slide with a model."""
+    """Predicts a slide with a model, whose polygons get their outlines from ``refiner`` where there is one."""
 
     model: LoadedModel
     options: SegmentOptions
     run_id: str
+    refiner: OutlineRefiner | None = None
 
     def __call__(self, item: tuple[Entry, Review], tracker: Tracker) -> SlideResult:
         """As ``segment_slide``, of an entry and its review, without the probability maps."""
@@ -63,18 +65,20 @@ class SegmentSlide:
             self.model,
             self.options,
             run_id=self.run_id,
+            refiner=self.refiner,
             advance=lambda windows: tracker.advance(0, message=f"{entry.name}, {windows} windows"),
         )
         return replace(result, maps={})
 
 
-def segment_slide(
+def segment_slide(  # noqa: PLR0913  what a slide, its polygons and their ids depend on
     entry: Entry,
     review: Review,
     model: LoadedModel,
     options: SegmentOptions,
     *,
     run_id: str,
+    refiner: OutlineRefiner | None = None,
     advance: Callable[[int], None],
 ) -> SlideResult:
     """The predictions of a model on one slide, off marker ink and what a person decided, measured in their final shape.
@@ -128,8 +132,18 @@ def segment_slide(
         if ruled_out:
             suppressed_px0 += sum(polygon.area for polygon in off_ink)
             continue
+        outlined = off_ink
+        if refiner is not None:
+            outlined = refiner(
+                slide,
+                replace(prediction, polygons=off_ink),
+                outlines,
+                window_downsample=canvas.downsample,
+                rng=slide_rng(options.run.seed, f"outlines {path_class}", entry.id),
+            )
+            outlined = _on_image(outlined, entry, outlines)
         regions = review.of(path_class)
-        polygons = _remaining(off_ink, [*kept, *regions.negative, *regions.ignored], outlines)
+        polygons = _remaining(outlined, [*ink, *kept, *regions.negative, *regions.ignored], outlines)
         # Simplified outlines of two classes can cross along their common border.
         polygons = _remaining(polygons, [annotation.shape for annotation in annotations], outlines)
         annotations += [
@@ -178,8 +192,12 @@ def _confident(prediction: ClassPrediction, confidence: float) -> ClassPredictio
 
 def _clipped(prediction: ClassPrediction, entry: Entry, outlines: OutlineSettings) -> ClassPrediction:
     """The prediction with its polygons cut at the border of the image: the canvas may reach a pixel beyond."""
-    parts = clip_polygons(prediction.polygons, entry.size_px0, min_area_px0=outlines.min_area_px0)
-    return replace(prediction, polygons=[part for parts_of_polygon in parts for part in parts_of_polygon])
+    return replace(prediction, polygons=_on_image(prediction.polygons, entry, outlines))
+
+
+def _on_image(polygons: Sequence[Polygon], entry: Entry, outlines: OutlineSettings) -> list[Polygon]:
+    parts = clip_polygons(polygons, entry.size_px0, min_area_px0=outlines.min_area_px0)
+    return [part for parts_of_polygon in parts for part in parts_of_polygon]
 
 
 def _remaining(

@@ -14,7 +14,7 @@ from wsplf_cli.review.memory import Review
 from wsplf_cli.review.merge import decided_by_a_person
 from wsplf_cli.runs.resume import Finished, ResumeStore, finished_polygons, polygons_of
 from wsplf_cli.schema import Entry
-from wsplf_cli.segmentation.annotate import SegmentSlide, is_ruled_out
+from wsplf_cli.segmentation.annotate import SegmentSlide, is_known, is_ruled_out
 from wsplf_cli.slides.entry import SlideContent, content_of, entry_slide
 
 
@@ -30,6 +30,9 @@ class _Input:
     threshold: float
     min_area_um2: float
     ruled_out: Mapping[str, bool]
+    known: Mapping[str, bool]
+    outlines: str
+    seed: int
     decided: str
     regions: Mapping[str, str]
 
@@ -55,6 +58,9 @@ def resumed_predictions(work: SegmentSlide, store: ResumeStore) -> Resumed[tuple
                 model.threshold,
                 options.min_area_um2,
                 {path_class: is_ruled_out(entry, path_class) for path_class in classes},
+                {path_class: is_known(entry, path_class) for path_class in classes},
+                "" if work.refiner is None else work.refiner.digest,
+                0 if work.refiner is None else options.run.seed,
                 digest_of(*(shapely.to_wkb(annotation.shape) for annotation in decided)),
                 {path_class: review.of(path_class).digest for path_class in classes},
             )
