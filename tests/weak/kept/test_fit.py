@@ -60,7 +60,8 @@ def test_a_fit_comes_back_as_it_was(make_entry, tmp_path):
     for name in ("slide_of", "centres_px0", "features", "logits"):
         assert np.array_equal(getattr(kept.instances, name), getattr(fit.probes.instances, name))
     features = np.ones((1, 5), np.float32)
-    assert np.array_equal(kept.instances.basis.reduce(features), fit.probes.instances.basis.reduce(features))
+    reduced = fit.probes.instances.basis.reduce(features)  # where arrays lie in memory may change the last digit
+    np.testing.assert_allclose(kept.instances.basis.reduce(features), reduced, rtol=1e-5)
 
 
 def test_a_fit_of_networks_has_no_probes(make_entry, tmp_path):
