@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from wsplf_cli.options import WRITING, ProjectOptions
+from wsplf_cli.options import SAM_NAMES, WRITING, ProjectOptions
 from wsplf_cli.recipes import RECIPES, UPPER_BOUND, Recipe, option
 
 
@@ -52,9 +52,7 @@ class BenchmarkOptions:
         " with + between them, side by side; auto: as for pseudolabel.",
     )
     backbone_weights: Path | None = option(None, "Weights file of the backbone (safetensors or PyTorch).", hidden=True)
-    sam: str = option(
-        "tiny", "SAM of all recipes; all but tiny need --sam-checkpoint.", choices=("tiny", "vit_b", "vit_l", "vit_h")
-    )
+    sam: str = option("tiny", "SAM of all recipes; all but tiny need --sam-checkpoint.", choices=SAM_NAMES)
     sam_checkpoint: Path | None = option(None, "Checkpoint file of the SAM model.", hidden=True)
     train_epochs: int = option(10, "Epochs of the segmentation model.", least=1)
     tolerance_um: float = option(

@@ -9,7 +9,7 @@ stand at the top, for all commands that have them. The fields of a recipe stand 
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from wsplf_cli.recipes import RECIPES, Recipe, option
+from wsplf_cli.recipes import RECIPES, WITHOUT_SAM, Recipe, option
 from wsplf_cli.worker_options import WorkerOptions
 
 SETTINGS = "wsplf.toml"
@@ -43,6 +43,8 @@ class ProjectOptions:
     accept_missing_data: bool = option(False, _ACCEPT_MISSING_DATA, hidden=True)
 
 
+#: The names of SAM models; ``tiny`` is shipped.
+SAM_NAMES = ("tiny", "vit_b", "vit_l", "vit_h")
 #: The options of ProjectOptions that only commands that write annotations have.
 WRITING = ("accept_missing_data",)
 
@@ -124,11 +126,11 @@ class PseudolabelOptions:
     sam: str = option(
         "tiny",
         "SAM model; all but tiny need --sam-checkpoint.",
-        choices=("tiny", "vit_b", "vit_l", "vit_h"),
-        unused_with=("refiner", ("slic", "none")),
+        choices=SAM_NAMES,
+        unused_with=("refiner", WITHOUT_SAM),
     )
     sam_checkpoint: Path | None = option(
-        None, "Checkpoint file of the SAM model.", unused_with=("refiner", ("slic", "none"))
+        None, "Checkpoint file of the SAM model.", unused_with=("refiner", WITHOUT_SAM)
     )
     alpha: float = option(
         0.01,
@@ -166,7 +168,7 @@ class TrainOptions:
     sam: str = option(
         "tiny",
         "SAM model of the sam segmenter; all but tiny need --sam-checkpoint.",
-        choices=("tiny", "vit_b", "vit_l", "vit_h"),
+        choices=SAM_NAMES,
     )
     sam_checkpoint: Path | None = option(None, "Checkpoint file of the SAM model.")
     name: str = option("default", "Name of the model, a folder under wsplf/models/ of the project.")
@@ -209,7 +211,7 @@ class SegmentOptions:
     sam: str = option(
         "tiny",
         "SAM model; all but tiny need --sam-checkpoint.",
-        choices=("tiny", "vit_b", "vit_l", "vit_h"),
+        choices=SAM_NAMES,
         unused_with=("outlines", ("network",)),
     )
     sam_checkpoint: Path | None = option(

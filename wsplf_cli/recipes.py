@@ -32,7 +32,9 @@ def option(default: T, help: str, **limits: Any) -> T:
 
 
 _FINE_TUNED_ONLY: Mapping[str, Any] = {"unused_with": ("backbone_mode", ("frozen",))}
-_SAM_ONLY: Mapping[str, Any] = {"unused_with": ("refiner", ("slic", "none"))}
+#: Refiners that do without SAM.
+WITHOUT_SAM = ("slic", "none")
+_SAM_ONLY: Mapping[str, Any] = {"unused_with": ("refiner", WITHOUT_SAM)}
 _ROUNDS_ONLY: Mapping[str, Any] = {"unused_with": ("rounds", (0,))}
 
 

@@ -1,6 +1,7 @@
 """Outlines from SAM: where its masks count they replace those of the network, elsewhere the network's stay."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from wsplf_cli.slides.map import SlideMap
 from wsplf_cli.slides.open import open_slide
 from wsplf_cli.synthetic.pyramid import write_pyramid
 from wsplf_cli.synthetic.slide import generate_slide
-from wsplf_cli.weak.sam.refine import RefinedRegion
+from wsplf_cli.weak.sam.refine import RefinedRegion, refine
 from wsplf_cli.weak.sam.refiners import prompted_sam
 
 SIDE = 256
@@ -114,7 +115,8 @@ def test_the_shipped_sam_finds_borders_that_a_shifted_map_misses(tmp_path: Path)
     shifted = [affinity.translate(part, 12, -8) for part in glands]
     values = rasterise(shifted, origin_px0=(0.0, 0.0), downsample=8.0, size_px=(64, 64))
     predicted = ClassPrediction(shifted, SlideMap(np.where(values, 0.9, 0.05).astype(np.float32), 8.0))
-    refiner = OutlineRefiner(prompted_sam(load_sam("tiny", checkpoint=None, device=torch.device("cpu"))), "")
+    sam = load_sam("tiny", checkpoint=None, device=torch.device("cpu"))
+    refiner = OutlineRefiner(partial(refine, refiner=prompted_sam(sam)), "")
     with open_slide(tmp_path / "a.tif") as slide:
         rng = np.random.default_rng(0)
         polygons = refiner(slide, predicted, SETTINGS, window_downsample=1.0, rng=rng)

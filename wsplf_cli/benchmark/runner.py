@@ -35,7 +35,7 @@ from wsplf_cli.errors import ProjectError, SlideError
 from wsplf_cli.geometry import polygonal
 from wsplf_cli.networks.device import peak_memory, pick_device, start_peak_memory
 from wsplf_cli.options import EvaluateOptions, PseudolabelOptions, SegmentOptions, TrainOptions
-from wsplf_cli.recipes import UPPER_BOUND
+from wsplf_cli.recipes import UPPER_BOUND, WITHOUT_SAM
 from wsplf_cli.review.order import ORDERS
 from wsplf_cli.runs.layout import model_folder
 from wsplf_cli.schema import Annotation, Entry, StageReport, Tracker, without_name
@@ -220,7 +220,7 @@ class JobRunner:
             project=job.train.project,
             run=job.train.run,
             model=job.train.name,
-            outlines="network" if job.pseudolabel.recipe.refiner in ("none", "slic") else "sam",
+            outlines="network" if job.pseudolabel.recipe.refiner in WITHOUT_SAM else "sam",
             sam=job.pseudolabel.sam,
             sam_checkpoint=job.pseudolabel.sam_checkpoint,
         )

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from wsplf_cli.backends import Project
 from wsplf_cli.cohort.labels import display_names
@@ -28,6 +29,7 @@ from wsplf_cli.segmentation.loading import (
 from wsplf_cli.segmentation.operating_point import describe_bounds
 from wsplf_cli.segmentation.outlines import OutlineRefiner, asks_sam
 from wsplf_cli.segmentation.resume import resumed_predictions
+from wsplf_cli.weak.sam.refine import refine
 from wsplf_cli.weak.sam.refiners import prompted_sam
 
 
@@ -124,7 +126,7 @@ def _outlines(model: LoadedModel, options: SegmentOptions) -> OutlineRefiner | N
     if not asks_sam(options, model.checkpoint):
         return None
     sam = load_sam(options.sam, checkpoint=options.sam_checkpoint, device=pick_device(options.run.device))
-    return OutlineRefiner(prompted_sam(sam), sam.digest())
+    return OutlineRefiner(partial(refine, refiner=prompted_sam(sam)), sam.digest())
 
 
 def _say_bounds(model: LoadedModel, tracker: Tracker) -> None:

@@ -53,8 +53,7 @@ from wsplf_cli.weak.method import Networks, load_networks
 from wsplf_cli.weak.polygons import draw_polygons
 from wsplf_cli.weak.sam import refiners
 from wsplf_cli.weak.sam.embeddings import Embedder
-from wsplf_cli.weak.sam.refine import foreground_windows
-from wsplf_cli.weak.sam.refiners import prompted_sam
+from wsplf_cli.weak.sam.refine import refine
 
 #: Side of the synthetic slides in pixels of the tiles.
 SIDE_PX = 700
@@ -142,9 +141,9 @@ def measure(request: Request, folder: Path) -> Calibration:
         start_peak_memory(device)
         rates["polygons"], embedding_bytes = _time_polygons(made.entries[0], options, sizer, folder / "embeddings")
         peaks.append(peak_memory(device))
-    if isinstance(options, SegmentOptions) and asks_sam(options, describe_model(Path(options.model))):
+    if isinstance(sizer, SegmentSize) and sizer.sam_side_px:
         start_peak_memory(device)
-        rates["outlines"] = _time_outlines(made.entries[0], options)
+        rates["outlines"] = _time_outlines(made.entries[0], sizer)
         peaks.append(peak_memory(device))
     rates = _rates(times, sizes, options) | rates
     host = [peak.host_bytes for peak in peaks if peak.host_bytes is not None]
@@ -244,19 +243,16 @@ def _time_polygons(entry: Entry, options: PseudolabelOptions, sizer: Pseudolabel
     return seconds / max(1, windows), kept // max(1, embed.computed)
 
 
-def _time_outlines(entry: Entry, options: SegmentOptions) -> float:
+def _time_outlines(entry: Entry, sizer: SegmentSize) -> float:
     """Seconds for each window in which SAM is prompted, were a share of the tissue of a class."""
-    sam = _sam(options)
+    refiner = refiners.prompted_sam(_sam(sizer.options))
     slide, mpp, tissue = read_tissue(entry, None)
-    downsample = describe_model(Path(options.model)).mpp / mpp
+    downsample = sizer.checkpoint.mpp / mpp
     cam = foreground_map(slide, tissue, downsample=CELL_PX * downsample)
-    refine = prompted_sam(sam)
     began = (time.monotonic(), time.process_time())
-    for _ in refine(slide, cam, downsample, np.random.default_rng(SEED)):
+    for _ in refine(slide, cam, refiner, window_downsample=downsample, rng=np.random.default_rng(SEED)):
         pass
-    seconds = _seconds_since(began)
-    windows = foreground_windows(slide, cam, side_px=sam.side_px, window_downsample=downsample)
-    return seconds / max(1, sum(map(len, windows)))
+    return _seconds_since(began) / max(1, sizer.prompted_windows(slide, tissue, mpp_slide=mpp))
 
 
 def _sam(options: SegmentOptions) -> Sam:

@@ -114,13 +114,10 @@ class PseudolabelSize:
         tumour_share: float = FOREGROUND_SHARE,
     ) -> int:
         """Windows in which SAM is prompted for a class, were that share of the tissue tumour."""
-        groups = foreground_windows(
-            slide.open(),
-            SlideMap(foreground(inside, tumour_share), downsample),
-            side_px=self.sam_side_px,
-            window_downsample=self.options.mpp / slide.mpp,
+        cam = SlideMap(foreground(inside, tumour_share), downsample)
+        return count_windows(
+            slide.open(), cam, side_px=self.sam_side_px, window_downsample=self.options.mpp / slide.mpp
         )
-        return sum(map(len, groups))
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,13 +157,8 @@ class SegmentSize:
         if not self.sam_side_px:
             return 0
         downsample = self.checkpoint.mpp / mpp_slide
-        groups = foreground_windows(
-            slide,
-            foreground_map(slide, tissue, downsample=CELL_PX * downsample),
-            side_px=self.sam_side_px,
-            window_downsample=downsample,
-        )
-        return sum(map(len, groups))
+        cam = foreground_map(slide, tissue, downsample=CELL_PX * downsample)
+        return count_windows(slide, cam, side_px=self.sam_side_px, window_downsample=downsample)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +213,11 @@ def foreground(inside: NDArray[np.bool_], share: float = FOREGROUND_SHARE) -> ND
     cells = np.flatnonzero(inside)
     cam.ravel()[cells[: int(share * len(cells))]] = 1.0
     return cam
+
+
+def count_windows(slide: Slide, cam: SlideMap, *, side_px: int, window_downsample: float) -> int:
+    """How many windows cover the foreground of a CAM."""
+    return sum(map(len, foreground_windows(slide, cam, side_px=side_px, window_downsample=window_downsample)))
 
 
 def foreground_map(slide: Slide, tissue: TissueMask, *, downsample: float) -> SlideMap:

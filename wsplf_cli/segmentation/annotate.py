@@ -141,9 +141,9 @@ def segment_slide(  # noqa: PLR0913  what a slide, its polygons and their ids de
                 window_downsample=canvas.downsample,
                 rng=slide_rng(options.run.seed, f"outlines {path_class}", entry.id),
             )
-            outlined = _on_image(outlined, entry, outlines)
+            outlined = _remaining(_on_image(outlined, entry, outlines), ink, outlines)
         regions = review.of(path_class)
-        polygons = _remaining(outlined, [*ink, *kept, *regions.negative, *regions.ignored], outlines)
+        polygons = _remaining(outlined, [*kept, *regions.negative, *regions.ignored], outlines)
         # Simplified outlines of two classes can cross along their common border.
         polygons = _remaining(polygons, [annotation.shape for annotation in annotations], outlines)
         annotations += [

@@ -78,12 +78,12 @@ def cross_fit(
     """
     measured = OutOfFold(len(slides[0].classes))
     learn = partial(fit, settings=settings, rng=rng, device=device, tracker=tracker)
+    learn_all = partial(_learn_side_by_side, settings=settings, rng=rng, device=device, tracker=tracker)
     fold_of = assign_folds(slides, folds=settings.folds, rng=rng)
     networks = members_of(build())
     if fold_of is None:
         tracker.start("train", len(networks) * settings.steps)
-        of_networks = [slides] * len(networks)
-        losses = _learn_side_by_side(networks, of_networks, settings=settings, rng=rng, device=device, tracker=tracker)
+        losses = learn_all(networks, [slides] * len(networks))
         return CrossFit(mean_of(networks), 0, losses, measured.operating_point(alpha=settings.alpha))
     folds = int(fold_of.max()) + 1
 
@@ -106,8 +106,7 @@ def cross_fit(
         networks = networks[:count]
         tracker.start("train", count * settings.steps)
         outside = [list(compress(slides, fold_of != fold)) for fold in range(folds)]
-        of_networks = [outside[number % folds] for number in range(count)]
-        losses = _learn_side_by_side(networks, of_networks, settings=settings, rng=rng, device=device, tracker=tracker)
+        losses = learn_all(networks, [outside[number % folds] for number in range(count)])
         for fold in range(folds):
             measure(mean_of(networks[fold::folds]), fold)
     return CrossFit(

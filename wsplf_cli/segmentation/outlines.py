@@ -4,7 +4,7 @@ On slides of other patients a network is less sure of borders than of places, an
 Where SAM's masks contradict the network, its own outline stays.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,7 +13,7 @@ import shapely
 from numpy.typing import NDArray
 from scipy import sparse, special
 from scipy.sparse import csgraph
-from shapely import Polygon, STRtree
+from shapely import Polygon, STRtree, affinity
 
 from wsplf_cli.geometry import mask_polygons, rasterise
 from wsplf_cli.options import SegmentOptions
@@ -26,7 +26,7 @@ from wsplf_cli.slides.open import Slide
 TOLERANCE_PX = 0.75
 #: Touching polygons get SAM's outline where its masks cover this share of their area.
 LEAST_MASKED = 0.5
-#: Probabilities are taken to lie this far from 0 and 1 at least: half precision and SAM need no more.
+#: Probabilities count as this far from 0 and 1 at least, so that their logits are finite.
 _NEAR_CERTAIN = 1e-3
 
 
@@ -53,8 +53,13 @@ class Region(Protocol):
         """Float32 [rows, columns]."""
 
 
-RefineMap = Callable[[Slide, SlideMap, float, np.random.Generator], Iterable[Region]]
-"""Refines a map of a slide, in 0..1 with foreground from 0.5 on, in windows of so many level-0 pixels per pixel."""
+class RefineMap(Protocol):
+    """Refines the foreground of maps of slides."""
+
+    def __call__(
+        self, slide: Slide, cam: SlideMap, *, window_downsample: float, rng: np.random.Generator
+    ) -> Iterable[Region]:
+        """Regions of a map in 0..1, foreground from 0.5 on; windows have so many level-0 pixels per pixel."""
 
 
 def asks_sam(options: SegmentOptions, checkpoint: Checkpoint) -> bool:
@@ -95,7 +100,7 @@ class OutlineRefiner:
         refined: list[Polygon] = []
         masked: list[float] = []
         cam = _cam(prediction, threshold=settings.threshold)
-        for region in self.refine(slide, cam, window_downsample, rng):
+        for region in self.refine(slide, cam, window_downsample=window_downsample, rng=rng):
             shapes = mask_polygons(
                 region.probability >= 0.5,
                 origin_px0=region.origin_px0,
@@ -105,7 +110,9 @@ class OutlineRefiner:
                 min_hole_px0=settings.min_hole_px0,
             )
             refined += shapes
-            masked += [_masked_share(shape, region) for shape in shapes]
+            covered = SlideMap((region.sam > 0).astype(np.float32), region.downsample)
+            left, top = region.origin_px0
+            masked += [covered.mean_inside(affinity.translate(shape, -left, -top)) for shape in shapes]
         chosen = _chosen(prediction.polygons, refined, masked)
         return sorted(chosen, key=lambda polygon: -polygon.area)
 
@@ -119,21 +126,6 @@ def _cam(prediction: ClassPrediction, *, threshold: float) -> SlideMap:
     limits = (_NEAR_CERTAIN, 1 - _NEAR_CERTAIN)
     moved = special.expit(special.logit(np.clip(values, *limits)) - special.logit(np.clip(threshold, *limits)))
     return SlideMap((moved * near).astype(np.float32), cell_px0)
-
-
-def _masked_share(shape: Polygon, region: Region) -> float:
-    """The share 0..1 of a polygon that SAM's masks cover."""
-    pixel_px0 = region.downsample
-    left, top, right, bottom = ((np.array(shape.bounds) - np.tile(region.origin_px0, 2)) / pixel_px0).tolist()
-    x, y = max(0, int(left)), max(0, int(top))
-    part = region.sam[y : int(bottom) + 1, x : int(right) + 1]
-    inside = rasterise(
-        [shape],
-        origin_px0=(region.origin_px0[0] + x * pixel_px0, region.origin_px0[1] + y * pixel_px0),
-        downsample=pixel_px0,
-        size_px=(part.shape[1], part.shape[0]),
-    )
-    return float((part[inside] > 0).mean()) if inside.any() else 0.0
 
 
 def _chosen(polygons: Sequence[Polygon], refined: Sequence[Polygon], masked: Sequence[float]) -> list[Polygon]:

@@ -1,6 +1,6 @@
 """How the CAM of a window gets its outline: from Segment Anything, from superpixels, or not at all."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,20 +10,10 @@ from skimage.segmentation import slic
 from wsplf_cli.cache import Store
 from wsplf_cli.networks.sam import Sam
 from wsplf_cli.schema import Prompt
-from wsplf_cli.slides.map import SlideMap
-from wsplf_cli.slides.open import Slide
 from wsplf_cli.slides.window import Window
 from wsplf_cli.weak.prompts import FOREGROUND, Strategy, spread
 from wsplf_cli.weak.sam.embeddings import Embedder, as_tensor
-from wsplf_cli.weak.sam.refine import (
-    RefinedRegion,
-    RefinedWindow,
-    Refiner,
-    WindowMask,
-    fuse_cam_and_sam,
-    prompted_cams,
-    refine,
-)
+from wsplf_cli.weak.sam.refine import RefinedWindow, Refiner, WindowMask, fuse_cam_and_sam, prompted_cams
 
 #: Side of a superpixel in pixels: at 1 um per pixel about two nuclei, coarse enough not to follow single ones.
 SUPERPIXEL_PX = 14
@@ -123,23 +113,9 @@ class SamOnly:
         return RefinedWindow(probability, score, count, tuple(masks))
 
 
-@dataclass(frozen=True, slots=True)
-class PromptedSam:
-    """Refines maps of slides with SAM, prompted by points spread in them (see ``prompts.spread``)."""
-
-    refiner: Refiner
-
-    def __call__(
-        self, slide: Slide, cam: SlideMap, window_downsample: float, rng: np.random.Generator
-    ) -> Iterator[RefinedRegion]:
-        """As ``refine``."""
-        return refine(slide, cam, self.refiner, window_downsample=window_downsample, rng=rng)
-
-
-def prompted_sam(sam: Sam) -> PromptedSam:
-    """What refines maps of slides with a SAM."""
-    embed = Embedder(sam, Store(None, most_bytes=0, memory_bytes=0))
-    return PromptedSam(SamWithCam(sam, embed, spread.build()))
+def prompted_sam(sam: Sam) -> SamWithCam:
+    """A SAM with the default prompts (``prompts.spread``), which keeps no embedding."""
+    return SamWithCam(sam, Embedder(sam, Store(None, most_bytes=0, memory_bytes=0)), spread.build())
 
 
 def build(name: str, *, sam: Sam, embed: Embedder, strategy: Strategy) -> Refiner:
