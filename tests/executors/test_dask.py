@@ -21,6 +21,8 @@ from wsplf_cli.executors import dask  # noqa: E402  it needs Dask
 
 #: The longest wait for a process.
 WAIT_SECONDS = 60
+#: Where schedulers and workers listen: what the machine's own address reaches depends on its network.
+LOOPBACK = "127.0.0.1"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -91,14 +93,15 @@ class Running:
 
     def __init__(self, folder):
         self.folder, self.processes, self.address = folder, [], ""
+        self.file = folder / "scheduler.json"
 
     def start_scheduler(self):
-        self.start("scheduler", self.await_scheduler, "--port", "0")
+        self.start("scheduler", self.await_scheduler, "--host", LOOPBACK, "--port", "0")
 
     def start(self, kind, await_start, *options, **environment):
         """Start a process, and wait for it."""
         command = [sys.executable, "-m", f"distributed.cli.dask_{kind}", *options, "--no-dashboard"]
-        command += ["--scheduler-file", str(self.folder / "scheduler.json")]
+        command += ["--scheduler-file", str(self.file)]
         for tries_left in (1, 0):
             # not in the folder of the repository, from which Python would import
             process = subprocess.Popen(
@@ -111,18 +114,20 @@ class Running:
                 end(process)
                 if not tries_left:
                     raise
+                if kind == "scheduler":  # its file would lead to the one that ended
+                    self.file.unlink(missing_ok=True)
 
     def await_scheduler(self):
-        deadline, file = time.monotonic() + WAIT_SECONDS, self.folder / "scheduler.json"
-        while not file.exists():
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not self.file.exists():
             if time.monotonic() > deadline:
                 raise TimeoutError("no scheduler")
             time.sleep(0.1)
-        with distributed.Client(scheduler_file=str(file), timeout=WAIT_SECONDS) as client:
+        with distributed.Client(scheduler_file=str(self.file), timeout=WAIT_SECONDS) as client:
             self.address = client.scheduler.address
 
     def add_worker(self, **environment):
-        self.start("worker", self.await_worker, "--nthreads", "1", "--no-nanny", **environment)
+        self.start("worker", self.await_worker, "--host", LOOPBACK, "--nthreads", "1", "--no-nanny", **environment)
 
     def await_worker(self):
         with distributed.Client(self.address, timeout=WAIT_SECONDS) as client:
