@@ -96,12 +96,12 @@ class Running:
         self.file = folder / "scheduler.json"
 
     def start_scheduler(self):
-        self.start("scheduler", self.await_scheduler, "--host", LOOPBACK, "--port", "0")
+        self.start("scheduler", self.await_scheduler, "--port", "0")
 
     def start(self, kind, await_start, *options, **environment):
         """Start a process, and wait for it."""
         command = [sys.executable, "-m", f"distributed.cli.dask_{kind}", *options, "--no-dashboard"]
-        command += ["--scheduler-file", str(self.file)]
+        command += ["--host", LOOPBACK, "--scheduler-file", str(self.file)]
         for tries_left in (1, 0):
             # not in the folder of the repository, from which Python would import
             process = subprocess.Popen(
@@ -127,7 +127,7 @@ class Running:
             self.address = client.scheduler.address
 
     def add_worker(self, **environment):
-        self.start("worker", self.await_worker, "--host", LOOPBACK, "--nthreads", "1", "--no-nanny", **environment)
+        self.start("worker", self.await_worker, "--nthreads", "1", "--no-nanny", **environment)
 
     def await_worker(self):
         with distributed.Client(self.address, timeout=WAIT_SECONDS) as client:
