@@ -148,7 +148,8 @@ class Cluster:
 
         file = folder / "scheduler.json"
         file.unlink(missing_ok=True)
-        common = ("--scheduler-file", str(file), "--no-dashboard")
+        # not the machine's own address: what it reaches depends on the network
+        common = ("--scheduler-file", str(file), "--no-dashboard", "--host", "127.0.0.1")
         self.scheduler = fork(partial(dask_scheduler.main, ("--port", "0", *common)), folder / "scheduler.log")
         worker = (*common, "--nthreads", "1", "--no-nanny", "--local-directory", str(folder / "dask"))
         self.workers = [fork(partial(dask_worker.main, worker), folder / f"worker {number}.log") for number in (1, 2)]

@@ -110,7 +110,7 @@ class Running:
             self.processes.append(process)
             try:
                 return await_start()
-            except (TimeoutError, AssertionError):  # an AssertionError where Dask's own thread takes over 10 s
+            except (OSError, AssertionError):  # Dask's own thread takes over 10 s: an AssertionError
                 end(process)
                 if not tries_left:
                     raise

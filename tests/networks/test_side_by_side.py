@@ -51,14 +51,27 @@ def test_results_come_in_order_from_work_at_the_same_time(two_threads, recorder)
         tracker.say(f"number {number}, {torch.get_num_threads()} thread")
         return number * 10
 
-    assert side_by_side(work, 4, at_once=2, tracker=recorder) == [0, 10, 20, 30]
+    assert side_by_side(work, range(4), at_once=2, tracker=recorder) == [0, 10, 20, 30]
     assert sorted(recorder.said) == [f"number {number}, 1 thread" for number in range(4)]
     assert torch.get_num_threads() == 2
 
 
+def test_the_last_ones_wait_for_the_others_and_share_all_cores(two_threads):
+    threads_of = {}
+
+    def work(number, tracker):
+        time.sleep(0.05 * (number == 8))
+        threads_of[number] = torch.get_num_threads()
+        return number
+
+    assert side_by_side(work, [8, 7, 6, 5, 4], at_once=2, tracker=Silent()) == [8, 7, 6, 5, 4]
+    assert list(threads_of)[-1] == 4
+    assert threads_of == {8: 1, 7: 1, 6: 1, 5: 1, 4: 2}
+
+
 def test_one_at_a_time_needs_no_thread():
     assert (
-        side_by_side(lambda number, _: threading.current_thread(), 2, at_once=1, tracker=Silent())
+        side_by_side(lambda number, _: threading.current_thread(), range(2), at_once=1, tracker=Silent())
         == [threading.main_thread()] * 2
     )
 
@@ -71,7 +84,7 @@ def test_an_error_ends_the_others_and_is_raised(two_threads):
 
     began = time.monotonic()
     with pytest.raises(ValueError, match="broken"):
-        side_by_side(work, 3, at_once=2, tracker=Silent())
+        side_by_side(work, range(3), at_once=2, tracker=Silent())
     assert time.monotonic() - began < 20
     assert torch.get_num_threads() == 2
 
@@ -83,5 +96,5 @@ def test_an_interruption_ends_all(two_threads, monkeypatch):
     monkeypatch.setattr(module, "wait", interrupted)
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        side_by_side(lambda number, tracker: until_stopped(tracker), 3, at_once=2, tracker=Silent())
+        side_by_side(lambda number, tracker: until_stopped(tracker), range(3), at_once=2, tracker=Silent())
     assert time.monotonic() - began < 20

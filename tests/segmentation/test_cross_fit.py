@@ -60,23 +60,43 @@ def test_the_model_is_one_more_network_where_a_segmenter_says_so(monkeypatch):
     assert len(result.held_out) == 6
 
 
-@pytest.mark.parametrize("folds", [1, 3])
+@pytest.mark.parametrize("folds", [1, 4])
 def test_networks_that_are_trained_at_the_same_time_get_the_same_weights(folds):
     def ensemble():
-        return Ensemble([build() for _ in range(3)])
+        return Ensemble([build() for _ in range(4)])
 
     weights = []
     before = torch.get_num_threads()
     try:
         for at_once in (1, 2):
             torch.set_num_threads(at_once)  # one for each network
-            assert networks_at_once([build()] * 3, device=torch.device("cpu")) == at_once
+            assert networks_at_once([build()] * 4, device=torch.device("cpu")) == at_once
             model = run(lesson(), build=ensemble, folds=folds).network
             weights.append(model.state_dict())
     finally:
         torch.set_num_threads(before)
     for name, values in weights[0].items():
         assert torch.equal(values, weights[1][name])
+
+
+def test_the_largest_networks_are_trained_first_and_losses_stay_in_order(monkeypatch):
+    sizes = iter([8, 16, 8, 32])
+    learned = []
+    fit = module.fit
+
+    def recorded_fit(network, slides, **rest):
+        learned.append(network[0].out_channels)
+        return [float(network[0].out_channels)] * len(fit(network, slides, **rest))
+
+    def of_a_size():
+        width = next(sizes)
+        return nn.Sequential(nn.Conv2d(3, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, 1, 1))
+
+    monkeypatch.setattr(module, "fit", recorded_fit)
+    monkeypatch.setattr(module, "networks_at_once", lambda *_, **__: 1)
+    result = run(lesson(), build=lambda: Ensemble([of_a_size() for _ in range(4)]), folds=4)
+    assert learned == [32, 16, 8, 8]
+    assert [losses[0] for losses in result.losses] == [8, 16, 8, 32]
 
 
 def test_no_network_learns_from_a_slide_that_it_is_measured_on(monkeypatch):

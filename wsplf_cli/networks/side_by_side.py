@@ -29,18 +29,25 @@ def networks_at_once(networks: Sequence[nn.Module], *, device: torch.device) -> 
     return max(1, min(len(networks), torch.get_num_threads()))
 
 
-def side_by_side(work: Callable[[int, Tracker], Result], count: int, *, at_once: int, tracker: Tracker) -> list[Result]:
-    """What the work gives for each number below ``count``; so many are done at the same time, in threads.
+def side_by_side(
+    work: Callable[[int, Tracker], Result], numbers: Sequence[int], *, at_once: int, tracker: Tracker
+) -> list[Result]:
+    """What the work gives for each number; so many are done at the same time, in threads.
+
+    They start in the order given. The last ones, where they are too few, wait for the others and share all cores.
 
     Args:
         work: Tells its progress to the tracker that it is given. That ends it when another has failed, or when the user
             interrupts.
-        count: How often the work is done.
+        numbers: What the work is done for; the longest first, so that no core is idle at the end.
         at_once: How many are done at the same time.
         tracker: Is told of the progress of all.
     """
     if at_once < 2:
-        return [work(number, tracker) for number in range(count)]
+        return [work(number, tracker) for number in numbers]
+    if rest := len(numbers) % at_once:
+        results = side_by_side(work, numbers[:-rest], at_once=at_once, tracker=tracker)
+        return results + side_by_side(work, numbers[-rest:], at_once=rest, tracker=tracker)
     threads = torch.get_num_threads()
     shared = _SharedTracker(tracker)
 
@@ -50,7 +57,7 @@ def side_by_side(work: Callable[[int, Tracker], Result], count: int, *, at_once:
 
     try:
         with ThreadPoolExecutor(at_once, thread_name_prefix="wsplf-train") as pool:
-            futures = [pool.submit(run, number) for number in range(count)]
+            futures = [pool.submit(run, number) for number in numbers]
             try:
                 wait(futures, return_when=FIRST_EXCEPTION)
             finally:

@@ -129,7 +129,10 @@ def _learn_side_by_side(
     device: torch.device,
     tracker: Tracker,
 ) -> list[list[float]]:
-    """Train each network on the slides for it, as many networks as possible at the same time; the losses."""
+    """Train each network on the slides for it, as many networks as possible at the same time; the losses.
+
+    The largest start first: their steps take longest.
+    """
     at_once = networks_at_once(networks, device=device)
     settings = replace(settings, cache_bytes=settings.cache_bytes // at_once)
     rngs = rng.spawn(len(networks))
@@ -138,7 +141,10 @@ def _learn_side_by_side(
         network, of_network = networks[number], slides[number]
         return fit(network, of_network, settings=settings, rng=rngs[number], device=device, tracker=tracker)
 
-    return side_by_side(learn, len(networks), at_once=at_once, tracker=tracker)
+    sizes = [sum(parameter.numel() for parameter in network.parameters()) for network in networks]
+    largest_first = np.argsort(sizes, stable=True)[::-1].tolist()
+    losses = side_by_side(learn, largest_first, at_once=at_once, tracker=tracker)
+    return [losses[largest_first.index(number)] for number in range(len(networks))]
 
 
 def assign_folds(slides: Sequence[TrainingSlide], *, folds: int, rng: np.random.Generator) -> NDArray[np.intp] | None:
