@@ -17,6 +17,13 @@ CAM, SAM_IOU, SAM_SHARE = "wsplf: CAM", "wsplf: SAM IoU", "wsplf: SAM share"
 #: Differences from the formula that rounding explains.
 _ROUNDING = 0.01
 
+#: What the confidence is with the refiners that do not join the CAM with SAM's masks.
+_WITHOUT_SUM = {
+    "none": "the mean CAM in the polygon: the recipe does not refine the CAM",
+    "slic": "the mean CAM of the superpixels in the polygon",
+    "sam-only": "the share of the polygon that SAM's masks cover: the recipe takes SAM's masks as they are",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -29,13 +36,8 @@ class Part:
 
 def parts_of_pseudolabel(annotation: Annotation, recipe: Mapping[str, Any]) -> list[Part]:
     """The measurements that make up the confidence of a pseudo-label."""
-    refiner = recipe.get("refiner", "sam")
-    how = {
-        "none": "the mean CAM in the polygon: the recipe does not refine the CAM",
-        "slic": "the mean CAM of the superpixels in the polygon",
-        "sam-only": "the share of the polygon that SAM's masks cover: the recipe takes SAM's masks as they are",
-    }.get(
-        str(refiner),
+    how = _WITHOUT_SUM.get(
+        _refiner(recipe),
         f"the mean probability in the polygon: the CAM and SAM's masks together. A mask weighs {SAM_WEIGHT:.1f} times"
         " its estimated IoU; where it was discarded, the CAM counts alone",
     )
@@ -55,9 +57,7 @@ def parts_of_pseudolabel(annotation: Annotation, recipe: Mapping[str, Any]) -> l
 def sum_of_confidence(annotation: Annotation, recipe: Mapping[str, Any]) -> str:
     """The confidence of a pseudo-label as a sum of its parts; empty where it is none."""
     values = annotation.measurements
-    if recipe.get("refiner", "sam") in ("none", "slic", "sam-only") or not {CONFIDENCE, CAM, SAM_SHARE, SAM_IOU} <= set(
-        values
-    ):
+    if _refiner(recipe) in _WITHOUT_SUM or not {CONFIDENCE, CAM, SAM_SHARE, SAM_IOU} <= set(values):
         return ""
     cam, share = values[CAM], values[SAM_SHARE]
     weight = SAM_WEIGHT * values[SAM_IOU]
@@ -152,3 +152,8 @@ def words_on_alike(evidence: Evidence) -> str:
         f" negative slide {nearest[1]:.2f}: the point is nearer to {side} slides. Searched were {evidence.searched:,}"
         f" instances that run {evidence.run_id} kept of {evidence.slides} slides."
     )
+
+
+def _refiner(recipe: Mapping[str, Any]) -> str:
+    """The refiner of a recipe as a run keeps it."""
+    return str(recipe.get("refiner", "sam"))
