@@ -108,10 +108,14 @@ def test_nothing_is_drawn_on_a_slide_that_is_less_confident_than_positive_ones()
     regions = ReviewRegions(pending=((box(0, 0, 64, 64), 1.0),))
     measured.add(training_slide("p", regions=regions), [0], [block_of(target)], probability_of((0, 0, 8, 8, 0.95)))
     add_negative(measured, "n0", (0, 0, 6, 6, 0.99))  # a polygon, but less than 4,000 um2
-    add_negative(measured, "n1", (0, 0, 8, 8, 0.93))
+    add_negative(measured, "n1", (0, 0, 8, 8, 0.7))
     point = measured._point_at(0.5, truth=64, alpha=0.01)
     assert point.slide_confidences[0] == pytest.approx(expit(logit(0.945) - 0.75))
-    assert point.bounds[0].measured == pytest.approx(0.5), "on n1 alone"
+    assert point.bounds[0].measured == 0
+    add_negative(measured, "n2", (0, 0, 8, 8, 0.96))
+    point = measured._point_at(0.5, truth=64, alpha=0.01)
+    assert point.slide_confidences[0] == pytest.approx(0.945), "of the positive slide: n2 is above it"
+    assert point.bounds[0].measured == pytest.approx(1 / 3), "on n2 alone"
 
 
 def test_the_confidence_is_the_mean_and_not_the_largest_probability():

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy.special import logit
 
 from wsplf_cli.segmentation.slide_confidence import least_slide_confidence, reaches, slide_confidence
 
@@ -47,3 +48,19 @@ def test_a_new_slide_may_be_somewhat_less_confident_than_the_least_of_the_positi
     assert least_slide_confidence([0.97, 0.9, 0.95]) == pytest.approx(1 / (1 + np.exp(0.75) / 9))
     assert least_slide_confidence([]) == 0.0
     assert least_slide_confidence([0.97, 0.0]) == 0.0, "a positive slide was missed: no level tells them apart"
+
+
+@pytest.mark.parametrize(
+    ("negative", "expected"),
+    [
+        (0.6, logit(0.95) - 0.75),  # far below the positive slides: a margin
+        (0.9, (logit(0.95) + logit(0.9)) / 2),
+        (0.97, logit(0.95)),  # above the least of the positive slides
+    ],
+)
+def test_a_new_slide_must_be_more_confident_where_negative_ones_come_near_the_positive_ones(negative, expected):
+    assert logit(least_slide_confidence([0.97, 0.95], [0.2, negative])) == pytest.approx(expected)
+
+
+def test_negative_slides_without_any_confident_area_leave_the_margin_as_it_is():
+    assert least_slide_confidence([0.9], [0.0, 0.0]) == least_slide_confidence([0.9])

@@ -1,14 +1,14 @@
 """Where a trained model draws: its threshold, the confidence that a polygon needs, and what that bounds on new slides.
 
 All of it is chosen on predictions out of fold: by networks that learned from no slide of the patient. First, a slide
-must hold an area about as confident as the positive ones do (``slide_confidence``), else nothing is drawn on it. Then
-the confidence of a polygon, the mean probability inside, must reach a level of its own. It is as high as it can be at
-no cost of Dice, which is measured against the polygons that the slides came with. It is higher where polygons would
-cover more than a share ``alpha`` of the tissue of negative slides. That share is bounded for the slides of a new
-patient (``conformal``) where the negative slides are of enough patients; where they are too few for that, one unlucky
-slide among them may cost no more than ``_MOST_DICE``. Models are less confident on new slides than out of fold, where
-all slides are of one cohort, so that the Dice is that of polygons that are less confident by ``_SHIFT``. The threshold
-is one with the best Dice of what is drawn so.
+must hold an area about as confident as the positive ones do, and more than the negative ones (``slide_confidence``),
+else nothing is drawn on it. Then the confidence of a polygon, the mean probability inside, must reach a level of its
+own. It is as high as it can be at no cost of Dice, which is measured against the polygons that the slides came with. It
+is higher where polygons would cover more than a share ``alpha`` of the tissue of negative slides. That share is bounded
+for the slides of a new patient (``conformal``) where the negative slides are of enough patients; where they are too few
+for that, one unlucky slide among them may cost no more than ``_MOST_DICE``. Models are less confident on new slides
+than out of fold, where all slides are of one cohort, so that the Dice is that of polygons that are less confident by
+``_SHIFT``. The threshold is one with the best Dice of what is drawn so.
 """
 
 import math
@@ -144,7 +144,7 @@ class OutOfFold:
             found = [
                 slide.confidence for slide, components in zip(slides, drawn, strict=True) if components.common.any()
             ]
-            least = least_slide_confidence(found)
+            least = least_slide_confidence(found, [slide.confidence for slide in slides if slide.negative])
             drawn = [components.of(slide.confidence >= least) for slide, components in zip(slides, drawn, strict=True)]
             confidence = _confidence_for(
                 alpha, drawn, _negatives(drawn, slides), patient_of, threshold=threshold, truth=_truth(slides)

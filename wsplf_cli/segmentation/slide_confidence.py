@@ -40,8 +40,13 @@ def slide_confidence(maps: Iterable[NDArray[np.float32]], *, cell_um: float) -> 
     return float(_LEVELS[reached]) if reached >= 0 else 0.0
 
 
-def least_slide_confidence(positives: Sequence[float]) -> float:
-    """What a new slide must reach, from the confidences of positive slides out of fold; 0 without any: all do."""
+def least_slide_confidence(positives: Sequence[float], negatives: Sequence[float] = ()) -> float:
+    """What a new slide must reach, from the confidences of slides out of fold; 0 without positive ones: all do.
+
+    It is the middle, in logits, between the least of the positive and the largest of the negative slides. But it is not
+    above the former, nor below it by more than ``_MARGIN``.
+    """
     if not positives or min(positives) <= 0:
         return 0.0
-    return float(expit(logit(min(positives)) - _MARGIN))
+    positive, negative = logit(min(positives)), logit(max(negatives, default=0.0))
+    return float(expit(np.clip((positive + negative) / 2, positive - _MARGIN, positive)))
