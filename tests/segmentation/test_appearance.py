@@ -126,6 +126,12 @@ def test_the_network_is_built_once_in_a_process():
     assert not module._network().training
 
 
+def test_building_the_network_draws_none_of_the_random_numbers_of_a_training():
+    before = torch.get_rng_state()
+    module._network.__wrapped__()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_colour_is_stained_anew_as_the_pixels_are():
     tiles = tissue_tiles(12)
     colour = describe_tiles(tiles).colour

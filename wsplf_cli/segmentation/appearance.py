@@ -156,5 +156,9 @@ def _textures(tiles: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
 
 @cache
 def _network() -> Backbone:
-    """The backbone ``small`` with the weights that ship, on the CPU: built once in a process."""
-    return build_backbone().eval()
+    """The backbone ``small`` with the weights that ship, on the CPU: built once in a process.
+
+    torch's random numbers go on as if it were not built, so that a training does not depend on which one built it.
+    """
+    with torch.random.fork_rng(devices=[]):
+        return build_backbone().eval()
