@@ -85,6 +85,11 @@ def test_epochs_and_folds_share_a_calibration():
     assert request(command, TrainOptions(epochs=3)).path == request(command, TrainOptions(folds=5)).path
 
 
+def test_training_without_folds_is_measured_without():
+    assert request(command, TrainOptions(folds=1)).options.folds == 1
+    assert request(command, TrainOptions(folds=2)).options.folds > 1
+
+
 def test_another_model_of_the_same_name_is_measured_anew(tmp_path):
     model = tmp_path / "model"
     model.mkdir()

@@ -51,13 +51,16 @@ def test_disk_is_that_of_the_run_and_the_embeddings_up_to_their_bound():
 
 
 def test_training_is_its_steps_and_the_blocks_out_of_fold():
-    assert training_steps(TrainOptions(epochs=2, folds=1), slides=10) == 100
-    assert training_steps(TrainOptions(epochs=2, folds=3), slides=10) == pytest.approx(100 * 3 / 2 + 160 / 6)
-    assert training_steps(TrainOptions(epochs=2, folds=3), slides=2) == 100  # too few for folds
+    ten = [SlideSize("a", 1.0, 16)] * 10
+    assert training_steps(TrainOptions(epochs=2, folds=1), ten) == 100
+    assert training_steps(TrainOptions(epochs=2, folds=3), ten) == pytest.approx(100 * 3 / 2 + 160 / 6)
+    assert training_steps(TrainOptions(epochs=2, folds=3), ten[:2]) == 100  # too few for folds
+    few_blocks = [SlideSize("a", 1.0, 3)] * 10
+    assert training_steps(TrainOptions(epochs=2, folds=3), few_blocks) == pytest.approx(100 * 3 / 2 + 30 / 6)
     one_encoder = TrainOptions(epochs=2, folds=3, backbone="small")
-    assert training_steps(one_encoder, slides=10) == pytest.approx(100 * 3 + 160 / 6)
+    assert training_steps(one_encoder, ten) == pytest.approx(100 * 3 + 160 / 6)
     of_sam = TrainOptions(epochs=2, folds=3, segmenter="sam")  # the model is one more network
-    assert training_steps(of_sam, slides=10) == pytest.approx(100 * 4 + 160 / 6)
+    assert training_steps(of_sam, ten) == pytest.approx(100 * 4 + 160 / 6)
     size = SlideSize("a", 1.0, 4, {"read annotations": 2.0})
     calibration = Calibration(3.0, {"train": 0.1, "read annotations": 0.5}, disk_bytes=700)
     planned = estimate([size] * 10, calibration, TrainOptions(epochs=2, folds=1))

@@ -20,7 +20,7 @@ from wsplf_cli import files
 from wsplf_cli.cache import identity, key_of, user_folder
 from wsplf_cli.errors import WsplfError
 from wsplf_cli.executors.resources import cores
-from wsplf_cli.options import ProjectOptions, PseudolabelOptions, RunOptions, SegmentOptions, TrainOptions
+from wsplf_cli.options import PseudolabelOptions, RunOptions, SegmentOptions, TrainOptions
 from wsplf_cli.schema import Tracker
 from wsplf_cli.worker_options import WorkerOptions
 
@@ -91,22 +91,24 @@ def request(command: Command, options: CommandOptions, *, model: Path = Path()) 
     """
     device = RunOptions(device=options.run.device)
     if isinstance(options, TrainOptions):
-        project, name, alpha = ProjectOptions(), TrainOptions().name, TrainOptions().alpha
-        short = replace(options, project=project, run=device, name=name, alpha=alpha, epochs=1, folds=1)
+        default = TrainOptions()
+        folds = 1 if options.folds == 1 else default.folds
+        project, name, alpha = default.project, default.name, default.alpha
+        short = replace(options, project=project, run=device, name=name, alpha=alpha, epochs=1, folds=folds)
         return Request(command, short, 0)
     threads = 0 if _in_process(options.workers) else 1
     if isinstance(options, SegmentOptions):
         outlines = {name: getattr(options, name) for name in ("outlines", "sam", "sam_checkpoint")}
         return Request(command, SegmentOptions(run=device, model=str(model.absolute()), **outlines), threads)
-    default = PseudolabelOptions(run=device)
+    of_pseudolabel = PseudolabelOptions(run=device)
     of_machine = replace(
         options,
-        project=default.project,
+        project=of_pseudolabel.project,
         run=device,
-        workers=default.workers,
-        alpha=default.alpha,
-        min_area_um2=default.min_area_um2,
-        cache_gb=default.cache_gb,
+        workers=of_pseudolabel.workers,
+        alpha=of_pseudolabel.alpha,
+        min_area_um2=of_pseudolabel.min_area_um2,
+        cache_gb=of_pseudolabel.cache_gb,
     )
     return Request(command, of_machine, threads)
 

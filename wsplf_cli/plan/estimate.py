@@ -65,7 +65,7 @@ def estimate(
     longest = max(zip(names, of_slides, strict=True), key=lambda item: item[1], default=None)
     cohort = sum(calibration.rates.get(step, 0.0) * size.work.get(step, 0.0) for size in sizes for step in COHORT_STEPS)
     if isinstance(options, TrainOptions) and sizes:
-        cohort += calibration.rates["train"] * training_steps(options, len(sizes))
+        cohort += calibration.rates["train"] * training_steps(options, sizes)
     shared = sum(of_slides)
     if workers:
         slowest = 0.0 if longest is None else longest[1]
@@ -93,15 +93,15 @@ def fit_settings(options: TrainOptions) -> FitSettings:
     return FitSettings(options.epochs, options.tiles.tile_px, options.tiles.tile_px)
 
 
-def training_steps(options: TrainOptions, slides: int) -> float:
-    """Steps of training, without each fold, with the predictions out of fold counted as such.
+def training_steps(options: TrainOptions, sizes: Sequence[SlideSize]) -> float:
+    """Steps of training on slides, without each fold, with the predictions out of fold counted as such.
 
     A step is one of each network that the segmenter builds.
     """
     settings = fit_settings(options)
-    folds = min(options.folds, slides // 2)  # about so many patients have polygons
+    folds = min(options.folds, len(sizes) // 2)  # about so many patients have polygons
     folds = 0 if folds < 2 else folds
-    predicted = blocks_of_slide(slides) * slides if folds else 0
+    predicted = sum(min(size.tiles, blocks_of_slide(len(sizes))) for size in sizes) if folds else 0
     if options.segmenter == "unet":
         built = len(backbone_names(options.backbone, options.backbone_weights))
         networks = max(folds, built) / built

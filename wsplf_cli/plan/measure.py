@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from uuid import UUID
@@ -26,7 +26,7 @@ from wsplf_cli.networks.device import peak_memory, pick_device, start_peak_memor
 from wsplf_cli.networks.sam import Sam, load_sam
 from wsplf_cli.options import PseudolabelOptions, SegmentOptions, TrainOptions
 from wsplf_cli.plan.calibration import Calibration, CommandOptions, Request
-from wsplf_cli.plan.estimate import extra_bytes, fit_settings
+from wsplf_cli.plan.estimate import extra_bytes, slide_seconds, training_steps
 from wsplf_cli.plan.sizes import (
     PseudolabelSize,
     SegmentSize,
@@ -41,7 +41,8 @@ from wsplf_cli.qupath.create import Image, create_project
 from wsplf_cli.review.memory import Review
 from wsplf_cli.runs import layout
 from wsplf_cli.schema import Annotation, Entry, Silent
-from wsplf_cli.segmentation.loading import describe_model
+from wsplf_cli.segmentation.appearance import describe_slide
+from wsplf_cli.segmentation.loading import describe_model, load_model
 from wsplf_cli.segmentation.outlines import asks_sam
 from wsplf_cli.segmentation.predict import CELL_PX
 from wsplf_cli.slides.map import SlideMap
@@ -145,12 +146,19 @@ def measure(request: Request, folder: Path) -> Calibration:
         start_peak_memory(device)
         rates["outlines"] = _time_outlines(made.entries[0], sizer)
         peaks.append(peak_memory(device))
-    rates = _rates(times, sizes, options) | rates
+    fixed = imports + times.before
+    if isinstance(sizer, SegmentSize):
+        rates["appearance"] = _time_appearance(made.entries[0], sizer)
+        seconds = [times.of_entries["segment", size.name] for size in sizes]
+        rates |= segment_rates(sizes[1:], seconds[1:], appearance=rates["appearance"])
+        fixed += first_slide_more(sizes[0], seconds[0], rates)
+    else:
+        rates = _rates(times, sizes, options) | rates
     host = [peak.host_bytes for peak in peaks if peak.host_bytes is not None]
     gpu = [peak.gpu_bytes for peak in peaks if peak.gpu_bytes is not None]
     of_slides, of_run = _disk_bytes(folder / "project", options, slides=len(made.entries))
     return Calibration(
-        fixed_seconds=imports + times.before,
+        fixed_seconds=fixed,
         rates=rates,
         memory_bytes=round(max(host) - extra_bytes(sizes)) if host else None,
         gpu_bytes=max(gpu) if gpu else None,
@@ -180,11 +188,14 @@ def sizer_of(options: CommandOptions, networks: Networks | None = None) -> Sizer
 
 
 def make_project(folder: Path, options: CommandOptions) -> SyntheticProject:
-    """Synthetic slides at the scale of the tiles, half of them positive, with their tumour drawn for ``train``."""
+    """Synthetic slides at the scale of the tiles, half of them positive, with their tumour drawn for ``train``.
+
+    For that there is a positive slide for each fold. For ``segment``, the last slide holds little tissue.
+    """
     if isinstance(options, SegmentOptions):
-        mpp, labels = describe_model(Path(options.model)).mpp, ["", ""]
+        mpp, labels = describe_model(Path(options.model)).mpp, ["", "", ""]
     elif isinstance(options, TrainOptions):
-        mpp, labels = options.tiles.mpp, ["tumor", "normal"]
+        mpp, labels = options.tiles.mpp, ["tumor", "normal"] * options.folds
     else:
         mpp, labels = options.mpp, ["tumor", "normal", "tumor", "normal"]
     images, tumours = [], []
@@ -192,7 +203,7 @@ def make_project(folder: Path, options: CommandOptions) -> SyntheticProject:
         share = 0.0 if label == "normal" else 0.25
         rng = np.random.default_rng([SEED, number])
         slide = generate_slide(rng, size_px=SIDE_PX, mpp=1.0, tumour_share=share, pen=False)
-        is_empty = isinstance(options, SegmentOptions) and number == 1
+        is_empty = isinstance(options, SegmentOptions) and number == len(labels) - 1
         rgb = _mostly_empty(slide.rgb) if is_empty else slide.rgb
         path = folder / f"slide-{number}.tif"
         write_pyramid(path, rgb, mpp=mpp)
@@ -255,6 +266,17 @@ def _time_outlines(entry: Entry, sizer: SegmentSize) -> float:
     return _seconds_since(began) / max(1, sizer.prompted_windows(slide, tissue, mpp_slide=mpp))
 
 
+def _time_appearance(entry: Entry, sizer: SegmentSize) -> float:
+    """Seconds for each tile whose appearance is described; 0 where the model does not say what its slides look like."""
+    appearance = load_model(Path(sizer.options.model), threshold=None, device="cpu").appearance
+    if appearance is None or not appearance.aspects:
+        return 0.0
+    _slide, mpp, tissue = read_tissue(entry, None)
+    began = (time.monotonic(), time.process_time())
+    tiles = describe_slide(entry, tissue, mpp=sizer.checkpoint.mpp, mpp_slide=mpp)
+    return _seconds_since(began) / max(1, len(tiles))
+
+
 def _sam(options: SegmentOptions) -> Sam:
     return load_sam(options.sam, checkpoint=options.sam_checkpoint, device=pick_device(options.run.device))
 
@@ -276,9 +298,6 @@ def _disk_bytes(project: Path, options: CommandOptions, *, slides: int) -> tuple
 
 def _rates(times: StepTimes, sizes: Sequence[SlideSize], options: CommandOptions) -> dict[str, float]:
     """Seconds for each unit of work."""
-    if isinstance(options, SegmentOptions):
-        seconds = [times.of_entries["segment", size.name] for size in sizes]
-        return _two_rates(sizes, seconds)
     rates = {}
     for step in sizes[0].work:
         units = sum(size.work[step] for size in sizes)
@@ -286,16 +305,27 @@ def _rates(times: StepTimes, sizes: Sequence[SlideSize], options: CommandOptions
     if isinstance(options, PseudolabelOptions) and not rates["CAM"]:  # of small slides, whose features waited
         rates["CAM"] = rates["features"]
     if isinstance(options, TrainOptions):
-        rates["train"] = times.of_steps["train"] / fit_settings(options).steps
+        rates["train"] = times.of_steps["train"] / training_steps(options, sizes)
     return rates
 
 
-def _two_rates(sizes: Sequence[SlideSize], seconds: Sequence[float]) -> dict[str, float]:
-    """Seconds for a megapixel of the canvas and for a window, neither below 0, from two slides."""
+def first_slide_more(size: SlideSize, seconds: float, rates: Mapping[str, float]) -> float:
+    """Seconds that ``segment`` takes for its first slide beyond its work: it waits for what is loaded only then."""
+    without_outlines = {step: of_unit for step, of_unit in rates.items() if step != "outlines"}
+    return max(0.0, seconds - slide_seconds(size, without_outlines))
+
+
+def segment_rates(sizes: Sequence[SlideSize], seconds: Sequence[float], *, appearance: float) -> dict[str, float]:
+    """Seconds for a megapixel of the canvas and for a window, neither below 0, from two slides without outlines.
+
+    ``appearance`` are the seconds of a tile whose appearance is described.
+    """
     units = np.array([[size.work["canvas"], size.work["windows"]] for size in sizes])
-    canvas, windows = np.linalg.solve(units, np.array(seconds))
+    described = appearance * np.array([size.work["appearance"] for size in sizes])
+    left = np.maximum(np.array(seconds) - described, 0.0)
+    canvas, windows = np.linalg.solve(units, left)
     if canvas < 0:
-        canvas, windows = 0.0, sum(seconds) / units[:, 1].sum()
+        canvas, windows = 0.0, left.sum() / units[:, 1].sum()
     return {"canvas": float(canvas), "windows": float(max(windows, 0.0))}
 
 

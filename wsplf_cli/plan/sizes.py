@@ -17,6 +17,7 @@ from wsplf_cli.options import PseudolabelOptions, SegmentOptions, TrainOptions
 from wsplf_cli.review.memory import Review
 from wsplf_cli.schema import Entry, TissueMask, Tracker
 from wsplf_cli.segmentation.annotate import is_ruled_out
+from wsplf_cli.segmentation.appearance import described_tiles
 from wsplf_cli.segmentation.checkpoint import Checkpoint
 from wsplf_cli.segmentation.predict import CELL_PX, model_canvas
 from wsplf_cli.segmentation.prepare import BLOCK_TILES, BLOCK_TISSUE
@@ -146,6 +147,7 @@ class SegmentSize:
             {
                 "canvas": canvas.width_px * canvas.height_px / 1e6,
                 "windows": windows,
+                "appearance": described_tiles(entry, tissue, mpp=self.checkpoint.mpp, mpp_slide=mpp),
                 "outlines": drawn * self.prompted_windows(slide, tissue, mpp_slide=mpp) if drawn else 0,
             },
             working_bytes=4 * (2 * classes + 1) * canvas.window_px * canvas.width_px

@@ -19,7 +19,7 @@ from wsplf_cli.errors import SlideError
 from wsplf_cli.networks.augment import restain
 from wsplf_cli.networks.backbone import Backbone, build_backbone
 from wsplf_cli.networks.inference import as_batch
-from wsplf_cli.schema import Entry, TissueMask
+from wsplf_cli.schema import Entry, TileGrid, TissueMask
 from wsplf_cli.slides.entry import slide_of
 from wsplf_cli.slides.grid import make_grid, read_tiles
 
@@ -75,6 +75,12 @@ def describe_slide(entry: Entry, tissue: TissueMask, *, mpp: float, mpp_slide: f
     return describe_tiles(_read(entry, tissue, mpp=mpp, mpp_slide=mpp_slide))
 
 
+def described_tiles(entry: Entry, tissue: TissueMask, *, mpp: float, mpp_slide: float) -> int:
+    """How many tiles ``describe_slide`` reads."""
+    places = _places(entry, tissue, mpp=mpp, mpp_slide=mpp_slide)
+    return 0 if places is None else len(places[1])
+
+
 def describe_tiles(tiles: NDArray[np.uint8]) -> Appearance:
     """The appearance of RGB tiles uint8 [N, S, S, 3]; those with hardly any tissue are left out."""
     densities = -np.log10((tiles.astype(np.float32) + 1) / 256)
@@ -106,15 +112,26 @@ def restained(colour: NDArray[np.float32], *, draws: int, seed: int) -> NDArray[
 def _read(entry: Entry, tissue: TissueMask, *, mpp: float, mpp_slide: float) -> NDArray[np.uint8]:
     """Tiles at random places of the tissue, uint8 [N, S, S, 3]; none where there is no tissue."""
     slide_of(entry)  # a slide that cannot be opened fails here, and not as one without tissue
+    places = _places(entry, tissue, mpp=mpp, mpp_slide=mpp_slide)
+    if places is None:
+        return np.zeros((0, SIDE_PX, SIDE_PX, 3), np.uint8)
+    grid, indices = places
+    return read_tiles(entry, grid, indices, mask=tissue)
+
+
+def _places(
+    entry: Entry, tissue: TissueMask, *, mpp: float, mpp_slide: float
+) -> tuple[TileGrid, NDArray[np.intp]] | None:
+    """A grid, and the indices of the tiles in it that are described; None where there is no tissue."""
     try:
         grid = make_grid(
             entry.id, tissue, tile_px=SIDE_PX, mpp=mpp, mpp_slide=mpp_slide, min_tissue=0.0, overlap=GOOD_SHARE
         )
     except SlideError:
-        return np.zeros((0, SIDE_PX, SIDE_PX, 3), np.uint8)
+        return None
     shuffled = np.random.default_rng(0).permutation(len(grid.xy_px0))
     best_first = np.argsort(-np.minimum(grid.tissue[shuffled], GOOD_SHARE), kind="stable")
-    return read_tiles(entry, grid, np.sort(shuffled[best_first[:TILES]]), mask=tissue)
+    return grid, np.sort(shuffled[best_first[:TILES]])
 
 
 def _colour(density: NDArray[np.float32]) -> NDArray[np.float32]:
