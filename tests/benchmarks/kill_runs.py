@@ -57,8 +57,9 @@ KINDS = ("parent", "ctrl-c", "worker", "scheduler")
 ORIGIN = {"pseudolabel": "pseudolabel", "segment": "prediction"}
 FORK = multiprocessing.get_context("fork")
 OPTIONS = {"pseudolabel": ("--device", "cpu", "--refiner", "none"), "segment": ("--device", "cpu")}
-#: Seconds that workers may outlive the command.
-GRACE_S = 20.0
+#: Seconds that workers may outlive the command. On a busy machine it takes one that has just started half a minute to
+#: import this file, and only then does it look whether the command is still there.
+GRACE_S = 90.0
 #: Seconds that a command may take to end after the kill, on a busy machine.
 END_S = 300.0
 TRACEBACK = "Traceback (most recent call last)"

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wsplf_cli import __version__, plugins, settings
+from wsplf_cli.cli.interrupts import never_lost
 from wsplf_cli.command_options import ALL, COMMANDS
 from wsplf_cli.errors import ConfigError, ProcessError, WsplfError
 from wsplf_cli.moved_options import MOVED_OPTIONS
@@ -250,7 +251,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line (by default the process's) and return the exit code; every error is shown here."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        code = app(args=arguments, prog_name="wsplf", standalone_mode=False) or 0
+        with never_lost():
+            code = app(args=arguments, prog_name="wsplf", standalone_mode=False) or 0
         if code == STOPPED:  # typer's answer to Ctrl-C before a command has begun
             raise Stopped("0 entries were finished")
         return code
